@@ -1,0 +1,40 @@
+"""The frame of every command: a user's mistake ends in one line and exit code 2."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from cigan_tf.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, runs `main`, exits: 0, or 2 with one line for a user's mistake."""
+
+    def guarded(argv: list[str]) -> int:
+        del argv
+        try:
+            main()
+        except UserError as error:
+            return fail(str(error))
+        return 0
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def fail(message: str) -> int:
+    """Prints a mistake as one line and returns the exit code that goes with it."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(fail(str(error)))
+    if len(rest) > 1:
+        # A flagfile's line without its two dashes ends here too, instead of being ignored.
+        given = " ".join(rest[1:])
+        sys.exit(fail(f"Every argument is a flag, --name=value. Received: {given!r}."))
+    return rest

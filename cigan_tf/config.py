@@ -1,0 +1,192 @@
+"""Every setting of a run: frozen dataclasses with units in their names.
+
+The defaults are the paper's (section 2.2). `flags.py` turns each field into a command-line flag of
+the same name, so a field's help text below is the flag's help text too.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from cigan_tf.errors import UserError
+
+WEIGHT_SOURCES = "'imagenet', 'random', or the path of a .weights.h5 file"
+
+
+def setting(default: Any, help_text: str, choices: tuple[str, ...] | None = None) -> Any:
+    """Declares one field: its default, what it means, and the words it may hold."""
+    return dataclasses.field(default=default, metadata={"help": help_text, "choices": choices})
+
+
+def _require(condition: bool, rule: str, **received: Any) -> None:
+    if not condition:
+        values = ", ".join(f"{name}={value!r}" for name, value in received.items())
+        raise UserError(f"{rule} Received: {values}.")
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which patches are read, and how they are batched."""
+
+    dataset: str = setting(
+        "ddsm_patches/cbis_ddsm", "TFDS dataset and config, e.g. ddsm_patches/sample."
+    )
+    data_dir: str = setting(
+        "~/tensorflow_datasets", "Folder in which `tfds build` has put the dataset."
+    )
+    train_split: str = setting("train", "Split that the networks are trained on.")
+    validation_split: str = setting("validation", "Split of the pictures and of model selection.")
+    batch_size: int = setting(8, "Patches per step, over all replicas; even: half of each class.")
+    shuffle_buffer_patches: int = setting(2000, "Patches per class among which the next is drawn.")
+    random_flips: bool = setting(
+        False, "Mirror and transpose patch and mask at random: 8 orientations of every lesion."
+    )
+
+    def validate(self) -> None:
+        """Raises UserError for a value that no run can use."""
+        _require(
+            self.batch_size >= 2 and self.batch_size % 2 == 0,
+            "batch_size must be an even number of patches, half of each class.",
+            batch_size=self.batch_size,
+        )
+        _require(
+            self.shuffle_buffer_patches >= 1,
+            "shuffle_buffer_patches must be at least 1.",
+            shuffle_buffer_patches=self.shuffle_buffer_patches,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The networks (paper section 2.1)."""
+
+    patch_size: int = setting(256, "Side of a patch in pixels: a power of two from 32 to 512.")
+    composite: bool = setting(
+        True, "Keep the context's own pixels outside the lesion mask; off: the generator's output."
+    )
+    discriminator_sees_class: bool = setting(
+        True, "Give the discriminator the class, D(c, .); off: the image alone."
+    )
+    vgg_weights: str = setting("imagenet", f"VGG-19 of the feature loss: {WEIGHT_SOURCES}.")
+
+    def validate(self) -> None:
+        """Raises UserError for a value that no run can use."""
+        _require(
+            32 <= self.patch_size <= 512 and _is_power_of_two(self.patch_size),
+            "patch_size must be a power of two from 32 to 512.",
+            patch_size=self.patch_size,
+        )
+        _require(bool(self.vgg_weights), f"vgg_weights must be {WEIGHT_SOURCES}.", vgg_weights="")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms (paper section 2.2, Training details)."""
+
+    adversarial_weight: float = setting(1.0, "Weight of the generator's adversarial loss.")
+    feature_weight: float = setting(10.0, "Weight of the VGG-19 feature loss.")
+    boundary_weight: float = setting(10000.0, "Weight of the boundary loss.")
+    boundary_sigma_px: float = setting(
+        10.0, "Gaussian width of the boundary weight in pixels of a 256 px patch."
+    )
+
+    def validate(self) -> None:
+        """Raises UserError for a value that no run can use."""
+        for name in ("adversarial_weight", "feature_weight", "boundary_weight"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} must not be negative.", **{name: value})
+        _require(
+            self.boundary_sigma_px > 0,
+            "boundary_sigma_px must be positive.",
+            boundary_sigma_px=self.boundary_sigma_px,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how fast, how often (paper section 2.2, Training details)."""
+
+    pretraining_steps: int = setting(10_000, "Steps of the generator on the feature loss alone.")
+    adversarial_steps: int = setting(100_000, "Steps of either network after that, together.")
+    learning_rate: float = setting(1e-4, "Adam's step size, both networks.")
+    adam_beta_1: float = setting(0.9, "Adam's decay of the first moment.")
+    adam_beta_2: float = setting(0.999, "Adam's decay of the second moment.")
+    adam_epsilon: float = setting(1e-8, "Adam's epsilon.")
+    switch_threshold: float = setting(
+        0.3, "The turn passes when the adversarial loss of the network in training is below this."
+    )
+    max_steps_per_turn: int = setting(100, "The turn passes after so many steps in any case.")
+    seed: int = setting(0, "Seed of every random draw: weights, noise, order of patches.")
+    jit_compile: bool = setting(False, "Compile the training step with XLA.")
+    log_every_steps: int = setting(50, "Steps between scalars in TensorBoard.")
+    picture_every_steps: int = setting(1000, "Steps between picture grids in TensorBoard.")
+    checkpoint_every_steps: int = setting(1000, "Steps between checkpoints.")
+    checkpoints_to_keep: int = setting(3, "Checkpoints kept on disk, the newest ones.")
+
+    def validate(self) -> None:
+        """Raises UserError for a value that no run can use."""
+        for name in ("pretraining_steps", "adversarial_steps"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} must not be negative.", **{name: value})
+        for name in (
+            "learning_rate",
+            "adam_epsilon",
+            "switch_threshold",
+            "max_steps_per_turn",
+            "log_every_steps",
+            "picture_every_steps",
+            "checkpoint_every_steps",
+            "checkpoints_to_keep",
+        ):
+            value = getattr(self, name)
+            _require(value > 0, f"{name} must be positive.", **{name: value})
+        for name in ("adam_beta_1", "adam_beta_2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} must lie in [0, 1).", **{name: value})
+        _require(0 <= self.seed < 2**31, "seed must lie in [0, 2**31).", seed=self.seed)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.pretraining_steps + self.adversarial_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+    def validate(self) -> "Config":
+        """Returns itself; raises UserError for a value that no run can use."""
+        for group in dataclasses.fields(self):
+            getattr(self, group.name).validate()
+        return self
+
+    def to_json(self) -> str:
+        """Returns the configuration as indented JSON text, a group per section."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """Returns the configuration that `to_json` wrote; raises UserError if it is none."""
+        try:
+            groups = json.loads(text)
+            return cls(
+                **{
+                    field.name: field.default_factory(**groups.pop(field.name))
+                    for field in dataclasses.fields(cls)
+                },
+                **groups,
+            ).validate()
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"This is not a saved configuration of this version: {error}."
+            ) from None

@@ -1,0 +1,79 @@
+"""An exported generator in use: the SavedModel is loaded from its folder alone."""
+
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from cigan_tf.errors import UserError
+
+
+class ExportedGenerator:
+    """Infills patches through a SavedModel's `serving_default` signature.
+
+    Args:
+        path: the SavedModel's folder, or a folder of numbered versions (the newest is taken).
+        batch_size: patches per call of the signature.
+
+    Attributes:
+        path: the folder that was loaded.
+        patch_size: side in pixels of the patches that it takes.
+
+    Raises:
+        UserError: there is no such SavedModel.
+    """
+
+    def __init__(self, path: str | os.PathLike, batch_size: int = 32):
+        self.path = _newest_version(pathlib.Path(path))
+        self._batch_size = batch_size
+        # The signature's tensors live as long as the object that was loaded.
+        self._loaded = tf.saved_model.load(str(self.path))
+        try:
+            self._signature = self._loaded.signatures["serving_default"]
+            _, inputs = self._signature.structured_input_signature
+            self.patch_size = inputs["image"].shape[1]
+        except (KeyError, IndexError):
+            raise UserError(
+                f"The SavedModel {str(self.path)!r} is no infilling generator; export one with "
+                "python -m export.saved_model."
+            ) from None
+
+    def __call__(self, image, mask, label, seed) -> np.ndarray:
+        """Returns the patches with their masks filled for the class asked for.
+
+        Args:
+            image: float32 [N, p, p, 1] in [0, 1].
+            mask: float32 [N, p, p, 1] in {0, 1}.
+            label: int32 [N], 0 non-malignant, 1 malignant.
+            seed: int32 [N]; the same seed gives the same infill.
+
+        Returns:
+            float32 [N, p, p, 1] in [0, 1]; outside the mask the image's own values.
+        """
+        infilled = [
+            self._signature(
+                image=tf.constant(image[rows], tf.float32),
+                mask=tf.constant(mask[rows], tf.float32),
+                label=tf.constant(label[rows], tf.int32),
+                seed=tf.constant(seed[rows], tf.int32),
+            )["infilled"].numpy()
+            for rows in self._batches(len(image))
+        ]
+        return np.concatenate(infilled)
+
+    def _batches(self, count: int):
+        return [slice(at, at + self._batch_size) for at in range(0, count, self._batch_size)]
+
+
+def _newest_version(path: pathlib.Path) -> pathlib.Path:
+    path = path.expanduser()
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = [p for p in path.glob("*/") if p.name.isdigit() and (p / "saved_model.pb").is_file()]
+    if not versions:
+        raise UserError(
+            f"There is no SavedModel in {str(path)!r}; export a trained run with "
+            "python -m export.saved_model --workdir=DIR."
+        )
+    return max(versions, key=lambda version: int(version.name))

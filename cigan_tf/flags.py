@@ -1,0 +1,50 @@
+"""Every command-line flag: the configuration's fields by their own names, and the run's frame."""
+
+import dataclasses
+
+from absl import flags
+
+from cigan_tf.config import Config
+
+MODES = ("train", "report")
+
+_DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+
+MODE = flags.DEFINE_enum(
+    "mode", "train", MODES, "train: train ciGAN; report: write report.html of an exported run."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: settings, checkpoints, logs.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.")
+SAVED_MODEL = flags.DEFINE_string(
+    "saved_model", None, "Exported generator; default: the newest below WORKDIR/saved_model."
+)
+
+
+def define_config_flags() -> None:
+    """Defines one flag for each field of the configuration, with its default and help text."""
+    for group in dataclasses.fields(Config):
+        for field in dataclasses.fields(group.default_factory):
+            help_text, choices = field.metadata["help"], field.metadata["choices"]
+            if choices:
+                flags.DEFINE_enum(field.name, field.default, choices, help_text)
+            else:
+                define = _DEFINE.get(field.type, flags.DEFINE_string)
+                define(field.name, field.default, help_text)
+
+
+def config_from_flags() -> Config:
+    """Returns the configuration that the command line and its flagfiles describe, validated."""
+    return Config(
+        **{
+            group.name: group.default_factory(
+                **{
+                    field.name: flags.FLAGS[field.name].value
+                    for field in dataclasses.fields(group.default_factory)
+                }
+            )
+            for group in dataclasses.fields(Config)
+        }
+    ).validate()
+
+
+define_config_flags()

@@ -1,0 +1,183 @@
+"""From the patches on disk to batches: class balance, masks for patches without a lesion, flips.
+
+The dataset is read from its files alone (`tfds.builder_from_directory` finds features and splits
+beside the records), so that any variant that `tfds build -c '{...}'` made can be named.
+"""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder
+
+from cigan_tf.config import Config, DataConfig
+from cigan_tf.errors import UserError
+
+CLASS_NAMES = ("non_malignant", "malignant")
+WHITE = 65535.0  # the brightest grey level of a 16-bit film
+
+# Streams that draw at random take the run's seed plus a number of their own.
+_SHUFFLE_SEED = {"non_malignant": 1, "malignant": 2, "lesion_masks": 3}
+_FLIP_SEED = 4
+
+
+def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
+    """Returns the dataset as it lies on disk.
+
+    Raises:
+        UserError: it has not been built, or holds patches of another size.
+    """
+    data_dir = os.path.expanduser(data.data_dir)
+    try:
+        builder = read_only_builder.builder_from_files(data.dataset, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError):
+        raise UserError(
+            f"There is no dataset {data.dataset!r} in data_dir {data_dir!r}; make it with: "
+            f"tfds build {data.dataset} --imports tfds_ddsm --data_dir={data_dir}"
+        ) from None
+    stored = builder.info.features["image"].shape[0]
+    if stored != patch_size:
+        raise UserError(
+            f"The patches of {data.dataset!r} are {stored} px wide; pass --patch_size={stored}. "
+            f"Received: patch_size={patch_size}."
+        )
+    return builder
+
+
+def training_batches(config: Config) -> tf.data.Dataset:
+    """Returns endless batches of the training split, half of each class.
+
+    Returns:
+        A dataset of dicts: `image` float32 [N, p, p, 1] in [0, 1], `mask` float32 [N, p, p, 1] in
+        {0, 1}, `label` int32 [N] in {0, 1}. A patch without a lesion has the mask of another
+        lesion of the split, drawn at random. The order follows from `config.training.seed`.
+    """
+    data, seed = config.data, config.training.seed
+    builder = open_dataset(data, config.model.patch_size)
+    encoded = _encoded_patches(builder, data.train_split)
+
+    def endless(stream: str, chosen: tf.data.Dataset) -> tf.data.Dataset:
+        _require_some(chosen, f"{data.train_split} split of {data.dataset}", stream)
+        # What is shuffled is still PNG: the buffer, and a checkpoint of it, stay small.
+        shuffled = chosen.shuffle(data.shuffle_buffer_patches, seed + _SHUFFLE_SEED[stream])
+        return shuffled.repeat()
+
+    lesion_masks = endless("lesion_masks", encoded.filter(lambda patch: patch["has_lesion"]))
+    classes = [
+        endless(name, encoded.filter(lambda patch, label=label: patch["label"] == label))
+        for label, name in enumerate(CLASS_NAMES)
+    ]
+    alternating = tf.data.Dataset.range(len(classes)).repeat()
+    patches = tf.data.Dataset.choose_from_datasets(classes, alternating)
+    patches = tf.data.Dataset.zip(patches, lesion_masks, _seeds(seed + _FLIP_SEED))
+
+    def to_example(patch, lesion, flip_seed):
+        example = _decode(_lend_mask(patch, lesion), config.model.patch_size)
+        if data.random_flips:
+            example = _flip(example, flip_seed)
+        return example
+
+    batches = patches.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.batch(data.batch_size, drop_remainder=True).prefetch(2)
+
+
+def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, np.ndarray]:
+    """Returns the same few patches of a split every time: malignant, benign lesion, background.
+
+    Args:
+        config: which dataset, and the seed that chooses among its patches.
+        split: name of the split.
+        num_per_kind: patches of each of the three kinds; fewer where the split holds fewer.
+
+    Returns:
+        A dict as of `training_batches`, and `kind`, `film_id`, `lesion_type` (str [N]),
+        `simulated` (bool [N]).
+    """
+    builder = open_dataset(config.data, config.model.patch_size)
+    encoded = _encoded_patches(builder, split)
+    lesions = encoded.filter(lambda patch: patch["has_lesion"])
+    _require_some(lesions, f"{split} split of {config.data.dataset}", "lesion_masks")
+    kinds = {
+        "malignant lesion": lesions.filter(lambda patch: patch["label"] == 1),
+        "benign lesion": lesions.filter(lambda patch: patch["label"] == 0),
+        "no lesion": encoded.filter(lambda patch: not patch["has_lesion"]),
+    }
+    seed = config.training.seed
+    examples = []
+    for kind, patches in kinds.items():
+        chosen = patches.shuffle(config.data.shuffle_buffer_patches, seed).take(num_per_kind)
+        lent = lesions.shuffle(config.data.shuffle_buffer_patches, seed + 1).repeat()
+        for patch, lesion in tf.data.Dataset.zip(chosen, lent):
+            example = _decode(_lend_mask(patch, lesion), config.model.patch_size)
+            facts = {name: patch[name] for name in ("film_id", "lesion_type", "simulated")}
+            examples.append({**example, **facts, "kind": kind})
+    batch = {name: np.stack([np.asarray(e[name]) for e in examples]) for name in examples[0]}
+    for name in ("film_id", "lesion_type"):
+        batch[name] = batch[name].astype(str)
+    return batch
+
+
+def _encoded_patches(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
+    """Returns the split in stored order, images still encoded, with `has_lesion` and ids."""
+    if split not in builder.info.splits:
+        raise UserError(
+            f"The dataset {builder.info.full_name!r} has the splits "
+            f"{sorted(builder.info.splits)}. Received: {split!r}."
+        )
+    patches = builder.as_dataset(
+        split=split,
+        decoders={name: tfds.decode.SkipDecoding() for name in ("image", "mask")},
+        read_config=tfds.ReadConfig(try_autocache=False, skip_prefetch=True),
+    )
+    lesion_types = tf.constant(builder.info.features["lesion_type"].names)
+
+    def facts(patch):
+        return {
+            "image": patch["image"],
+            "mask": patch["mask"],
+            "label": tf.cast(patch["label"], tf.int32),
+            "has_lesion": patch["lesion_type"] > 0,
+            "lesion_type": lesion_types[patch["lesion_type"]],
+            "film_id": patch["film_id"],
+            "simulated": patch["simulated"],
+        }
+
+    return patches.map(facts)
+
+
+def _lend_mask(patch, lesion):
+    """Gives a patch without a lesion the mask of another one (design: synthesis needs it too)."""
+    return {**patch, "mask": tf.where(patch["has_lesion"], patch["mask"], lesion["mask"])}
+
+
+def _decode(patch, patch_size: int):
+    image = tf.io.decode_png(patch["image"], channels=1, dtype=tf.uint16)
+    mask = tf.io.decode_png(patch["mask"], channels=1, dtype=tf.uint8)
+    return {
+        "image": tf.ensure_shape(tf.cast(image, tf.float32) / WHITE, (patch_size, patch_size, 1)),
+        "mask": tf.ensure_shape(tf.cast(mask > 0, tf.float32), (patch_size, patch_size, 1)),
+        "label": patch["label"],
+    }
+
+
+def _flip(example, seed):
+    """Draws one of the eight orientations of a square for image and mask together."""
+    both = tf.concat([example["image"], example["mask"]], axis=-1)
+    both = tf.image.stateless_random_flip_left_right(both, seed)
+    both = tf.image.stateless_random_flip_up_down(both, seed + 1)
+    transpose = tf.random.stateless_uniform((), seed + 2) < 0.5
+    both = tf.cond(transpose, lambda: tf.transpose(both, (1, 0, 2)), lambda: both)
+    return {**example, "image": both[..., :1], "mask": both[..., 1:]}
+
+
+def _seeds(seed: int) -> tf.data.Dataset:
+    """Returns endless pairs for stateless draws; unlike a generator they can be checkpointed."""
+    return tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
+
+
+def _require_some(patches: tf.data.Dataset, where: str, what: str) -> None:
+    # An endless stream of nothing would hang the run without a word.
+    if next(iter(patches.take(1)), None) is None:
+        words = {"lesion_masks": "patch with a lesion"}.get(what, f"{what} patch")
+        raise UserError(f"The {where} holds no {words}; training needs both classes.")

@@ -1,0 +1,66 @@
+"""The loss terms of the paper, section 2.2: one pure function each, per-batch means.
+
+Named xxx_generator_loss and xxx_discriminator_loss where a term exists for both networks. Every
+term is the mean over the batch that it is given; the division by the number of replicas happens
+in one place, the train step.
+"""
+
+from keras import ops
+
+
+def adversarial_generator_loss(fake_logits):
+    """Returns the non-saturating loss, -log D(c, S) (Goodfellow et al. 2014, section 3).
+
+    Args:
+        fake_logits: [N, 1], the discriminator on infilled patches, in (-inf, inf).
+
+    Returns:
+        Scalar >= 0; log 2 = 0.693 where the discriminator cannot tell.
+    """
+    return ops.mean(ops.softplus(-fake_logits))
+
+
+def adversarial_discriminator_loss(real_logits, fake_logits):
+    """Returns the mean of -log D(c, R) and -log(1 - D(c, S)).
+
+    The two halves are averaged, not added, so that the threshold of 0.3 at which the turn passes
+    means the same for both networks.
+
+    Args:
+        real_logits: [N, 1], the discriminator on real patches, in (-inf, inf).
+        fake_logits: [N, 1], the discriminator on infilled patches, in (-inf, inf).
+
+    Returns:
+        Scalar >= 0; log 2 = 0.693 where the discriminator cannot tell.
+    """
+    return 0.5 * ops.mean(ops.softplus(-real_logits) + ops.softplus(fake_logits))
+
+
+def feature_loss(real_features, infilled_features):
+    """Returns the sum over layers of the mean absolute difference of the feature maps.
+
+    Args:
+        real_features: list of [N, h, w, c]: the VGG input, pool1, pool2, pool3 of real patches.
+        infilled_features: the same of the infilled patches.
+
+    Returns:
+        Scalar >= 0.
+    """
+    return sum(
+        ops.mean(ops.abs(real - infilled))
+        for real, infilled in zip(real_features, infilled_features, strict=True)
+    )
+
+
+def boundary_loss(real, infilled, weight):
+    """Returns the mean of w * |R - S|.
+
+    Args:
+        real: [N, p, p, 1] in [0, 1].
+        infilled: [N, p, p, 1] in [0, 1].
+        weight: [N, p, p, 1], from `masks.boundary_weight`.
+
+    Returns:
+        Scalar >= 0.
+    """
+    return ops.mean(weight * ops.abs(real - infilled))

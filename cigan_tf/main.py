@@ -1,0 +1,36 @@
+"""The command line: `python -m cigan_tf.main --flagfile=... --mode=... --workdir=...`.
+
+Kept short: it parses and calls one function.
+"""
+
+import os
+
+# TensorFlow's C++ start-up notes drown the one line that a user needs; errors still come through.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from cigan_tf import command_line, flags
+from cigan_tf.errors import UserError
+
+
+def main() -> None:
+    """Runs the mode that was asked for."""
+    config = flags.config_from_flags()
+    if flags.DRY_RUN.value:
+        print(config.to_json(), end="")
+        return
+    workdir = flags.WORKDIR.value
+    if workdir is None:
+        raise UserError("Pass --workdir=DIR, the folder of the run.")
+    # Imported here, so that a wrong flag is answered before TensorFlow has loaded.
+    if flags.MODE.value == "train":
+        from cigan_tf.training.train import train
+
+        train(config, workdir)
+    elif flags.MODE.value == "report":
+        from cigan_tf.evaluation.report import write_report
+
+        print(write_report(workdir, flags.SAVED_MODEL.value))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

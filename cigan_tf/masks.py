@@ -1,0 +1,95 @@
+"""What the networks see around a lesion mask: corruption, input stack, compositing, boundary.
+
+Pure functions of tensors. Images are float [N, p, p, 1] in [0, 1], lesion masks float
+[N, p, p, 1] in {0, 1}, labels int [N] with 0 non-malignant and 1 malignant.
+"""
+
+import math
+
+import numpy as np
+from keras import ops
+
+NUM_CLASSES = 2
+
+# A Gaussian is cut where it has fallen to exp(-8), as scipy.ndimage does by default.
+_GAUSSIAN_TRUNCATE_SIGMAS = 4.0
+
+
+def corrupt(image, mask, noise):
+    """Returns the context image: the lesion replaced by noise (paper section 2.1).
+
+    Args:
+        image: [N, p, p, 1].
+        mask: [N, p, p, 1].
+        noise: uniform values in [0, 1), [N, p, p, 1].
+    """
+    return ops.where(mask > 0.5, noise, image)
+
+
+def class_maps(label, like):
+    """Returns two channels, [1, 0] where non-malignant and [0, 1] where malignant.
+
+    Args:
+        label: int [N].
+        like: [N, h, w, 1], gives height, width and dtype.
+
+    Returns:
+        [N, h, w, 2].
+    """
+    one_hot = ops.one_hot(label, NUM_CLASSES, dtype=like.dtype)
+    return ops.ones_like(like) * one_hot[:, None, None, :]
+
+
+def input_stack(context, mask, label):
+    """Returns the generator's four input channels: context, mask, two class maps (Fig. 2)."""
+    return ops.concatenate([context, mask, class_maps(label, mask)], axis=-1)
+
+
+def composite(image, mask, generated):
+    """Returns the image with its lesion mask filled; pixels outside come back bit for bit."""
+    return ops.where(mask > 0.5, generated, image)
+
+
+def inner_rim(mask):
+    """Returns the mask's outermost ring of pixels, one pixel wide, inside the mask.
+
+    A mask that runs over the patch's edge has no rim there: nothing lies beyond to blend with.
+    """
+    # Zero padding of the complement: pixels beyond the patch do not erode the mask.
+    grown_outside = ops.max_pool(1.0 - mask, pool_size=3, strides=1, padding="same")
+    return mask * grown_outside
+
+
+def gaussian_kernel(sigma_px: float) -> np.ndarray:
+    """Returns a normalised, truncated one-dimensional Gaussian, float32 [2 * radius + 1]."""
+    radius = int(_GAUSSIAN_TRUNCATE_SIGMAS * sigma_px + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma_px) ** 2)
+    return (kernel / kernel.sum()).astype("float32")
+
+
+def boundary_weight(mask, sigma_px: float):
+    """Returns w of the boundary loss: the mask's rim under a Gaussian filter (section 2.2).
+
+    Args:
+        mask: [N, p, p, 1].
+        sigma_px: standard deviation of the filter in pixels of this patch.
+
+    Returns:
+        [N, p, p, 1], not rescaled: about 0.4 / sigma_px at a straight rim.
+    """
+    kernel = ops.cast(gaussian_kernel(sigma_px), mask.dtype)
+    rows = ops.reshape(kernel, (-1, 1, 1, 1))
+    columns = ops.reshape(kernel, (1, -1, 1, 1))
+    blurred = ops.conv(inner_rim(mask), rows, padding="same")
+    return ops.conv(blurred, columns, padding="same")
+
+
+def sigma_for_patch(sigma_px_at_256: float, patch_size: int) -> float:
+    """Returns the boundary filter's width in pixels of a patch of another size than 256."""
+    return sigma_px_at_256 * patch_size / 256
+
+
+def num_scales(patch_size: int) -> int:
+    """Returns the number of resolutions from 4x4 up to the patch: 7 at 256 px."""
+    return int(math.log2(patch_size)) - 1

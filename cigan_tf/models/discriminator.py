@@ -1,0 +1,47 @@
+"""The discriminator (paper section 2.1): five convolutions, from the patch to one logit."""
+
+import keras
+from keras import layers, ops
+
+from cigan_tf import masks
+
+KERNELS = (32, 64, 128, 256, 512)
+
+
+@keras.saving.register_keras_serializable("cigan_tf")
+class Discriminator(keras.Model):
+    """Five blocks of 3x3 convolution, LeakyReLU and 2x2 max-pooling; then one logit.
+
+    Args:
+        patch_size: side of a patch in pixels, a power of two from 32 to 512.
+        sees_class: whether the two class maps join the image at the input, D(c, .).
+
+    Inputs:
+        A dict: `image` [N, p, p, 1] in [0, 1] and, if it sees the class, `label` int [N].
+
+    Outputs:
+        [N, 1] in (-inf, inf): positive where the patch is taken for real.
+    """
+
+    def __init__(
+        self, patch_size: int, sees_class: bool = True, *, name: str = "discriminator", **kwargs
+    ):
+        inputs = {"image": keras.Input((patch_size, patch_size, 1), name="image")}
+        features = inputs["image"]
+        if sees_class:
+            inputs["label"] = keras.Input((), dtype="int32", name="label")
+            maps = masks.class_maps(inputs["label"], inputs["image"])
+            features = ops.concatenate([features, maps], axis=-1)
+        for block, kernels in enumerate(KERNELS, start=1):
+            features = layers.Conv2D(
+                kernels, 3, padding="same", kernel_initializer="he_normal", name=f"conv{block}"
+            )(features)
+            features = layers.LeakyReLU(negative_slope=0.2)(features)
+            features = layers.MaxPooling2D()(features)
+        logit = layers.Dense(1, dtype="float32", name="logit")(layers.Flatten()(features))
+        super().__init__(inputs, logit, name=name, **kwargs)
+        self.patch_size = patch_size
+        self.sees_class = sees_class
+
+    def get_config(self):
+        return {"patch_size": self.patch_size, "sees_class": self.sees_class, "name": self.name}

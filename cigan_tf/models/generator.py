@@ -1,0 +1,60 @@
+"""The infilling generator (paper section 2.1, Fig. 2): a cascaded refinement network."""
+
+import keras
+from keras import layers, ops
+
+from cigan_tf import masks
+
+SMALLEST_SCALE_PX = 4
+# Kernels of the blocks from 4x4 to 256x256; the one block that 512 px adds continues with 32.
+KERNELS = (128, 128, 64, 64, 32, 32, 32, 32)
+
+
+@keras.saving.register_keras_serializable("cigan_tf")
+class Generator(keras.Model):
+    """Context, mask and class at every scale from 4x4 to the patch, refined by two convolutions.
+
+    Args:
+        patch_size: side of a patch in pixels, a power of two from 32 to 512.
+
+    Inputs:
+        A dict: `context` [N, p, p, 1] in [0, 1], `mask` [N, p, p, 1] in {0, 1}, `label` int [N].
+
+    Outputs:
+        [N, p, p, 1] in (0, 1): the generated patch; `masks.composite` keeps its lesion alone.
+    """
+
+    def __init__(self, patch_size: int, *, name: str = "generator", **kwargs):
+        inputs = {
+            "context": keras.Input((patch_size, patch_size, 1), name="context"),
+            "mask": keras.Input((patch_size, patch_size, 1), name="mask"),
+            "label": keras.Input((), dtype="int32", name="label"),
+        }
+        stack = masks.input_stack(inputs["context"], inputs["mask"], inputs["label"])
+        features = None
+        for block in range(masks.num_scales(patch_size)):
+            scale_px = SMALLEST_SCALE_PX * 2**block
+            stack_at_scale = ops.image.resize(stack, (scale_px, scale_px), interpolation="nearest")
+            if features is None:
+                features = stack_at_scale
+            else:
+                features = layers.UpSampling2D(interpolation="nearest")(features)
+                features = layers.Concatenate()([features, stack_at_scale])
+            for convolution in (1, 2):
+                features = layers.Conv2D(
+                    KERNELS[block],
+                    3,
+                    padding="same",
+                    activation="relu",
+                    kernel_initializer="he_normal",
+                    name=f"scale{scale_px}_conv{convolution}",
+                )(features)
+        # float32 whatever the policy: 16-bit grey levels do not survive in half precision.
+        generated = layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name="to_grey")(
+            features
+        )
+        super().__init__(inputs, generated, name=name, **kwargs)
+        self.patch_size = patch_size
+
+    def get_config(self):
+        return {"patch_size": self.patch_size, "name": self.name}

@@ -1,0 +1,85 @@
+"""Frozen VGG-19 feature maps for the feature loss (paper section 2.2; Simonyan 2014)."""
+
+import os
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from cigan_tf.errors import UserError
+
+FEATURE_LAYERS = ("block1_pool", "block2_pool", "block3_pool")
+
+
+def build_vgg_features(patch_size: int, weights: str, seed: int = 0) -> keras.Model:
+    """Returns a frozen network from grey patches to the maps that the feature loss compares.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        weights: 'imagenet' (fetched by keras.applications), 'random' (He normal by `seed`), or the
+            path of a .weights.h5 file of keras.applications.VGG19 without its top.
+        seed: seed of the random weights.
+
+    Returns:
+        A model from [N, p, p, 1] in [0, 1] to a list of four: the VGG input (0..255 less the
+        ImageNet mean, [N, p, p, 3]), pool1 [N, p/2, p/2, 64], pool2 [N, p/4, p/4, 128] and
+        pool3 [N, p/8, p/8, 256].
+
+    Raises:
+        UserError: the weights cannot be fetched or do not fit.
+    """
+    vgg = keras.applications.VGG19(include_top=False, weights=None)
+    _load_weights(vgg, weights, seed)
+    trunk = keras.Model(vgg.input, [vgg.get_layer(name).output for name in FEATURE_LAYERS])
+
+    grey = keras.Input((patch_size, patch_size, 1), name="image")
+    rgb = layers.Concatenate()([grey * 255.0] * 3)
+    vgg_input = keras.applications.vgg19.preprocess_input(rgb)
+    features = keras.Model(grey, [vgg_input, *trunk(vgg_input)], name="vgg_features")
+    features.trainable = False
+    return features
+
+
+def _load_weights(vgg: keras.Model, weights: str, seed: int) -> None:
+    if weights == "imagenet":
+        try:
+            fetched = keras.applications.VGG19(include_top=False, weights="imagenet")
+        except Exception as error:  # urllib, socket and Keras errors alike: no network, no file
+            raise UserError(
+                f"The ImageNet weights of VGG-19 cannot be fetched ({_first_line(error)}); bring "
+                "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 and pass its path as "
+                "--vgg_weights, or pass --vgg_weights=random."
+            ) from None
+        vgg.set_weights(fetched.get_weights())
+    elif weights == "random":
+        _draw_he_normal(vgg, seed)
+    else:
+        path = os.path.expanduser(weights)
+        if not os.path.isfile(path):
+            raise UserError(
+                "vgg_weights must be 'imagenet', 'random', or the path of a weights file of "
+                f"VGG-19 without its top; there is no file {weights!r}."
+            )
+        try:
+            vgg.load_weights(path)
+        except (ValueError, OSError, KeyError) as error:
+            raise UserError(
+                f"The file {weights!r} does not hold the weights of keras.applications.VGG19 "
+                f"without its top: {_first_line(error)}."
+            ) from None
+
+
+def _draw_he_normal(vgg: keras.Model, seed: int) -> None:
+    # keras.applications draws Glorot weights, under which ReLU maps shrink layer by layer; He's
+    # keep their variance, so that no pool level drops out of the sum.
+    rng = np.random.default_rng(seed)
+    for weight in vgg.weights:
+        if len(weight.shape) == 4:
+            fan_in = int(np.prod(weight.shape[:-1]))
+            weight.assign(rng.normal(0.0, np.sqrt(2.0 / fan_in), weight.shape).astype("float32"))
+        else:
+            weight.assign(ops.zeros_like(weight))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

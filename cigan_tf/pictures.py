@@ -1,0 +1,67 @@
+"""Patches as people look at them: a grey window per patch, rows of original, input and infills."""
+
+import numpy as np
+
+COLUMNS = ("original", "input", "same class", "opposite class")
+_GAP_PX = 4
+
+
+def display_window(image: np.ndarray) -> tuple[float, float]:
+    """Returns the grey levels to be shown black and white, from the patch's own tissue.
+
+    Args:
+        image: [p, p] or [p, p, 1] in [0, 1].
+
+    Returns:
+        (black, white): the 1st and 99.5th percentile, a little widened, so that an infill that is
+        brighter than its context does not saturate.
+    """
+    black, white = np.percentile(image, [1, 99.5])
+    margin = 0.1 * (white - black) + 0.01
+    return float(black - margin), float(white + 2 * margin)
+
+
+def to_8_bit(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Returns the image under a grey window, uint8, same shape."""
+    black, white = window
+    return (255 * np.clip((image - black) / (white - black), 0, 1) + 0.5).astype(np.uint8)
+
+
+def comparison_rows(batch: dict[str, np.ndarray], infill, seed: int) -> list[list[np.ndarray]]:
+    """Returns one row per patch: original, input, infill of its class, infill of the opposite.
+
+    Args:
+        batch: `image`, `mask` float32 [N, p, p, 1], `label` int32 [N].
+        infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1].
+        seed: the first patch's seed; the next has the next.
+
+    Returns:
+        N rows of four uint8 [p, p] pictures, the columns of the paper's Fig. 1 and one more.
+    """
+    image, mask, label = batch["image"], batch["mask"], batch["label"]
+    seeds = (seed + np.arange(len(label))).astype(np.int32)
+    same = np.asarray(infill(image, mask, label, seeds))
+    opposite = np.asarray(infill(image, mask, 1 - label, seeds))
+    noise = np.random.default_rng(seed).random(image.shape, dtype=np.float32)
+    rows = []
+    for original, in_mask, speckle, *infills in zip(
+        image, mask, noise, same, opposite, strict=True
+    ):
+        window = display_window(original)
+        # Black to white of this window, so that the noise reads as noise and not as a bright disc.
+        speckle = window[0] + speckle * (window[1] - window[0])
+        corrupted = np.where(in_mask > 0.5, speckle, original)
+        columns = [original, corrupted, *infills]
+        rows.append([to_8_bit(column[..., 0], window) for column in columns])
+    return rows
+
+
+def grid(rows: list[list[np.ndarray]]) -> np.ndarray:
+    """Returns rows of uint8 [p, p] pictures as one picture with white gaps."""
+    height, width = rows[0][0].shape
+    step_y, step_x = height + _GAP_PX, width + _GAP_PX
+    canvas = np.full((len(rows) * step_y - _GAP_PX, len(rows[0]) * step_x - _GAP_PX), 255, np.uint8)
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            canvas[r * step_y : r * step_y + height, c * step_x : c * step_x + width] = picture
+    return canvas

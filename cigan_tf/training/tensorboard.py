@@ -1,0 +1,92 @@
+"""What TensorBoard shows of a run: loss terms, turns, discriminator accuracy, speed, pictures."""
+
+import numpy as np
+import tensorflow as tf
+
+from cigan_tf import pictures
+from cigan_tf.config import Config, LossConfig
+from cigan_tf.models.cigan import CiGAN, Turn
+
+_PICTURE_CAPTION = "Columns: " + ", ".join(pictures.COLUMNS) + "."
+
+
+def scalars(model: CiGAN, steps_per_second: float) -> dict[str, float]:
+    """Returns every scalar of the steps since the metrics were last reset, by TensorBoard tag.
+
+    A term that no step has computed meanwhile (the other network's turn) is left out, so that its
+    curve shows a gap and not a zero.
+    """
+    means = {m.name: float(m.result()) for m in model.metrics if float(m.count) > 0}
+    values = {}
+    for name, mean in means.items():
+        if name.startswith("discriminator_accuracy_"):
+            values[f"discriminator/{name.removeprefix('discriminator_')}"] = mean
+        else:
+            values[f"loss/{name}"] = mean
+            values[f"weighted_loss/{name}"] = mean * weight_of(name, model.loss_config)
+    values["turn/network"] = float(model.turn.numpy())
+    values["turn/steps_in_turn"] = float(model.steps_in_turn.numpy())
+    values["turn/turns_taken"] = float(model.turns_taken.numpy())
+    values["optimizer/learning_rate_generator"] = float(model.generator_optimizer.learning_rate)
+    values["optimizer/learning_rate_discriminator"] = float(
+        model.discriminator_optimizer.learning_rate
+    )
+    values["speed/steps_per_second"] = steps_per_second
+    return values
+
+
+def weight_of(term: str, loss: LossConfig) -> float:
+    """Returns the weight of a loss term by its metric's name; the discriminator has one term."""
+    return {
+        "feature_loss": loss.feature_weight,
+        "boundary_loss": loss.boundary_weight,
+        "adversarial_generator_loss": loss.adversarial_weight,
+        "adversarial_discriminator_loss": 1.0,
+    }[term]
+
+
+class RunWriter:
+    """Writes a run's event files; opened once per process, flushed with every write."""
+
+    def __init__(self, logdir: str, config: Config):
+        self._writer = tf.summary.create_file_writer(logdir)
+        with self._writer.as_default(step=0):
+            tf.summary.text("configuration", f"```json\n{config.to_json()}```")
+            turns = ", ".join(f"{turn.value} {turn.name.lower()}" for turn in Turn)
+            tf.summary.text("turn/network/legend", f"Whose turn it is: {turns}.")
+
+    def write_scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes one point of each curve."""
+        with self._writer.as_default(step=step):
+            for tag, value in values.items():
+                tf.summary.scalar(tag, value)
+        self._writer.flush()
+
+    def write_pictures(self, step: int, model: CiGAN, batch: dict[str, np.ndarray]) -> None:
+        """Writes the picture grid of the fixed validation patches, infilled by the model."""
+        rows = pictures.comparison_rows(batch, model_infill(model), model.training_config.seed)
+        with self._writer.as_default(step=step):
+            tf.summary.image(
+                "validation/infills",
+                pictures.grid(rows)[None, :, :, None],
+                description=_PICTURE_CAPTION,
+            )
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._writer.close()
+
+
+def model_infill(model: CiGAN):
+    """Returns the model as a function (image, mask, label, seed) -> infilled, NumPy in and out."""
+
+    @tf.function(reduce_retracing=True)
+    def infill(image, mask, label, noise):
+        return model.infill(image, mask, label, noise)
+
+    def call(image, mask, label, seed):
+        noise = np.stack([np.random.default_rng(s).random(image.shape[1:]) for s in seed])
+        return infill(image, mask, label, noise.astype(np.float32)).numpy()
+
+    return call

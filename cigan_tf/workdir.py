@@ -1,0 +1,78 @@
+"""What a run leaves in its working directory, and how each file is written whole or not at all."""
+
+import dataclasses
+import os
+import pathlib
+
+from cigan_tf.config import Config
+from cigan_tf.errors import UserError
+
+CONFIG_FILE = "config.json"
+CHECKPOINT_DIR = "checkpoints"
+LOG_DIR = "logs"
+
+# Settings that may differ when a run is taken up again: they change how long a run lasts and what
+# it writes, not what a step computes.
+_FREE_TO_CHANGE = {
+    "data_dir",
+    "adversarial_steps",
+    "log_every_steps",
+    "picture_every_steps",
+    "checkpoint_every_steps",
+    "checkpoints_to_keep",
+}
+
+
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file beside its place and renames it there, so that no reader sees half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    beside.replace(path)
+
+
+def claim(workdir: pathlib.Path, config: Config) -> None:
+    """Makes the directory a run's own: saves its configuration, or finds the same one there.
+
+    Raises:
+        UserError: the directory holds a run with another configuration, or cannot be written.
+    """
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        differences = _differences(load_config(workdir), config)
+        if differences:
+            raise UserError(
+                f"The workdir {str(workdir)!r} holds a run with other settings "
+                f"({'; '.join(differences)}); pass those, or another --workdir."
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_whole(path, config.to_json())
+    except OSError as error:
+        raise UserError(f"The workdir {str(workdir)!r} cannot be written: {error}.") from None
+
+
+def load_config(workdir: pathlib.Path) -> Config:
+    """Returns the configuration that the run in `workdir` was started with.
+
+    Raises:
+        UserError: there is none, or it is not of this version.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        return Config.from_json(path.read_text())
+    except OSError:
+        raise UserError(
+            f"There is no run in the workdir {str(workdir)!r} ({CONFIG_FILE} is missing); "
+            "train first, or pass the --workdir of a trained run."
+        ) from None
+
+
+def _differences(saved: Config, given: Config) -> list[str]:
+    lines = []
+    for group in dataclasses.fields(Config):
+        old, new = getattr(saved, group.name), getattr(given, group.name)
+        for field in dataclasses.fields(old):
+            was, now = getattr(old, field.name), getattr(new, field.name)
+            if was != now and field.name not in _FREE_TO_CHANGE:
+                lines.append(f"{field.name}: {was!r} there, {now!r} given")
+    return lines

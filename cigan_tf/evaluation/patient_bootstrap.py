@@ -1,0 +1,72 @@
+"""Draws patients with replacement, and the AUC of many such draws at once."""
+
+import numpy as np
+
+
+class WeightedAuc:
+    """AUCs of one classifier on many resamples: scores are sorted once, then weights summed.
+
+    A resample that holds a patient k times gives each of that patient's patches weight k; the
+    AUC is the weight of malignant / non-malignant pairs in the right order, ties half, over that
+    of all pairs.
+    """
+
+    def __init__(self, malignant: np.ndarray, scores: np.ndarray, patient_of_patch: np.ndarray):
+        """Sorts bool, float and int arrays [n]; patients are numbered from 0."""
+        order = np.argsort(scores, kind="stable")
+        self._malignant, self._patients = malignant[order], patient_of_patch[order]
+        self._starts_of_ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+
+    def __call__(self, multiplicities: np.ndarray) -> np.ndarray:
+        """Returns [draws] AUCs for how often each patient was drawn, int [draws, patients]."""
+        weights = multiplicities[:, self._patients]
+        malignant = np.add.reduceat(weights * self._malignant, self._starts_of_ties, axis=1)
+        others = np.add.reduceat(weights * ~self._malignant, self._starts_of_ties, axis=1)
+        others_below = np.cumsum(others, axis=1) - others / 2
+        pairs = malignant.sum(axis=1) * others.sum(axis=1)
+        return (malignant * others_below).sum(axis=1) / pairs
+
+
+def patches_by_class(malignant: np.ndarray, patient_of_patch: np.ndarray) -> np.ndarray:
+    """Returns how many malignant and other patches each patient has, int [patients, 2].
+
+    Raises:
+        ValueError: fewer than two patients with a patch of each class; resampling one says nothing.
+    """
+    num_patients = patient_of_patch.max() + 1
+    num_patches = np.stack(
+        [
+            np.bincount(patient_of_patch[of_class], minlength=num_patients)
+            for of_class in (malignant, ~malignant)
+        ],
+        axis=1,
+    )
+    with_malignant, with_others = np.count_nonzero(num_patches, axis=0)
+    if min(with_malignant, with_others) < 2:
+        raise ValueError(
+            "resampling patients needs at least two patients with a patch of each class; received "
+            f"{with_malignant} with a malignant and {with_others} with a non-malignant patch."
+        )
+    return num_patches
+
+
+def draw_patients(
+    rng: np.random.Generator, num_patches: np.ndarray, num_draws: int
+) -> tuple[np.ndarray, int]:
+    """Draws as many patients as there are, with replacement, `num_draws` times.
+
+    A draw that left a class without patches has no AUC and is made anew.
+
+    Returns:
+        How often each draw took each patient, int [num_draws, patients], and how many draws were
+        made anew.
+    """
+    num_patients = len(num_patches)
+    shares = np.full(num_patients, 1 / num_patients)
+    multiplicities = rng.multinomial(num_patients, shares, size=num_draws)
+    num_redrawn = 0
+    while (lost := np.any(multiplicities @ num_patches == 0, axis=1)).any():
+        num_lost = np.count_nonzero(lost)
+        multiplicities[lost] = rng.multinomial(num_patients, shares, size=num_lost)
+        num_redrawn += num_lost
+    return multiplicities, num_redrawn

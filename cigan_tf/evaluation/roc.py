@@ -1,0 +1,380 @@
+"""Statistics of a malignancy classifier: AUC, intervals and tests, operating points, calibration.
+
+Labels are 0 (non-malignant) or 1 (malignant); a higher score means more malignant. DeLong's
+interval and test take every patch as independent, which patches of one woman are not: report
+`paired_bootstrap`, which resamples patients, beside them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+from sklearn import metrics
+
+from cigan_tf.evaluation import checks, patient_bootstrap
+
+# Weights held at a time while resampling; a few dozen MB, whatever the size of the test set.
+_WEIGHTS_AT_A_TIME = 2**20
+
+
+class Interval(NamedTuple):
+    """Two-sided confidence interval."""
+
+    low: float
+    high: float
+
+
+class DeLongTest(NamedTuple):
+    """Result of `delong_test`; z is positive where auc_a is the larger."""
+
+    auc_a: float
+    auc_b: float
+    z: float
+    p_value: float
+
+
+class PairedBootstrap(NamedTuple):
+    """Result of `paired_bootstrap`.
+
+    Attributes:
+        auc_a: AUC of the first classifier on the patches as they are.
+        auc_b: AUC of the second.
+        difference: auc_a - auc_b.
+        interval: of the difference.
+        interval_a: of auc_a.
+        interval_b: of auc_b.
+        p_value: two-sided, of the hypothesis that the AUCs are equal.
+        num_resamples: resamples that intervals and p-value rest on.
+        num_redrawn: resamples that had lost a class and were drawn anew, not counted above.
+    """
+
+    auc_a: float
+    auc_b: float
+    difference: float
+    interval: Interval
+    interval_a: Interval
+    interval_b: Interval
+    p_value: float
+    num_resamples: int
+    num_redrawn: int
+
+
+class OperatingPoint(NamedTuple):
+    """What is reached when scores at or above the threshold are called malignant."""
+
+    sensitivity: float
+    specificity: float
+    threshold: float
+
+
+class Counts(NamedTuple):
+    """What a number was computed on."""
+
+    patches: int
+    films: int
+    patients: int
+    malignant_patches: int
+    malignant_patients: int
+
+
+def count(y_true, film_ids, patient_ids) -> Counts:
+    """Counts what a number is computed on: labels [n], each patch's film [n] and patient [n].
+
+    Raises:
+        ValueError: labels outside {0, 1}, unequal lengths.
+    """
+    malignant = checks.check_labels(y_true)
+    film_ids, patient_ids = np.asarray(film_ids), np.asarray(patient_ids)
+    checks.check_length("film_ids", film_ids, malignant.size)
+    checks.check_length("patient_ids", patient_ids, malignant.size)
+    return Counts(
+        patches=malignant.size,
+        films=np.unique(film_ids).size,
+        patients=np.unique(patient_ids).size,
+        malignant_patches=int(np.count_nonzero(malignant)),
+        malignant_patients=np.unique(patient_ids[malignant]).size,
+    )
+
+
+def auc(y_true, scores) -> float:
+    """Returns the area under the ROC curve, in [0, 1].
+
+    It is the share of malignant / non-malignant pairs that the scores put in the right order, ties
+    counting half (Mann-Whitney).
+
+    Args:
+        y_true: labels in {0, 1}, [n].
+        scores: finite, [n].
+
+    Raises:
+        ValueError: labels outside {0, 1}, a class missing, unequal lengths, scores not finite.
+    """
+    malignant = checks.check_labels(y_true, at_least=1)
+    return float(metrics.roc_auc_score(malignant, checks.check_scores(scores, malignant.size)))
+
+
+def auc_confidence_interval(y_true, scores, level: float = 0.95) -> Interval:
+    """Returns DeLong's interval of the AUC: AUC -+ z SE, cut to [0, 1].
+
+    Where the scores part the classes wholly (AUC 0 or 1) DeLong's SE is 0 and the interval would
+    claim certainty. There one end is the AUC itself and the other is Newcombe's limit, the AUC
+    whose own SE, times z, just reaches the AUC found.
+
+    Args:
+        y_true: labels in {0, 1}, [n], at least two of each.
+        scores: finite, [n].
+        level: confidence, in (0, 1).
+
+    Raises:
+        ValueError: as `auc`; fewer than two patches of a class; a level outside (0, 1).
+
+    References:
+        DeLong, DeLong, Clarke-Pearson. Biometrics 44:837, 1988.
+        Newcombe. Statistics in Medicine 25:559, 2006, method 5.
+    """
+    malignant = checks.check_labels(y_true, at_least=2)
+    checks.check_share("level", level, ends=False)
+    area, others_below, malignant_below = _placements(malignant, scores)
+    z = stats.norm.isf((1 - level) / 2)
+    if area in (0.0, 1.0):
+        limit = _newcombe_limit(others_below.size, malignant_below.size, z)
+        return Interval(limit, 1.0) if area == 1.0 else Interval(0.0, 1.0 - limit)
+    half_width = z * np.sqrt(_delong_variance(others_below, malignant_below))
+    return Interval(float(max(0.0, area - half_width)), float(min(1.0, area + half_width)))
+
+
+def delong_test(y_true, scores_a, scores_b) -> DeLongTest:
+    """Tests whether two classifiers have the same AUC on the same patches (paired, two-sided).
+
+    z = (auc_a - auc_b) / SE, with the SE of the patches' paired placements, which mid-ranks give in
+    O(n log n). Where no placement differs, as with identical scores, z is 0 and p is 1; where all
+    differ by one amount (one classifier perfect, the other constant) z is infinite and p is 0.
+
+    Args:
+        y_true: labels in {0, 1}, [n], at least two of each.
+        scores_a: finite, [n].
+        scores_b: finite, [n], of the same patches in the same order; only ranks count, not scale.
+
+    Raises:
+        ValueError: as `auc`; fewer than two patches of a class.
+
+    References:
+        DeLong, DeLong, Clarke-Pearson. Biometrics 44:837, 1988.
+        Sun, Xu. IEEE Signal Processing Letters 21:1389, 2014.
+    """
+    malignant = checks.check_labels(y_true, at_least=2)
+    auc_a, others_below_a, malignant_below_a = _placements(malignant, scores_a)
+    auc_b, others_below_b, malignant_below_b = _placements(malignant, scores_b)
+    difference = auc_a - auc_b
+    standard_error = np.sqrt(
+        _delong_variance(others_below_a - others_below_b, malignant_below_a - malignant_below_b)
+    )
+    if standard_error == 0:
+        z = float(np.sign(difference) * np.inf) if difference else 0.0
+    else:
+        z = float(difference / standard_error)
+    return DeLongTest(auc_a, auc_b, z, float(2 * stats.norm.sf(abs(z))))
+
+
+def paired_bootstrap(
+    y_true, scores_a, scores_b, groups, num_resamples: int, seed: int, level: float = 0.95
+) -> PairedBootstrap:
+    """Compares two classifiers' AUCs on the same patches, resampling patients and not patches.
+
+    Each resample draws as many patients as there are, with replacement, each with all her
+    patches, and judges both classifiers on that draw; one that lost a class is drawn anew.
+    Intervals are percentile intervals. With d the B resampled differences,
+
+        p = min(1, 2 (1 + min(#{d <= 0}, #{d >= 0})) / (B + 1)),
+
+    the level at which the interval just leaves out 0; it is never below 2 / (B + 1).
+
+    Args:
+        y_true: labels in {0, 1}, [n].
+        scores_a: finite, [n].
+        scores_b: finite, [n], of the same patches in the same order.
+        groups: the patient of each patch, [n]; at least two patients with a patch of each class.
+        num_resamples: B >= 1; 2,000 fix the interval's ends to about 2 % of its width.
+        seed: of the draws; the same seed gives the same result.
+        level: confidence of the intervals, in (0, 1).
+
+    Raises:
+        ValueError: as `auc`; fewer than two patients of a class; num_resamples below 1.
+
+    References:
+        Efron, Tibshirani. An Introduction to the Bootstrap, 1993, chapters 8 and 13.
+        Davison, Hinkley. Bootstrap Methods and their Application, 1997, section 4.2 (the 1 + in p).
+    """
+    malignant = checks.check_labels(y_true, at_least=1)
+    scores_a = checks.check_scores(scores_a, malignant.size)
+    scores_b = checks.check_scores(scores_b, malignant.size)
+    checks.check_length("groups", np.asarray(groups), malignant.size)
+    checks.check_share("level", level, ends=False)
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples must be at least 1; received {num_resamples}.")
+
+    _, patient_of_patch = np.unique(np.asarray(groups), return_inverse=True)
+    num_patches = patient_bootstrap.patches_by_class(malignant, patient_of_patch)
+    auc_of_draws_a = patient_bootstrap.WeightedAuc(malignant, scores_a, patient_of_patch)
+    auc_of_draws_b = patient_bootstrap.WeightedAuc(malignant, scores_b, patient_of_patch)
+    rng = np.random.default_rng(seed)
+    aucs = np.empty((num_resamples, 2))
+    num_redrawn = 0
+    step = max(1, _WEIGHTS_AT_A_TIME // malignant.size)
+    for start in range(0, num_resamples, step):
+        part = aucs[start : start + step]
+        draws, redrawn = patient_bootstrap.draw_patients(rng, num_patches, len(part))
+        part[:, 0], part[:, 1] = auc_of_draws_a(draws), auc_of_draws_b(draws)
+        num_redrawn += redrawn
+
+    differences = aucs[:, 0] - aucs[:, 1]
+    one_side = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
+    auc_a, auc_b = auc(malignant, scores_a), auc(malignant, scores_b)
+    return PairedBootstrap(
+        auc_a=auc_a,
+        auc_b=auc_b,
+        difference=auc_a - auc_b,
+        interval=_percentile_interval(differences, level),
+        interval_a=_percentile_interval(aucs[:, 0], level),
+        interval_b=_percentile_interval(aucs[:, 1], level),
+        p_value=min(1.0, 2 * (1 + int(one_side)) / (num_resamples + 1)),
+        num_resamples=num_resamples,
+        num_redrawn=num_redrawn,
+    )
+
+
+def holm(p_values) -> np.ndarray:
+    """Returns Holm's adjusted p-values, [k], in the order given.
+
+    With p_(1) <= ... <= p_(k), the i-th is max over j <= i of min(1, (k - j + 1) p_(j)).
+    Rejecting what is at or below 0.05 keeps the chance of any false rejection at 5 %, however
+    the tests hang together.
+
+    Raises:
+        ValueError: a p-value that is not in [0, 1].
+
+    References:
+        Holm. Scandinavian Journal of Statistics 6:65, 1979.
+    """
+    p_values = np.asarray(p_values, np.float64)
+    if p_values.ndim != 1 or not np.all((p_values >= 0) & (p_values <= 1)):
+        raise ValueError(
+            f"p_values must be a list of numbers in [0, 1]; received {p_values.tolist()}."
+        )
+    order = np.argsort(p_values, kind="stable")
+    scaled = p_values[order] * np.arange(p_values.size, 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return adjusted
+
+
+def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingPoint:
+    """Returns the most sensitive threshold whose specificity is at least the one asked for.
+
+    Only thresholds that exist are looked at: nothing is interpolated between two of them, so
+    with few or tied non-malignant patches the specificity reached may lie well above the one
+    asked for, and the sensitivity may be 0 at an infinite threshold.
+
+    Args:
+        y_true: labels in {0, 1}, [n].
+        scores: finite, [n].
+        specificity: share in [0, 1], such as 0.9.
+
+    Raises:
+        ValueError: as `auc`; a specificity outside [0, 1].
+    """
+    malignant = checks.check_labels(y_true, at_least=1)
+    scores = checks.check_scores(scores, malignant.size)
+    checks.check_share("specificity", specificity)
+    fall_out, sensitivity, thresholds = metrics.roc_curve(
+        malignant, scores, drop_intermediate=False
+    )
+    # Whole patches are compared, since 1 - 0.9 is not 0.1 in floating point.
+    num_others = np.count_nonzero(~malignant)
+    allowed = np.floor((1 - specificity) * num_others + 1e-9)
+    best = np.flatnonzero(np.rint(fall_out * num_others) <= allowed)[-1]
+    return OperatingPoint(
+        float(sensitivity[best]), float(1 - fall_out[best]), float(thresholds[best])
+    )
+
+
+def brier_score(y_true, probabilities) -> float:
+    """Returns the mean squared error of the malignant probabilities, in [0, 1]; 0 is best.
+
+    Args:
+        y_true: labels in {0, 1}, [n].
+        probabilities: of malignancy, in [0, 1], [n].
+
+    Raises:
+        ValueError: labels outside {0, 1}, unequal lengths, probabilities outside [0, 1].
+
+    References:
+        Brier. Monthly Weather Review 78:1, 1950.
+    """
+    malignant = checks.check_labels(y_true)
+    probabilities = checks.check_probabilities(probabilities, malignant.size)
+    return float(metrics.brier_score_loss(malignant, probabilities))
+
+
+def expected_calibration_error(y_true, probabilities, num_bins: int = 15) -> float:
+    """Returns the mean gap between the malignancy foretold and found, in [0, 1]; 0 is best.
+
+    Patches fall by probability into bins ((i - 1) / num_bins, i / num_bins] of equal width, 0
+    into the first; each bin's |mean probability - share malignant| is weighted by its patches.
+
+    Args:
+        y_true: labels in {0, 1}, [n].
+        probabilities: of malignancy, in [0, 1], [n].
+        num_bins: at least 1.
+
+    Raises:
+        ValueError: as `brier_score`; no bins.
+
+    References:
+        Guo, Pleiss, Sun, Weinberger. On Calibration of Modern Neural Networks. ICML 2017.
+    """
+    malignant = checks.check_labels(y_true)
+    probabilities = checks.check_probabilities(probabilities, malignant.size)
+    if num_bins < 1:
+        raise ValueError(f"num_bins must be at least 1; received {num_bins}.")
+    bins = np.maximum(np.ceil(probabilities * num_bins).astype(int) - 1, 0)
+    gaps = np.bincount(bins, weights=probabilities - malignant)
+    return float(np.abs(gaps).sum() / malignant.size)
+
+
+def _placements(malignant: np.ndarray, scores) -> tuple[float, np.ndarray, np.ndarray]:
+    """Returns the AUC, and for each patch how many of the other class lie below it, ties half."""
+    scores = checks.check_scores(scores, malignant.size)
+    ranks = stats.rankdata(scores)
+    # A patch's mid-rank among all, less the one within its class, counts the other class below it.
+    # Counts are whole or half, so sums are exact and equal counts have a variance of exactly 0.
+    others_below = ranks[malignant] - stats.rankdata(scores[malignant])
+    malignant_below = ranks[~malignant] - stats.rankdata(scores[~malignant])
+    area = others_below.sum() / (others_below.size * malignant_below.size)
+    return float(area), others_below, malignant_below
+
+
+def _delong_variance(others_below: np.ndarray, malignant_below: np.ndarray) -> float:
+    """Returns DeLong's variance of an AUC, or of a difference where differences are given."""
+    num_malignant, num_others = others_below.size, malignant_below.size
+    return (
+        np.var(others_below, ddof=1) / num_others**2 / num_malignant
+        + np.var(malignant_below, ddof=1) / num_malignant**2 / num_others
+    )
+
+
+def _newcombe_limit(num_malignant: int, num_others: int, z: float) -> float:
+    """Returns the lower limit of an AUC that was found to be 1: the a with 1 - a = z sqrt(V(a))."""
+    half_size = (num_malignant + num_others) / 2 - 1
+
+    def distance(a):
+        # ((1 - a)^2 - z^2 V(a)) / (1 - a), which has no root at 1.
+        spread = 1 + half_size * ((1 - a) / (2 - a) + a / (1 + a))
+        return 1 - a - z**2 * a * spread / (num_malignant * num_others)
+
+    return float(optimize.brentq(distance, 0.0, 1.0))
+
+
+def _percentile_interval(values: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))

@@ -1,0 +1,100 @@
+"""The config of the dataset `ddsm_patches`, and the checks of its values."""
+
+import dataclasses
+import re
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import app
+
+SOURCES = ("cbis_ddsm", "ddsm", "sample", "phantom")
+
+
+class DatasetError(ValueError, app.UsageError):
+    """A mistake in the config or the data folder; `tfds build` prints it without a traceback."""
+
+
+@dataclasses.dataclass(eq=False)
+class DdsmPatchesConfig(tfds.core.BuilderConfig):
+    """What to build.
+
+    Attributes:
+        source: 'cbis_ddsm', 'ddsm', 'sample' or 'phantom'.
+        patch_size: side of a patch in pixels, a power of two from 32 to 512.
+        film_size: height and width in pixels that films are rescaled towards.
+        patches_per_class: malignant patches, and as many non-malignant ones, over all splits.
+        background_share: share of the non-malignant patches that touch no lesion, 0 to 1.
+        seed: of the drawn corners and of what is simulated.
+        simulated_lesions: per film, drawn into real tissue; for the source 'sample' alone.
+        num_patients: patients of the source 'phantom'.
+        difficulty: of what is simulated, 0 (classes easy to tell apart) to 1.
+    """
+
+    source: str = "cbis_ddsm"
+    patch_size: int = 256
+    film_size: tuple[int, int] = (1375, 750)
+    patches_per_class: int = 100_000
+    background_share: float = 0.5
+    seed: int = 0
+    simulated_lesions: int = 0
+    num_patients: int = 100
+    difficulty: float = 0.5
+
+    def __post_init__(self):
+        """Raises DatasetError, one line, on the first value that cannot be used."""
+        _check(
+            isinstance(self.name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name),
+            "name must be made of letters, digits, '_', '-' and '.': it names a folder",
+            self.name,
+        )
+        _check(self.source in SOURCES, f"source must be one of {', '.join(SOURCES)}", self.source)
+        _check(
+            _is_whole(self.patch_size, 32, 512) and self.patch_size & (self.patch_size - 1) == 0,
+            "patch_size must be a power of two from 32 to 512",
+            self.patch_size,
+        )
+        _check(
+            isinstance(self.film_size, list | tuple)
+            and len(self.film_size) == 2
+            and all(_is_whole(side, self.patch_size, 20_000) for side in self.film_size),
+            f"film_size must be [height, width], each from patch_size ({self.patch_size}) to 20000",
+            self.film_size,
+        )
+        self.film_size = tuple(self.film_size)  # JSON has no tuples
+        for name, low, high in (
+            ("patches_per_class", 1, 10**8),
+            ("seed", 0, 2**63 - 1),
+            ("simulated_lesions", 0, 100),
+            ("num_patients", 1, 10**6),
+        ):
+            value = getattr(self, name)
+            _check(_is_whole(value, low, high), f"{name} must be a whole number >= {low}", value)
+        for name in ("background_share", "difficulty"):
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            _check(is_number and 0 <= value <= 1, f"{name} must be a number from 0 to 1", value)
+        _check(
+            not self.simulated_lesions or self.source == "sample",
+            f"simulated_lesions is for the source 'sample' alone, not for {self.source!r}",
+            self.simulated_lesions,
+        )
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns the fields that decide what the dataset holds."""
+        inherited = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
+        fields = [field.name for field in dataclasses.fields(self) if field.name not in inherited]
+        # Lists, as JSON gives them back.
+        return {name: _jsonable(getattr(self, name)) for name in fields}
+
+
+def _check(holds: object, rule: str, received: object) -> None:
+    if not holds:
+        raise DatasetError(f"{rule}; received {received!r}.")
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _jsonable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

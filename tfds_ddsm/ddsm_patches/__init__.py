@@ -1,0 +1,1 @@
+"""The dataset `ddsm_patches`, in the folder layout of TensorFlow Datasets."""

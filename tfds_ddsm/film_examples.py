@@ -1,0 +1,167 @@
+"""The examples of one film: a pure function, so that one process and many Beam workers agree."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tfds_ddsm import patches
+from tfds_ddsm.mammogram import Film, Lesion, Source
+
+KINDS = ("malignant", "benign", "background")
+
+
+class PatchSettings(Protocol):
+    """What `film_examples` needs to know of the dataset's config."""
+
+    patch_size: int
+    film_size: tuple[int, int]
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmReport:
+    """What became of one film's share of the plan.
+
+    Attributes:
+        film: the film.
+        planned: malignant, benign and background patches that the plan asks for.
+        made: the same three for the patches that the film gives.
+        lesions_without_patch: lesions that no patch can show: too near the film's edge, or too
+            close to a malignant lesion.
+        left_out: the source's reasons for lesions that it could not use.
+    """
+
+    film: Film
+    planned: tuple[int, int, int]
+    made: tuple[int, int, int]
+    lesions_without_patch: int
+    left_out: tuple[str, ...]
+
+
+def film_examples(
+    source: Source, film: Film, counts: tuple[int, int, int], config: PatchSettings
+) -> tuple[FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
+    """Reads a film and draws its patches.
+
+    Args:
+        source: where the film lies.
+        film: its line in the source's index.
+        counts: malignant, benign and background patches to draw; fewer where the film has no more
+            corners that obey the rules of `patches`.
+        config: patch size, film size and seed.
+
+    Returns:
+        The report, and the examples: pairs of a key, unique and stable, and the features; `image`
+        uint16 and `mask` uint8 are [patch_size, patch_size, 1].
+
+    Raises:
+        UnreadableFilmError: the film cannot be used.
+    """
+    mammogram = source.read(film)
+    factor = patches.rescale_factor(film.film_id, *mammogram.image.shape, config.film_size)
+    image = patches.rescale(mammogram.image, factor)
+    lesions = [
+        dataclasses.replace(lesion, mask=patches.rescale(lesion.mask, factor))
+        for lesion in mammogram.lesions
+    ]
+    draws, without_patch = _draw(film, image, lesions, counts, config)
+    report = FilmReport(
+        film=film,
+        planned=counts,
+        made=tuple(sum(draw.kind == kind for draw in draws) for kind in KINDS),
+        lesions_without_patch=without_patch,
+        left_out=mammogram.left_out,
+    )
+    return report, _cut_out(film, image, lesions, draws, factor, config.patch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+    kind: str
+    lesion_type: str
+    row: int
+    column: int
+    tissue_fraction: np.float32
+
+
+def _draw(
+    film: Film,
+    image: np.ndarray,
+    lesions: Sequence[Lesion],
+    counts: tuple[int, int, int],
+    config: PatchSettings,
+) -> tuple[list[_Draw], int]:
+    """Draws the corners of all patches; also counts the lesions that no patch can show."""
+    size = config.patch_size
+    rng = patches.stable_rng(f"corners {config.seed} {film.film_id}")
+    tissue = patches.tissue_fractions(patches.breast_mask(image), size)
+    malignant = _union([lesion for lesion in lesions if lesion.malignant], image.shape)
+    draws, without_patch = [], 0
+    for kind, count in zip(KINDS[:2], counts[:2], strict=True):
+        own = [lesion for lesion in lesions if lesion.malignant == (kind == "malignant")]
+        forbidden = None if kind == "malignant" else malignant
+        corners = [
+            patches.lesion_patch_corners(lesion.mask, tissue, size, forbidden) for lesion in own
+        ]
+        without_patch += sum(not len(places) for places in corners)
+        for lesion, drawn in zip(own, patches.draw_evenly(corners, count, rng), strict=True):
+            draws += _draws(kind, lesion.lesion_type, drawn, tissue)
+    if counts[2]:
+        corners = patches.background_patch_corners(_union(lesions, image.shape), tissue, size)
+        drawn = patches.draw_corners(corners, counts[2], rng)
+        draws += _draws("background", "none", drawn, tissue)
+    return draws, without_patch
+
+
+def _draws(kind: str, lesion_type: str, corners: np.ndarray, tissue: np.ndarray) -> Iterator[_Draw]:
+    for row, column in corners.tolist():
+        yield _Draw(kind, lesion_type, row, column, tissue[row, column])
+
+
+def _cut_out(
+    film: Film,
+    image: np.ndarray,
+    lesions: Sequence[Lesion],
+    draws: Sequence[_Draw],
+    factor: float,
+    size: int,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the patches one by one, so that a film's patches never lie in memory together."""
+    masks = {
+        "malignant": _union([lesion for lesion in lesions if lesion.malignant], image.shape),
+        "benign": _union([lesion for lesion in lesions if not lesion.malignant], image.shape),
+        "background": np.zeros(image.shape, bool),
+    }
+    simulated = _union([lesion for lesion in lesions if lesion.simulated], image.shape)
+    for draw in draws:
+        window = np.s_[draw.row : draw.row + size, draw.column : draw.column + size]
+        key = f"{film.film_id}/{draw.kind}/{draw.row}/{draw.column}"
+        yield (
+            key,
+            {
+                "image": image[window][..., None],
+                # All lesions of the patch's class, not only the one that it was drawn for: what
+                # is left when they are taken out belongs to the other class.
+                "mask": masks[draw.kind][window][..., None].astype(np.uint8),
+                "label": "malignant" if draw.kind == "malignant" else "non_malignant",
+                "lesion_type": draw.lesion_type,
+                "simulated": bool(simulated[window].any()),
+                "patient_id": film.patient_id,
+                "film_id": film.film_id,
+                "scanner": film.scanner,
+                "view": film.view,
+                "laterality": film.laterality,
+                "rescale_factor": np.float32(factor),
+                "corner": np.array([draw.row, draw.column], np.int32),
+                "tissue_fraction": draw.tissue_fraction,
+            },
+        )
+
+
+def _union(lesions: Sequence[Lesion], shape: tuple[int, int]) -> np.ndarray:
+    union = np.zeros(shape, bool)
+    for lesion in lesions:
+        union |= lesion.mask
+    return union

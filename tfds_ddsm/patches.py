@@ -1,0 +1,306 @@
+"""From a film to patches: rescaling, breast mask, patch corners, and the plan over all films.
+
+Pure functions of NumPy arrays. A film is uint16 [height, width], a mask is bool of the same shape,
+a corner is the (row, column) of a patch's upper left pixel.
+
+A window is judged by sums over summed-area tables (Crow, SIGGRAPH 1984), so that every corner that
+obeys the rules is known, and a draw is exact: uniform among them, without replacement, no retries.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from tfds_ddsm.mammogram import Film
+
+MIN_TISSUE_FRACTION = 0.75  # the paper, section 3.1: patches of "more than 75% breast tissue"
+MIN_LESION_SHARE = 0.9
+
+_THUMBNAIL_HEIGHT = 512
+
+
+def stable_uniform(text: str) -> float:
+    """Returns a number in [0, 1) that depends on `text` alone, on every machine and for ever."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def stable_rng(text: str) -> np.random.Generator:
+    """Returns a random generator whose seed depends on `text` alone."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
+
+
+def split_of(patient_id: str) -> str:
+    """Returns the split of a patient: train 80 %, validation 10 %, test 10 % (the paper, 3.1)."""
+    place = stable_uniform(f"split {patient_id}")
+    if place < 0.8:
+        return "train"
+    return "validation" if place < 0.9 else "test"
+
+
+def rescale_factor(
+    film_id: str, height: int, width: int, film_size: tuple[int, int] = (1375, 750)
+) -> float:
+    """Returns the factor that brings a film near `film_size`, with its aspect ratio kept.
+
+    The paper's "target range of 1375 x 750" (section 3.1) is read as in the authors' code: uniform
+    between the factor that fits the height and the one that fits the width, fixed by the film's id.
+    """
+    by_height, by_width = film_size[0] / height, film_size[1] / width
+    return by_height + stable_uniform(f"scale {film_id}") * (by_width - by_height)
+
+
+def rescale(image: np.ndarray, factor: float) -> np.ndarray:
+    """Resizes an image by area interpolation; uint16 in, uint16 out, all 65536 levels kept.
+
+    A bool mask is resized the same way, and a pixel is set where at least half of it was.
+    """
+    height, width = image.shape
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    if image.dtype == bool:
+        return cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def breast_mask(image: np.ndarray) -> np.ndarray:
+    """Finds the breast on a film, without labels, tape, film edges and fog along the edges.
+
+    The chest muscle of an MLO view belongs to the mask: on the film, nothing sharp parts them.
+
+    Args:
+        image: uint16 [height, width], bright is dense tissue.
+
+    Returns:
+        bool [height, width]; all False on a film without contrast.
+    """
+    height, width = image.shape
+    scale = min(1.0, _THUMBNAIL_HEIGHT / height)
+    small_size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    mask = _largest_part(_bright_tissue(small))
+    return cv2.resize(mask.astype(np.float32), (width, height)) >= 0.5
+
+
+def _bright_tissue(small: np.ndarray) -> np.ndarray:
+    """Returns what is brighter than the film's own background, without thin or edge parts."""
+    background, tissue = _levels(small)
+    if tissue <= background:
+        return np.zeros(small.shape, bool)
+    # Light that leaked in along an edge of the film makes a band that fades inwards and is alike in
+    # all rows (columns). The darker rows show it bare. Tissue may fill them all: hence the cap.
+    cap = 0.5 * (tissue - background)
+    fog = np.percentile(small, 8, axis=0, keepdims=True) - background
+    small = small - np.clip(fog, 0, cap)
+    fog = np.percentile(small, 8, axis=1, keepdims=True) - background
+    small = small - np.clip(fog, 0, cap)
+    bright = small > background + 0.05 * (tissue - background)
+    for view in (bright, bright[::-1], bright.T, bright.T[::-1]):
+        _cut_strip(view)
+    radius = max(1, round(0.015 * small.shape[0]))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    # Outside of the film counts as dark, so that a strip along the edge is thin, whatever its side.
+    padded = np.pad(bright, 2 * radius).astype(np.uint8)
+    opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc)
+    return opened[2 * radius : -2 * radius, 2 * radius : -2 * radius].astype(bool)
+
+
+def _levels(small: np.ndarray) -> tuple[float, float]:
+    """Returns the grey levels of the film's background and its tissue, by Otsu's two classes."""
+    top = float(small.max())
+    if top <= float(small.min()):
+        return top, top
+    as_bytes = (small * (255 / max(top, 1.0))).astype(np.uint8)
+    threshold, _ = cv2.threshold(as_bytes, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    dark = small[as_bytes <= threshold]
+    bright = small[as_bytes > threshold]
+    counts, edges = np.histogram(dark, bins=32)
+    background = edges[np.argmax(counts)]
+    return float(background), float(np.median(bright)) if bright.size else float(background)
+
+
+def _cut_strip(bright: np.ndarray) -> None:
+    """Clears the bright strip along the upper edge of `bright` in place: a white edge of the film.
+
+    A row belongs to it when it is bright above places that are dark a little deeper; above the
+    breast, tissue reaches the edge and is kept.
+    """
+    depth = max(2, round(0.04 * bright.shape[0]))
+    dark_below = ~bright[depth]
+    if dark_below.mean() < 0.1:
+        return
+    for row in range(depth):
+        if bright[row, dark_below].mean() < 0.5:
+            break
+        bright[row] = False
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    """Returns the largest connected part of a mask, its holes filled."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if len(stats) < 2:
+        return np.zeros(mask.shape, bool)
+    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    return ndimage.binary_fill_holes(labels == largest)
+
+
+def window_sums(mask: np.ndarray, patch_size: int) -> np.ndarray:
+    """Counts the set pixels of every window.
+
+    Args:
+        mask: bool [height, width].
+        patch_size: side of the window in pixels.
+
+    Returns:
+        int32 [height - patch_size + 1, width - patch_size + 1], by the window's corner; empty where
+        the film is smaller than the window.
+    """
+    if min(mask.shape) < patch_size:
+        return np.zeros((0, 0), np.int32)
+    table = cv2.integral(mask.astype(np.uint8))
+    return (
+        table[patch_size:, patch_size:]
+        - table[:-patch_size, patch_size:]
+        - table[patch_size:, :-patch_size]
+        + table[:-patch_size, :-patch_size]
+    )
+
+
+def tissue_fractions(breast: np.ndarray, patch_size: int) -> np.ndarray:
+    """Returns the breast's share of every window, float32, by the window's corner."""
+    return (window_sums(breast, patch_size) / patch_size**2).astype(np.float32)
+
+
+def lesion_patch_corners(
+    lesion: np.ndarray,
+    tissue: np.ndarray,
+    patch_size: int,
+    forbidden: np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns every corner whose patch shows the lesion.
+
+    The patch is more than 75 % breast and holds at least 90 % of the lesion, or the lesion fills at
+    least 90 % of the patch.
+
+    Args:
+        lesion: bool [height, width].
+        tissue: `tissue_fractions` of the film.
+        patch_size: side of the patch in pixels.
+        forbidden: bool [height, width] that the patch must not touch: for a benign lesion, the
+            malignant ones of the film.
+
+    Returns:
+        int32 [n, 2], in reading order.
+    """
+    area = np.count_nonzero(lesion)
+    if not area or not tissue.size:
+        return np.zeros((0, 2), np.int32)
+    inside = window_sums(lesion, patch_size)
+    enough = inside >= MIN_LESION_SHARE * min(area, patch_size**2)
+    valid = (tissue > MIN_TISSUE_FRACTION) & enough
+    if forbidden is not None:
+        valid &= window_sums(forbidden, patch_size) == 0
+    return np.argwhere(valid).astype(np.int32)
+
+
+def background_patch_corners(
+    lesions: np.ndarray, tissue: np.ndarray, patch_size: int
+) -> np.ndarray:
+    """Returns every corner whose patch is more than 75 % breast and touches no lesion.
+
+    Args:
+        lesions: bool [height, width], all lesions of the film together.
+        tissue: `tissue_fractions` of the film.
+        patch_size: side of the patch in pixels.
+
+    Returns:
+        int32 [n, 2], in reading order.
+    """
+    valid = (tissue > MIN_TISSUE_FRACTION) & (window_sums(lesions, patch_size) == 0)
+    return np.argwhere(valid).astype(np.int32)
+
+
+def draw_corners(corners: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws `count` different corners uniformly; all of them where there are fewer."""
+    chosen = rng.choice(len(corners), size=min(count, len(corners)), replace=False)
+    return corners[np.sort(chosen)]
+
+
+def draw_evenly(
+    corners: Sequence[np.ndarray], count: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Draws `count` corners, as evenly among the lists as their lengths allow, none twice.
+
+    Args:
+        corners: for each lesion, its valid corners, int32 [n, 2]; they may overlap.
+        count: corners to draw in all.
+        rng: the source of chance.
+
+    Returns:
+        For each lesion, the drawn corners, int32 [m, 2].
+    """
+    drawn = [np.zeros((0, 2), np.int32)] * len(corners)
+    taken: set[tuple[int, int]] = set()
+    # From the shortest list on: what it cannot give falls to the longer ones.
+    for done, index in enumerate(sorted(range(len(corners)), key=lambda i: len(corners[i]))):
+        free = corners[index]
+        if taken:
+            free = free[[tuple(corner) not in taken for corner in free.tolist()]]
+        drawn[index] = draw_corners(free, (count - len(taken)) // (len(corners) - done), rng)
+        taken.update(map(tuple, drawn[index].tolist()))
+    return drawn
+
+
+def share_out(total: int, parts: int) -> list[int]:
+    """Splits `total` into `parts` whole numbers that differ by at most one, the larger ones spread.
+
+    >>> share_out(10, 4)
+    [2, 3, 2, 3]
+    """
+    return [(i + 1) * total // parts - i * total // parts for i in range(parts)]
+
+
+def plan_patches(
+    films: Iterable[Film], patches_per_class: int, background_share: float
+) -> dict[str, tuple[int, int, int]]:
+    """Says how many patches of each kind every film gives, over all splits together.
+
+    Malignant patches are shared evenly among the patients who have a malignant lesion, then among a
+    patient's lesions. Of the non-malignant ones, `background_share` is background, shared among all
+    patients, then their films; the rest shows benign lesions, shared like the malignant ones.
+
+    Args:
+        films: the source's index.
+        patches_per_class: malignant patches, and as many non-malignant ones.
+        background_share: of the non-malignant patches, 0..1; 1 where no film has a benign lesion.
+
+    Returns:
+        For each film_id (malignant, benign, background). The sums are exact, and zero where nothing
+        can give such a patch.
+    """
+    films = sorted(films, key=lambda film: film.film_id)
+    has_benign = any(film.num_benign for film in films)
+    background = round(patches_per_class * background_share) if has_benign else patches_per_class
+    malignant = _share_by_patient(films, patches_per_class, [f.num_malignant for f in films])
+    benign = _share_by_patient(films, patches_per_class - background, [f.num_benign for f in films])
+    beside = _share_by_patient(films, background, [1] * len(films))
+    return {
+        film.film_id: counts
+        for film, *counts in zip(films, malignant, benign, beside, strict=True)
+        for counts in [tuple(counts)]
+    }
+
+
+def _share_by_patient(films: Sequence[Film], total: int, weights: Sequence[int]) -> list[int]:
+    """Shares `total` among patients with weight, then among the units of their films' weights."""
+    by_patient: dict[str, list[int]] = {}
+    for index, (film, weight) in enumerate(zip(films, weights, strict=True)):
+        by_patient.setdefault(film.patient_id, []).extend([index] * weight)
+    givers = [units for units in by_patient.values() if units]
+    counts = [0] * len(films)
+    for units, quota in zip(givers, share_out(total, len(givers)), strict=True):
+        for index, count in zip(units, share_out(quota, len(units)), strict=True):
+            counts[index] += count
+    return counts

@@ -1,6 +1,8 @@
-"""What the statistics ask of labels, scores and groups; each breach is a ValueError of one line."""
+"""What the statistics ask of labels, scores and groups; each breach is a UserError of one line."""
 
 import numpy as np
+
+from cigan_tf.errors import UserError
 
 
 def check_labels(y_true, at_least: int = 0) -> np.ndarray:
@@ -11,21 +13,21 @@ def check_labels(y_true, at_least: int = 0) -> np.ndarray:
         at_least: how many patches each of the two classes must have.
 
     Raises:
-        ValueError: another shape, other values, too few of a class.
+        UserError: another shape, other values, too few of a class.
     """
     labels = np.asarray(y_true)
     if labels.ndim != 1 or labels.size == 0:
-        raise ValueError(f"labels must be of shape (patches,); received shape {labels.shape}.")
+        raise UserError(f"labels must be of shape (patches,); received shape {labels.shape}.")
     valid = np.isin(labels, (0, 1)) if labels.dtype.kind in "biuf" else np.zeros(labels.shape, bool)
     if not valid.all():
-        raise ValueError(
+        raise UserError(
             "labels must be 0 (non-malignant) or 1 (malignant); received "
             f"{np.unique(labels[~valid])[:5].tolist()}."
         )
     malignant = labels.astype(bool)
     num_malignant = np.count_nonzero(malignant)
     if min(num_malignant, malignant.size - num_malignant) < at_least:
-        raise ValueError(
+        raise UserError(
             f"each class must have at least {at_least} patches; received {num_malignant} malignant "
             f"and {malignant.size - num_malignant} non-malignant."
         )
@@ -33,12 +35,12 @@ def check_labels(y_true, at_least: int = 0) -> np.ndarray:
 
 
 def check_scores(scores, num_patches: int) -> np.ndarray:
-    """Returns the scores as float64 [num_patches]; raises ValueError unless all are finite."""
+    """Returns the scores as float64 [num_patches]; raises UserError unless all are finite."""
     scores = np.asarray(scores, np.float64)
     check_length("scores", scores, num_patches)
     num_bad = np.count_nonzero(~np.isfinite(scores))
     if num_bad:
-        raise ValueError(
+        raise UserError(
             f"scores must be finite; received {num_bad} NaN or infinite of {scores.size}. "
             "Look at the classifier that made them."
         )
@@ -46,11 +48,11 @@ def check_scores(scores, num_patches: int) -> np.ndarray:
 
 
 def check_probabilities(probabilities, num_patches: int) -> np.ndarray:
-    """Returns probabilities as float64 [num_patches]; raises ValueError outside [0, 1] too."""
+    """Returns probabilities as float64 [num_patches]; raises UserError outside [0, 1] too."""
     probabilities = check_scores(probabilities, num_patches)
     low, high = probabilities.min(), probabilities.max()
     if low < 0 or high > 1:
-        raise ValueError(
+        raise UserError(
             f"probabilities must lie in [0, 1]; received {low:g} to {high:g}. "
             "Take logits through a sigmoid first."
         )
@@ -58,15 +60,15 @@ def check_probabilities(probabilities, num_patches: int) -> np.ndarray:
 
 
 def check_length(name: str, values: np.ndarray, length: int) -> None:
-    """Raises ValueError unless there is one value for each of `length` patches."""
+    """Raises UserError unless there is one value for each of `length` patches."""
     if values.shape != (length,):
-        raise ValueError(
+        raise UserError(
             f"{name} must be of shape ({length},), as the labels; received {values.shape}."
         )
 
 
 def check_share(name: str, share: float, ends: bool = True) -> None:
-    """Raises ValueError unless the share lies in [0, 1], without the ends if `ends` is False."""
+    """Raises UserError unless the share lies in [0, 1], without the ends if `ends` is False."""
     if not (0 <= share <= 1 if ends else 0 < share < 1):
         span = "[0, 1]" if ends else "(0, 1)"
-        raise ValueError(f"{name} is a share in {span}; received {share}. Write 90 % as 0.9.")
+        raise UserError(f"{name} is a share in {span}; received {share}. Write 90 % as 0.9.")

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cigan_tf.errors import UserError
+
 
 class WeightedAuc:
     """AUCs of one classifier on many resamples: scores are sorted once, then weights summed.
@@ -31,7 +33,7 @@ def patches_by_class(malignant: np.ndarray, patient_of_patch: np.ndarray) -> np.
     """Returns how many malignant and other patches each patient has, int [patients, 2].
 
     Raises:
-        ValueError: fewer than two patients with a patch of each class; resampling one says nothing.
+        UserError: fewer than two patients with a patch of each class; resampling one says nothing.
     """
     num_patients = patient_of_patch.max() + 1
     num_patches = np.stack(
@@ -43,7 +45,7 @@ def patches_by_class(malignant: np.ndarray, patient_of_patch: np.ndarray) -> np.
     )
     with_malignant, with_others = np.count_nonzero(num_patches, axis=0)
     if min(with_malignant, with_others) < 2:
-        raise ValueError(
+        raise UserError(
             "resampling patients needs at least two patients with a patch of each class; received "
             f"{with_malignant} with a malignant and {with_others} with a non-malignant patch."
         )

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import optimize, stats
 from sklearn import metrics
 
+from cigan_tf.errors import UserError
 from cigan_tf.evaluation import checks, patient_bootstrap
 
 # Weights held at a time while resampling; a few dozen MB, whatever the size of the test set.
@@ -81,7 +82,7 @@ def count(y_true, film_ids, patient_ids) -> Counts:
     """Counts what a number is computed on: labels [n], each patch's film [n] and patient [n].
 
     Raises:
-        ValueError: labels outside {0, 1}, unequal lengths.
+        UserError: labels outside {0, 1}, unequal lengths.
     """
     malignant = checks.check_labels(y_true)
     film_ids, patient_ids = np.asarray(film_ids), np.asarray(patient_ids)
@@ -107,7 +108,7 @@ def auc(y_true, scores) -> float:
         scores: finite, [n].
 
     Raises:
-        ValueError: labels outside {0, 1}, a class missing, unequal lengths, scores not finite.
+        UserError: labels outside {0, 1}, a class missing, unequal lengths, scores not finite.
     """
     malignant = checks.check_labels(y_true, at_least=1)
     return float(metrics.roc_auc_score(malignant, checks.check_scores(scores, malignant.size)))
@@ -126,7 +127,7 @@ def auc_confidence_interval(y_true, scores, level: float = 0.95) -> Interval:
         level: confidence, in (0, 1).
 
     Raises:
-        ValueError: as `auc`; fewer than two patches of a class; a level outside (0, 1).
+        UserError: as `auc`; fewer than two patches of a class; a level outside (0, 1).
 
     References:
         DeLong, DeLong, Clarke-Pearson. Biometrics 44:837, 1988.
@@ -156,7 +157,7 @@ def delong_test(y_true, scores_a, scores_b) -> DeLongTest:
         scores_b: finite, [n], of the same patches in the same order; only ranks count, not scale.
 
     Raises:
-        ValueError: as `auc`; fewer than two patches of a class.
+        UserError: as `auc`; fewer than two patches of a class.
 
     References:
         DeLong, DeLong, Clarke-Pearson. Biometrics 44:837, 1988.
@@ -199,7 +200,7 @@ def paired_bootstrap(
         level: confidence of the intervals, in (0, 1).
 
     Raises:
-        ValueError: as `auc`; fewer than two patients of a class; num_resamples below 1.
+        UserError: as `auc`; fewer than two patients of a class; num_resamples below 1.
 
     References:
         Efron, Tibshirani. An Introduction to the Bootstrap, 1993, chapters 8 and 13.
@@ -211,7 +212,7 @@ def paired_bootstrap(
     checks.check_length("groups", np.asarray(groups), malignant.size)
     checks.check_share("level", level, ends=False)
     if num_resamples < 1:
-        raise ValueError(f"num_resamples must be at least 1; received {num_resamples}.")
+        raise UserError(f"num_resamples must be at least 1; received {num_resamples}.")
 
     _, patient_of_patch = np.unique(np.asarray(groups), return_inverse=True)
     num_patches = patient_bootstrap.patches_by_class(malignant, patient_of_patch)
@@ -251,14 +252,14 @@ def holm(p_values) -> np.ndarray:
     the tests hang together.
 
     Raises:
-        ValueError: a p-value that is not in [0, 1].
+        UserError: a p-value that is not in [0, 1].
 
     References:
         Holm. Scandinavian Journal of Statistics 6:65, 1979.
     """
     p_values = np.asarray(p_values, np.float64)
     if p_values.ndim != 1 or not np.all((p_values >= 0) & (p_values <= 1)):
-        raise ValueError(
+        raise UserError(
             f"p_values must be a list of numbers in [0, 1]; received {p_values.tolist()}."
         )
     order = np.argsort(p_values, kind="stable")
@@ -281,7 +282,7 @@ def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingP
         specificity: share in [0, 1], such as 0.9.
 
     Raises:
-        ValueError: as `auc`; a specificity outside [0, 1].
+        UserError: as `auc`; a specificity outside [0, 1].
     """
     malignant = checks.check_labels(y_true, at_least=1)
     scores = checks.check_scores(scores, malignant.size)
@@ -306,7 +307,7 @@ def brier_score(y_true, probabilities) -> float:
         probabilities: of malignancy, in [0, 1], [n].
 
     Raises:
-        ValueError: labels outside {0, 1}, unequal lengths, probabilities outside [0, 1].
+        UserError: labels outside {0, 1}, unequal lengths, probabilities outside [0, 1].
 
     References:
         Brier. Monthly Weather Review 78:1, 1950.
@@ -328,7 +329,7 @@ def expected_calibration_error(y_true, probabilities, num_bins: int = 15) -> flo
         num_bins: at least 1.
 
     Raises:
-        ValueError: as `brier_score`; no bins.
+        UserError: as `brier_score`; no bins.
 
     References:
         Guo, Pleiss, Sun, Weinberger. On Calibration of Modern Neural Networks. ICML 2017.
@@ -336,7 +337,7 @@ def expected_calibration_error(y_true, probabilities, num_bins: int = 15) -> flo
     malignant = checks.check_labels(y_true)
     probabilities = checks.check_probabilities(probabilities, malignant.size)
     if num_bins < 1:
-        raise ValueError(f"num_bins must be at least 1; received {num_bins}.")
+        raise UserError(f"num_bins must be at least 1; received {num_bins}.")
     bins = np.maximum(np.ceil(probabilities * num_bins).astype(int) - 1, 0)
     gaps = np.bincount(bins, weights=probabilities - malignant)
     return float(np.abs(gaps).sum() / malignant.size)

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
+from cigan_tf.errors import UserError
 from cigan_tf.evaluation import roc
 
 # 43 patients with ovarian cancer and an obstructed bowel: albumin, total protein, K-G score, and
@@ -305,6 +306,6 @@ LABELS, SCORES = [0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9]
     ],
 )
 def test_wrong_input_gets_one_line(call, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         call()
     assert "\n" not in str(error.value)

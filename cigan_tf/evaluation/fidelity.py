@@ -1,0 +1,243 @@
+"""How far generated patches are from real ones: Fréchet and kernel distances between features.
+
+A distance means nothing alone: it depends on the features, on how many patches there are, and on
+how much women differ. Report `real_floor`, real patches against real patches, beside it.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from cigan_tf.errors import UserError
+
+# Context kept on each side of the lesion, as a share of its longer side.
+_PADDING = 0.125
+# Rows of the kernel matrix held at a time.
+_ROWS_AT_A_TIME = 1024
+
+
+class FrechetDistance(NamedTuple):
+    """Distance, and how many patches each side had."""
+
+    distance: float
+    num_a: int
+    num_b: int
+
+
+class KernelDistance(NamedTuple):
+    """Mean and standard deviation over subsets, their size, and how many patches each side had."""
+
+    distance: float
+    sd: float
+    subset_size: int
+    num_a: int
+    num_b: int
+
+
+class RealFloor(NamedTuple):
+    """Both distances between two halves of the real patches."""
+
+    frechet: FrechetDistance
+    kernel: KernelDistance
+
+
+def lesion_window(images: np.ndarray, masks: np.ndarray, size: int) -> np.ndarray:
+    """Crops the square around each lesion mask, so that features see the lesion and little else.
+
+    The square holds the mask's bounding box and an eighth of its longer side on every side, is
+    moved inwards where it would leave the patch, and is resized (area interpolation down,
+    bilinear up).
+
+    Args:
+        images: any range, [n, height, width, 1].
+        masks: {0, 1}, none of them empty, [n, height, width, 1].
+        size: side of the windows in px.
+
+    Returns:
+        float32 [n, size, size, 1], in the images' range.
+
+    Raises:
+        UserError: shapes differ, or a mask is empty.
+    """
+    images, masks = np.asarray(images), np.asarray(masks)
+    if images.ndim != 4 or images.shape[-1] != 1 or images.shape != masks.shape:
+        raise UserError(
+            "images and masks must both be of shape [n, height, width, 1]; received "
+            f"{images.shape} and {masks.shape}."
+        )
+    windows = np.empty((len(images), size, size, 1), np.float32)
+    for i, (image, mask) in enumerate(zip(images[..., 0], masks[..., 0], strict=True)):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if not rows.size:
+            raise UserError(f"every patch must have a lesion mask; received an empty one at {i}.")
+        extents = (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
+        longer = max(end - start for start, end in extents)
+        side = min(int(np.ceil(longer * (1 + 2 * _PADDING))), *image.shape)
+        top, left = (
+            int(np.clip((start + end - side) // 2, 0, length - side))
+            for (start, end), length in zip(extents, image.shape, strict=True)
+        )
+        crop = image[top : top + side, left : left + side].astype(np.float32)
+        method = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+        windows[i, ..., 0] = cv2.resize(crop, (size, size), interpolation=method)
+    return windows
+
+
+def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> FrechetDistance:
+    """Returns |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features.
+
+    The squared 2-Wasserstein distance of the Gaussians with their means and covariances, in
+    [0, inf); FID where the features are Inception's pooled ones. Estimated from finitely many
+    patches it is too large, the more so the fewer patches and the more dimensions: compare only
+    distances of equal n. With n at or below d covariances lack directions, and it is mostly bias.
+
+    Args:
+        features_a: finite, [n_a, d], n_a >= 2.
+        features_b: finite, [n_b, d], n_b >= 2.
+
+    Raises:
+        UserError: other shapes, fewer than two patches, features not finite.
+
+    References:
+        Heusel et al. GANs Trained by a Two Time-Scale Update Rule. NeurIPS 2017.
+        Chong, Forsyth. Effectively Unbiased FID and Inception Score. CVPR 2020 (the bias).
+    """
+    features_a, features_b = _checked_features(features_a, features_b, at_least=2)
+    root_a, root_b = _covariance_root(features_a), _covariance_root(features_b)
+    shift = features_a.mean(axis=0) - features_b.mean(axis=0)
+    # With C = R^T R the trace of (C_a C_b)^(1/2) is the sum of the singular values of R_a R_b^T: no
+    # matrix is squared and rooted again, so small or missing directions cost no digits.
+    shared = np.linalg.norm(root_a @ root_b.T, ord="nuc")
+    distance = shift @ shift + np.sum(root_a**2) + np.sum(root_b**2) - 2 * shared
+    return FrechetDistance(max(0.0, float(distance)), len(features_a), len(features_b))
+
+
+def kernel_distance(
+    features_a: np.ndarray,
+    features_b: np.ndarray,
+    seed: int,
+    num_subsets: int = 100,
+    subset_size: int = 1000,
+) -> KernelDistance:
+    """Returns the kernel distance (KID): unbiased MMD^2 with the kernel (x . y / d + 1)^3.
+
+    It is unbiased for any n and may be a little below 0. The mean and the standard deviation are of
+    `num_subsets` random subsets of each side. Sets too small for `subset_size` give subsets of half
+    the smaller set, so that subsets differ; then the deviation is not that of published figures.
+
+    Args:
+        features_a: finite, [n_a, d], n_a >= 4.
+        features_b: finite, [n_b, d], n_b >= 4.
+        seed: of the subsets.
+        num_subsets: at least 1.
+        subset_size: patches of each side in a subset, at most; at least 2.
+
+    Raises:
+        UserError: other shapes, fewer than four patches, features not finite, no subsets.
+
+    References:
+        Binkowski, Sutherland, Arbel, Gretton. Demystifying MMD GANs. ICLR 2018.
+    """
+    features_a, features_b = _checked_features(features_a, features_b, at_least=4)
+    if subset_size < 2 or num_subsets < 1:
+        raise UserError(
+            "there must be at least 1 subset of at least 2 patches; received "
+            f"num_subsets={num_subsets} and subset_size={subset_size}."
+        )
+    subset_size = min(subset_size, len(features_a) // 2, len(features_b) // 2)
+    rng = np.random.default_rng(seed)
+    # 1 where a subset holds a patch: [num_subsets, n].
+    picks_a = np.zeros((num_subsets, len(features_a)))
+    picks_b = np.zeros((num_subsets, len(features_b)))
+    for of_a, of_b in zip(picks_a, picks_b, strict=True):
+        of_a[rng.choice(len(features_a), subset_size, replace=False)] = 1
+        of_b[rng.choice(len(features_b), subset_size, replace=False)] = 1
+    within = (
+        _kernel_sums(side, side, picks, picks) - picks @ _kernel_with_itself(side)
+        for side, picks in ((features_a, picks_a), (features_b, picks_b))
+    )
+    between = _kernel_sums(features_a, features_b, picks_a, picks_b)
+    distances = sum(within) / (subset_size * (subset_size - 1)) - 2 * between / subset_size**2
+    return KernelDistance(
+        float(np.mean(distances)),
+        float(np.std(distances)),
+        subset_size,
+        len(features_a),
+        len(features_b),
+    )
+
+
+def real_floor(features: np.ndarray, groups: np.ndarray, seed: int) -> RealFloor:
+    """Returns both distances between two halves of the real patches, no patient in both.
+
+    What a generator that knew the real distribution would reach with as many patches. The Fréchet
+    distance grows as n falls: set beside it one of num_a generated and num_b real patches.
+
+    Args:
+        features: of real patches, finite, [n, d].
+        groups: the patient of each patch, [n].
+        seed: of the split and the subsets.
+
+    Raises:
+        UserError: one patient alone, halves of fewer than four patches, features not finite.
+    """
+    features = np.asarray(features)
+    first = first_half(groups, seed)
+    if first.shape != features.shape[:1]:
+        raise UserError(
+            f"groups must have one patient for each of {len(features)} patches; received "
+            f"{first.size}."
+        )
+    halves = features[first], features[~first]
+    return RealFloor(frechet_distance(*halves), kernel_distance(*halves, seed=seed))
+
+
+def first_half(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Returns bool [n], True for the patches of random patients who have about half of them.
+
+    Raises:
+        UserError: fewer than two patients.
+    """
+    patients, patient_of_patch, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if patients.size < 2:
+        raise UserError(f"two halves need at least two patients; received {patients.size}.")
+    order = np.random.default_rng(seed).permutation(patients.size)
+    until_here = np.cumsum(sizes[order])
+    # The cut after which the first part is nearest to half; the last patient is never in it.
+    num_first = 1 + np.argmin(np.abs(until_here[:-1] - until_here[-1] / 2))
+    return np.isin(patient_of_patch, order[:num_first])
+
+
+def _covariance_root(features: np.ndarray) -> np.ndarray:
+    """Returns R [min(n, d), d] with R^T R the covariance."""
+    centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
+    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+
+
+def _kernel_sums(a, b, picks_a, picks_b) -> np.ndarray:
+    """Returns each subset's sum of the kernel over all pairs of its a and its b, [num_subsets]."""
+    sums = np.zeros(len(picks_a))
+    for start in range(0, len(a), _ROWS_AT_A_TIME):
+        part = slice(start, start + _ROWS_AT_A_TIME)
+        affine = a[part] @ b.T / a.shape[1] + 1
+        cubed = affine * affine * affine  # NumPy's ** 3 takes many times as long.
+        sums += np.sum(picks_a[:, part] @ cubed * picks_b, axis=1)
+    return sums
+
+
+def _kernel_with_itself(features) -> np.ndarray:
+    return (np.sum(features**2, axis=1) / features.shape[1] + 1) ** 3
+
+
+def _checked_features(features_a, features_b, at_least: int):
+    features = [np.asarray(side, np.float64) for side in (features_a, features_b)]
+    shapes = [side.shape for side in features]
+    if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise UserError(f"features must be of shapes [n_a, d] and [n_b, d]; received {shapes}.")
+    if min(shapes)[0] < at_least:
+        raise UserError(f"each side must have at least {at_least} patches; received {shapes}.")
+    for side in features:
+        if not np.isfinite(side).all():
+            raise UserError("features must be finite; received NaN or infinite values.")
+    return features

@@ -10,6 +10,7 @@ from typing import Any
 
 from cigan_tf.errors import UserError
 
+FEATURE_LAYERS = ("input", "pool1", "pool2", "pool3")
 WEIGHT_SOURCES = "'imagenet', 'random', or the path of a .weights.h5 file"
 
 
@@ -72,6 +73,10 @@ class ModelConfig:
         True, "Give the discriminator the class, D(c, .); off: the image alone."
     )
     vgg_weights: str = setting("imagenet", f"VGG-19 of the feature loss: {WEIGHT_SOURCES}.")
+    feature_layers: tuple[str, ...] = setting(
+        FEATURE_LAYERS,
+        f"Maps of VGG-19 that the feature loss compares, any of {','.join(FEATURE_LAYERS)}.",
+    )
 
     def validate(self) -> None:
         """Raises UserError for a value that no run can use."""
@@ -81,6 +86,11 @@ class ModelConfig:
             patch_size=self.patch_size,
         )
         _require(bool(self.vgg_weights), f"vgg_weights must be {WEIGHT_SOURCES}.", vgg_weights="")
+        _require(
+            len(self.feature_layers) > 0 and set(self.feature_layers) <= set(FEATURE_LAYERS),
+            f"feature_layers must name one or more of {', '.join(FEATURE_LAYERS)}.",
+            feature_layers=",".join(self.feature_layers),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,12 +189,18 @@ class Config:
         """Returns the configuration that `to_json` wrote; raises UserError if it is none."""
         try:
             groups = json.loads(text)
+            if set(groups) != {field.name for field in dataclasses.fields(cls)}:
+                raise KeyError(f"its groups are {sorted(groups)}")
             return cls(
                 **{
-                    field.name: field.default_factory(**groups.pop(field.name))
-                    for field in dataclasses.fields(cls)
-                },
-                **groups,
+                    field.name: field.default_factory(
+                        # JSON knows no tuples.
+                        **{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+                    )
+                    for field, values in (
+                        (field, groups[field.name]) for field in dataclasses.fields(cls)
+                    )
+                }
             ).validate()
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise UserError(

@@ -8,7 +8,13 @@ from cigan_tf.config import Config
 
 MODES = ("train", "report")
 
-_DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+_DEFINE = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    tuple[str, ...]: flags.DEFINE_list,
+}
 
 MODE = flags.DEFINE_enum(
     "mode", "train", MODES, "train: train ciGAN; report: write report.html of an exported run."
@@ -28,8 +34,11 @@ def define_config_flags() -> None:
             if choices:
                 flags.DEFINE_enum(field.name, field.default, choices, help_text)
             else:
-                define = _DEFINE.get(field.type, flags.DEFINE_string)
-                define(field.name, field.default, help_text)
+                default = field.default
+                define = _DEFINE[field.type]
+                define(
+                    field.name, list(default) if isinstance(default, tuple) else default, help_text
+                )
 
 
 def config_from_flags() -> Config:
@@ -38,13 +47,18 @@ def config_from_flags() -> Config:
         **{
             group.name: group.default_factory(
                 **{
-                    field.name: flags.FLAGS[field.name].value
+                    field.name: _value(field.name)
                     for field in dataclasses.fields(group.default_factory)
                 }
             )
             for group in dataclasses.fields(Config)
         }
     ).validate()
+
+
+def _value(name: str):
+    value = flags.FLAGS[name].value
+    return tuple(value) if isinstance(value, list) else value
 
 
 define_config_flags()

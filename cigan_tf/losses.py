@@ -40,15 +40,14 @@ def feature_loss(real_features, infilled_features):
     """Returns the sum over layers of the mean absolute difference of the feature maps.
 
     Args:
-        real_features: list of [N, h, w, c]: the VGG input, pool1, pool2, pool3 of real patches.
+        real_features: dict of [N, h, w, c]: the VGG input, pool1, pool2, pool3 of real patches.
         infilled_features: the same of the infilled patches.
 
     Returns:
         Scalar >= 0.
     """
     return sum(
-        ops.mean(ops.abs(real - infilled))
-        for real, infilled in zip(real_features, infilled_features, strict=True)
+        ops.mean(ops.abs(real - infilled_features[name])) for name, real in real_features.items()
     )
 
 

@@ -30,7 +30,7 @@ class CiGAN(keras.Model):
     Args:
         generator: from the inputs of `Generator` to [N, p, p, 1].
         discriminator: from the inputs of `Discriminator` to one logit.
-        vgg_features: frozen, from [N, p, p, 1] to a list of feature maps; None leaves the feature
+        vgg_features: frozen, from [N, p, p, 1] to a dict of feature maps; None leaves the feature
             loss out, which is enough for inference.
         loss: weights of the loss terms.
         training: lengths of the phases, threshold, seed.

@@ -1,17 +1,25 @@
 """Frozen VGG-19 feature maps for the feature loss (paper section 2.2; Simonyan 2014)."""
 
 import os
+import warnings
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from cigan_tf.config import FEATURE_LAYERS
 from cigan_tf.errors import UserError
 
-FEATURE_LAYERS = ("block1_pool", "block2_pool", "block3_pool")
+_POOLS = {"pool1": "block1_pool", "pool2": "block2_pool", "pool3": "block3_pool"}
 
 
-def build_vgg_features(patch_size: int, weights: str, seed: int = 0) -> keras.Model:
+def build_vgg_features(
+    patch_size: int,
+    weights: str,
+    seed: int = 0,
+    feature_layers: Sequence[str] = FEATURE_LAYERS,
+) -> keras.Model:
     """Returns a frozen network from grey patches to the maps that the feature loss compares.
 
     Args:
@@ -19,23 +27,26 @@ def build_vgg_features(patch_size: int, weights: str, seed: int = 0) -> keras.Mo
         weights: 'imagenet' (fetched by keras.applications), 'random' (He normal by `seed`), or the
             path of a .weights.h5 file of keras.applications.VGG19 without its top.
         seed: seed of the random weights.
+        feature_layers: which of the four maps; what lies beyond the last is not computed.
 
     Returns:
-        A model from [N, p, p, 1] in [0, 1] to a list of four: the VGG input (0..255 less the
-        ImageNet mean, [N, p, p, 3]), pool1 [N, p/2, p/2, 64], pool2 [N, p/4, p/4, 128] and
-        pool3 [N, p/8, p/8, 256].
+        A model from [N, p, p, 1] in [0, 1] to a dict of maps: `input` (0..255 less the ImageNet
+        mean, [N, p, p, 3]), `pool1` [N, p/2, p/2, 64], `pool2` [N, p/4, p/4, 128] and `pool3`
+        [N, p/8, p/8, 256].
 
     Raises:
         UserError: the weights cannot be fetched or do not fit.
     """
     vgg = keras.applications.VGG19(include_top=False, weights=None)
     _load_weights(vgg, weights, seed)
-    trunk = keras.Model(vgg.input, [vgg.get_layer(name).output for name in FEATURE_LAYERS])
-
     grey = keras.Input((patch_size, patch_size, 1), name="image")
     rgb = layers.Concatenate()([grey * 255.0] * 3)
-    vgg_input = keras.applications.vgg19.preprocess_input(rgb)
-    features = keras.Model(grey, [vgg_input, *trunk(vgg_input)], name="vgg_features")
+    maps = {"input": keras.applications.vgg19.preprocess_input(rgb)}
+    pools = [name for name in feature_layers if name in _POOLS]
+    if pools:
+        outputs = {name: vgg.get_layer(_POOLS[name]).output for name in pools}
+        maps.update(keras.Model(vgg.input, outputs)(maps["input"]))
+    features = keras.Model(grey, {name: maps[name] for name in feature_layers}, name="vgg_features")
     features.trainable = False
     return features
 
@@ -61,7 +72,10 @@ def _load_weights(vgg: keras.Model, weights: str, seed: int) -> None:
                 f"VGG-19 without its top; there is no file {weights!r}."
             )
         try:
-            vgg.load_weights(path)
+            with warnings.catch_warnings():
+                # Keras warns of each missing group before it raises; one line is enough.
+                warnings.simplefilter("ignore")
+                vgg.load_weights(path)
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
                 f"The file {weights!r} does not hold the weights of keras.applications.VGG19 "

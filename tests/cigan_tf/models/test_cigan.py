@@ -1,0 +1,185 @@
+"""Whose turn it is, what a step moves, and what the model learns from real arithmetic."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cigan_tf.config import Config, LossConfig, ModelConfig, TrainingConfig
+from cigan_tf.models.cigan import Turn, build_cigan
+
+PATCH = 32
+
+
+def make_model(**training):
+    settings = {"pretraining_steps": 1, "adversarial_steps": 10, **training}
+    config = Config(
+        model=ModelConfig(patch_size=PATCH, vgg_weights="random"),
+        loss=LossConfig(),
+        training=TrainingConfig(**settings),
+    )
+    model = build_cigan(config)
+    # Tracing costs seconds, a step at this size milliseconds; graphs are run by fit below.
+    model.run_eagerly = True
+    return model
+
+
+def make_batch(seed=0, count=4):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((count, PATCH, PATCH, 1), np.float32)
+    mask[:, 8:24, 10:22] = 1
+    return {
+        "image": tf.constant(rng.random((count, PATCH, PATCH, 1)), tf.float32),
+        "mask": tf.constant(mask),
+        "label": tf.constant(np.arange(count) % 2, tf.int32),
+    }
+
+
+def snapshot(model):
+    """Every number that belongs to one network: weights, Adam slots, iteration count."""
+    groups = {
+        "generator": [*model.generator.weights, *model.generator_optimizer.variables],
+        "discriminator": [*model.discriminator.weights, *model.discriminator_optimizer.variables],
+    }
+    return {name: [np.array(v.value) for v in variables] for name, variables in groups.items()}
+
+
+def train_one_step(model, batch):
+    model.make_train_function()
+    model.train_function(iter(tf.data.Dataset.from_tensors(batch)))
+
+
+@pytest.mark.parametrize(
+    ("turn", "trained", "resting"),
+    [
+        (Turn.PRETRAINING, "generator", "discriminator"),
+        (Turn.GENERATOR, "generator", "discriminator"),
+        (Turn.DISCRIMINATOR, "discriminator", "generator"),
+    ],
+)
+def test_only_the_network_in_turn_moves(turn, trained, resting):
+    model = make_model(pretraining_steps=5)
+    model.turn.assign(turn)
+    before = snapshot(model)
+    train_one_step(model, make_batch())
+    after = snapshot(model)
+    for old, new in zip(before[resting], after[resting], strict=True):
+        np.testing.assert_array_equal(old, new)
+    weights = getattr(model, trained).trainable_variables
+    for weight, old, new in zip(weights, before[trained], after[trained], strict=False):
+        assert np.abs(old - new).max() > 0, f"{weight.path} did not move"
+    optimizer = getattr(model, f"{trained}_optimizer")
+    assert int(optimizer.iterations) == 1
+
+
+def test_the_feature_network_never_moves():
+    model = make_model()
+    before = model.vgg_features.get_weights()
+    for _ in range(3):
+        train_one_step(model, make_batch())
+    for old, new in zip(before, model.vgg_features.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def turns(model, steps):
+    model.make_train_function()
+    train = model.train_function
+    batches = iter(tf.data.Dataset.from_tensors(make_batch()).repeat())
+    seen = []
+    for _ in range(steps):
+        seen.append(Turn(int(model.turn.numpy())))
+        train(batches)
+    return seen
+
+
+def test_pretraining_comes_first_then_the_discriminator():
+    seen = turns(make_model(pretraining_steps=2, switch_threshold=1e-9), 3)
+    assert seen == [Turn.PRETRAINING, Turn.PRETRAINING, Turn.DISCRIMINATOR]
+
+
+def test_the_turn_passes_at_the_cap():
+    model = make_model(pretraining_steps=0, switch_threshold=1e-9, max_steps_per_turn=2)
+    d, g = Turn.DISCRIMINATOR, Turn.GENERATOR
+    assert turns(model, 6) == [d, d, g, g, d, d]
+    assert int(model.turns_taken.numpy()) == 3
+
+
+def test_the_turn_passes_below_the_threshold():
+    model = make_model(pretraining_steps=0, switch_threshold=1e9)
+    d, g = Turn.DISCRIMINATOR, Turn.GENERATOR
+    assert turns(model, 4) == [d, g, d, g]
+
+
+def test_the_same_seed_trains_the_same_weights():
+    def trained():
+        model = make_model(pretraining_steps=1)
+        turns(model, 3)
+        return model.generator.get_weights()
+
+    for first, second in zip(trained(), trained(), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+def test_infill_keeps_the_context_and_obeys_the_switch():
+    model, batch = make_model(), make_batch()
+    noise = tf.zeros_like(batch["image"])
+    outside = batch["mask"].numpy() == 0
+    kept = model.infill(**batch, noise=noise).numpy()
+    np.testing.assert_array_equal(kept[outside], batch["image"].numpy()[outside])
+    model.keep_context = False
+    raw = model.infill(**batch, noise=noise).numpy()
+    assert np.abs(raw - batch["image"].numpy())[outside].max() > 0
+
+
+def test_keras_fit_and_evaluate_work_on_it_as_graphs():
+    model = make_model()
+    model.run_eagerly = False
+    batches = tf.data.Dataset.from_tensors(make_batch()).repeat(4)
+    history = model.fit(batches, epochs=1, shuffle=False, verbose=0)
+    assert set(history.history) == {metric.name for metric in model.metrics}
+    before = snapshot(model)
+    measured = model.evaluate(batches.take(1), verbose=0, return_dict=True)
+    assert measured["feature_loss"] > 0
+    for name, values in snapshot(model).items():
+        for old, new in zip(before[name], values, strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+def test_pretraining_learns_to_fill_a_flat_patch():
+    model = make_model(pretraining_steps=100, learning_rate=5e-4)
+    model.run_eagerly = False
+    batch = {**make_batch(), "image": tf.fill((4, PATCH, PATCH, 1), 0.25)}
+    model.make_train_function()
+    train = model.train_function
+    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    for _ in range(100):
+        train(batches)
+    filled = model.infill(**batch, noise=tf.random.stateless_uniform((4, PATCH, PATCH, 1), (0, 1)))
+    inside = filled.numpy()[batch["mask"].numpy() == 1]
+    assert np.abs(inside - 0.25).mean() < 0.03
+
+
+def test_optimizers_are_what_the_configuration_says():
+    model = make_model(learning_rate=2e-4, adam_beta_1=0.5)
+    for optimizer in (model.generator_optimizer, model.discriminator_optimizer):
+        assert isinstance(optimizer, keras.optimizers.Adam)
+        assert float(optimizer.learning_rate) == pytest.approx(2e-4)
+        assert optimizer.beta_1 == 0.5
+
+
+def test_loss_weights_are_applied():
+    base = make_model(pretraining_steps=0)
+    batch = {**make_batch(), "noise": tf.zeros((4, PATCH, PATCH, 1))}
+    infilled = base.infill(**batch)
+    real = base.vgg_features(batch["image"])
+
+    def total(**weights):
+        base.loss_config = dataclasses.replace(LossConfig(), **weights)
+        return float(base._generator_loss(batch, infilled, real, adversarially=True)[0])
+
+    zero = {"adversarial_weight": 0.0, "feature_weight": 0.0, "boundary_weight": 0.0}
+    assert total(**zero) == 0
+    parts = sum(total(**{**zero, name: getattr(LossConfig(), name)}) for name in zero)
+    assert total() == pytest.approx(parts, rel=1e-5)

@@ -1,0 +1,67 @@
+"""Settings: the paper's defaults, validation with one clear line, JSON there and back."""
+
+import dataclasses
+
+import pytest
+
+from cigan_tf.config import Config, DataConfig, LossConfig, ModelConfig, TrainingConfig
+from cigan_tf.errors import UserError
+
+
+def test_the_defaults_are_the_papers():
+    config = Config().validate()
+    assert (config.model.patch_size, config.data.batch_size) == (256, 8)
+    assert dataclasses.astuple(config.loss) == (1.0, 10.0, 10000.0, 10.0)
+    training = config.training
+    assert (training.pretraining_steps, training.adversarial_steps) == (10_000, 100_000)
+    assert (training.learning_rate, training.switch_threshold) == (1e-4, 0.3)
+    assert (training.adam_beta_1, training.adam_beta_2, training.adam_epsilon) == (0.9, 0.999, 1e-8)
+    assert training.total_steps == 110_000
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (Config(model=ModelConfig(patch_size=100)), "patch_size=100"),
+        (Config(model=ModelConfig(patch_size=1024)), "patch_size=1024"),
+        (Config(model=ModelConfig(vgg_weights="")), "vgg_weights"),
+        (Config(data=DataConfig(batch_size=7)), "batch_size=7"),
+        (Config(data=DataConfig(shuffle_buffer_patches=0)), "shuffle_buffer_patches=0"),
+        (Config(loss=LossConfig(feature_weight=-1)), "feature_weight=-1"),
+        (Config(loss=LossConfig(boundary_sigma_px=0)), "boundary_sigma_px=0"),
+        (Config(training=TrainingConfig(pretraining_steps=-1)), "pretraining_steps=-1"),
+        (Config(training=TrainingConfig(learning_rate=0.0)), "learning_rate=0.0"),
+        (Config(training=TrainingConfig(adam_beta_1=1.0)), "adam_beta_1=1.0"),
+        (Config(training=TrainingConfig(seed=-3)), "seed=-3"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(config, named):
+    with pytest.raises(UserError) as error:
+        config.validate()
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nan_is_no_weight():
+    with pytest.raises(UserError, match="feature_weight"):
+        Config(loss=LossConfig(feature_weight=float("nan"))).validate()
+
+
+def test_json_there_and_back():
+    config = Config(model=ModelConfig(patch_size=64), training=TrainingConfig(seed=5))
+    assert Config.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {"patch_sise": 64}}'])
+def test_other_json_is_refused(text):
+    with pytest.raises(UserError, match="not a saved configuration"):
+        Config.from_json(text)
+
+
+def test_every_setting_says_what_it_is():
+    names = []
+    for group in dataclasses.fields(Config):
+        for field in dataclasses.fields(group.default_factory):
+            assert field.metadata["help"].endswith("."), field.name
+            names.append(field.name)
+    assert len(names) == len(set(names)), "flags share one name space"

@@ -1,0 +1,44 @@
+"""The loss terms against their formulas."""
+
+import numpy as np
+import pytest
+
+from cigan_tf import losses
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_adversarial_losses_follow_the_formulas():
+    real, fake = np.array([[2.0], [-1.0]], np.float32), np.array([[0.5], [-3.0]], np.float32)
+    generator = float(losses.adversarial_generator_loss(fake))
+    discriminator = float(losses.adversarial_discriminator_loss(real, fake))
+    assert generator == pytest.approx(np.mean(-np.log(sigmoid(fake))), rel=1e-6)
+    halves = np.mean(-np.log(sigmoid(real))) + np.mean(-np.log(1 - sigmoid(fake)))
+    assert discriminator == pytest.approx(halves / 2, rel=1e-6)
+
+
+def test_an_undecided_discriminator_costs_log_2_to_both():
+    zero = np.zeros((4, 1), np.float32)
+    assert float(losses.adversarial_generator_loss(zero)) == pytest.approx(np.log(2))
+    assert float(losses.adversarial_discriminator_loss(zero, zero)) == pytest.approx(np.log(2))
+
+
+def test_adversarial_losses_stay_finite_at_extreme_logits():
+    extreme = np.array([[-1e4], [1e4]], np.float32)
+    assert np.isfinite(float(losses.adversarial_generator_loss(extreme)))
+    assert np.isfinite(float(losses.adversarial_discriminator_loss(extreme, -extreme)))
+
+
+def test_feature_loss_sums_the_layers_means():
+    real = {"input": np.zeros((2, 4, 4, 3), "f4"), "pool1": np.zeros((2, 2, 2, 8), "f4")}
+    infilled = {"input": real["input"] + 0.5, "pool1": real["pool1"] - 2.0}
+    assert float(losses.feature_loss(real, infilled)) == pytest.approx(2.5)
+
+
+def test_boundary_loss_is_the_weighted_mean():
+    real, infilled = np.ones((1, 4, 4, 1), np.float32), np.zeros((1, 4, 4, 1), np.float32)
+    weight = np.zeros((1, 4, 4, 1), np.float32)
+    weight[0, 0, 0, 0] = 0.8
+    assert float(losses.boundary_loss(real, infilled, weight)) == pytest.approx(0.8 / 16)

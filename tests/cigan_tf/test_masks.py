@@ -1,0 +1,76 @@
+"""Corruption, input stack, compositing and the boundary weight."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from cigan_tf import masks
+
+
+@pytest.fixture
+def patch():
+    rng = np.random.default_rng(0)
+    image = rng.random((2, 32, 32, 1), dtype=np.float32)
+    mask = np.zeros((2, 32, 32, 1), np.float32)
+    mask[0, 8:20, 10:25] = 1
+    mask[1, 0:12, 20:32] = 1  # runs over the patch's corner
+    return image, mask
+
+
+def test_corrupt_replaces_the_lesion_and_nothing_else(patch):
+    image, mask = patch
+    noise = np.random.default_rng(1).random(image.shape, dtype=np.float32)
+    context = np.asarray(masks.corrupt(image, mask, noise))
+    np.testing.assert_array_equal(context[mask == 0], image[mask == 0])
+    np.testing.assert_array_equal(context[mask == 1], noise[mask == 1])
+
+
+def test_composite_keeps_the_context_bit_for_bit(patch):
+    image, mask = patch
+    filled = np.asarray(masks.composite(image, mask, 1 - image))
+    np.testing.assert_array_equal(filled[mask == 0], image[mask == 0])
+    np.testing.assert_array_equal(filled[mask == 1], (1 - image)[mask == 1])
+
+
+def test_input_stack_has_context_mask_and_one_hot_class(patch):
+    image, mask = patch
+    stack = np.asarray(masks.input_stack(image, mask, np.array([0, 1])))
+    assert stack.shape == (2, 32, 32, 4)
+    np.testing.assert_array_equal(stack[..., :1], image)
+    np.testing.assert_array_equal(stack[..., 1:2], mask)
+    assert (stack[0, ..., 2:] == [1, 0]).all()
+    assert (stack[1, ..., 2:] == [0, 1]).all()
+
+
+def test_inner_rim_is_one_pixel_wide_and_open_at_the_patch_edge(patch):
+    _, mask = patch
+    rim = np.asarray(masks.inner_rim(mask))[..., 0]
+    assert rim[0].sum() == 2 * 12 + 2 * 15 - 4
+    assert rim[0, 8, 10:25].all()
+    assert not rim[0, 9:19, 11:24].any()
+    # The second mask meets the patch's edge at the top and at the right: no rim there.
+    assert rim[1].sum() == 12 + 12 - 1
+    assert not rim[1, 0, 21:].any()
+
+
+def test_boundary_weight_is_the_gaussian_of_the_rim(patch):
+    _, mask = patch
+    weight = np.asarray(masks.boundary_weight(mask, sigma_px=2.5))
+    for w, rim in zip(weight[..., 0], np.asarray(masks.inner_rim(mask))[..., 0], strict=True):
+        expected = scipy.ndimage.gaussian_filter(rim, 2.5, mode="constant")
+        np.testing.assert_allclose(w, expected, atol=1e-6)
+
+
+def test_boundary_weight_of_an_empty_mask_is_zero():
+    weight = np.asarray(masks.boundary_weight(np.zeros((1, 32, 32, 1), np.float32), 1.25))
+    assert (weight == 0).all()
+
+
+@pytest.mark.parametrize(("patch_size", "scales"), [(32, 4), (64, 5), (256, 7), (512, 8)])
+def test_num_scales(patch_size, scales):
+    assert masks.num_scales(patch_size) == scales
+
+
+def test_sigma_follows_the_patch():
+    assert masks.sigma_for_patch(10.0, 256) == 10.0
+    assert masks.sigma_for_patch(10.0, 64) == 2.5

@@ -1,0 +1,60 @@
+"""A run's folder: its configuration, and files that are whole or absent."""
+
+import pytest
+
+from cigan_tf import workdir
+from cigan_tf.config import Config, LossConfig, TrainingConfig
+from cigan_tf.errors import UserError
+
+
+def test_a_run_saves_its_configuration(tmp_path):
+    config = Config(training=TrainingConfig(seed=3))
+    workdir.claim(tmp_path / "run", config)
+    assert workdir.load_config(tmp_path / "run") == config
+
+
+def test_a_run_may_be_taken_up_for_longer(tmp_path):
+    workdir.claim(tmp_path, Config())
+    longer = Config(training=TrainingConfig(adversarial_steps=200_000))
+    workdir.claim(tmp_path, longer)
+    assert workdir.load_config(tmp_path) == longer
+
+
+def test_another_configuration_is_refused_with_its_differences(tmp_path):
+    workdir.claim(tmp_path, Config())
+    with pytest.raises(UserError, match=r"feature_weight: 10.0 there, 1.0 given") as error:
+        workdir.claim(tmp_path, Config(loss=LossConfig(feature_weight=1.0)))
+    assert "\n" not in str(error.value)
+    assert workdir.load_config(tmp_path) == Config()
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="There is no run in the workdir"):
+        workdir.load_config(tmp_path)
+
+
+def test_a_workdir_below_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        workdir.claim(tmp_path / "file" / "run", Config())
+
+
+def test_write_whole_replaces_and_leaves_nothing_beside(tmp_path):
+    path = tmp_path / "page.html"
+    workdir.write_whole(path, "first")
+    workdir.write_whole(path, b"second")
+    assert path.read_text() == "second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    workdir.write_whole(path, "old")
+
+    def full_disk(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        workdir.write_whole(path, "new")
+    assert path.read_text() == "old"

@@ -120,7 +120,7 @@ class PhantomSource:
             malignant[side] += [False] * (rng.random() < 0.25)
             malignant[other] = [False] * (rng.random() < 0.2)
         elif kind < 0.8:
-            malignant[side] = [False] * rng.choice([1, 2, 3], p=[0.65, 0.25, 0.1])
+            malignant[side] = [False] * int(rng.choice([1, 2, 3], p=[0.65, 0.25, 0.1]))
             malignant[other] = [False] * (rng.random() < 0.3)
         return {
             breast: [

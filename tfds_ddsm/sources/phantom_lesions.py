@@ -56,7 +56,7 @@ def plan_lesion(malignant: bool, difficulty: float, rng: np.random.Generator) ->
     smallest, largest = MASS_DIAMETER_MM if is_mass else CLUSTER_DIAMETER_MM
     separation = np.interp(difficulty, (0, 0.5, 1), (1.9, 1.1, 0.45))
     latent = (separation if malignant else -separation) + rng.normal()
-    contrast = rng.uniform(0.55, 0.9) if is_mass else rng.uniform(1.2, 2.0)
+    contrast = rng.uniform(0.5, 0.85) if is_mass else rng.uniform(1.0, 1.8)
     return LesionPlan(
         lesion_type="mass" if is_mass else "calcification",
         malignant=malignant,
@@ -285,7 +285,7 @@ def _mass(plan, pixel_size_mm, rng):
     angle = np.arctan2(across, along)
     outline = _wavy_radius(angle, 2, 4, 0.05, rng)
     outline *= _wavy_radius(angle, 3, 14, _between(0.0, 0.12, look, rng), rng)
-    texture = power_law_noise(angle.shape, fine_mm, rng, longest_mm=radius_mm)
+    texture = power_law_noise(angle.shape, fine_mm, rng, longest_mm=radius_mm, shortest_mm=0.5)
     reach = np.hypot(along, across) / (radius_mm * outline)
     reach *= 1 + _between(0.01, 0.10, look, rng) * texture
 
@@ -301,7 +301,7 @@ def _mass(plan, pixel_size_mm, rng):
     # Strands show where they leave the core and are lost in its own brightness.
     profile = core + np.clip(1 - core, 0, 1) ** 2 * spicules
     fade = np.clip((2.1 * radius_mm + 2 - np.hypot(y, x)) / 2, 0, 1)
-    contrast = plan.contrast * (plan.diameter_mm / 12) ** 0.4
+    contrast = plan.contrast * (plan.diameter_mm / 12) ** 0.3
     step = (contrast * profile * fade).astype(np.float32)
 
     seen = ndimage.gaussian_filter(np.abs(profile), 0.5 / fine_mm) > 0.10
@@ -341,7 +341,7 @@ def _cluster(plan, pixel_size_mm, rng):
     edge_mm = max(0.06, 0.7 * pixel_size_mm)
     spread = _between(0.1, 0.55, look, rng)
     roughness = _between(0.02, 0.3, look, rng)
-    typical_mm = _between(0.38, 0.17, look, rng)  # radius
+    typical_mm = _between(0.35, 0.15, look, rng)  # radius
     for row_mm, column_mm in centres:
         size_mm = float(np.clip(typical_mm * np.exp(spread * rng.normal()), 0.1, 0.8))
         near = math.ceil((3 * size_mm + 2 * edge_mm) / pixel_size_mm)

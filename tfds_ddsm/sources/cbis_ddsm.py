@@ -1,0 +1,192 @@
+"""CBIS-DDSM as TCIA and Kaggle serve it: films as DICOM or JPEG, lesions as masks beside crops.
+
+Data: Lee et al., "A curated mammography data set for use in computer-aided detection and diagnosis
+research", Scientific Data 4, 2017; doi 10.7937/K9/TCIA.2016.7O02S9CY.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from tfds_ddsm.mammogram import Film, Lesion, Mammogram, UnreadableFilmError
+from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex, LesionFiles, build_index
+from tfds_ddsm.sources.image_file import read_pixels
+
+# A mask on another grid than its film was drawn on a scan of another pitch: 4386 / 5041 = 0.870 =
+# 43.5 um / 50 um. The digitizers' pitches of 42, 43.5 and 50 um give factors of 0.84 to 1.19.
+_MIN_MASK_SCALE, _MAX_MASK_SCALE = 0.8, 1.25
+# Sizes rounded to whole pixels miss their common factor by less than this at the film's edge.
+_MASK_TOLERANCE_PIXELS = 2
+
+
+class _UnusableMaskError(Exception):
+    """A lesion's mask cannot be used though its files can be read; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CbisDdsmSource:
+    """The films of CBIS-DDSM with every lesion that the four CSV files list.
+
+    Attributes:
+        manual_dir: folder with the image tree and the CSV files, anywhere below it.
+    """
+
+    manual_dir: str | os.PathLike
+
+    # Kept in the instance, and so pickled with it: Beam workers need not walk the tree again.
+    @functools.cached_property
+    def catalogue(self) -> CbisDdsmIndex:
+        """What was found, what is missing, and which files belong to which film.
+
+        Raises:
+            ValueError: no CSV file or none of the films was found, or a CSV file cannot be read.
+        """
+        return build_index(self._root)
+
+    @property
+    def _root(self) -> epath.Path:
+        return epath.Path(self.manual_dir).expanduser()
+
+    def index(self) -> Sequence[Film]:
+        """Returns every complete film, sorted by film_id, without reading pixels.
+
+        A film whose files are missing is in `catalogue.left_out` instead.
+
+        Raises:
+            ValueError: as `catalogue`.
+        """
+        return [files.film for files in self.catalogue.films.values()]
+
+    def official_split(self, film: Film) -> str | None:
+        """Returns TCIA's split of a film's patient, 'train' or 'test'.
+
+        None for the 31 patients whom TCIA lists in a train file of one lesion type and in a test
+        file of the other.
+        """
+        splits = self.catalogue.official_splits[film.patient_id]
+        return next(iter(splits)) if len(splits) == 1 else None
+
+    def read(self, film: Film) -> Mammogram:
+        """Returns the film's pixels and the lesions of all its copies.
+
+        8-bit films are scaled by 257 to 0..65535. A lesion whose mask does not fit the film or is
+        empty stands in `left_out`; no background should be drawn from such a film.
+
+        Raises:
+            UnreadableFilmError: a file is damaged, or none of a lesion's files is a mask.
+            ValueError: the film is not one of this source's.
+        """
+        files = self.catalogue.films.get(film.film_id)
+        if files is None:
+            raise ValueError(f"film_id must be one of the index, received {film.film_id!r}.")
+        image = _to_uint16(read_pixels(self._root / files.path), files.path)
+        lesions, left_out = [], list(files.left_out)
+        for lesion in files.lesions:
+            try:
+                mask = self._read_mask(lesion, image.shape)
+            except _UnusableMaskError as error:
+                left_out.append(str(error))
+            else:
+                lesions.append(Lesion(lesion.lesion_type, lesion.malignant, mask))
+        return Mammogram(film, image, tuple(lesions), tuple(left_out))
+
+    def _read_mask(self, lesion: LesionFiles, film_shape: tuple[int, int]) -> np.ndarray:
+        """Returns the lesion's mask, bool, on the film's grid."""
+        candidates, errors = {}, []
+        for path in lesion.paths:
+            try:
+                candidates[path] = read_pixels(self._root / path)
+            except UnreadableFilmError as error:
+                errors.append(error)
+        path = _pick_mask(candidates, film_shape)
+        if errors and (path is None or candidates[path].shape != film_shape):
+            raise errors[0]  # the damaged file may be the mask, so that the other is the crop
+        if path is None:
+            folder = self._root / lesion.paths[0]
+            raise UnreadableFilmError(f"{folder.parent}: no file here is the mask of {lesion.name}")
+        try:
+            return _on_film_grid(_binary(candidates[path]), film_shape)
+        except _UnusableMaskError as error:
+            raise _UnusableMaskError(f"{self._root / path}: {error} ({lesion.name})") from None
+
+
+def _to_uint16(pixels: np.ndarray, path: str) -> np.ndarray:
+    if pixels.dtype == np.uint16:
+        return pixels
+    logging.log_first_n(
+        logging.WARNING,
+        "%s and perhaps others have 8 bits a pixel, where TCIA's films have 16: scaled by 257.",
+        1,
+        path,
+    )
+    return pixels.astype(np.uint16) * 257  # 255 becomes 65535
+
+
+def _pick_mask(candidates: dict[str, np.ndarray], film_shape: tuple[int, int]) -> str | None:
+    """Returns the path of the mask, told from the crop by its pixels, or None.
+
+    The mask has two values and covers the film, the crop is a grey picture of a part of it. Neither
+    the columns of the CSV files nor the order of the files tell: each is wrong for many lesions.
+    """
+    masks = [p for p, pixels in candidates.items() if _has_two_values(pixels)]
+    if not masks:
+        masks = [p for p, pixels in candidates.items() if _fits(pixels.shape, film_shape)]
+    return max(masks, key=lambda path: candidates[path].size, default=None)
+
+
+def _has_two_values(pixels: np.ndarray) -> bool:
+    low, high = pixels.min(), pixels.max()
+    if np.all((pixels == low) | (pixels == high)):
+        return True
+    # JPEG blurs the outline of a mask, and little else.
+    return pixels.dtype == np.uint8 and np.mean((pixels >= 64) & (pixels < 192)) < 0.02
+
+
+def _binary(pixels: np.ndarray) -> np.ndarray:
+    """Returns bool [height, width]; grey values, as JPEG makes them, are cut at half of the range.
+
+    Raises:
+        _UnusableMaskError: no pixel is set, or all are.
+    """
+    low, high = pixels.min(), pixels.max()
+    two_values = np.all((pixels == low) | (pixels == high))
+    mask = pixels == high if two_values and low < high else pixels > np.iinfo(pixels.dtype).max // 2
+    if not mask.any():
+        raise _UnusableMaskError("the mask is empty")
+    if mask.all():
+        raise _UnusableMaskError("the mask covers the whole film")
+    return mask
+
+
+def _fits(shape: tuple[int, int], film_shape: tuple[int, int]) -> bool:
+    """Says whether one factor, within the range of the digitizers, brings `shape` to the film's."""
+    scale = film_shape[0] / shape[0]
+    return (
+        _MIN_MASK_SCALE <= scale <= _MAX_MASK_SCALE
+        and abs(shape[1] * scale - film_shape[1]) <= _MASK_TOLERANCE_PIXELS
+    )
+
+
+def _on_film_grid(mask: np.ndarray, film_shape: tuple[int, int]) -> np.ndarray:
+    """Resizes a mask to the film's shape, by the nearest pixel.
+
+    Raises:
+        _UnusableMaskError: the aspect ratios differ, so that the mask is of another part or film.
+    """
+    if mask.shape == film_shape:
+        return mask
+    if not _fits(mask.shape, film_shape):
+        raise _UnusableMaskError(
+            f"the mask has {mask.shape[0]} x {mask.shape[1]} pixels and does not fit the film of "
+            f"{film_shape[0]} x {film_shape[1]}"
+        )
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(film_shape, mask.shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)]

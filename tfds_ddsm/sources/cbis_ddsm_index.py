@@ -1,0 +1,291 @@
+"""Finds the films of CBIS-DDSM on disk, whatever tool brought them, without reading pixels.
+
+TCIA serves three shapes of one tree and Kaggle a fourth:
+
+    classic       Mass-Test_P_00016_LEFT_CC/<study UID>/<series UID>/1-1.dcm
+    descriptive   Mass-Test_P_00016_LEFT_CC/10-04-2016-DDSM-09887/1.000000-full mammogram.../1-1.dcm
+    series        <series UID>/1-001.dcm
+    JPEG copy     jpeg/<series UID>/1-249.jpg
+
+A file belongs to the outermost folder above it that the CSV files name, as first folder or as
+series UID. The file's own name tells nothing: tools count from 0 or 1, in one to six digits.
+"""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from etils import epath
+
+from tfds_ddsm.mammogram import LESION_TYPES, Film
+from tfds_ddsm.sources import cbis_ddsm_rows, folders
+from tfds_ddsm.sources.cbis_ddsm_rows import CSV_NAMES, RejectedRow, Row
+from tfds_ddsm.sources.image_file import JPEG_SUFFIXES
+
+_IMAGE_SUFFIXES = (".dcm", *JPEG_SUFFIXES)
+_UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
+_NUM_LESION_FILES = 2  # crop and mask
+
+_Files = Mapping[str, Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LesionFiles:
+    """One marked lesion and the files of its crop and its mask, which only their pixels tell apart.
+
+    Attributes:
+        name: such as 'P_00016_LEFT_CC mass 1', for messages.
+        lesion_type: 'mass' or 'calcification'.
+        malignant: proven by pathology.
+        paths: files below the root, crop and mask in no order that can be trusted.
+    """
+
+    name: str
+    lesion_type: str
+    malignant: bool
+    paths: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmFiles:
+    """A film of the index with its files.
+
+    Attributes:
+        film: the film's line in the index.
+        path: file of its pixels, below the root.
+        lesions: every lesion that can be used, from all copies of the film.
+        left_out: one line for each row of the film that was rejected.
+    """
+
+    film: Film
+    path: str
+    lesions: tuple[LesionFiles, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOutFilm:
+    """A film that the CSV files list and the index does not.
+
+    Attributes:
+        film_id: its name had it been found.
+        path: the folder that is missing or incomplete, or CSV file and line.
+        reason: what is wrong with it.
+    """
+
+    film_id: str
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CbisDdsmIndex:
+    """All that is known of the data before pixels are read.
+
+    Attributes:
+        films: by film_id, sorted.
+        left_out: films whose files are missing, sorted.
+        rejected_rows: CSV rows that cannot be used.
+        csv_paths: the CSV files that were read.
+        missing_csv_names: those of the four that were not found.
+        num_files_by_layout: image files that belong to a film, by the shape of their tree.
+        num_unknown_files: image files in folders that no CSV row names.
+        official_splits: by patient_id, the splits of TCIA's files in which the patient stands.
+    """
+
+    films: Mapping[str, FilmFiles]
+    left_out: tuple[LeftOutFilm, ...]
+    rejected_rows: tuple[RejectedRow, ...]
+    csv_paths: tuple[str, ...]
+    missing_csv_names: tuple[str, ...]
+    num_files_by_layout: Mapping[str, int]
+    num_unknown_files: int
+    official_splits: Mapping[str, frozenset[str]]
+
+
+def build_index(root: epath.Path) -> CbisDdsmIndex:
+    """Walks the tree below `root` once and matches its folders with the rows of the CSV files.
+
+    Raises:
+        ValueError: no CSV file or none of the films was found, or a CSV file cannot be read.
+    """
+    csv_paths, image_paths = _find_files(root)
+    rows, rejected = _read_all_rows(root, csv_paths)
+    known = {name for row in rows for name in (row.film_folder, row.film_series)}
+    known.update(name for row in rows for name in (row.lesion_folder, *row.lesion_series))
+    files, layouts = _files_by_folder(image_paths, known)
+    films, left_out = _assemble(rows, rejected, files)
+    if not films:
+        raise ValueError(
+            f"{root}: the CSV files list {len(left_out)} films, and none of them is complete among "
+            f"the {len(image_paths)} .dcm and .jpg files here{_example(left_out)}"
+        )
+    official_splits = collections.defaultdict(set)
+    for row in rows:
+        official_splits[row.patient_id].add(row.official_split)
+    return CbisDdsmIndex(
+        films=films,
+        left_out=tuple(left_out),
+        rejected_rows=tuple(rejected),
+        csv_paths=tuple(csv_paths.values()),
+        missing_csv_names=tuple(name for name in CSV_NAMES if name not in csv_paths),
+        num_files_by_layout=dict(layouts),
+        num_unknown_files=len(image_paths) - sum(layouts.values()),
+        official_splits={patient: frozenset(s) for patient, s in official_splits.items()},
+    )
+
+
+def _find_files(root: epath.Path) -> tuple[dict[str, str], list[str]]:
+    """Returns the CSV files by name and all image files, as paths below `root`, sorted."""
+    csv_paths, image_paths = {}, []
+    for folder, file_names in folders.walk(root):
+        below = "/".join(folder.parts[len(root.parts) :])
+        for name in file_names:
+            path = f"{below}/{name}" if below else name
+            if name.lower().endswith(_IMAGE_SUFFIXES):
+                image_paths.append(path)
+            elif name.lower() in CSV_NAMES:
+                csv_paths.setdefault(name.lower(), []).append(path)
+    return {name: _only_version(root, csv_paths[name]) for name in sorted(csv_paths)}, sorted(
+        image_paths
+    )
+
+
+def _only_version(root: epath.Path, paths: Sequence[str]) -> str:
+    """Returns the first of several copies of one CSV file if they are alike."""
+    first = sorted(paths)[0]
+    for path in paths:
+        if path != first and (root / path).read_bytes() != (root / first).read_bytes():
+            raise ValueError(
+                f"{root}: {first} and {path} differ; keep the one that came from TCIA."
+            )
+    return first
+
+
+def _read_all_rows(
+    root: epath.Path, csv_paths: Mapping[str, str]
+) -> tuple[list[Row], list[RejectedRow]]:
+    """Returns the rows of all files, in which no lesion stands twice, and the rejected ones."""
+    if not csv_paths:
+        raise ValueError(
+            f"{root}: none of {', '.join(CSV_NAMES)} is here or below; "
+            "download them from TCIA's page of CBIS-DDSM."
+        )
+    rows, rejected = {}, []
+    for path in csv_paths.values():
+        good, bad = cbis_ddsm_rows.read_rows(root / path)
+        rejected += bad
+        for row in good:
+            first = rows.setdefault((row.film_id, row.lesion_type, row.abnormality_id), row)
+            if first is not row:
+                rejected.append(_repeated(row, first))
+    return list(rows.values()), rejected
+
+
+def _repeated(row: Row, first: Row) -> RejectedRow:
+    """Says that a row repeats another; its film loses a lesion only where the two disagree."""
+    same = (row.malignant, row.lesion_folder) == (first.malignant, first.lesion_folder)
+    verb, film_id = ("repeats", "") if same else ("contradicts", row.film_id)
+    return RejectedRow(row.where, f"{verb} {first.where}", film_id)
+
+
+def _files_by_folder(
+    paths: Iterable[str], known: set[str]
+) -> tuple[dict[str, list[str]], collections.Counter]:
+    """Returns image files by the folder that the CSV files name, and their number by layout."""
+    files, layouts = collections.defaultdict(list), collections.Counter()
+    for path in paths:
+        parts = path.split("/")
+        key = next((part for part in parts[:-1] if part in known), None)
+        if key is not None:
+            files[key].append(path)
+            layouts[_layout(parts)] += 1
+    for key, found in files.items():
+        # Where both lie in one folder, DICOM has 16 bits and the JPEG copy 8.
+        files[key] = [p for p in found if not _is_jpeg(p)] or found
+    return dict(files), layouts
+
+
+def _layout(parts: Sequence[str]) -> str:
+    """Names the shape of a tree from the folders above one of its files."""
+    if _is_jpeg(parts[-1]):
+        return "JPEG copy"
+    if not _UID.fullmatch(parts[-2]):
+        return "descriptive"
+    return "classic" if len(parts) > 2 and _UID.fullmatch(parts[-3]) else "series"
+
+
+def _is_jpeg(path: str) -> bool:
+    return path.lower().endswith(JPEG_SUFFIXES)
+
+
+def _assemble(
+    rows: Iterable[Row], rejected: Iterable[RejectedRow], files: _Files
+) -> tuple[dict[str, FilmFiles], list[LeftOutFilm]]:
+    """Joins all rows of a film, both copies where it has two, with their files.
+
+    A film is complete when one copy's pixels and the files of every lesion of every copy are there:
+    a lesion that is known but not outlined could pass for healthy tissue.
+    """
+    rows_by_film, rejected_by_film = collections.defaultdict(list), collections.defaultdict(list)
+    for row in rows:
+        rows_by_film[row.film_id].append(row)
+    for bad in rejected:
+        if bad.film_id:
+            rejected_by_film[bad.film_id].append(bad)
+    films, left_out = {}, []
+    for film_id in sorted({*rows_by_film, *rejected_by_film}):
+        bad = rejected_by_film[film_id]
+        film_rows = sorted(
+            rows_by_film[film_id],
+            key=lambda r: (LESION_TYPES.index(r.lesion_type), r.abnormality_id),
+        )
+        found = _film_files(film_rows, bad, files) if film_rows else bad[0]
+        if isinstance(found, FilmFiles):
+            films[film_id] = found
+        elif isinstance(found, RejectedRow):
+            left_out.append(LeftOutFilm(film_id, found.where, found.reason))
+        else:
+            left_out.append(found)
+    return films, left_out
+
+
+def _film_files(
+    rows: Sequence[Row], rejected: Sequence[RejectedRow], files: _Files
+) -> FilmFiles | LeftOutFilm:
+    film_id = rows[0].film_id
+    film_paths = [p for row in rows for p in _lookup(files, row.film_folder, (row.film_series,))]
+    if not film_paths:
+        reason = f"no file of the film ({rows[0].where})"
+        return LeftOutFilm(film_id, rows[0].film_folder, reason)
+    lesions = []
+    for row in rows:
+        paths = _lookup(files, row.lesion_folder, row.lesion_series)
+        if len(paths) < _NUM_LESION_FILES:
+            reason = f"{len(paths)} of {_NUM_LESION_FILES} files, crop and mask ({row.where})"
+            return LeftOutFilm(film_id, row.lesion_folder, reason)
+        name = f"{film_id} {row.lesion_type} {row.abnormality_id}"
+        lesions.append(LesionFiles(name, row.lesion_type, row.malignant, tuple(paths)))
+    num_malignant = sum(lesion.malignant for lesion in lesions)
+    film = Film(
+        film_id=film_id,
+        patient_id=rows[0].patient_id,
+        laterality=rows[0].laterality,
+        view=rows[0].view,
+        scanner="unknown",  # neither the CSV files nor the DICOM headers name the digitizer
+        num_malignant=num_malignant,
+        num_benign=len(lesions) - num_malignant,
+    )
+    return FilmFiles(
+        film, film_paths[0], tuple(lesions), tuple(f"{bad.where}: {bad.reason}" for bad in rejected)
+    )
+
+
+def _lookup(files: _Files, first_folder: str, series_uids: Iterable[str]) -> Sequence[str]:
+    """Returns the files of a first folder, or else those of the series."""
+    return files.get(first_folder) or [p for uid in series_uids for p in files.get(uid, ())]
+
+
+def _example(left_out: Sequence[LeftOutFilm]) -> str:
+    return f" ({left_out[0].path}: {left_out[0].reason})." if left_out else "."

@@ -1,0 +1,223 @@
+"""The four CSV files of CBIS-DDSM: one row for each marked lesion.
+
+The files carry line ends inside quoted cells, two spellings of one column and, where a spreadsheet
+has saved them again, other separators, line ends and byte order marks. Nothing in a row is used to
+open a file: the folder names are looked up among the folders that were found on disk.
+"""
+
+import csv
+import dataclasses
+import io
+import re
+
+from etils import epath
+
+CSV_NAMES = tuple(
+    f"{table}_case_description_{split}_set.csv"
+    for table in ("mass", "calc")
+    for split in ("train", "test")
+)
+
+_COLUMNS = (
+    "patient id",
+    "left or right breast",
+    "image view",
+    "abnormality id",
+    "abnormality type",
+    "pathology",
+    "image file path",
+    "cropped image file path",
+    "roi mask file path",
+)
+_TABLES = ("Mass-Training", "Mass-Test", "Calc-Training", "Calc-Test")
+_IS_MALIGNANT = {"MALIGNANT": True, "BENIGN": False, "BENIGN_WITHOUT_CALLBACK": False}
+_PATIENT_ID = re.compile(r"P_[0-9]{5}")
+_ABNORMALITY_ID = re.compile(r"[0-9]{1,3}")
+_SERIES_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One marked lesion on one copy of a film.
+
+    Attributes:
+        where: CSV file and line, for messages.
+        official_split: 'train' or 'test', the CSV file that lists it.
+        patient_id: such as 'P_00016'.
+        laterality: 'LEFT' or 'RIGHT'.
+        view: 'CC' or 'MLO'.
+        lesion_type: 'mass' or 'calcification'.
+        abnormality_id: number of the lesion on this copy of the film; not always from 1.
+        malignant: proven by pathology; benign with or without callback is False.
+        film_folder: first folder of the film's path, such as 'Mass-Test_P_00016_LEFT_CC'.
+        film_series: series UID of the film, the name of the folder that holds the file.
+        lesion_folder: first folder of the lesion's crop and mask, the film's plus '_1'.
+        lesion_series: series UIDs of crop and mask, one or two, in no order that can be trusted.
+    """
+
+    where: str
+    official_split: str
+    patient_id: str
+    laterality: str
+    view: str
+    lesion_type: str
+    abnormality_id: int
+    malignant: bool
+    film_folder: str
+    film_series: str
+    lesion_folder: str
+    lesion_series: tuple[str, ...]
+
+    @property
+    def film_id(self) -> str:
+        """The same for both copies of a film that a mass and a calcification file list."""
+        return f"{self.patient_id}_{self.laterality}_{self.view}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RejectedRow:
+    """A row that cannot be used.
+
+    Attributes:
+        where: CSV file and line.
+        reason: what is wrong with it.
+        film_id: the film that carries the lesion; empty where the row does not tell.
+    """
+
+    where: str
+    reason: str
+    film_id: str = ""
+
+
+class _BadCellError(Exception):
+    """A cell breaks its rule; the message says which and how."""
+
+
+def read_rows(path: epath.Path) -> tuple[list[Row], list[RejectedRow]]:
+    """Reads one of the four files.
+
+    Args:
+        path: the file; its name, one of `CSV_NAMES`, tells the official split.
+
+    Returns:
+        The usable rows and the others, both in the order of the file.
+
+    Raises:
+        ValueError: the file as a whole cannot be read: encoding, quoting or a missing column.
+    """
+    text = _decode(path)
+    # newline="" leaves the line ends inside quoted cells to the csv module.
+    lines = io.StringIO(text, newline="")
+    first_line = text.splitlines()[0] if text.strip() else ""
+    reader = csv.reader(lines, delimiter=max(",;\t", key=first_line.count), strict=True)
+    official_split = "train" if "train" in path.name.lower() else "test"
+    rows, rejected = [], []
+    header, next_line = None, 1
+    try:
+        for cells in reader:
+            line, next_line = next_line, reader.line_num + 1
+            cells = [cell.strip() for cell in cells]
+            if not any(cells):
+                continue  # spreadsheets leave lines of bare separators at the end
+            if header is None:
+                header = _check_header(path, cells)
+                continue
+            row = _parse(
+                dict(zip(header, cells, strict=False)), f"{path} line {line}", official_split
+            )
+            (rows if isinstance(row, Row) else rejected).append(row)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} line {next_line}: not a well-formed CSV file: {error}."
+        ) from error
+    if header is None:
+        raise ValueError(f"{path}: the file is empty; bring it again from TCIA.")
+    return rows, rejected
+
+
+def _decode(path: epath.Path) -> str:
+    data = path.read_bytes()
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in {encoding}: {error.reason}.") from error
+
+
+def _check_header(path: epath.Path, cells: list[str]) -> list[str]:
+    """Returns the column names; the mass files write `breast_density`, the others a blank."""
+    header = [cell.lower().replace("_", " ") for cell in cells]
+    missing = [column for column in _COLUMNS if column not in header]
+    if missing:
+        raise ValueError(f"{path}: no column {missing[0]!r} in its first line; received {cells}.")
+    return header
+
+
+def _parse(cells: dict[str, str], where: str, official_split: str) -> Row | RejectedRow:
+    film_id = ""
+    try:
+        patient_id = _matching(cells, "patient id", _PATIENT_ID)
+        laterality = _one_of(cells, "left or right breast", ("LEFT", "RIGHT"))
+        view = _one_of(cells, "image view", ("CC", "MLO"))
+        film_id = f"{patient_id}_{laterality}_{view}"
+        abnormality_id = _matching(cells, "abnormality id", _ABNORMALITY_ID)
+        lesion_type = _one_of(cells, "abnormality type", ("MASS", "CALCIFICATION")).lower()
+        pathology = _one_of(cells, "pathology", tuple(_IS_MALIGNANT))
+        film_folder, film_series = _folders(cells, "image file path", film_id)
+        lesion_id = f"{film_id}_{abnormality_id}"
+        crop_folder, crop_series = _folders(cells, "cropped image file path", lesion_id)
+        mask_folder, mask_series = _folders(cells, "roi mask file path", lesion_id)
+        if crop_folder != mask_folder:
+            raise _BadCellError(f"crop and mask lie in {crop_folder} and {mask_folder}")
+    except _BadCellError as error:
+        return RejectedRow(where, str(error), film_id)
+    return Row(
+        where=where,
+        official_split=official_split,
+        patient_id=patient_id,
+        laterality=laterality,
+        view=view,
+        lesion_type=lesion_type,
+        abnormality_id=int(abnormality_id),
+        malignant=_IS_MALIGNANT[pathology],
+        film_folder=film_folder,
+        film_series=film_series,
+        lesion_folder=mask_folder,
+        lesion_series=tuple(sorted({crop_series, mask_series})),
+    )
+
+
+def _matching(cells: dict[str, str], column: str, pattern: re.Pattern) -> str:
+    value = cells.get(column, "")
+    if not pattern.fullmatch(value):
+        raise _BadCellError(f"{column!r} must match {pattern.pattern}, received {_short(value)}")
+    return value
+
+
+def _one_of(cells: dict[str, str], column: str, choices: tuple[str, ...]) -> str:
+    value = cells.get(column, "").upper()
+    if value not in choices:
+        raise _BadCellError(f"{column!r} must be {' or '.join(choices)}, received {_short(value)}")
+    return value
+
+
+def _folders(cells: dict[str, str], column: str, subject: str) -> tuple[str, str]:
+    """Returns first folder and series UID of `<first folder>/<study UID>/<series UID>/<file>`.
+
+    The first folder names patient, side, view and lesion once more: a file in which a spreadsheet
+    has sorted some columns without the others would give films the labels of other films.
+    """
+    value = cells.get(column, "")
+    first, _, series = ["", "", "", *value.replace("\\", "/").split("/")][-4:-1]
+    if first not in {f"{table}_{subject}" for table in _TABLES}:
+        raise _BadCellError(
+            f"{column!r} must start with the folder of {subject}, received {_short(value)}"
+        )
+    if not _SERIES_UID.fullmatch(series):
+        raise _BadCellError(f"{column!r} has no series UID as third folder: {_short(value)}")
+    return first, series
+
+
+def _short(value: str) -> str:
+    """Returns text from a file fit for a message: quoted, escaped, at most 80 characters."""
+    return ascii(value[:80]) + ("..." if len(value) > 80 else "")

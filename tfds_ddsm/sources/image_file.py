@@ -1,0 +1,107 @@
+"""Pixels of one image file from outside, DICOM or JPEG: decoded exactly, or refused with a reason.
+
+The files may be damaged or hostile. All that decides how much memory decoding takes is checked
+before anything is allocated.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import pydicom
+from etils import epath
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from tfds_ddsm.mammogram import UnreadableFilmError
+
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+
+# A film of 24 x 30 cm at 42 um, the finest pitch of DDSM's digitizers, has 41 million pixels.
+MAX_PIXELS = 50_000_000
+# 16 bits a pixel, and room for a header and for run lengths that gain nothing.
+_MAX_FILE_BYTES = 2 * MAX_PIXELS * 129 // 128 + 2**20
+# Holds the file meta information; so short a piece of a deflated data set cannot inflate to much.
+_META_BYTES = 2**16
+_TRANSFER_SYNTAXES = (
+    pydicom.uid.ImplicitVRLittleEndian,
+    pydicom.uid.ExplicitVRLittleEndian,
+    pydicom.uid.RLELossless,
+)
+
+# What pydicom and Pillow raise on damaged files; neither documents a closed list.
+_DECODING_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    OSError,
+    PIL.Image.DecompressionBombError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+def read_pixels(path: epath.Path) -> np.ndarray:
+    """Returns the pixels of a DICOM (any suffix but JPEG's) or JPEG file.
+
+    Returns:
+        uint16 or uint8 [height, width], at most `MAX_PIXELS` in all.
+
+    Raises:
+        UnreadableFilmError: the file is missing, damaged, too large, or not a grey picture.
+    """
+    decode = _decode_jpeg if path.suffix.lower() in JPEG_SUFFIXES else _decode_dicom
+    try:
+        num_bytes = path.stat().length
+        if not num_bytes:
+            raise ValueError("the file is empty")
+        if num_bytes > _MAX_FILE_BYTES:
+            raise ValueError(f"{num_bytes} bytes are more than a film can have")
+        # What is used of the header is checked here. pydicom would print broken values whole.
+        with pydicom.config.disable_value_validation():
+            return decode(path.read_bytes())
+    except _DECODING_ERRORS as error:
+        reason = ascii(str(error).split("\n", 1)[0][:200])[1:-1] or type(error).__name__
+        raise UnreadableFilmError(f"{path}: {reason}") from error
+
+
+def _decode_dicom(data: bytes) -> np.ndarray:
+    """Decodes one frame of grey values of 8 or 16 bits, bright is high (DICOM PS3.3, C.7.6.3)."""
+    start = pydicom.dcmread(io.BytesIO(data[:_META_BYTES]), stop_before_pixels=True)
+    syntax = start.file_meta.TransferSyntaxUID
+    if syntax not in _TRANSFER_SYNTAXES:
+        raise ValueError(f"transfer syntax {str(syntax)!r} is neither uncompressed nor RLE")
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    _check_size(int(dataset.Rows), int(dataset.Columns))
+    for keyword, allowed in (
+        ("SamplesPerPixel", (1,)),
+        ("NumberOfFrames", (1, None)),
+        ("PhotometricInterpretation", ("MONOCHROME2",)),
+        ("PixelRepresentation", (0,)),
+        ("BitsAllocated", (8, 16)),
+        ("BitsStored", (dataset.BitsAllocated,)),
+    ):
+        value = dataset.get(keyword)
+        if value not in allowed:
+            raise ValueError(f"{keyword} must be {allowed[0]}, received {value!r}")
+    return dataset.pixel_array
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray:
+    """Decodes an 8-bit picture; colours, should there be any, become grey."""
+    with PIL.Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        _check_size(image.height, image.width)
+        return np.asarray(image.convert("L"))
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"{height} x {width} pixels; a film has at least 1, at most {MAX_PIXELS}")

@@ -13,6 +13,8 @@ SOURCES = ("cbis_ddsm", "ddsm", "sample", "phantom")
 class DatasetError(ValueError, app.UsageError):
     """A mistake in the config or the data folder; `tfds build` prints it without a traceback."""
 
+    exitcode = 1
+
 
 @dataclasses.dataclass(eq=False)
 class DdsmPatchesConfig(tfds.core.BuilderConfig):
@@ -39,6 +41,13 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
     simulated_lesions: int = 0
     num_patients: int = 100
     difficulty: float = 0.5
+
+    def __new__(cls, *args, **values):
+        """Raises DatasetError, one line, on the name of a field that does not exist."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        unknown = ", ".join(sorted(set(values) - set(fields)))
+        _check(not unknown, f"a config has the fields {', '.join(fields)}", unknown)
+        return super().__new__(cls)
 
     def __post_init__(self):
         """Raises DatasetError, one line, on the first value that cannot be used."""
@@ -80,11 +89,11 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
         )
 
     def recipe(self) -> dict[str, Any]:
-        """Returns the fields that decide what the dataset holds."""
+        """Returns the fields that decide what the dataset holds, as JSON would give them back."""
         inherited = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
         fields = [field.name for field in dataclasses.fields(self) if field.name not in inherited]
-        # Lists, as JSON gives them back.
-        return {name: _jsonable(getattr(self, name)) for name in fields}
+        values = {name: getattr(self, name) for name in fields}
+        return values | {"film_size": list(self.film_size)}
 
 
 def _check(holds: object, rule: str, received: object) -> None:
@@ -94,7 +103,3 @@ def _check(holds: object, rule: str, received: object) -> None:
 
 def _is_whole(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _jsonable(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

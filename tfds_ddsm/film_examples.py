@@ -49,7 +49,8 @@ def film_examples(
         source: where the film lies.
         film: its line in the source's index.
         counts: malignant, benign and background patches to draw; fewer where the film has no more
-            corners that obey the rules of `patches`.
+            corners that obey the rules of `patches`. Where benign and background patches are both
+            asked for, one kind makes up for what the other lacks.
         config: patch size, film size and seed.
 
     Returns:
@@ -99,7 +100,13 @@ def _draw(
     tissue = patches.tissue_fractions(patches.breast_mask(image), size)
     malignant = _union([lesion for lesion in lesions if lesion.malignant], image.shape)
     draws, without_patch = [], 0
-    for kind, count in zip(KINDS[:2], counts[:2], strict=True):
+    background = patches.background_patch_corners(_union(lesions, image.shape), tissue, size)
+    num_malignant, num_benign, num_background = counts
+    num_non_malignant = num_benign + num_background
+    if num_benign and num_background:
+        # Lesions can fill a film: the classes stay even where one kind makes up for the other.
+        num_benign += max(0, num_background - len(background))
+    for kind, count in zip(KINDS[:2], (num_malignant, num_benign), strict=True):
         own = [lesion for lesion in lesions if lesion.malignant == (kind == "malignant")]
         forbidden = None if kind == "malignant" else malignant
         corners = [
@@ -108,9 +115,9 @@ def _draw(
         without_patch += sum(not len(places) for places in corners)
         for lesion, drawn in zip(own, patches.draw_evenly(corners, count, rng), strict=True):
             draws += _draws(kind, lesion.lesion_type, drawn, tissue)
-    if counts[2]:
-        corners = patches.background_patch_corners(_union(lesions, image.shape), tissue, size)
-        drawn = patches.draw_corners(corners, counts[2], rng)
+    if num_background:
+        num_background = num_non_malignant - sum(draw.kind == "benign" for draw in draws)
+        drawn = patches.draw_corners(background, num_background, rng)
         draws += _draws("background", "none", drawn, tissue)
     return draws, without_patch
 

@@ -118,8 +118,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         config = self.builder_config
-        source = open_source(config, _manual_dir(config, dl_manager))
-        films = source.index()
+        try:
+            source = open_source(config, _manual_dir(config, dl_manager))
+            films = source.index()
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
         plan = patches.plan_patches(films, config.patches_per_class, config.background_share)
         by_split: dict[str, list[Film]] = {"train": [], "validation": [], "test": []}
         for film in films:

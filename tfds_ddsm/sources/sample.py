@@ -19,6 +19,7 @@ from etils import epath
 
 from tfds_ddsm import patches
 from tfds_ddsm.mammogram import Film, Lesion, Mammogram, UnreadableFilmError
+from tfds_ddsm.sources import phantom
 
 # The films lack a pixel size. They are 4432 to 4736 lines high; a cassette is 240 mm long, and at
 # the 0.05 mm of DDSM's Lumisys scanner they fill 222 to 237 mm of it, at Howtek's 0.0435 mm only
@@ -115,8 +116,6 @@ class SampleSource:
         return Mammogram(film, image, lesions)
 
     def _simulate(self, film, image, lesions):
-        from tfds_ddsm.sources import phantom
-
         return phantom.insert_lesions(
             image,
             patches.breast_mask(image),

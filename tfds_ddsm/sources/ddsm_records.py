@@ -1,0 +1,170 @@
+"""The text files beside DDSM's films: a case's .ics, and a film's .OVERLAY with its lesions.
+
+Format: "DDSM: case description", University of South Florida,
+http://www.eng.usf.edu/cvprg/Mammography/DDSM/case_description.html. Thousands of these files were
+typed by hand, so they are read by their keywords; counts, order and indents are not relied on.
+"""
+
+import dataclasses
+import itertools
+import re
+
+import numpy as np
+
+from tfds_ddsm.mammogram import LESION_TYPES
+
+MALIGNANT = "MALIGNANT"
+BENIGN = ("BENIGN", "BENIGN_WITHOUT_CALLBACK")
+
+# CBIS-DDSM lists 7 on one film of DDSM at most; each costs a mask of the film's size.
+_MAX_ABNORMALITIES = 32
+
+_FILM_LINE = re.compile(r"(?:LEFT|RIGHT)_(?:CC|MLO)")
+_ABNORMALITY = re.compile(r"^[ \t]*ABNORMALITY\b", re.MULTILINE)
+_TOTAL = re.compile(r"^[ \t]*TOTAL_ABNORMALITIES[ \t]+([0-9]{1,6})\b", re.MULTILINE)
+_LESION_TYPE = re.compile(r"^[ \t]*LESION_TYPE[ \t]+(\S+)", re.MULTILINE)
+_PATHOLOGY = re.compile(r"^[ \t]*PATHOLOGY[ \t]+(\S+)", re.MULTILINE)
+_BOUNDARY = re.compile(r"^[ \t]*BOUNDARY\b([0-9\s]*#?)", re.MULTILINE)
+
+# Columns and rows that the codes 0..7 step: 0 is up, then clockwise.
+_STEPS = np.array([(0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1)])
+
+
+class RecordError(ValueError):
+    """A text file that cannot be used; the message is one line without the file's path."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmRecord:
+    """A film's line of the .ics file."""
+
+    num_lines: int
+    pixels_per_line: int
+    has_overlay: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseRecord:
+    """What the .ics file tells of a case.
+
+    Attributes:
+        digitizer: its make: 'DBA', 'HOWTEK' or 'LUMISYS'; '' where the file does not say.
+        films: by 'LEFT_CC', 'LEFT_MLO', 'RIGHT_CC' and 'RIGHT_MLO', those that are listed.
+    """
+
+    digitizer: str
+    films: dict[str, FilmRecord]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """One abnormality of an overlay, as a radiologist marked it.
+
+    Attributes:
+        number: 1 for the overlay's first.
+        lesion_type: 'mass' or 'calcification', the first that is named; '' where neither is.
+        pathology: 'MALIGNANT', 'BENIGN', 'BENIGN_WITHOUT_CALLBACK', 'UNPROVEN'; '' where missing.
+        outlines: int32 [points, 2] each, column and row; cores, drawn inside, are left away.
+        problem: why there are no outlines; '' where there are.
+    """
+
+    number: int
+    lesion_type: str
+    pathology: str
+    outlines: tuple[np.ndarray, ...]
+    problem: str = ""
+
+    def why_unusable(self, film: FilmRecord) -> str:
+        """Returns why the mark is no lesion with class, type and place on the film; '' if it is."""
+        if self.problem:
+            return self.problem
+        if not self.lesion_type:
+            return "LESION_TYPE is neither MASS nor CALCIFICATION"
+        if self.pathology not in (MALIGNANT, *BENIGN):
+            return f"PATHOLOGY is {self.pathology!r}, neither malignant nor benign"
+        points = np.concatenate(self.outlines)
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        if min(left, top) < 0 or right >= film.pixels_per_line or bottom >= film.num_lines:
+            return (
+                f"the outline (columns {left}..{right}, rows {top}..{bottom}) leaves the film of "
+                f"{film.pixels_per_line} x {film.num_lines} pixels"
+            )
+        return ""
+
+
+def parse_ics(text: str) -> CaseRecord:
+    """Reads an .ics file.
+
+    Lines are known by their first word: blank lines, blanks at their ends, other lines and another
+    order than the usual one do no harm. A film's line that lacks a size counts as not there.
+    """
+    digitizer, films = "", {}
+    for words in map(str.split, text.splitlines()):
+        if len(words) > 1 and words[0] == "DIGITIZER":
+            digitizer = words[1].upper()[:32]
+        elif words and _FILM_LINE.fullmatch(words[0]):
+            num_lines = _number_after("LINES", words)
+            pixels_per_line = _number_after("PIXELS_PER_LINE", words)
+            if num_lines and pixels_per_line:
+                films[words[0]] = FilmRecord(num_lines, pixels_per_line, "OVERLAY" in words)
+    return CaseRecord(digitizer, films)
+
+
+def _number_after(keyword: str, words: list[str]) -> int:
+    """Returns the whole number behind a keyword, at most 5 digits; 0 where there is none."""
+    for word, value in itertools.pairwise(words):
+        if word == keyword and re.fullmatch("[0-9]{1,5}", value):
+            return int(value)
+    return 0
+
+
+def parse_overlay(text: str) -> tuple[Mark, ...]:
+    """Reads an .OVERLAY file.
+
+    TOTAL_OUTLINES is wrong in many files and not read. A lesion of two types counts as the first.
+    Where TOTAL_ABNORMALITIES declares more than there are, the last mark stands for those missing.
+
+    Raises:
+        RecordError: the file is no overlay, or holds too many abnormalities.
+    """
+    text = "\n".join(text.splitlines())
+    total = _TOTAL.search(text)
+    if total is None:
+        raise RecordError("no TOTAL_ABNORMALITIES in the file")
+    _, *blocks = _ABNORMALITY.split(text)
+    if len(blocks) > _MAX_ABNORMALITIES:
+        raise RecordError(f"{len(blocks)} abnormalities, more than {_MAX_ABNORMALITIES}")
+    marks = [_parse_mark(number, block) for number, block in enumerate(blocks, start=1)]
+    if len(marks) < int(total[1]):
+        problem = f"TOTAL_ABNORMALITIES declares {total[1]}, the file holds {len(marks)}"
+        marks.append(Mark(len(marks) + 1, "", "", (), problem))
+    return tuple(marks)
+
+
+def _parse_mark(number: int, block: str) -> Mark:
+    named_types = [name.lower() for name in _LESION_TYPE.findall(block)]
+    lesion_type = next((name for name in named_types if name in LESION_TYPES), "")
+    pathology = _PATHOLOGY.search(block)
+    pathology = pathology[1].upper()[:32] if pathology else ""
+    chains = _BOUNDARY.findall(block)
+    try:
+        if not chains:
+            raise RecordError("BOUNDARY is missing")
+        outlines = tuple(map(_trace, chains))
+    except RecordError as error:
+        return Mark(number, lesion_type, pathology, (), str(error))
+    return Mark(number, lesion_type, pathology, outlines)
+
+
+def _trace(chain: str) -> np.ndarray:
+    """Follows a chain code, 'column row code code ... #', and returns its points, int32 [n, 2]."""
+    if not chain.endswith("#"):
+        raise RecordError("the outline's chain code ends without '#'")
+    start, codes = chain[:-1].split()[:2], chain[:-1].split()[2:]
+    if len(codes) < 3 or any(len(number) > 5 for number in start):
+        raise RecordError("the outline's chain code has no start and at least 3 steps")
+    if not set(codes) <= set("01234567"):
+        raise RecordError("the outline's chain code holds steps other than 0 to 7")
+    steps = _STEPS[np.array(codes, np.int64)]
+    origin = np.array([start], np.int64)
+    return np.concatenate((origin, origin + np.cumsum(steps, axis=0))).astype(np.int32)

@@ -14,12 +14,14 @@ from scipy import ndimage
 
 from tfds_ddsm import mammogram
 from tfds_ddsm.sources import phantom_lesions
-from tfds_ddsm.sources.phantom_lesions import insert_lesions, power_law_noise
+from tfds_ddsm.sources.phantom_lesions import insert_lesions
+from tfds_ddsm.sources.phantom_shapes import power_law_noise
 
 __all__ = ["PIXEL_SIZE_MM", "PhantomSource", "insert_lesions"]
 
 PIXEL_SIZE_MM = 0.14
 _HEIGHT_PX, _WIDTH_PX = 1700, 1000
+_EDGE_PX = 16  # bright strips at the film's edges are at most this wide
 _LEAST_LESION_DEPTH_MM = 5.0  # below the skin, where the breast is thick enough to show them
 _BREASTS = ("LEFT", "RIGHT")
 _VIEWS = ("CC", "MLO")
@@ -165,7 +167,7 @@ def _breast(anatomy, view, rng):
 
     Returns:
         Exposure float32 [height, width] in logits of brightness, and bool [height, width], where
-        lesions may lie: under the skin, and not over the pectoral muscle.
+        lesions may lie: well under the skin, not over the pectoral muscle or at the film's ends.
     """
     shape = (_HEIGHT_PX, _WIDTH_PX)
     y = (np.arange(_HEIGHT_PX, dtype=np.float32) * PIXEL_SIZE_MM)[:, None]
@@ -187,7 +189,9 @@ def _breast(anatomy, view, rng):
     air = -6.5
     thickness = np.sqrt(1 - (1 - np.clip(depth_mm / anatomy.roll_off_mm, 0, 1)) ** 2)
     exposure = air + thickness * (level - air)
-    return exposure, (depth_mm > _LEAST_LESION_DEPTH_MM) & ~muscle
+    room = (depth_mm > _LEAST_LESION_DEPTH_MM) & ~muscle
+    room[:_EDGE_PX] = room[-_EDGE_PX:] = False
+    return exposure, room
 
 
 def _skin_line(y, view, nipple_mm, anatomy, rng):
@@ -296,7 +300,7 @@ def _mark_film(image, film, rng):
     corner = image[top : top + height, left : left + width]
     np.maximum(corner, marker, out=corner)
     if rng.random() < 0.4:
-        for rows in (slice(0, rng.integers(3, 16)), slice(-rng.integers(3, 16), None)):
+        for rows in (slice(0, rng.integers(3, _EDGE_PX)), slice(-rng.integers(3, _EDGE_PX), None)):
             image[rows] = rng.integers(48000, 62000)
     if rng.random() < 0.3:
         thick = rng.integers(2, 10)

@@ -1,10 +1,5 @@
 """Simulated masses and microcalcification clusters, inserted into real or simulated films.
 
-Shapes and words follow the mass and calcification descriptors of the BI-RADS Atlas (American
-College of Radiology, 5th edition, 2013): benign masses are oval or lobulated and circumscribed,
-malignant ones irregular and spiculated; benign calcifications few, round and scattered, malignant
-ones many, fine pleomorphic and clustered or in a line.
-
 Brightness is added along the film's own characteristic curve. A screen film answers log exposure
 with a sigmoid (Hurter and Driffield 1890), so a lesion adds to the logit of the brightness: it
 stays visible in fat, fades into dense tissue, carries the grain under it and can never clip.
@@ -15,35 +10,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import fft, ndimage, spatial
+from scipy import ndimage
 
 from tfds_ddsm import mammogram
+from tfds_ddsm.sources.phantom_shapes import LesionPlan, draw_lesion
 
 MASS_DIAMETER_MM = (7.0, 22.0)
 CLUSTER_DIAMETER_MM = (5.0, 18.0)
 GAP_MM = 3.0  # between the outlines of two lesions
-_FINEST_PIXEL_MM = 0.1  # masses are smooth: on finer films they are drawn at this and interpolated
 _ROOM_CELL_MM = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class LesionPlan:
-    """What a lesion is, before it is drawn; two views of one lesion share a plan.
-
-    Attributes:
-        lesion_type: 'mass' or 'calcification'.
-        malignant: the class.
-        diameter_mm: longest extent of the mass without its spicules, or of the cluster.
-        suspicion: how malignant it looks, in (0, 1); its two distributions overlap the more, the
-            higher the difficulty.
-        contrast: peak step on the film's characteristic curve, in logits of brightness.
-    """
-
-    lesion_type: str
-    malignant: bool
-    diameter_mm: float
-    suspicion: float
-    contrast: float
 
 
 def plan_lesion(malignant: bool, difficulty: float, rng: np.random.Generator) -> LesionPlan:
@@ -142,45 +117,6 @@ def insert_planned(
     return image, tuple(lesions)
 
 
-def power_law_noise(
-    shape: tuple[int, int],
-    pixel_size_mm: float,
-    rng: np.random.Generator,
-    *,
-    beta: float = 3.0,
-    longest_mm: float = 60.0,
-    shortest_mm: float = 0.0,
-    stretch: float = 1.0,
-) -> np.ndarray:
-    """Returns noise with the power spectrum 1 / f**beta, as breast tissue has on a film.
-
-    beta is about 3 in mammograms: Burgess, Jacobson and Judy, "Human observer detection
-    experiments with mammograms and power-law noise", Medical Physics 28(4), 2001.
-
-    Args:
-        shape: height and width in pixels.
-        pixel_size_mm: side of one pixel.
-        rng: the source of chance.
-        beta: the exponent.
-        longest_mm: wavelengths above this are flattened.
-        shortest_mm: wavelengths below this are faded out.
-        stretch: structures are longer along the rows by this factor.
-
-    Returns:
-        float32 [height, width], mean 0, standard deviation 1; it wraps around at its edges.
-    """
-    height, width = (fft.next_fast_len(n, real=True) for n in shape)
-    spectrum = fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
-    f_rows = fft.fftfreq(height, pixel_size_mm)[:, None].astype(np.float32)
-    f_columns = fft.rfftfreq(width, pixel_size_mm)[None, :].astype(np.float32)
-    squared = f_rows**2 + (stretch * f_columns) ** 2
-    spectrum *= (squared + 1 / longest_mm**2) ** (-beta / 4)
-    spectrum *= np.exp(-squared * (shortest_mm / 2) ** 2)
-    spectrum[0, 0] = 0
-    noise = fft.irfft2(spectrum, s=(height, width))[: shape[0], : shape[1]]
-    return (noise / max(float(noise.std()), 1e-12)).astype(np.float32)
-
-
 def check_difficulty(difficulty: float) -> None:
     """Raises ValueError unless difficulty lies in [0, 1]."""
     if not 0 <= difficulty <= 1:
@@ -212,9 +148,8 @@ def _draw_where_it_fits(tissue, occupied, plan, pixel_size_mm, rng):
     """Returns step, outline and top left corner of a lesion, or None where there is no room."""
     room_mm, cell_px = _room(tissue, occupied, pixel_size_mm)
     smallest_mm = (MASS_DIAMETER_MM if plan.lesion_type == "mass" else CLUSTER_DIAMETER_MM)[0]
-    draw = _mass if plan.lesion_type == "mass" else _cluster
     while True:
-        step, shape = draw(plan, pixel_size_mm, rng)
+        step, shape = draw_lesion(plan, pixel_size_mm, rng)
         centre = step.shape[0] // 2
         rows, columns = np.nonzero(shape)
         reach_mm = np.hypot(rows - centre, columns - centre).max() * pixel_size_mm
@@ -248,160 +183,3 @@ def _all_in_cells(array: np.ndarray, cell_px: int) -> np.ndarray:
     height, width = (n // cell_px for n in array.shape)
     whole = array[: height * cell_px, : width * cell_px]
     return whole.reshape(height, cell_px, width, cell_px).all(axis=(1, 3))
-
-
-def _grid(radius_mm: float, pixel_size_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns y [n, 1] and x [1, n] in mm around the middle of a square window, n odd."""
-    reach_px = math.ceil(radius_mm / pixel_size_mm)
-    axis = np.arange(-reach_px, reach_px + 1, dtype=np.float32) * np.float32(pixel_size_mm)
-    return axis[:, None], axis[None, :]
-
-
-def _wavy_radius(angle, first_order, last_order, amplitude, rng):
-    """Returns a closed outline's radius around 1: a Fourier series that falls with its order."""
-    turns = np.linspace(-np.pi, np.pi, 361)
-    radius = np.ones_like(turns)
-    for order in range(first_order, last_order + 1):
-        size = amplitude * rng.normal() * (first_order / order) ** 1.2
-        radius += size * np.cos(order * turns + rng.uniform(0, 2 * np.pi))
-    return np.interp(angle, turns, np.maximum(radius, 0.4)).astype(np.float32)
-
-
-def _between(low: float, high: float, share: float, rng: np.random.Generator) -> float:
-    """Returns the point `share` of the way from low to high, blurred by a fifth of the way."""
-    return low + (high - low) * min(max(share + 0.15 * rng.normal(), 0.0), 1.0)
-
-
-def _mass(plan, pixel_size_mm, rng):
-    """Draws a mass: step float32 [n, n] in logits and outline bool [n, n], n odd."""
-    fine_mm = max(pixel_size_mm, _FINEST_PIXEL_MM)
-    radius_mm = plan.diameter_mm / 2
-    look = plan.suspicion
-    y, x = _grid(2.1 * radius_mm + 2, fine_mm)
-
-    turn = rng.uniform(0, np.pi)
-    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    across = across * rng.uniform(1.1, 1.5)
-    angle = np.arctan2(across, along)
-    outline = _wavy_radius(angle, 2, 4, 0.05, rng)
-    outline *= _wavy_radius(angle, 3, 14, _between(0.0, 0.12, look, rng), rng)
-    texture = power_law_noise(angle.shape, fine_mm, rng, longest_mm=radius_mm, shortest_mm=0.5)
-    reach = np.hypot(along, across) / (radius_mm * outline)
-    reach *= 1 + _between(0.01, 0.10, look, rng) * texture
-
-    # A projected ellipsoid when circumscribed; denser towards the middle when it infiltrates.
-    core = np.clip(1 - reach**2, 0, None) ** _between(0.5, 0.9, look, rng)
-    core = ndimage.gaussian_filter(core, _between(0.25, 0.8, look, rng) / fine_mm)
-    core *= (1 + 0.12 * texture) / core.max()
-    if look < 0.4 and rng.random() < 0.4:  # the thin dark halo of some circumscribed masses
-        core -= 0.10 * np.exp(-(((reach - 1.07) / 0.06) ** 2))
-
-    num_spicules = round(_between(-8, 28, look, rng))
-    spicules = _spicules(y, x, radius_mm, max(num_spicules, 0), rng)
-    # Strands show where they leave the core and are lost in its own brightness.
-    profile = core + np.clip(1 - core, 0, 1) ** 2 * spicules
-    fade = np.clip((2.1 * radius_mm + 2 - np.hypot(y, x)) / 2, 0, 1)
-    contrast = plan.contrast * (plan.diameter_mm / 12) ** 0.3
-    step = (contrast * profile * fade).astype(np.float32)
-
-    seen = ndimage.gaussian_filter(np.abs(profile), 0.5 / fine_mm) > 0.10
-    mask = _smooth_blob(seen, fine_mm)
-    if fine_mm > pixel_size_mm:
-        step, mask = _refine(step, mask, fine_mm / pixel_size_mm)
-    return step, mask
-
-
-def _spicules(y, x, radius_mm, count, rng):
-    """Draws thin, bent, tapering strands that leave the core; float32 [n, n] in 0..1."""
-    strands = np.zeros(np.broadcast_shapes(y.shape, x.shape), np.float32)
-    for _ in range(count):
-        turn = rng.uniform(0, 2 * np.pi)
-        length_mm = radius_mm * (1.15 + min(rng.exponential(0.35), 0.9))
-        root_mm = rng.uniform(0.15, 0.45)
-        bend = rng.normal() * 0.12 / radius_mm
-        along = x * np.cos(turn) + y * np.sin(turn)
-        across = y * np.cos(turn) - x * np.sin(turn) - bend * along**2
-        left = np.clip(1 - along / length_mm, 0, 1)  # 1 in the middle, 0 at the tip
-        width_mm = 0.12 + root_mm * left
-        strand = rng.uniform(0.3, 0.7) * np.minimum(1, 2.5 * left)
-        strand = strand * np.exp(-0.5 * (across / width_mm) ** 2)
-        strand *= np.clip(along / (0.6 * radius_mm) - 0.5, 0, 1)
-        strands = np.maximum(strands, strand)
-    return strands
-
-
-def _cluster(plan, pixel_size_mm, rng):
-    """Draws a cluster of calcifications: step float32 [n, n] and outline bool [n, n], n odd."""
-    look = plan.suspicion
-    radius_mm = plan.diameter_mm / 2
-    y, x = _grid(1.1 * radius_mm + 4, pixel_size_mm)
-    centres = _speck_centres(plan, round(_between(5, 45, look, rng)), rng)
-
-    step = np.zeros((y.size, x.size), np.float32)
-    edge_mm = max(0.06, 0.7 * pixel_size_mm)
-    spread = _between(0.1, 0.55, look, rng)
-    roughness = _between(0.02, 0.3, look, rng)
-    typical_mm = _between(0.35, 0.15, look, rng)  # radius
-    for row_mm, column_mm in centres:
-        size_mm = float(np.clip(typical_mm * np.exp(spread * rng.normal()), 0.1, 0.8))
-        near = math.ceil((3 * size_mm + 2 * edge_mm) / pixel_size_mm)
-        row = round(row_mm / pixel_size_mm) + y.size // 2
-        column = round(column_mm / pixel_size_mm) + x.size // 2
-        window = (slice(row - near, row + near + 1), slice(column - near, column + near + 1))
-        down, right = y[window[0]] - row_mm, x[:, window[1]] - column_mm
-        angle = np.arctan2(down, right)
-        radius = size_mm * _wavy_radius(angle, 2, 5, roughness, rng)
-        inside = np.clip((radius - np.hypot(down, right)) / edge_mm + 0.5, 0, 1)
-        inside *= np.clip(1.1 - 0.6 * np.hypot(down, right) / radius, 0.3, 1)  # thick in the middle
-        bright = plan.contrast * rng.uniform(1 - spread, 1)
-        step[window] = np.maximum(step[window], bright * inside)
-
-    # The specks' convex hull and a millimetre around it; within, a faint haze of dense tissue.
-    beyond_mm = np.full(step.shape, -np.inf, np.float32)
-    for row_normal, column_normal, offset in spatial.ConvexHull(centres).equations:
-        np.maximum(beyond_mm, row_normal * y + column_normal * x + offset, out=beyond_mm)
-    step += 0.10 * plan.contrast * look * np.clip(0.5 - beyond_mm / 3, 0, 1)
-    return step, _smooth_blob(beyond_mm < 0.8, pixel_size_mm)
-
-
-def _speck_centres(plan, count, rng):
-    """Returns [count, 2] places in mm: scattered in an oval, or along a bent line."""
-    radius_mm = plan.diameter_mm / 2
-    flatness = rng.uniform(0.5, 0.9)
-    if rng.random() < 0.45 * plan.suspicion:
-        flatness = rng.uniform(0.12, 0.25)  # linear or segmental
-    bend = rng.uniform(-0.25, 0.25) / radius_mm
-    distance = radius_mm * np.sqrt(rng.random(count)) ** (1 + plan.suspicion)
-    angle = rng.uniform(0, 2 * np.pi, count)
-    along, across = distance * np.cos(angle), flatness * distance * np.sin(angle)
-    across = across + bend * along**2
-    turn = rng.uniform(0, np.pi)
-    rows = along * np.sin(turn) + across * np.cos(turn)
-    columns = along * np.cos(turn) - across * np.sin(turn)
-    return np.stack([rows, columns], axis=1)
-
-
-def _smooth_blob(seen: np.ndarray, pixel_size_mm: float) -> np.ndarray:
-    """Returns one smooth region without holes, a little larger than what is seen."""
-    solid = ndimage.binary_fill_holes(seen).astype(np.float32)
-    # Far below one half: the outline moves outwards by about half a millimetre as it is smoothed.
-    wide = ndimage.gaussian_filter(solid, 1.0 / pixel_size_mm) > 0.3
-    labels, _ = ndimage.label(ndimage.binary_fill_holes(wide))
-    largest = np.bincount(labels.ravel())[1:].argmax() + 1
-    return labels == largest
-
-
-def _refine(step, mask, zoom):
-    """Interpolates a lesion that was drawn on a coarser grid; keeps the number of pixels odd."""
-    size = 2 * round(step.shape[0] * zoom / 2) + 1
-    return _interpolate(step, size), _interpolate(mask.astype(np.float32), size) > 0.5
-
-
-def _interpolate(array, size):
-    """Returns a square array at [size, size], linear in between."""
-    places = np.linspace(0, array.shape[0] - 1, size, dtype=np.float32)
-    low = np.minimum(places.astype(int), array.shape[0] - 2)
-    share = (places - low)[:, None]
-    for _ in range(2):  # along the rows, then, turned over, along the columns
-        array = (array[low] * (1 - share) + array[low + 1] * share).T
-    return array

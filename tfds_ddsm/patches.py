@@ -109,16 +109,15 @@ def _bright_tissue(small: np.ndarray) -> np.ndarray:
 
 def _levels(small: np.ndarray) -> tuple[float, float]:
     """Returns the grey levels of the film's background and its tissue, by Otsu's two classes."""
-    top = float(small.max())
-    if top <= float(small.min()):
-        return top, top
-    as_bytes = (small * (255 / max(top, 1.0))).astype(np.uint8)
+    low, high = float(small.min()), float(small.max())
+    if low == high:
+        return low, high
+    as_bytes = ((small - low) * (255 / (high - low))).astype(np.uint8)
     threshold, _ = cv2.threshold(as_bytes, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    dark = small[as_bytes <= threshold]
-    bright = small[as_bytes > threshold]
-    counts, edges = np.histogram(dark, bins=32)
-    background = edges[np.argmax(counts)]
-    return float(background), float(np.median(bright)) if bright.size else float(background)
+    return (
+        float(np.median(small[as_bytes <= threshold])),
+        float(np.median(small[as_bytes > threshold])),
+    )
 
 
 def _cut_strip(bright: np.ndarray) -> None:

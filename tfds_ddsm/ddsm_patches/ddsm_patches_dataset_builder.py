@@ -1,6 +1,7 @@
 """ddsm_patches: mammogram patches with lesion masks, 16 bits deep, for ciGAN."""
 
 import io
+import json
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -106,10 +107,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def download_and_prepare(self, *, download_config=None, **kwargs) -> None:
         """As in TFDS; raises DatasetError where another recipe was built under the same name."""
         overwrite = download_config and download_config.download_mode.overwrite_dataset
-        built = (self.info.metadata or {}).get("recipe")
-        wanted = self.builder_config.recipe()
-        if self.is_prepared() and not overwrite and built != wanted:
-            changed = [name for name in wanted if (built or {}).get(name) != wanted[name]]
+        if self.is_prepared() and not overwrite:
+            # Not from self.info: there, the metadata of this config hide those on disk.
+            metadata = json.loads((self.data_path / "metadata.json").read_text())
+            built, wanted = metadata["recipe"], self.builder_config.recipe()
+            changed = [name for name in wanted if built.get(name) != wanted[name]]
+        else:
+            changed = []
+        if changed:
             raise DatasetError(
                 f"{self.data_dir} was built with another {', '.join(changed)}: give the config "
                 "another name, or pass --overwrite."

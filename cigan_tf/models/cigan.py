@@ -228,7 +228,12 @@ def build_cigan(config: Config) -> CiGAN:
     model = CiGAN(
         Generator(config.model.patch_size),
         Discriminator(config.model.patch_size, config.model.discriminator_sees_class),
-        build_vgg_features(config.model.patch_size, config.model.vgg_weights, config.training.seed),
+        build_vgg_features(
+            config.model.patch_size,
+            config.model.vgg_weights,
+            config.training.seed,
+            config.model.feature_layers,
+        ),
         config.loss,
         config.training,
         keep_context=config.model.composite,

@@ -54,7 +54,7 @@ def _run_steps(
 ) -> None:
     settings = config.training
     first_step = int(model.step.numpy())
-    train_step = model.make_train_function()
+    model.make_train_function()
     progress = tqdm.tqdm(
         initial=first_step,
         total=settings.total_steps,
@@ -67,7 +67,7 @@ def _run_steps(
     since_log, steps_since_log = time.monotonic(), 0
     model.reset_metrics()
     for step in range(first_step + 1, settings.total_steps + 1):
-        train_step(iterator)
+        model.train_function(iterator)
         progress.update()
         steps_since_log += 1
         last = step == settings.total_steps

@@ -67,7 +67,9 @@ def film_examples(
         dataclasses.replace(lesion, mask=patches.rescale(lesion.mask, factor))
         for lesion in mammogram.lesions
     ]
-    draws, without_patch = _draw(film, image, lesions, counts, config)
+    # A lesion that the source left out may lie anywhere on the film.
+    hidden = np.full(image.shape, bool(mammogram.left_out))
+    draws, without_patch = _draw(film, image, lesions, hidden, counts, config)
     report = FilmReport(
         film=film,
         planned=counts,
@@ -91,16 +93,21 @@ def _draw(
     film: Film,
     image: np.ndarray,
     lesions: Sequence[Lesion],
+    hidden: np.ndarray,
     counts: tuple[int, int, int],
     config: PatchSettings,
 ) -> tuple[list[_Draw], int]:
-    """Draws the corners of all patches; also counts the lesions that no patch can show."""
+    """Draws the corners of all patches; also counts the lesions that no patch can show.
+
+    No benign and no background patch touches `hidden`, bool [height, width].
+    """
     size = config.patch_size
     rng = patches.stable_rng(f"corners {config.seed} {film.film_id}")
     tissue = patches.tissue_fractions(patches.breast_mask(image), size)
-    malignant = _union([lesion for lesion in lesions if lesion.malignant], image.shape)
+    malignant = _union([lesion for lesion in lesions if lesion.malignant], image.shape) | hidden
     draws, without_patch = [], 0
-    background = patches.background_patch_corners(_union(lesions, image.shape), tissue, size)
+    any_lesion = _union(lesions, image.shape) | hidden
+    background = patches.background_patch_corners(any_lesion, tissue, size)
     num_malignant, num_benign, num_background = counts
     num_non_malignant = num_benign + num_background
     if num_benign and num_background:

@@ -61,7 +61,9 @@ class Mammogram:
         film: its line in the index.
         image: uint16 [height, width], bright is dense tissue, 0..65535.
         lesions: every lesion that is marked on any copy of the film.
-        left_out: one line for each marked lesion that could not be used, with the reason.
+        left_out: one line for each marked lesion that could not be used, with the reason. It lies
+            somewhere on the film and may be malignant: where there is one, the film gives no
+            background patch and no benign one.
     """
 
     film: Film

@@ -20,7 +20,7 @@ class Settings:
 class OneFilm:
     """A half disc of breast with two malignant lesions, close together, and a benign one."""
 
-    def __init__(self, lesions=None):
+    def __init__(self, lesions=None, left_out=()):
         rng = np.random.default_rng(0)
         image = rng.normal(500, 50, (400, 300))
         self.breast = disc(200, 0, 190)
@@ -31,9 +31,10 @@ class OneFilm:
             Lesion("mass", False, disc(260, 70, 12)),
         )
         self.image = image.clip(0, 65_535).astype(np.uint16)
+        self.left_out = left_out
 
     def read(self, film):
-        return Mammogram(film, self.image, self.lesions, left_out=("one: too small",))
+        return Mammogram(film, self.image, self.lesions, self.left_out)
 
 
 def disc(row, column, radius):
@@ -56,7 +57,7 @@ def test_every_example_is_cut_from_the_rescaled_film_by_the_rules():
     first, second, benign = (patches.rescale(lesion.mask, factor) for lesion in source.lesions)
     breast = patches.breast_mask(image)
     assert report.made == report.planned == (30, 20, 25)
-    assert report.left_out == ("one: too small",)
+    assert report.left_out == ()
     assert len(examples) == 75
     for key, example in examples.items():
         row, column = example["corner"].tolist()
@@ -135,3 +136,12 @@ def test_a_lesion_outside_the_breast_is_counted_and_gives_no_patch():
 
     assert report.lesions_without_patch == 1
     assert not examples
+
+
+def test_a_film_with_a_lesion_left_out_gives_malignant_patches_alone():
+    report, examples = draw((10, 10, 10), OneFilm(left_out=("mask: empty (mass 3)",)))
+
+    assert report.left_out == ("mask: empty (mass 3)",)
+    assert report.made == (10, 0, 0)
+    assert report.lesions_without_patch == 1  # the benign one
+    assert {example["label"] for example in examples.values()} == {"malignant"}

@@ -46,9 +46,19 @@ class DataConfig:
     random_flips: bool = setting(
         False, "Mirror and transpose patch and mask at random: 8 orientations of every lesion."
     )
+    max_random_gamma: float = setting(
+        1.0,
+        "Raise the grey levels of a training patch to a power drawn between 1/this and this: "
+        "films of few patients stand for more. 1: as they are.",
+    )
 
     def validate(self) -> None:
         """Raises UserError for a value that no run can use."""
+        _require(
+            1 <= self.max_random_gamma <= 10,
+            "max_random_gamma must lie in [1, 10].",
+            max_random_gamma=self.max_random_gamma,
+        )
         _require(
             self.batch_size >= 2 and self.batch_size % 2 == 0,
             "batch_size must be an even number of patches, half of each class.",
@@ -123,6 +133,10 @@ class TrainingConfig:
     pretraining_steps: int = setting(10_000, "Steps of the generator on the feature loss alone.")
     adversarial_steps: int = setting(100_000, "Steps of either network after that, together.")
     learning_rate: float = setting(1e-4, "Adam's step size, both networks.")
+    learning_rate_decay_rate: float = setting(
+        1.0, "Factor on the step size after every learning_rate_decay_steps updates of a network."
+    )
+    learning_rate_decay_steps: int = setting(500, "Updates of a network per decay, continuous.")
     adam_beta_1: float = setting(0.9, "Adam's decay of the first moment.")
     adam_beta_2: float = setting(0.999, "Adam's decay of the second moment.")
     adam_epsilon: float = setting(1e-8, "Adam's epsilon.")
@@ -144,6 +158,8 @@ class TrainingConfig:
             _require(value >= 0, f"{name} must not be negative.", **{name: value})
         for name in (
             "learning_rate",
+            "learning_rate_decay_rate",
+            "learning_rate_decay_steps",
             "adam_epsilon",
             "switch_threshold",
             "max_steps_per_turn",

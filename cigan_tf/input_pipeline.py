@@ -4,6 +4,7 @@ The dataset is read from its files alone (`tfds.builder_from_directory` finds fe
 beside the records), so that any variant that `tfds build -c '{...}'` made can be named.
 """
 
+import math
 import os
 
 import numpy as np
@@ -19,7 +20,7 @@ WHITE = 65535.0  # the brightest grey level of a 16-bit film
 
 # Streams that draw at random take the run's seed plus a number of their own.
 _SHUFFLE_SEED = {"non_malignant": 1, "malignant": 2, "lesion_masks": 3}
-_FLIP_SEED = 4
+_AUGMENTATION_SEED = 4
 
 
 def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
@@ -70,12 +71,14 @@ def training_batches(config: Config) -> tf.data.Dataset:
     ]
     alternating = tf.data.Dataset.range(len(classes)).repeat()
     patches = tf.data.Dataset.choose_from_datasets(classes, alternating)
-    patches = tf.data.Dataset.zip(patches, lesion_masks, _seeds(seed + _FLIP_SEED))
+    patches = tf.data.Dataset.zip(patches, lesion_masks, _seeds(seed + _AUGMENTATION_SEED))
 
-    def to_example(patch, lesion, flip_seed):
+    def to_example(patch, lesion, augmentation_seed):
         example = _decode(_lend_mask(patch, lesion), config.model.patch_size)
         if data.random_flips:
-            example = _flip(example, flip_seed)
+            example = _flip(example, augmentation_seed)
+        if data.max_random_gamma > 1:
+            example = _change_exposure(example, augmentation_seed + 3, data.max_random_gamma)
         return example
 
     batches = patches.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
@@ -169,6 +172,12 @@ def _flip(example, seed):
     transpose = tf.random.stateless_uniform((), seed + 2) < 0.5
     both = tf.cond(transpose, lambda: tf.transpose(both, (1, 0, 2)), lambda: both)
     return {**example, "image": both[..., :1], "mask": both[..., 1:]}
+
+
+def _change_exposure(example, seed, max_gamma: float):
+    """Raises the grey levels to a power, as likely below 1 as above; 0 and 1 stay."""
+    log_gamma = tf.random.stateless_uniform((), seed, -1, 1) * math.log(max_gamma)
+    return {**example, "image": example["image"] ** tf.exp(log_gamma)}
 
 
 def _seeds(seed: int) -> tf.data.Dataset:

@@ -244,6 +244,11 @@ def build_cigan(config: Config) -> CiGAN:
 
 
 def _adam(config: TrainingConfig) -> keras.optimizers.Optimizer:
+    learning_rate = config.learning_rate
+    if config.learning_rate_decay_rate != 1:
+        learning_rate = keras.optimizers.schedules.ExponentialDecay(
+            learning_rate, config.learning_rate_decay_steps, config.learning_rate_decay_rate
+        )
     return keras.optimizers.Adam(
-        config.learning_rate, config.adam_beta_1, config.adam_beta_2, config.adam_epsilon
+        learning_rate, config.adam_beta_1, config.adam_beta_2, config.adam_epsilon
     )

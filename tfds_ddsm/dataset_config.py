@@ -27,6 +27,9 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
         patches_per_class: malignant patches, and as many non-malignant ones, over all splits.
         background_share: share of the non-malignant patches that touch no lesion, 0 to 1.
         seed: of the drawn corners and of what is simulated.
+        official_split: keep TCIA's own split; for the source 'cbis_ddsm' alone. Its train patients
+            are train and, by the hash of their id, validation; who stands in both is left out.
+        allow_skipped: go on where a CSV file is missing or over 5 % of the films cannot be used.
         simulated_lesions: per film, drawn into real tissue; for the source 'sample' alone.
         num_patients: patients of the source 'phantom'.
         difficulty: of what is simulated, 0 (classes easy to tell apart) to 1.
@@ -38,6 +41,8 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
     patches_per_class: int = 100_000
     background_share: float = 0.5
     seed: int = 0
+    official_split: bool = False
+    allow_skipped: bool = False
     simulated_lesions: int = 0
     num_patients: int = 100
     difficulty: float = 0.5
@@ -82,6 +87,14 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             _check(is_number and 0 <= value <= 1, f"{name} must be a number from 0 to 1", value)
+        for name in ("official_split", "allow_skipped"):
+            value = getattr(self, name)
+            _check(isinstance(value, bool), f"{name} must be true or false", value)
+        _check(
+            not self.official_split or self.source == "cbis_ddsm",
+            f"official_split is for the source 'cbis_ddsm' alone, not for {self.source!r}",
+            self.official_split,
+        )
         _check(
             not self.simulated_lesions or self.source == "sample",
             f"simulated_lesions is for the source 'sample' alone, not for {self.source!r}",

@@ -1,13 +1,15 @@
 """The examples of one film: a pure function, so that one process and many Beam workers agree."""
 
+import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 
 from tfds_ddsm import patches
-from tfds_ddsm.mammogram import Film, Lesion, Source
+from tfds_ddsm.mammogram import Film, Lesion, Source, UnreadableFilmError
 
 KINDS = ("malignant", "benign", "background")
 
@@ -28,16 +30,48 @@ class FilmReport:
         film: the film.
         planned: malignant, benign and background patches that the plan asks for.
         made: the same three for the patches that the film gives.
+        lesions: how many there are of each kind, such as 'malignant mass', with ', simulated' where
+            they are.
         lesions_without_patch: lesions that no patch can show: too near the film's edge, or too
             close to a malignant lesion.
         left_out: the source's reasons for lesions that it could not use.
+        error: why the film could not be read; '' where it could.
     """
 
     film: Film
     planned: tuple[int, int, int]
-    made: tuple[int, int, int]
-    lesions_without_patch: int
-    left_out: tuple[str, ...]
+    made: tuple[int, int, int] = (0, 0, 0)
+    lesions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    lesions_without_patch: int = 0
+    left_out: tuple[str, ...] = ()
+    error: str = ""
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "FilmReport":
+        """Undoes `dataclasses.asdict` after a way through JSON, which has no tuples."""
+        tuples = {name: tuple(fields[name]) for name in ("planned", "made", "left_out")}
+        return cls(**dict(fields) | tuples | {"film": Film(**fields["film"])})
+
+
+def encoded_examples(
+    source: Source, film: Film, counts: tuple[int, int, int], config: PatchSettings
+) -> tuple[FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
+    """As `film_examples`, pictures as PNG; of a film that cannot be read, the report says why.
+
+    TFDS takes encoded pictures as they are, and OpenCV encodes 4 times faster than TensorFlow.
+    """
+    try:
+        report, examples = film_examples(source, film, counts, config)
+    except UnreadableFilmError as error:
+        return FilmReport(film, counts, error=str(error)), iter(())
+    return report, ((key, _with_png(example)) for key, example in examples)
+
+
+def _with_png(example: dict[str, Any]) -> dict[str, Any]:
+    pictures = {
+        name: cv2.imencode(".png", example[name])[1].tobytes() for name in ("image", "mask")
+    }
+    return example | pictures
 
 
 def film_examples(
@@ -74,10 +108,16 @@ def film_examples(
         film=film,
         planned=counts,
         made=tuple(sum(draw.kind == kind for draw in draws) for kind in KINDS),
+        lesions=dict(collections.Counter(map(_lesion_kind, lesions))),
         lesions_without_patch=without_patch,
         left_out=mammogram.left_out,
     )
     return report, _cut_out(film, image, lesions, draws, factor, config.patch_size)
+
+
+def _lesion_kind(lesion: Lesion) -> str:
+    label = "malignant" if lesion.malignant else "benign"
+    return f"{label} {lesion.lesion_type}" + (", simulated" if lesion.simulated else "")
 
 
 @dataclasses.dataclass(frozen=True)

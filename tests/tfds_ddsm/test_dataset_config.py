@@ -24,6 +24,8 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
         ("num_patients", 0, "num_patients"),
         ("difficulty", "hard", "difficulty"),
         ("simulated_lesions", 3, "simulated_lesions is for the source 'sample' alone"),
+        ("official_split", 1, "official_split must be true or false; received 1."),
+        ("allow_skipped", "yes", "allow_skipped must be true or false; received 'yes'."),
         ("name", "../up", "name must be made of letters"),
         ("name", "", "name must be made of letters"),
         ("patchsize", 64, "a config has the fields name.*patch_size.*; received 'patchsize'"),
@@ -45,3 +47,9 @@ def test_json_is_enough_to_write_a_config():
     assert config.background_share == 0.5
     assert json.loads(json.dumps(config.recipe())) == config.recipe()
     assert set(config.recipe()).isdisjoint({"name", "version", "description"})
+
+
+def test_the_official_split_is_cbis_ddsms():
+    assert DdsmPatchesConfig(name="own", official_split=True).official_split
+    with pytest.raises(DatasetError, match="for the source 'cbis_ddsm' alone, not for 'ddsm'"):
+        DdsmPatchesConfig(name="own", source="ddsm", official_split=True)

@@ -1,25 +1,21 @@
 """ddsm_patches: mammogram patches with lesion masks, 16 bits deep, for ciGAN."""
 
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
+from tensorflow_datasets.core.utils import tqdm_utils
 
-from tfds_ddsm import film_examples, patches
+from tfds_ddsm import picture_sheet, selection, statistics
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
-from tfds_ddsm.mammogram import Film, Source, UnreadableFilmError
+from tfds_ddsm.film_cache import FilmCache
+from tfds_ddsm.film_examples import FilmReport, encoded_examples
+from tfds_ddsm.mammogram import Source
 
 _SOURCES_ON_DISK = ("cbis_ddsm", "ddsm")
-MAX_UNREADABLE_SHARE = 0.05
-
-# Two patients cannot fill three splits by a hash. The malignant lesions are all P_00820's.
-_SAMPLE_SPLITS = {"P_00820": "train", "P_00173": "validation"}
 
 
 def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Source:
@@ -111,7 +107,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             # Not from self.info: there, the metadata of this config hide those on disk.
             metadata = json.loads((self.data_path / "metadata.json").read_text())
             built, wanted = metadata["recipe"], self.builder_config.recipe()
-            changed = [name for name in wanted if built.get(name) != wanted[name]]
+            defaults = DdsmPatchesConfig(name="defaults").recipe()  # of fields that are newer
+            built = defaults | built
+            changed = [name for name in wanted if built[name] != wanted[name]]
         else:
             changed = []
         if changed:
@@ -121,91 +119,97 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
         super().download_and_prepare(download_config=download_config, **kwargs)
 
+    def _download_and_prepare(self, dl_manager, download_config) -> None:
+        """Builds the splits, then describes them in files beside the records."""
+        self._use_beam = bool(download_config.beam_options or download_config.beam_runner)
+        self._reports: dict[str, list[FilmReport]] = {}
+        self._cache = None
+        super()._download_and_prepare(dl_manager, download_config)
+        if self._reports:
+            self._describe()
+        if self._cache:
+            self._cache.remove()
+
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         config = self.builder_config
-        try:
-            source = open_source(config, _manual_dir(config, dl_manager))
-            films = source.index()
-        except ValueError as error:
-            raise DatasetError(str(error)) from error
-        plan = patches.plan_patches(films, config.patches_per_class, config.background_share)
-        by_split: dict[str, list[Film]] = {"train": [], "validation": [], "test": []}
-        for film in films:
-            if any(plan[film.film_id]):
-                by_split[_split_of(config, film.patient_id)].append(film)
-        tally = _Unreadable(allowed=int(MAX_UNREADABLE_SHARE * len(films)))
-        return {
-            split: self._generate_examples(split, source, films, plan, tally)
-            for split, films in by_split.items()
-            if films
-        }
+        manual_dir = _manual_dir(config, dl_manager)
+        source = open_source(config, manual_dir)
+        self._selection = selection.select(source, config)
+        if self._use_beam:
+            from tfds_ddsm import beam_examples
+
+            return {
+                split: beam_examples.film_patches(
+                    source, films, self._selection.plan, config, self._reports_path(split)
+                )
+                for split, films in self._selection.films.items()
+            }
+        if manual_dir:
+            self._cache = FilmCache(self.data_path.parent, config.recipe(), str(manual_dir))
+        return {split: self._generate_examples(split, source) for split in self._selection.films}
 
     def _generate_examples(
-        self,
-        split: str,
-        source: Source,
-        films: list[Film],
-        plan: dict[str, tuple[int, int, int]],
-        unreadable: "_Unreadable",
+        self, split: str, source: Source
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        reports = []
-        for film in films:
-            try:
-                report, examples = film_examples.film_examples(
-                    source, film, plan[film.film_id], self.builder_config
-                )
-            except UnreadableFilmError as error:
-                unreadable.add(film, error)
-                continue
+        config, plan = self.builder_config, self._selection.plan
+        read = self._cache.examples if self._cache else encoded_examples
+        reports = self._reports[split] = []
+        films = self._selection.films[split]
+        for film in tqdm_utils.tqdm(films, desc=f"Reading {split} films", unit=" films"):
+            report, examples = read(source, film, plan[film.film_id], config)
             reports.append(report)
-            for key, example in examples:
-                yield key, _as_png(example)
-        logging.info("%s: %s", split, summary(reports, len(films)))
+            self._check_failures()
+            yield from examples
+        self._check_any_patch(split)
+
+    def _process_pipeline_result(self, pipeline_result) -> None:
+        """Takes in what the Beam workers report of their films."""
+        from tfds_ddsm import beam_examples
+
+        for split in self._selection.films:
+            path = self._reports_path(split)
+            self._reports[split] = beam_examples.read_reports(path)
+            path.unlink()
+            self._check_any_patch(split)
+        self._check_failures()
+
+    def _reports_path(self, split: str) -> epath.Path:
+        return self.data_path / f"film_reports_{split}.json"
+
+    def _check_failures(self) -> None:
+        """Raises DatasetError where one film too many could not be read, over all splits."""
+        failed = [r for reports in self._reports.values() for r in reports if r.error]
+        allowed = self._selection.allowed_failures
+        if allowed is not None and len(failed) > allowed:
+            raise selection.too_many_skipped(f"{failed[-1].film.film_id}: {failed[-1].error}")
+
+    def _check_any_patch(self, split: str) -> None:
+        reports = self._reports[split]
         if not any(sum(report.made) for report in reports):
             raise DatasetError(
                 f"No patch of {self.builder_config.patch_size} pixels could be drawn for the split "
-                f"{split!r}: {summary(reports, len(films))}"
+                f"{split!r} from its {len(reports)} films."
             )
 
+    def _describe(self) -> None:
+        """Writes and prints the tables, and draws the sheet of patches."""
+        skipped = self._selection.skipped
+        numbers = statistics.statistics(self._reports, skipped)
+        text = statistics.table(numbers)
+        items = statistics.skipped_items(self._reports, skipped)
+        (self.data_path / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+        (self.data_path / "statistics.md").write_text(text)
+        (self.data_path / "skipped.csv").write_text(statistics.skipped_csv(items))
+        split = next(iter(self._reports))
+        title = f"ddsm_patches/{self.builder_config.name}, {split}"
+        chosen = picture_sheet.choose(self._read_back(split))
+        (self.data_path / "patches.png").write_bytes(picture_sheet.draw(chosen, title))
+        print(text)
 
-class _Unreadable:
-    """Counts films that cannot be read, over all splits, and stops the build at one too many."""
-
-    def __init__(self, allowed: int):
-        self._allowed = allowed
-        self._films: list[str] = []
-
-    def add(self, film: Film, error: UnreadableFilmError) -> None:
-        """Logs the film; raises DatasetError beyond the allowed number."""
-        logging.warning("Film %s is left out: %s", film.film_id, error)
-        self._films.append(film.film_id)
-        if len(self._films) > self._allowed:
-            raise DatasetError(
-                f"More than {MAX_UNREADABLE_SHARE:.0%} of the films cannot be read; the last was "
-                f"{film.film_id}: {error}"
-            )
-
-
-def summary(reports: list[film_examples.FilmReport], num_films: int) -> str:
-    """Says in one line what a split's films gave, and what they fell short of the plan."""
-    made = np.array([report.made for report in reports], int).reshape(-1, 3).sum(axis=0)
-    planned = np.array([report.planned for report in reports], int).reshape(-1, 3).sum(axis=0)
-    counts = ", ".join(
-        f"{done} of {asked} {kind}"
-        for kind, done, asked in zip(film_examples.KINDS, made, planned, strict=True)
-    )
-    without_patch = sum(report.lesions_without_patch for report in reports)
-    left_out = sum(len(report.left_out) for report in reports)
-    return (
-        f"{len(reports)} of {num_films} films read; patches drawn: {counts}; lesions that no patch "
-        f"can show: {without_patch}; lesions left out by the source: {left_out}."
-    )
-
-
-def _split_of(config: DdsmPatchesConfig, patient_id: str) -> str:
-    if config.source == "sample":
-        return _SAMPLE_SPLITS[patient_id]
-    return patches.split_of(patient_id)
+    def _read_back(self, split: str) -> Iterable[dict[str, Any]]:
+        if self.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+            return self.as_data_source(split)
+        return tfds.as_numpy(self.as_dataset(split=split, shuffle_files=False))
 
 
 def _manual_dir(
@@ -223,12 +227,3 @@ def _manual_dir(
             "Download them as the README of ddsm_patches says and pass --manual_dir=DIR, or build "
             "'sample' or 'phantom', which need no download."
         ) from None
-
-
-def _as_png(example: dict[str, Any]) -> dict[str, Any]:
-    """Encodes the pictures. TFDS takes files as they are, and OpenCV is 4 times faster than TF."""
-    pictures = {
-        name: io.BytesIO(cv2.imencode(".png", example[name])[1].tobytes())
-        for name in ("image", "mask")
-    }
-    return example | pictures

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tfds_ddsm import patches
+from tfds_ddsm import patches, selection
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches import ddsm_patches_dataset_builder
 from tfds_ddsm.mammogram import UnreadableFilmError
@@ -160,7 +160,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path, monkeypa
 
 @needs_films
 def test_an_unreadable_film_stops_a_build_of_few_films_and_is_left_out_of_many(
-    tmp_path, monkeypatch, caplog
+    tmp_path, monkeypatch
 ):
     read = SampleSource.read
 
@@ -174,10 +174,11 @@ def test_an_unreadable_film_stops_a_build_of_few_films_and_is_left_out_of_many(
         builder(tmp_path).download_and_prepare()
     assert not builder(tmp_path).is_prepared()
 
-    monkeypatch.setattr(ddsm_patches_dataset_builder, "MAX_UNREADABLE_SHARE", 0.2)
+    monkeypatch.setattr(selection, "MAX_SKIPPED_SHARE", 0.2)
     dataset = builder(tmp_path)
     dataset.download_and_prepare()
-    assert "P_00820_RIGHT_CC is left out: /films/1-282.dcm: cut short" in caplog.text
+    table = (dataset.data_path / "skipped.csv").read_text().splitlines()
+    assert table[1:] == ["film,train,P_00820_RIGHT_CC,/films/1-282.dcm: cut short"]
     films = {example["film_id"] for example in records(dataset)["train"]}
     assert films == {b"P_00820_LEFT_CC", b"P_00820_LEFT_MLO", b"P_00820_RIGHT_MLO"}
 

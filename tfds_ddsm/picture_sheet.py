@@ -1,0 +1,66 @@
+"""A sheet of patches with the outlines of their masks, to look at before training."""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_PER_ROW = 8
+_ROWS_PER_KIND = 2
+_INCHES = 1.25  # side of a patch
+_TITLES = {
+    "malignant": "malignant",
+    "benign": "non-malignant, benign lesion",
+    "background": "non-malignant, background",
+}
+
+
+def choose(examples: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[Mapping]]:
+    """Returns the first patches of every kind; TFDS's own order on disk is random.
+
+    Args:
+        examples: decoded records: `image` [p, p, 1], `mask` [p, p, 1], `label`, `lesion_type`.
+    """
+    chosen = {kind: [] for kind in _TITLES}
+    for example in examples:
+        of_kind = chosen[_kind(example)]
+        if len(of_kind) < _PER_ROW * _ROWS_PER_KIND:
+            of_kind.append(example)
+        elif all(len(found) == _PER_ROW * _ROWS_PER_KIND for found in chosen.values()):
+            break
+    return {kind: found for kind, found in chosen.items() if found}
+
+
+def _kind(example: Mapping[str, np.ndarray]) -> str:
+    if example["label"]:
+        return "malignant"
+    return "benign" if example["lesion_type"] else "background"
+
+
+def draw(chosen: Mapping[str, Sequence[Mapping]], title: str) -> bytes:
+    """Returns a PNG file; grey from the 1st to the 99.9th percentile of each patch."""
+    bands = [(kind, -(-len(found) // _PER_ROW)) for kind, found in chosen.items()]
+    heights = [_INCHES * rows + 0.3 for _, rows in bands]
+    figure = Figure(figsize=(_INCHES * _PER_ROW, sum(heights) + 0.35), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    subfigures = np.atleast_1d(figure.subfigures(len(bands), 1, height_ratios=heights))
+    for subfigure, (kind, rows) in zip(subfigures, bands, strict=True):
+        subfigure.suptitle(_TITLES[kind], fontsize=9, x=0.01, ha="left")
+        axes = subfigure.subplots(rows, _PER_ROW, squeeze=False).ravel()
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, example in zip(axes, chosen[kind], strict=False):
+            _draw_patch(axis, example)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    return data.getvalue()
+
+
+def _draw_patch(axis, example: Mapping[str, np.ndarray]) -> None:
+    image, mask = example["image"][..., 0], example["mask"][..., 0]
+    low, high = np.percentile(image, (1, 99.9))
+    axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1))
+    if mask.min() < mask.max():
+        colour = "#ff5a36" if example["label"] else "#35c4ff"
+        axis.contour(mask, levels=[0.5], colors=colour, linewidths=1)

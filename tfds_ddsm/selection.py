@@ -1,0 +1,142 @@
+"""Which films a dataset is made of, in which split, and what is left out before pixels are read."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from tfds_ddsm import patches
+from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
+from tfds_ddsm.mammogram import Film, Source
+from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex
+
+SPLITS = ("train", "validation", "test")
+MAX_SKIPPED_SHARE = 0.05
+
+# Two patients cannot fill three splits by a hash. The malignant lesions are all P_00820's.
+_SAMPLE_SPLITS = {"P_00820": "train", "P_00173": "validation"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """One line of the table of what the source holds and the dataset does not.
+
+    Attributes:
+        kind: 'film', 'lesion', 'patient', 'CSV row', 'CSV file' or 'other files'.
+        name: film or patient id; '' where there is none.
+        reason: why, with the path of the file or the CSV line.
+        split: the split that lacks it; '' where that is not known.
+    """
+
+    kind: str
+    name: str
+    reason: str
+    split: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What is built, and what is known to be missing before the first film is read.
+
+    Attributes:
+        films: by split, those that give patches.
+        plan: by film_id, malignant, benign and background patches.
+        skipped: what the source's index leaves out.
+        allowed_failures: films that may yet turn out to be unreadable; None for any number.
+    """
+
+    films: Mapping[str, tuple[Film, ...]]
+    plan: Mapping[str, tuple[int, int, int]]
+    skipped: tuple[Skipped, ...]
+    allowed_failures: int | None
+
+
+def select(source: Source, config: DdsmPatchesConfig) -> Selection:
+    """Reads the source's index and shares the patches among its films.
+
+    Raises:
+        DatasetError: the index cannot be read, or too much is missing and the config does not
+            allow it.
+    """
+    try:
+        films = source.index()
+        skipped = _left_out_by_index(source.catalogue) if config.source == "cbis_ddsm" else []
+    except (ValueError, OSError) as error:
+        raise DatasetError(str(error)) from error
+    num_lost = sum(item.kind in ("film", "CSV row") for item in skipped)
+    allowed = int(MAX_SKIPPED_SHARE * (len(films) + num_lost)) - num_lost
+    if not config.allow_skipped:
+        _check_complete(skipped, allowed)
+    split_of = {film.film_id: _split_of(source, film, config) for film in films}
+    skipped += _patients_in_both(films, split_of)
+    films = [film for film in films if split_of[film.film_id]]
+    plan = patches.plan_patches(films, config.patches_per_class, config.background_share)
+    by_split = {
+        split: tuple(
+            film for film in films if split_of[film.film_id] == split and any(plan[film.film_id])
+        )
+        for split in SPLITS
+    }
+    return Selection(
+        films={split: films for split, films in by_split.items() if films},
+        plan=plan,
+        skipped=tuple(skipped),
+        allowed_failures=None if config.allow_skipped else allowed,
+    )
+
+
+def _left_out_by_index(catalogue: CbisDdsmIndex) -> list[Skipped]:
+    """Lists what CBIS-DDSM's CSV files name and the folder lacks, and the other way round."""
+    skipped = [
+        Skipped("CSV file", "", f"{name} is missing: the lesions it lists pass for healthy tissue")
+        for name in catalogue.missing_csv_names
+    ]
+    skipped += [
+        Skipped("film", film.film_id, f"{film.path}: {film.reason}") for film in catalogue.left_out
+    ]
+    # A row that names its film leaves out the film, above, or one of its lesions: `read` says so.
+    skipped += [
+        Skipped("CSV row", "", f"{row.where}: {row.reason}")
+        for row in catalogue.rejected_rows
+        if not row.film_id
+    ]
+    if catalogue.num_unknown_files:
+        reason = f"{catalogue.num_unknown_files} .dcm or .jpg files in folders of no CSV row"
+        skipped.append(Skipped("other files", "", reason))
+    return skipped
+
+
+def _check_complete(skipped: Sequence[Skipped], allowed: int) -> None:
+    missing = [item.reason for item in skipped if item.kind == "CSV file"]
+    if missing:
+        raise DatasetError(
+            f"{missing[0]}; bring it from TCIA's page of CBIS-DDSM, or set allow_skipped in the "
+            "config to go on without it."
+        )
+    if allowed < 0:
+        lost = [item for item in skipped if item.kind in ("film", "CSV row")]
+        raise too_many_skipped(lost[0].reason)
+
+
+def too_many_skipped(example: str) -> DatasetError:
+    """Returns the error of a build that lacks too many films."""
+    return DatasetError(
+        f"More than {MAX_SKIPPED_SHARE:.0%} of the films cannot be used, such as {example}; bring "
+        "them again, or set allow_skipped in the config to go on without them."
+    )
+
+
+def _split_of(source: Source, film: Film, config: DdsmPatchesConfig) -> str | None:
+    """Returns the film's split; None for a film that stands in TCIA's train and test lists."""
+    if config.source == "sample":
+        return _SAMPLE_SPLITS[film.patient_id]
+    split = patches.split_of(film.patient_id)
+    if not config.official_split:
+        return split
+    official = source.official_split(film)
+    # TCIA has no validation split: a tenth of its train patients, the same as without TCIA's.
+    return split if (official, split) == ("train", "validation") else official
+
+
+def _patients_in_both(films: Sequence[Film], split_of: Mapping[str, str | None]) -> list[Skipped]:
+    patients = sorted({film.patient_id for film in films if split_of[film.film_id] is None})
+    reason = "in a train and in a test file of TCIA's, and so in neither split"
+    return [Skipped("patient", patient, reason) for patient in patients]

@@ -59,10 +59,36 @@ def rescale(image: np.ndarray, factor: float) -> np.ndarray:
     A bool mask is resized the same way, and a pixel is set where at least half of it was.
     """
     height, width = image.shape
-    size = max(1, round(width * factor)), max(1, round(height * factor))
+    shape = max(1, round(height * factor)), max(1, round(width * factor))
     if image.dtype == bool:
-        return cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return _rescale_mask(image, shape)
+    return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _rescale_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resizes a mask; the work grows with the lesion and not with the film around it."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    box = mask[top : top + height, left : left + width]
+    rows, row_weights = _area_weights(mask.shape[0], shape[0], top, height)
+    columns, column_weights = _area_weights(mask.shape[1], shape[1], left, width)
+    rescaled = np.zeros(shape, bool)
+    # A pixel that is covered to exactly one half must not hang on the order of the sums.
+    rescaled[rows, columns] = row_weights @ box @ column_weights.T > 0.5 - 1e-6
+    return rescaled
+
+
+def _area_weights(old: int, new: int, first: int, count: int) -> tuple[slice, np.ndarray]:
+    """Returns the share that `count` pixels of `old`, from `first` on, have in pixels of `new`.
+
+    Returns:
+        The pixels that they touch, and float64 [touched, count].
+    """
+    step = old / new
+    touched = slice(int(first / step), min(new, int((first + count) / step) + 1))
+    starts = np.arange(touched.start, touched.stop)[:, None] * step
+    pixels = np.arange(first, first + count)
+    overlap = np.minimum(starts + step, pixels + 1) - np.maximum(starts, pixels)
+    return touched, np.clip(overlap, 0, None) / step
 
 
 def breast_mask(image: np.ndarray) -> np.ndarray:

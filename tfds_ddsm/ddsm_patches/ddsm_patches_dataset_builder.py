@@ -209,7 +209,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _read_back(self, split: str) -> Iterable[dict[str, Any]]:
         if self.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
             return self.as_data_source(split)
-        return tfds.as_numpy(self.as_dataset(split=split, shuffle_files=False))
+        uncached = tfds.ReadConfig(try_autocache=False)  # only the first records are read
+        return tfds.as_numpy(self.as_dataset(split=split, read_config=uncached))
 
 
 def _manual_dir(

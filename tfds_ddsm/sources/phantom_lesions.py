@@ -91,10 +91,11 @@ def insert_planned(
     _check_arrays(image, tissue, occupied)
     if not 0.01 <= pixel_size_mm <= 1.0:
         raise ValueError(f"pixel_size_mm must lie in [0.01, 1], got {pixel_size_mm}.")
-    image, occupied = image.copy(), occupied.copy()
+    image = image.copy()
+    room = _Room(tissue, occupied, pixel_size_mm)
     lesions = []
     for plan in plans:
-        placed = _draw_where_it_fits(tissue, occupied, plan, pixel_size_mm, rng)
+        placed = _draw_where_it_fits(room, plan, pixel_size_mm, rng)
         if placed is None:
             continue
         step, shape, (top, left) = placed
@@ -108,7 +109,7 @@ def insert_planned(
         image[rows, columns] = _add_to_film(image[rows, columns], step[part])
         mask = np.zeros(image.shape, bool)
         mask[rows, columns] = shape[part]
-        occupied[rows, columns] |= shape[part]
+        room.occupy(mask, rows, columns)
         lesions.append(
             mammogram.Lesion(
                 lesion_type=plan.lesion_type, malignant=plan.malignant, mask=mask, simulated=True
@@ -144,9 +145,9 @@ def _add_to_film(pixels: np.ndarray, step: np.ndarray) -> np.ndarray:
     return np.where(step == 0, pixels, changed)
 
 
-def _draw_where_it_fits(tissue, occupied, plan, pixel_size_mm, rng):
+def _draw_where_it_fits(room, plan, pixel_size_mm, rng):
     """Returns step, outline and top left corner of a lesion, or None where there is no room."""
-    room_mm, cell_px = _room(tissue, occupied, pixel_size_mm)
+    room_mm = room.radius_mm()
     smallest_mm = (MASS_DIAMETER_MM if plan.lesion_type == "mass" else CLUSTER_DIAMETER_MM)[0]
     while True:
         step, shape = draw_lesion(plan, pixel_size_mm, rng)
@@ -155,28 +156,45 @@ def _draw_where_it_fits(tissue, occupied, plan, pixel_size_mm, rng):
         reach_mm = np.hypot(rows - centre, columns - centre).max() * pixel_size_mm
         cells = np.flatnonzero(room_mm >= reach_mm)
         if cells.size:
-            row, column = np.unravel_index(rng.choice(cells), room_mm.shape)
-            corner = (int((row + 0.5) * cell_px) - centre, int((column + 0.5) * cell_px) - centre)
-            return step, shape, corner
+            cell = np.unravel_index(rng.choice(cells), room_mm.shape)
+            top, left = (int((index + 0.5) * room.cell_px) - centre for index in cell)
+            return step, shape, (top, left)
         if plan.diameter_mm <= smallest_mm:
             return None
         plan = dataclasses.replace(plan, diameter_mm=max(smallest_mm, 0.75 * plan.diameter_mm))
 
 
-def _room(tissue, occupied, pixel_size_mm):
-    """Returns, for every cell of about 1 mm, the radius in mm that is free around its centre."""
-    cell_px = max(1, round(_ROOM_CELL_MM / pixel_size_mm))
-    # One more cell all around counts as outside: lesions keep off the film's edge.
-    free = np.pad(_all_in_cells(tissue, cell_px), 1)
-    clear = np.pad(_all_in_cells(~occupied, cell_px), 1, constant_values=True)
-    cell_mm = cell_px * pixel_size_mm
-    to_edge = (ndimage.distance_transform_edt(free) - 1) * cell_mm
-    to_lesion = (
-        (ndimage.distance_transform_edt(clear) - 1) * cell_mm - GAP_MM
-        if not clear.all()
-        else np.inf
-    )
-    return np.minimum(to_edge, to_lesion)[1:-1, 1:-1], cell_px
+class _Room:
+    """Where lesions fit, in cells of about 1 mm; the film itself is looked through only once."""
+
+    def __init__(self, tissue: np.ndarray, occupied: np.ndarray, pixel_size_mm: float):
+        self.cell_px = max(1, round(_ROOM_CELL_MM / pixel_size_mm))
+        self._cell_mm = self.cell_px * pixel_size_mm
+        # One more cell all around counts as outside: lesions keep off the film's edge.
+        free = np.pad(_all_in_cells(tissue, self.cell_px), 1)
+        self._to_edge_mm = self._distance_mm(free)
+        self._clear = _all_in_cells(~occupied, self.cell_px)
+
+    def occupy(self, mask: np.ndarray, rows: slice, columns: slice) -> None:
+        """Takes the room of a lesion that lies within `rows` and `columns` of the film."""
+        size = self.cell_px
+        top, bottom = rows.start // size, -(-rows.stop // size)
+        left, right = columns.start // size, -(-columns.stop // size)
+        part = mask[top * size : bottom * size, left * size : right * size]
+        clear = _all_in_cells(~part, size)
+        height, width = clear.shape
+        self._clear[top : top + height, left : left + width] &= clear
+
+    def radius_mm(self) -> np.ndarray:
+        """Returns, for every cell, the radius that is free around its centre."""
+        to_lesion_mm = np.inf
+        if not self._clear.all():
+            clear = np.pad(self._clear, 1, constant_values=True)
+            to_lesion_mm = self._distance_mm(clear) - GAP_MM
+        return np.minimum(self._to_edge_mm, to_lesion_mm)[1:-1, 1:-1]
+
+    def _distance_mm(self, cells: np.ndarray) -> np.ndarray:
+        return (ndimage.distance_transform_edt(cells) - 1) * self._cell_mm
 
 
 def _all_in_cells(array: np.ndarray, cell_px: int) -> np.ndarray:

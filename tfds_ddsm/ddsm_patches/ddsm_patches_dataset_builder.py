@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from tfds_ddsm import picture_sheet, selection, statistics
+from tfds_ddsm import dataset_statistics, picture_sheet, selection
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.film_cache import FilmCache
 from tfds_ddsm.film_examples import FilmReport, encoded_examples
@@ -194,12 +194,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _describe(self) -> None:
         """Writes and prints the tables, and draws the sheet of patches."""
         skipped = self._selection.skipped
-        numbers = statistics.statistics(self._reports, skipped)
-        text = statistics.table(numbers)
-        items = statistics.skipped_items(self._reports, skipped)
+        numbers = dataset_statistics.statistics(self._reports, skipped)
+        text = dataset_statistics.table(numbers)
+        items = dataset_statistics.skipped_items(self._reports, skipped)
         (self.data_path / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")
         (self.data_path / "statistics.md").write_text(text)
-        (self.data_path / "skipped.csv").write_text(statistics.skipped_csv(items))
+        (self.data_path / "skipped.csv").write_text(dataset_statistics.skipped_csv(items))
         split = next(iter(self._reports))
         title = f"ddsm_patches/{self.builder_config.name}, {split}"
         chosen = picture_sheet.choose(self._read_back(split))

@@ -20,6 +20,7 @@ from etils import epath
 from tfds_ddsm import patches
 from tfds_ddsm.mammogram import Film, Lesion, Mammogram, UnreadableFilmError
 from tfds_ddsm.sources import phantom
+from tfds_ddsm.sources.image_file import read_pixels
 
 # The films lack a pixel size. They are 4432 to 4736 lines high; a cassette is 240 mm long, and at
 # the 0.05 mm of DDSM's Lumisys scanner they fill 222 to 237 mm of it, at Howtek's 0.0435 mm only
@@ -100,11 +101,7 @@ class SampleSource:
         path = _paths_by_series().get(series)
         if path is None:
             raise UnreadableFilmError(f"{film.film_id}: no DICOM file of series {series}.")
-        try:
-            with path.open("rb") as file:
-                image = pydicom.dcmread(file).pixel_array
-        except Exception as error:  # a damaged file makes pydicom raise almost anything
-            raise UnreadableFilmError(f"{path}: {error}") from error
+        image = read_pixels(path)
         lesions = tuple(
             Lesion("mass", pathology == "MALIGNANT", _ellipse(image.shape, rows, columns))
             for film_id, _, pathology, rows, columns in _LESIONS

@@ -3,7 +3,7 @@ import dataclasses
 import io
 import json
 
-from tfds_ddsm import statistics
+from tfds_ddsm import dataset_statistics
 from tfds_ddsm.film_examples import FilmReport
 from tfds_ddsm.mammogram import Film
 from tfds_ddsm.selection import Skipped
@@ -34,7 +34,7 @@ SKIPPED = (Skipped("film", "P_9_LEFT_CC", "no file"), Skipped("CSV row", "", "li
 
 
 def test_numbers_of_every_split():
-    numbers = statistics.statistics(REPORTS, SKIPPED)
+    numbers = dataset_statistics.statistics(REPORTS, SKIPPED)
 
     assert numbers["splits"]["train"] == {
         "patients": 1,
@@ -55,7 +55,7 @@ def test_numbers_of_every_split():
 
 
 def test_the_table_shows_splits_side_by_side_and_their_sum():
-    lines = statistics.table(statistics.statistics(REPORTS, SKIPPED)).splitlines()
+    lines = dataset_statistics.table(dataset_statistics.statistics(REPORTS, SKIPPED)).splitlines()
 
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:-2]]
     assert rows[0] == ["", "train", "test", "all"]
@@ -69,14 +69,14 @@ def test_the_table_shows_splits_side_by_side_and_their_sum():
 
 
 def numbers_of_train():
-    return statistics.statistics(REPORTS, SKIPPED)["splits"]["train"]
+    return dataset_statistics.statistics(REPORTS, SKIPPED)["splits"]["train"]
 
 
 def test_all_that_is_left_out_stands_in_one_table_whatever_its_text():
     hostile = Skipped("film", "P_8_LEFT_CC", '=1+1,"\n;rm -rf / é')
-    items = statistics.skipped_items(REPORTS, [hostile])
+    items = dataset_statistics.skipped_items(REPORTS, [hostile])
 
-    text = statistics.skipped_csv(items)
+    text = dataset_statistics.skipped_csv(items)
 
     rows = list(csv.reader(io.StringIO(text)))
     assert rows == [

@@ -124,10 +124,13 @@ def _decode(encoded, name: str, side: int):
 
     def decode_one(png):
         picture = tf.io.decode_png(png, dtype=tf.uint16)
-        expected = f"{name} must hold grey PNGs of {side}x{side} pixels, one channel."
-        check = tf.debugging.assert_equal(tf.shape(picture), (side, side, 1), message=expected)
-        with tf.control_dependencies([check]):
-            return tf.ensure_shape(tf.cast(picture, tf.float32) / _WHITE, (side, side, 1))
+        shape = tf.shape(picture)
+        expected = f"{name} must hold grey PNGs of {side}x{side} pixels. Received the shape:"
+        fits = tf.debugging.Assert(tf.reduce_all(shape == (side, side, 1)), [expected, shape])
+        with tf.control_dependencies([fits]):
+            grey = tf.cast(picture, tf.float32) / _WHITE
+        # Not tf.ensure_shape: the graph optimiser lets that fail first, in words of its own.
+        return tf.reshape(grey, (side, side, 1))
 
     return tf.map_fn(decode_one, encoded, fn_output_signature=tf.float32)
 

@@ -1,5 +1,93 @@
-"""Set before any test imports TensorFlow: its start-up notes are not the suite's output."""
+"""Patches of the real sample films, built once, and a run trained on them.
+
+TensorFlow's log level is set before any test imports it: its start-up notes are not the suite's
+output. It and the packages that bring it are imported by the fixtures that need them.
+"""
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import dataclasses
+
+import pytest
+
+from cigan_tf.config import Config, DataConfig, LossConfig, ModelConfig, TrainingConfig
+
+PATCH_SIZE = 32
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Two variants of ddsm_patches/sample: `tiny` with simulated lesions, `real` without."""
+    from tfds_ddsm.dataset_config import DdsmPatchesConfig
+    from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
+
+    folder = tmp_path_factory.mktemp("tensorflow_datasets")
+    for name, simulated_lesions in (("tiny", 2), ("real", 0)):
+        config = DdsmPatchesConfig(
+            name=name,
+            source="sample",
+            patch_size=PATCH_SIZE,
+            film_size=(344, 188),
+            patches_per_class=60,
+            simulated_lesions=simulated_lesions,
+        )
+        Builder(config=config, data_dir=folder).download_and_prepare()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(data_dir):
+    """A configuration that trains on the tiny variant within seconds."""
+    return Config(
+        data=DataConfig(dataset="ddsm_patches/tiny", data_dir=str(data_dir), batch_size=4),
+        model=ModelConfig(
+            patch_size=PATCH_SIZE, vgg_weights="random", feature_layers=("input", "pool1")
+        ),
+        loss=LossConfig(),
+        training=TrainingConfig(
+            pretraining_steps=2,
+            adversarial_steps=4,
+            max_steps_per_turn=1,
+            log_every_steps=2,
+            picture_every_steps=3,
+            checkpoint_every_steps=3,
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_config, tmp_path_factory):
+    """The working directory of a finished run."""
+    from cigan_tf.training.train import train
+
+    workdir = tmp_path_factory.mktemp("run")
+    train(tiny_config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def exported(trained_run):
+    """The finished run's exported generator, version 1."""
+    from export.saved_model import export
+
+    return export(trained_run, trained_run / "saved_model")
+
+
+@pytest.fixture
+def replace():
+    """Returns a configuration with settings replaced, whichever group they belong to."""
+
+    def replaced(config, **settings):
+        groups = {}
+        for group in dataclasses.fields(config):
+            values = getattr(config, group.name)
+            names = {field.name for field in dataclasses.fields(values)} & set(settings)
+            groups[group.name] = dataclasses.replace(
+                values, **{name: settings.pop(name) for name in names}
+            )
+        assert not settings, settings
+        return Config(**groups)
+
+    return replaced

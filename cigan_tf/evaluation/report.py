@@ -5,6 +5,7 @@ Self-contained HTML: every picture is inside the file.
 
 import base64
 import importlib.metadata
+import io
 import os
 import pathlib
 import platform
@@ -182,19 +183,15 @@ def _draw_curves(curves: dict[str, np.ndarray]) -> str:
             axes.legend(frameon=False)
         if title in ("feature loss", "boundary loss") and axes.lines:
             axes.set_yscale("log")
-    return _figure_png(figure)
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", dpi=120)
+    return base64.b64encode(encoded.getvalue()).decode()
 
 
-def _figure_png(figure: matplotlib.figure.Figure) -> str:
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())
-    return _png(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGR), shown_px=None)
-
-
-def _png(picture: np.ndarray, shown_px: int | None = _SHOWN_PX) -> str:
-    """Returns a picture as base64 PNG, enlarged smoothly to `shown_px` where it is smaller."""
-    if shown_px and picture.shape[0] < shown_px:
-        picture = cv2.resize(picture, (shown_px, shown_px), interpolation=cv2.INTER_CUBIC)
+def _png(picture: np.ndarray) -> str:
+    """Returns a picture as base64 PNG, enlarged smoothly where it is small."""
+    if picture.shape[0] < _SHOWN_PX:
+        picture = cv2.resize(picture, (_SHOWN_PX, _SHOWN_PX), interpolation=cv2.INTER_CUBIC)
     return base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()
 
 

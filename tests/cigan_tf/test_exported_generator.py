@@ -1,0 +1,42 @@
+"""A SavedModel in use."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from cigan_tf import input_pipeline
+from cigan_tf.errors import UserError
+from cigan_tf.exported_generator import ExportedGenerator
+
+
+def test_batches_are_cut_and_put_together_again(exported, tiny_config):
+    batch = input_pipeline.picture_patches(tiny_config, "validation", 2)
+    inputs = (batch["image"], batch["mask"], batch["label"], np.arange(6, dtype=np.int32))
+    whole = ExportedGenerator(exported)
+    cut = ExportedGenerator(exported, batch_size=4)
+    assert whole.patch_size == 32
+    np.testing.assert_allclose(whole(*inputs), cut(*inputs), atol=1e-6)
+
+
+def test_the_newest_version_is_taken(exported, tmp_path):
+    for version in ("2", "10"):
+        shutil.copytree(exported, tmp_path / version)
+    assert ExportedGenerator(tmp_path).path.name == "10"
+    assert ExportedGenerator(tmp_path / "2").path.name == "2"
+
+
+def test_a_folder_without_a_saved_model_is_named(tmp_path):
+    with pytest.raises(UserError, match="There is no SavedModel"):
+        ExportedGenerator(tmp_path)
+    with pytest.raises(UserError, match="There is no SavedModel"):
+        ExportedGenerator(tmp_path / "absent")
+
+
+def test_another_kind_of_model_is_named(tmp_path):
+    import keras
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.export(tmp_path / "1", verbose=False)
+    with pytest.raises(UserError, match="no infilling generator"):
+        ExportedGenerator(tmp_path)

@@ -1,0 +1,113 @@
+"""Batches of real patches: balance, masks, flips, order, and what is refused."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cigan_tf import input_pipeline
+from cigan_tf.errors import UserError
+
+
+def take(config, count):
+    batches = input_pipeline.training_batches(config).take(count)
+    return [{name: np.asarray(value) for name, value in batch.items()} for batch in batches]
+
+
+def test_batches_hold_half_of_each_class(tiny_config):
+    for batch in take(tiny_config, 5):
+        assert batch["image"].shape == batch["mask"].shape == (4, 32, 32, 1)
+        assert batch["image"].dtype == batch["mask"].dtype == np.float32
+        assert sorted(batch["label"]) == [0, 0, 1, 1]
+        assert 0 <= batch["image"].min() < batch["image"].max() <= 1
+
+
+def test_every_patch_has_a_mask(tiny_config):
+    for batch in take(tiny_config, 20):
+        assert set(np.unique(batch["mask"])) <= {0.0, 1.0}
+        assert (batch["mask"].sum(axis=(1, 2, 3)) > 0).all()
+
+
+def test_grey_levels_keep_16_bits(tiny_config):
+    levels = np.concatenate([b["image"].ravel() for b in take(tiny_config, 20)]) * 65535
+    np.testing.assert_allclose(levels, np.round(levels), atol=0.01)
+    assert len(np.unique(np.round(levels))) > 1000
+
+
+def test_the_seed_decides_the_order(tiny_config, replace):
+    first, again = take(tiny_config, 3), take(tiny_config, 3)
+    other = take(replace(tiny_config, seed=1), 3)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+        np.testing.assert_array_equal(a["mask"], b["mask"])
+    assert any(np.abs(a["image"] - c["image"]).max() > 0 for a, c in zip(first, other, strict=True))
+
+
+def orientations(image):
+    for turned in (image, image.transpose(1, 0, 2)):
+        for rows in (turned, turned[::-1]):
+            yield from (rows, rows[:, ::-1])
+
+
+def test_flips_turn_patch_and_mask_together(tiny_config, replace):
+    plain, flipped = take(tiny_config, 6), take(replace(tiny_config, random_flips=True), 6)
+    found = set()
+    for before, after in zip(plain, flipped, strict=True):
+        for i in range(4):
+            both = np.concatenate([before["image"][i], before["mask"][i]], axis=-1)
+            turned = np.concatenate([after["image"][i], after["mask"][i]], axis=-1)
+            matches = [k for k, o in enumerate(orientations(both)) if np.array_equal(o, turned)]
+            assert matches
+            found.update(matches)
+    assert len(found) >= 6
+
+
+def test_exposure_changes_grey_levels_alone(tiny_config, replace):
+    plain, exposed = take(tiny_config, 2), take(replace(tiny_config, max_random_gamma=2.0), 2)
+    for before, after in zip(plain, exposed, strict=True):
+        np.testing.assert_array_equal(before["mask"], after["mask"])
+        for old, new in zip(before["image"], after["image"], strict=True):
+            inside = (old > 0.05) & (old < 0.95)
+            gamma = np.log(new[inside]) / np.log(old[inside])
+            np.testing.assert_allclose(gamma, np.median(gamma), rtol=1e-3)
+            assert 0.5 <= np.median(gamma) <= 2
+
+
+def test_the_place_in_the_input_can_be_checkpointed(tiny_config, replace, tmp_path):
+    config = replace(tiny_config, random_flips=True, max_random_gamma=2.0)
+    iterator = iter(input_pipeline.training_batches(config))
+    next(iterator)
+    path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "input")
+    expected = next(iterator)
+    resumed = iter(input_pipeline.training_batches(config))
+    tf.train.Checkpoint(iterator=resumed).restore(path)
+    np.testing.assert_array_equal(next(resumed)["image"], expected["image"])
+
+
+def test_picture_patches_are_of_three_kinds_and_fixed(tiny_config):
+    batch = input_pipeline.picture_patches(tiny_config, "validation", 3)
+    again = input_pipeline.picture_patches(tiny_config, "validation", 3)
+    assert (
+        batch["kind"].tolist()
+        == ["malignant lesion"] * 3 + ["benign lesion"] * 3 + ["no lesion"] * 3
+    )
+    assert batch["label"].tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+    assert set(batch["lesion_type"][6:]) == {"none"}
+    assert (batch["mask"].sum(axis=(1, 2, 3)) > 0).all()
+    assert all(film.startswith("P_00173_") for film in batch["film_id"])
+    for name, values in batch.items():
+        np.testing.assert_array_equal(values, again[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"dataset": "ddsm_patches/absent"}, "tfds build ddsm_patches/absent"),
+        ({"patch_size": 64}, "--patch_size=32"),
+        ({"train_split": "tuning"}, "'tuning'"),
+        ({"dataset": "ddsm_patches/real", "train_split": "validation"}, "no malignant patch"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_named(tiny_config, replace, settings, named):
+    with pytest.raises(UserError, match=named) as error:
+        input_pipeline.training_batches(replace(tiny_config, **settings))
+    assert "\n" not in str(error.value)

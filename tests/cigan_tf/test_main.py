@@ -1,0 +1,76 @@
+"""The command line: flags, flagfiles, one line for each mistake."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGFILES = sorted((ROOT / "cigan_tf" / "flagfiles").glob("*.flags"))
+
+
+def run(*arguments, module="cigan_tf.main"):
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def dry_run(*arguments):
+    finished = run("--dry_run", *arguments)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+@pytest.mark.parametrize("flagfile", FLAGFILES, ids=[path.stem for path in FLAGFILES])
+def test_every_flagfile_resolves_and_begins_with_its_recipe(flagfile):
+    assert dry_run(f"--flagfile={flagfile}")["training"]["seed"] == 0
+    assert flagfile.read_text().startswith("# ")
+
+
+def test_the_paper_flagfile_is_the_paper():
+    config = dry_run("--flagfile=cigan_tf/flagfiles/paper.flags")
+    assert config == dry_run()
+
+
+def test_the_command_line_overrides_the_flagfile():
+    config = dry_run("--flagfile=cigan_tf/flagfiles/paper.flags", "--batch_size=16")
+    assert config["data"]["batch_size"] == 16
+    assert config["model"]["patch_size"] == 256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--patch_size=100"], "patch_size=100"),
+        (["--batch_size=five"], "--batch_size=five"),
+        (["--mode=guess"], "--mode=guess"),
+        (["--lerning_rate=1"], "learning_rate"),
+        (["--flagfile=absent.flags"], "absent.flags"),
+        (["train"], "'train'"),
+        ([], "--workdir=DIR"),
+        (["--workdir={tmp}/run", "--data_dir={tmp}", "--dataset=ddsm_patches/none"], "tfds build"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, named, tmp_path):
+    finished = run(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert finished.returncode == 2
+    # TensorFlow writes notes of its own to stderr as soon as it is imported.
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, finished.stderr
+    assert named in errors[0]
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_export_command_answers_alike(tmp_path):
+    finished = run(f"--workdir={tmp_path}", module="export.saved_model")
+    assert finished.returncode == 2
+    assert "There is no run in the workdir" in finished.stderr
+    assert "Traceback" not in finished.stderr

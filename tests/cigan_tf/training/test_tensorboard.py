@@ -1,0 +1,75 @@
+"""What TensorBoard is given."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cigan_tf.config import LossConfig
+from cigan_tf.training import tensorboard
+
+TAGS = {
+    "loss/feature_loss",
+    "loss/boundary_loss",
+    "loss/adversarial_generator_loss",
+    "loss/adversarial_discriminator_loss",
+    "weighted_loss/feature_loss",
+    "weighted_loss/boundary_loss",
+    "discriminator/accuracy_real",
+    "discriminator/accuracy_fake",
+    "turn/network",
+    "turn/turns_taken",
+    "optimizer/learning_rate_generator",
+    "speed/steps_per_second",
+    "validation/infills",
+}
+
+
+@pytest.fixture(scope="module")
+def events(trained_run):
+    accumulator = EventAccumulator(str(trained_run / "logs"), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def curve(events, tag):
+    return {e.step: float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)}
+
+
+def test_every_curve_is_there(events):
+    assert set(events.Tags()["tensors"]) >= TAGS
+
+
+def test_a_term_shows_up_only_where_it_was_computed(events):
+    # Steps 1 and 2 pre-train: no discriminator yet.
+    assert min(curve(events, "loss/feature_loss")) == 2
+    assert min(curve(events, "loss/adversarial_discriminator_loss")) == 4
+
+
+def test_weighted_terms_are_the_plain_ones_by_their_weight(events, tiny_config):
+    for term in ("feature_loss", "boundary_loss"):
+        weight = tensorboard.weight_of(term, tiny_config.loss)
+        for step, value in curve(events, f"loss/{term}").items():
+            weighted = curve(events, f"weighted_loss/{term}")[step]
+            assert weighted == pytest.approx(weight * value, rel=1e-5)
+
+
+def test_every_loss_metric_has_a_weight():
+    loss = LossConfig(adversarial_weight=2, feature_weight=3, boundary_weight=4)
+    assert tensorboard.weight_of("adversarial_generator_loss", loss) == 2
+    assert tensorboard.weight_of("feature_loss", loss) == 3
+    assert tensorboard.weight_of("boundary_loss", loss) == 4
+    assert tensorboard.weight_of("adversarial_discriminator_loss", loss) == 1
+
+
+def test_pictures_at_the_start_on_the_way_and_at_the_end(events):
+    shown = events.Tensors("validation/infills")
+    assert [event.step for event in shown] == [0, 3, 6]
+    first, last = (
+        tf.io.decode_png(tf.make_ndarray(shown[i].tensor_proto)[2]).numpy() for i in (0, -1)
+    )
+    # Four patches of each of three kinds, four columns.
+    assert first.shape == (12 * 32 + 11 * 4, 4 * 32 + 3 * 4, 1)
+    original, infilled = np.s_[:, :32], np.s_[:, 72:]
+    np.testing.assert_array_equal(first[original], last[original])
+    assert np.abs(first[infilled].astype(int) - last[infilled]).max() > 0

@@ -1,0 +1,201 @@
+"""The exported generator: its signatures, its promises, and that it stands alone."""
+
+import subprocess
+import sys
+import textwrap
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cigan_tf import input_pipeline
+from cigan_tf.errors import UserError
+from export.saved_model import export
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    return tf.saved_model.load(str(exported))
+
+
+@pytest.fixture
+def signatures(loaded):
+    return loaded.signatures
+
+
+@pytest.fixture(scope="module")
+def patches(tiny_config):
+    return input_pipeline.picture_patches(tiny_config, "validation", 2)
+
+
+@pytest.fixture
+def request_of(patches):
+    def make(**changed):
+        count = len(patches["label"])
+        inputs = {
+            "image": patches["image"],
+            "mask": patches["mask"],
+            "label": patches["label"],
+            "seed": np.arange(count, dtype=np.int32),
+        }
+        return {name: tf.constant(value) for name, value in {**inputs, **changed}.items()}
+
+    return make
+
+
+def encode(picture):
+    return cv2.imencode(".png", picture)[1].tobytes()
+
+
+def test_the_version_is_the_next_number(trained_run, exported, tmp_path):
+    assert exported.name == "1"
+    assert export(trained_run, tmp_path).name == "1"
+    assert export(trained_run, tmp_path).name == "2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_the_signatures_are_the_contract(signatures):
+    assert set(signatures) == {"serving_default", "infill_png"}
+    _, inputs = signatures["serving_default"].structured_input_signature
+    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in inputs.items()} == {
+        "image": (tf.float32, [None, 32, 32, 1]),
+        "mask": (tf.float32, [None, 32, 32, 1]),
+        "label": (tf.int32, [None]),
+        "seed": (tf.int32, [None]),
+    }
+    _, inputs = signatures["infill_png"].structured_input_signature
+    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in inputs.items()} == {
+        "image_bytes": (tf.string, [None]),
+        "mask_bytes": (tf.string, [None]),
+        "label": (tf.int32, [None]),
+        "seed": (tf.int32, [None]),
+    }
+
+
+def test_the_context_comes_back_bit_for_bit(signatures, request_of, patches):
+    infilled = signatures["serving_default"](**request_of())["infilled"].numpy()
+    outside = patches["mask"] == 0
+    np.testing.assert_array_equal(infilled[outside], patches["image"][outside])
+    assert (infilled[~outside] != patches["image"][~outside]).mean() > 0.99
+
+
+def test_seed_and_class_decide_the_infill(signatures, request_of):
+    def infill(**changed):
+        return signatures["serving_default"](**request_of(**changed))["infilled"].numpy()
+
+    first = infill()
+    np.testing.assert_array_equal(first, infill())
+    other_seed = infill(seed=np.arange(6, dtype=np.int32) + 50)
+    other_class = infill(label=1 - request_of()["label"].numpy())
+    assert (np.abs(first - other_seed).max(axis=(1, 2, 3)) > 0).all()
+    assert (np.abs(first - other_class).max(axis=(1, 2, 3)) > 0).all()
+
+
+def test_an_answer_does_not_depend_on_the_rest_of_the_batch(signatures, request_of):
+    whole = signatures["serving_default"](**request_of())["infilled"].numpy()
+    alone = {name: value[3:4] for name, value in request_of().items()}
+    np.testing.assert_allclose(
+        signatures["serving_default"](**alone)["infilled"].numpy()[0], whole[3], atol=1e-6
+    )
+
+
+def test_png_in_png_out_is_the_same_infill_in_16_bits(signatures, request_of, patches):
+    grey = np.round(patches["image"] * 65535).astype(np.uint16)
+    answer = signatures["infill_png"](
+        image_bytes=tf.constant([encode(g) for g in grey]),
+        mask_bytes=tf.constant([encode((m * 255).astype(np.uint8)) for m in patches["mask"]]),
+        label=request_of()["label"],
+        seed=request_of()["seed"],
+    )["infilled_bytes"].numpy()
+    expected = signatures["serving_default"](**request_of())["infilled"].numpy()
+    for png, original, mask, floats in zip(answer, grey, patches["mask"], expected, strict=True):
+        infilled = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert infilled.dtype == np.uint16
+        outside = mask[..., 0] == 0
+        np.testing.assert_array_equal(infilled[outside], original[..., 0][outside])
+        np.testing.assert_allclose(infilled / 65535, floats[..., 0], atol=1e-5)
+
+
+def test_an_8_bit_png_is_widened(signatures):
+    flat = np.full((32, 32, 1), 200, np.uint8)
+    mask = np.zeros((32, 32, 1), np.uint8)
+    mask[8:16, 8:16] = 1
+    answer = signatures["infill_png"](
+        image_bytes=tf.constant([encode(flat)]),
+        mask_bytes=tf.constant([encode(mask)]),
+        label=tf.constant([1]),
+        seed=tf.constant([0]),
+    )["infilled_bytes"].numpy()[0]
+    infilled = cv2.imdecode(np.frombuffer(answer, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert infilled[0, 0] == 200 * 257
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"label": np.array([0, 1, 2, 0, 0, 0], np.int32)}, "label must be 0"),
+        ({"mask": np.full((6, 32, 32, 1), 0.5, np.float32)}, "mask must hold 0 and 1"),
+        ({"image": np.full((6, 32, 32, 1), np.nan, np.float32)}, "image must lie in"),
+        ({"image": np.full((6, 32, 32, 1), 1.5, np.float32)}, "image must lie in"),
+        ({"mask": np.zeros((5, 32, 32, 1), np.float32)}, "mask must be one per image"),
+        ({"seed": np.zeros(1, np.int32)}, "seed must be one per image"),
+    ],
+)
+def test_a_wrong_input_is_named(signatures, request_of, changed, named):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=named):
+        signatures["serving_default"](**request_of(**changed))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [np.zeros((16, 16, 1), np.uint16), np.zeros((32, 32, 3), np.uint8)],
+    ids=["another size", "colour"],
+)
+def test_a_wrong_png_is_named(signatures, picture):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes must hold grey PNGs"):
+        signatures["infill_png"](
+            image_bytes=tf.constant([encode(picture)]),
+            mask_bytes=tf.constant([encode(np.zeros((32, 32, 1), np.uint8))]),
+            label=tf.constant([1]),
+            seed=tf.constant([0]),
+        )
+
+
+def test_it_stands_alone(exported):
+    """A process that cannot import the package loads and runs it."""
+    program = """
+        import sys
+        import numpy as np
+        import tensorflow as tf
+        infill = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+        side = infill.structured_input_signature[1]["image"].shape[1]
+        image = np.full((1, side, side, 1), 0.5, np.float32)
+        mask = np.zeros_like(image)
+        mask[:, 8:16, 8:16] = 1
+        inputs = {"image": image, "mask": mask, "label": np.int32([1]), "seed": np.int32([0])}
+        infilled = infill(**{k: tf.constant(v) for k, v in inputs.items()})["infilled"].numpy()
+        assert (infilled[mask == 0] == 0.5).all() and (infilled[mask == 1] != 0.5).any()
+        assert not any(name.startswith("cigan_tf") for name in sys.modules)
+        """
+    subprocess.run(
+        [sys.executable, "-I", "-c", textwrap.dedent(program), str(exported)],
+        check=True,
+        timeout=120,
+    )
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="There is no run"):
+        export(tmp_path, tmp_path / "saved_model")
+    assert not (tmp_path / "saved_model").exists()
+
+
+def test_a_failed_export_leaves_no_version(trained_run, tmp_path, monkeypatch):
+    def full_disk(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "rename", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        export(trained_run, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]

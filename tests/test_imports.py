@@ -1,0 +1,89 @@
+"""Imports run one way, and only commands know of flags."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# What each part of cigan_tf may import of cigan_tf. The first entry that a module's name starts
+# with counts.
+MAY_IMPORT = {
+    "cigan_tf.errors": [],
+    "cigan_tf.config": ["errors"],
+    "cigan_tf.workdir": ["errors", "config"],
+    "cigan_tf.command_line": ["errors"],
+    "cigan_tf.masks": [],
+    "cigan_tf.losses": [],
+    "cigan_tf.pictures": [],
+    "cigan_tf.exported_generator": ["errors"],
+    "cigan_tf.input_pipeline": ["errors", "config"],
+    "cigan_tf.models": ["errors", "config", "masks", "losses", "models"],
+    "cigan_tf.training": [
+        *["errors", "config", "workdir", "masks", "losses", "pictures"],
+        *["input_pipeline", "models", "training"],
+    ],
+    "cigan_tf.evaluation": [
+        *["errors", "config", "workdir", "pictures"],
+        *["exported_generator", "input_pipeline", "evaluation"],
+    ],
+    "cigan_tf.flags": ["config"],
+    "cigan_tf.main": ["errors", "command_line", "flags", "training", "evaluation"],
+    "export": ["errors", "command_line", "config", "workdir", "masks", "models", "training"],
+}
+KNOW_FLAGS = {"cigan_tf.flags", "cigan_tf.command_line", "tfds_ddsm.check"}
+
+
+def modules():
+    for package in ("cigan_tf", "export", "tfds_ddsm"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), path
+
+
+def imported_names(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+ALL = list(modules())
+
+
+@pytest.mark.parametrize(("name", "path"), ALL, ids=[name for name, _ in ALL])
+def test_imports_run_one_way(name, path):
+    ours = [n for n in imported_names(path) if n.split(".")[0] in ("cigan_tf", "export")]
+    if name.startswith("tfds_ddsm"):
+        assert not ours, "the dataset knows nothing of the model"
+        return
+    assert not any(n.startswith("export") for n in ours), "nothing imports a command"
+    if name in ("cigan_tf", "export"):
+        return
+    part = next(part for part in MAY_IMPORT if name.startswith(part))
+    for imported in ours:
+        allowed = [f"cigan_tf.{a}" for a in MAY_IMPORT[part]]
+        assert imported.startswith(tuple(allowed)), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize(("name", "path"), ALL, ids=[name for name, _ in ALL])
+def test_only_commands_know_of_flags(name, path):
+    if name not in KNOW_FLAGS and not name.startswith("export."):
+        assert "absl.flags" not in set(imported_names(path))
+
+
+@pytest.mark.parametrize(("name", "path"), ALL, ids=[name for name, _ in ALL])
+def test_the_patches_are_read_in_one_place(name, path):
+    if name.startswith("cigan_tf") and name != "cigan_tf.input_pipeline":
+        packages = {n.split(".")[0] for n in imported_names(path)}
+        assert not packages & {"tfds_ddsm", "tensorflow_datasets"}
+
+
+def test_the_export_imports_checkpoints_and_no_other_training_code():
+    for name, path in ALL:
+        if name.startswith("export"):
+            training = {n for n in imported_names(path) if n.startswith("cigan_tf.training")}
+            assert training <= {"cigan_tf.training.checkpoints"}

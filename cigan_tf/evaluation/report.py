@@ -30,14 +30,14 @@ _TEMPLATE = pathlib.Path(__file__).with_name("report.html.jinja")
 
 
 def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> pathlib.Path:
-    """Writes `workdir`/report.html from the run's files and its exported generator.
+    """Writes `workdir`/report.html and infills.png from the run and its exported generator.
 
     Args:
         workdir: a trained run.
         saved_model: the exported generator; by default the newest in `workdir`/saved_model.
 
     Returns:
-        The file written.
+        The page written.
 
     Raises:
         UserError: the run, the SavedModel or the dataset is missing, or their sizes differ.
@@ -52,8 +52,10 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
         )
     split = config.data.validation_split
     batch = input_pipeline.picture_patches(config, split, _PATCHES_PER_KIND)
+    rows = pictures.comparison_rows(batch, generator, config.training.seed)
+    workdir_lib.write_whole(workdir / "infills.png", _draw_sheet(batch["kind"], rows))
     curves = read_scalars(workdir / workdir_lib.LOG_DIR)
-    page = _render(workdir, config, generator, batch, curves)
+    page = _render(workdir, config, generator, batch, rows, curves)
     target = workdir / "report.html"
     workdir_lib.write_whole(target, page)
     return target
@@ -83,10 +85,9 @@ def _render(
     config: Config,
     generator: ExportedGenerator,
     batch: dict[str, np.ndarray],
+    rows: list[list[np.ndarray]],
     curves: dict[str, np.ndarray],
 ) -> str:
-    seed = config.training.seed
-    rows = pictures.comparison_rows(batch, generator, seed)
     described = [_describe(batch, i, row) for i, row in enumerate(rows)]
     template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text())
     return template.render(
@@ -114,7 +115,7 @@ def _render(
                 "columns": [column.capitalize() for column in pictures.COLUMNS],
                 "rows": described,
             },
-            _seed_section(batch, generator, seed),
+            _seed_section(batch, generator, config.training.seed),
         ],
         curves=_draw_curves(curves),
         curves_text=(
@@ -159,6 +160,29 @@ def _seed_section(batch, generator: ExportedGenerator, seed: int) -> dict:
     }
 
 
+def _draw_sheet(kinds: np.ndarray, rows: list[list[np.ndarray]]) -> bytes:
+    """Returns the comparison rows as one PNG, the kinds of patches beside each other."""
+    names = list(dict.fromkeys(kinds.tolist()))
+    figure = matplotlib.figure.Figure(figsize=(4 * len(names), 5.2), layout="constrained")
+    for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        chosen = [row for row, of_kind in zip(rows, kinds, strict=True) if of_kind == kind]
+        axes.imshow(pictures.grid(chosen), cmap="gray", interpolation="bicubic")
+        axes.set_title(kind, fontsize=13)
+        width = chosen[0][0].shape[1]
+        centres = (np.arange(len(pictures.COLUMNS)) + 0.5) * width
+        axes.set_xticks(centres, [name.replace(" ", "\n") for name in pictures.COLUMNS])
+        axes.set_yticks([])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return _encode(figure)
+
+
+def _encode(figure: matplotlib.figure.Figure) -> bytes:
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", dpi=120)
+    return encoded.getvalue()
+
+
 def _draw_curves(curves: dict[str, np.ndarray]) -> str:
     panels = {
         "feature loss": {"loss/feature_loss": "generator"},
@@ -183,9 +207,7 @@ def _draw_curves(curves: dict[str, np.ndarray]) -> str:
             axes.legend(frameon=False)
         if title in ("feature loss", "boundary loss") and axes.lines:
             axes.set_yscale("log")
-    encoded = io.BytesIO()
-    figure.savefig(encoded, format="png", dpi=120)
-    return base64.b64encode(encoded.getvalue()).decode()
+    return base64.b64encode(_encode(figure)).decode()
 
 
 def _png(picture: np.ndarray) -> str:

@@ -28,6 +28,7 @@ def test_the_page_is_self_contained(trained_run, exported):
     assert "ddsm_patches/tiny" in page
     assert "P_00173" in page
     assert "simulated in real tissue" in page
+    assert (trained_run / "infills.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_missing_is_named(trained_run, tmp_path):

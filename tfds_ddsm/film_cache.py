@@ -34,7 +34,7 @@ class FilmCache:
 
     def __init__(self, folder: epath.Path, recipe: Mapping[str, Any], manual_dir: str):
         key = hashlib.sha256(json.dumps([recipe, manual_dir], sort_keys=True).encode())
-        self._folder = folder / f"unfinished_films_{key.hexdigest()[:16]}"
+        self._folder = epath.Path(folder) / f"unfinished_films_{key.hexdigest()[:16]}"
 
     def examples(
         self, source: Source, film: Film, counts: tuple[int, int, int], config: DdsmPatchesConfig

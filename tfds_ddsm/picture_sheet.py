@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 
 _PER_ROW = 8
 _ROWS_PER_KIND = 2
-_INCHES = 1.25  # side of a patch
+_INCHES = 1.25  # side of a patch with its share of the gaps
+_GAP_INCHES = 0.07
+_TITLE_INCHES = 0.32
 _TITLES = {
     "malignant": "malignant",
     "benign": "non-malignant, benign lesion",
@@ -40,24 +42,30 @@ def _kind(example: Mapping[str, np.ndarray]) -> str:
 
 def draw(chosen: Mapping[str, Sequence[Mapping]], title: str) -> bytes:
     """Returns a PNG file; grey from the 1st to the 99.9th percentile of each patch."""
-    bands = [(kind, -(-len(found) // _PER_ROW)) for kind, found in chosen.items()]
-    heights = [_INCHES * rows + 0.3 for _, rows in bands]
-    figure = Figure(figsize=(_INCHES * _PER_ROW, sum(heights) + 0.35), layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    subfigures = np.atleast_1d(figure.subfigures(len(bands), 1, height_ratios=heights))
-    for subfigure, (kind, rows) in zip(subfigures, bands, strict=True):
-        subfigure.suptitle(_TITLES[kind], fontsize=9, x=0.01, ha="left")
-        axes = subfigure.subplots(rows, _PER_ROW, squeeze=False).ravel()
-        for axis in axes:
-            axis.set_axis_off()
-        for axis, example in zip(axes, chosen[kind], strict=False):
-            _draw_patch(axis, example)
+    num_rows = {kind: -(-len(found) // _PER_ROW) for kind, found in chosen.items()}
+    width = _PER_ROW * _INCHES
+    height = _TITLE_INCHES * (1 + len(chosen)) + sum(num_rows.values()) * _INCHES
+    figure = Figure(figsize=(width, height))
+    # Places are computed here: matplotlib's own layouts differ from run to run by parts of a pixel.
+    top = height - _TITLE_INCHES
+    figure.text(0.5, (top + 0.1) / height, title, fontsize=10, ha="center")
+    for kind, found in chosen.items():
+        top -= _TITLE_INCHES
+        figure.text(0.01, (top + 0.1) / height, _TITLES[kind], fontsize=9)
+        for number, example in enumerate(found):
+            row, column = divmod(number, _PER_ROW)
+            left, bottom = column * _INCHES + _GAP_INCHES / 2, top - (row + 1) * _INCHES
+            side = _INCHES - _GAP_INCHES
+            place = (left / width, (bottom + _GAP_INCHES) / height, side / width, side / height)
+            _draw_patch(figure.add_axes(place), example)
+        top -= num_rows[kind] * _INCHES
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=120)
     return data.getvalue()
 
 
 def _draw_patch(axis, example: Mapping[str, np.ndarray]) -> None:
+    axis.set_axis_off()
     image, mask = example["image"][..., 0], example["mask"][..., 0]
     low, high = np.percentile(image, (1, 99.9))
     axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1))

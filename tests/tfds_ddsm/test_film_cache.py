@@ -1,0 +1,118 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tfds_ddsm import film_examples
+from tfds_ddsm.dataset_config import DdsmPatchesConfig
+from tfds_ddsm.film_cache import FilmCache
+from tfds_ddsm.mammogram import Film, Lesion, Mammogram, UnreadableFilmError
+
+FILM = Film("P_1_LEFT_CC", "P_1", "LEFT", "CC", "unknown", 1, 0)
+CONFIG = DdsmPatchesConfig(name="test", patch_size=32, film_size=(200, 150))
+COUNTS = (3, 0, 4)
+
+
+class CountingSource:
+    """One film, of which it is known how often it was read."""
+
+    def __init__(self, left_out=(), error=""):
+        self.num_reads = 0
+        self._left_out, self._error = left_out, error
+
+    def read(self, film):
+        self.num_reads += 1
+        if self._error:
+            raise UnreadableFilmError(self._error)
+        rows, columns = np.ogrid[:200, :150]
+        breast = (rows - 100) ** 2 + columns**2 < 95**2
+        image = np.where(breast, 30_000 + 5 * rows * columns, 500).astype(np.uint16)
+        mask = (rows - 100) ** 2 + (columns - 40) ** 2 < 8**2
+        return Mammogram(film, image, (Lesion("mass", True, mask),), self._left_out)
+
+
+def cache_in(folder, recipe=CONFIG.recipe(), manual_dir="/films"):  # noqa: B008
+    return FilmCache(folder, recipe, manual_dir)
+
+
+def read(cache, source, film=FILM, counts=COUNTS):
+    report, examples = cache.examples(source, film, counts, CONFIG)
+    return report, list(examples)
+
+
+def test_a_finished_film_is_not_read_again_and_gives_the_very_same_examples(tmp_path):
+    source = CountingSource()
+    report, examples = film_examples.encoded_examples(source, FILM, COUNTS, CONFIG)
+    expected = list(examples)
+
+    first = read(cache_in(tmp_path), source)
+    second = read(cache_in(tmp_path), source)
+
+    assert source.num_reads == 2
+    assert first[0] == second[0] == report
+    for found in (first[1], second[1]):
+        assert len(found) == len(expected) == 7
+        for (key, example), (expected_key, expected_example) in zip(found, expected, strict=True):
+            assert key == expected_key
+            assert list(example) == list(expected_example)
+            for name, value in expected_example.items():
+                np.testing.assert_array_equal(example[name], value)
+                assert np.asarray(example[name]).dtype == np.asarray(value).dtype
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"recipe": CONFIG.recipe() | {"seed": 1}},
+        {"manual_dir": "/other"},
+    ],
+)
+def test_another_recipe_or_folder_shares_nothing(tmp_path, other):
+    source = CountingSource()
+    read(cache_in(tmp_path), source)
+    read(cache_in(tmp_path, **other), source)
+
+    assert source.num_reads == 2
+
+
+def test_another_share_of_the_plan_is_drawn_anew(tmp_path):
+    source = CountingSource()
+    assert len(read(cache_in(tmp_path), source)[1]) == 7
+    assert len(read(cache_in(tmp_path), source, counts=(2, 0, 1))[1]) == 3
+
+
+@pytest.mark.parametrize("fields", [{"left_out": ("mask: empty",)}, {"error": "a.dcm: cut short"}])
+def test_films_that_may_be_mended_are_not_kept(tmp_path, fields):
+    source = CountingSource(**fields)
+    read(cache_in(tmp_path), source)
+    report, _ = read(cache_in(tmp_path), source)
+
+    assert source.num_reads == 2
+    assert report.left_out == fields.get("left_out", ())
+    assert report.error == fields.get("error", "")
+
+
+def test_half_a_film_is_not_taken_for_a_whole_one(tmp_path):
+    cache, source = cache_in(tmp_path), CountingSource()
+    read(cache, source)
+    (path,) = tmp_path.glob("*/*.jsonl")
+    path.rename(path.with_suffix(".unfinished"))
+
+    assert len(read(cache, source)[1]) == 7
+    assert source.num_reads == 2
+
+
+def test_removing_leaves_nothing(tmp_path):
+    cache = cache_in(tmp_path)
+    cache.remove()
+    read(cache, CountingSource())
+    cache.remove()
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hostile_film_id_names_no_file(tmp_path):
+    film = dataclasses.replace(FILM, film_id="../../outside")
+    with pytest.raises(ValueError, match=r"film_id must be letters.*received '\.\./\.\./outside'"):
+        read(cache_in(tmp_path), CountingSource(), film)
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
 DATA_DIR = runs/data
 RUN = runs/quickstart
+QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64, \
+  "film_size": [688, 375], "patches_per_class": 4000, "simulated_lesions": 8, "difficulty": 0.15}
 
 # Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
 export TF_CPP_MIN_LOG_LEVEL = 3
@@ -13,18 +15,15 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 # The main job on real films: build the patches, train, export, reload, infill, report.
 quickstart: .venv/.quickstart
 	@echo "[1/4] Patches of 8 real films, with simulated lesions drawn into their tissue"
-	.venv/bin/tfds build ddsm_patches --imports tfds_ddsm --data_dir=$(DATA_DIR) -c '{ \
-	  "name": "quickstart", "source": "sample", "patch_size": 64, "film_size": [688, 375], \
-	  "patches_per_class": 4000, "simulated_lesions": 8, "difficulty": 0.15}' > runs/build.log \
-	  || { tail -n 5 runs/build.log; exit 1; }
+	.venv/bin/tfds build ddsm_patches --imports tfds_ddsm --data_dir=$(DATA_DIR) \
+	  -c '$(QUICKSTART_PATCHES)' > runs/build.log
 	@echo "[2/4] Training; watch it with .venv/bin/tensorboard --logdir=$(RUN)"
 	.venv/bin/python -m cigan_tf.main --flagfile=cigan_tf/flagfiles/quickstart.flags \
 	  --data_dir=$(DATA_DIR) --workdir=$(RUN)
 	@echo "[3/4] Exporting the generator"
 	test -d $(RUN)/saved_model/1 || .venv/bin/python -m export.saved_model --workdir=$(RUN)
 	@echo "[4/4] Reloading it and infilling patches of films that training did not see"
-	.venv/bin/python -m cigan_tf.main --flagfile=cigan_tf/flagfiles/quickstart.flags \
-	  --data_dir=$(DATA_DIR) --workdir=$(RUN) --mode=report
+	.venv/bin/python -m cigan_tf.main --mode=report --workdir=$(RUN)
 
 test: .venv/.test
 	.venv/bin/python -m pytest

@@ -201,7 +201,7 @@ class CiGAN(keras.Model):
         inputs = {"image": image}
         if self.discriminator.sees_class:
             inputs["label"] = label
-        return self.discriminator(inputs, training=True)
+        return self.discriminator(inputs)
 
     def _end_step(self, adversarial_loss):
         """Counts the step, and passes the turn where it is over (paper, Training details)."""

@@ -62,9 +62,9 @@ class RunWriter:
                 tf.summary.scalar(tag, value)
         self._writer.flush()
 
-    def write_pictures(self, step: int, model: CiGAN, batch: dict[str, np.ndarray]) -> None:
-        """Writes the picture grid of the fixed validation patches, infilled by the model."""
-        rows = pictures.comparison_rows(batch, model_infill(model), model.training_config.seed)
+    def write_pictures(self, step: int, infill, batch: dict[str, np.ndarray], seed: int) -> None:
+        """Writes the grid of `pictures.comparison_rows`, whose arguments these are."""
+        rows = pictures.comparison_rows(batch, infill, seed)
         with self._writer.as_default(step=step):
             tf.summary.image(
                 "validation/infills",

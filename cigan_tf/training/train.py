@@ -55,6 +55,7 @@ def _run_steps(
     settings = config.training
     first_step = int(model.step.numpy())
     model.make_train_function()
+    infill = tensorboard.model_infill(model)
     progress = tqdm.tqdm(
         initial=first_step,
         total=settings.total_steps,
@@ -63,7 +64,7 @@ def _run_steps(
         smoothing=0.05,
     )
     if first_step == 0:
-        writer.write_pictures(0, model, shown)
+        writer.write_pictures(0, infill, shown, settings.seed)
     since_log, steps_since_log = time.monotonic(), 0
     model.reset_metrics()
     for step in range(first_step + 1, settings.total_steps + 1):
@@ -80,7 +81,7 @@ def _run_steps(
             model.reset_metrics()
             since_log, steps_since_log = time.monotonic(), 0
         if step % settings.picture_every_steps == 0 or last:
-            writer.write_pictures(step, model, shown)
+            writer.write_pictures(step, infill, shown, settings.seed)
         if step % settings.checkpoint_every_steps == 0 or last:
             manager.save(checkpoint_number=step)
     progress.close()

@@ -48,8 +48,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "Initial release."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    The configs `sample` and `phantom` need no download. `cbis_ddsm` and `ddsm` read films from
-    manual_dir (`--manual_dir=DIR`).
+    `phantom` needs no data, `sample` only `pip install 'cigan[sample]'` (69 MB). The others read
+    films from manual_dir (`--manual_dir=DIR`), in any arrangement of folders below it.
+
+    `cbis_ddsm` (164 GB): from https://www.cancerimagingarchive.net/collection/cbis-ddsm/ save the
+    .tcia manifest, open it in the NBIA Data Retriever and let it write into DIR. From the same page
+    put the four CSV files (mass|calc_case_description_train|test_set.csv) into DIR. Convert and
+    rename nothing. Kaggle's JPEG copy (awsaf49/cbis-ddsm-breast-cancer-image-dataset) is read as
+    well; it has 8 bits a pixel.
+
+    `ddsm`: from http://www.eng.usf.edu/cvprg/Mammography/Database.html copy the case folders with
+    their .ics, .OVERLAY and .LJPEG files into DIR. Decompress nothing.
+
+    Then `python -m tfds_ddsm.check --manual_dir=DIR` says within minutes what is missing.
     """
     BUILDER_CONFIGS: ClassVar = [
         DdsmPatchesConfig(name="cbis_ddsm", description="All films of CBIS-DDSM."),

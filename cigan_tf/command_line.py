@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from cigan_tf.errors import UserError
 
@@ -19,6 +19,8 @@ def run(main: Callable[[], None]) -> None:
             return fail(str(error))
         return 0
 
+    # What libraries say at level INFO would cut through the progress bar; --verbosity=0 asks for it.
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(guarded, flags_parser=_parse)
 
 

@@ -19,7 +19,7 @@ def run(main: Callable[[], None]) -> None:
             return fail(str(error))
         return 0
 
-    # What libraries say at level INFO would cut through the progress bar; --verbosity=0 asks for it.
+    # Libraries' notes at level INFO would cut through the progress bar; --verbosity=0 brings them.
     flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(guarded, flags_parser=_parse)
 

@@ -163,11 +163,11 @@ def _seed_section(batch, generator: ExportedGenerator, seed: int) -> dict:
 def _draw_sheet(kinds: np.ndarray, rows: list[list[np.ndarray]]) -> bytes:
     """Returns the comparison rows as one PNG, the kinds of patches beside each other."""
     names = list(dict.fromkeys(kinds.tolist()))
-    figure = matplotlib.figure.Figure(figsize=(4 * len(names), 5.2), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(4 * len(names), 5.6), layout="constrained")
     for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         chosen = [row for row, of_kind in zip(rows, kinds, strict=True) if of_kind == kind]
         axes.imshow(pictures.grid(chosen), cmap="gray", interpolation="bicubic")
-        axes.set_title(kind, fontsize=13)
+        axes.set_title(kind.capitalize(), fontsize=13, pad=8)
         width = chosen[0][0].shape[1]
         centres = (np.arange(len(pictures.COLUMNS)) + 0.5) * width
         axes.set_xticks(centres, [name.replace(" ", "\n") for name in pictures.COLUMNS])

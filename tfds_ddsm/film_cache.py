@@ -41,18 +41,20 @@ class FilmCache:
     ) -> tuple[film_examples.FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
         """As `film_examples.encoded_examples`; reads the film only where it has to."""
         path = self._path(film, counts)
-        if not path.exists():
-            report, examples = film_examples.encoded_examples(source, film, counts, config)
-            if report.error or report.left_out:
-                return report, examples  # not kept: the files may be mended before the next try
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lines = [json.dumps(dataclasses.asdict(report))]
-            lines += [_to_json(key, example) for key, example in examples]
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.write_text("\n".join(lines))
-            unfinished.replace(path)
-        first, *others = path.read_text().split("\n")
-        return film_examples.FilmReport.from_json(json.loads(first)), map(_from_json, others)
+        if path.exists():
+            first, *others = path.read_text().split("\n")
+            return film_examples.FilmReport.from_json(json.loads(first)), map(_from_json, others)
+        report, examples = film_examples.encoded_examples(source, film, counts, config)
+        if report.error or report.left_out:
+            return report, examples  # not kept: the files may be mended before the next try
+        examples = list(examples)
+        lines = [json.dumps(dataclasses.asdict(report))]
+        lines += [_to_json(key, example) for key, example in examples]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text("\n".join(lines))
+        unfinished.replace(path)
+        return report, iter(examples)
 
     def remove(self) -> None:
         """Deletes all films."""

@@ -67,26 +67,31 @@ def rescale(image: np.ndarray, factor: float) -> np.ndarray:
 
 def _rescale_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resizes a mask; the work grows with the lesion and not with the film around it."""
-    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    box = mask[top : top + height, left : left + width]
-    rows, row_weights = _area_weights(mask.shape[0], shape[0], top, height)
-    columns, column_weights = _area_weights(mask.shape[1], shape[1], left, width)
     rescaled = np.zeros(shape, bool)
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return rescaled
+    top, bottom = rows[0], rows[-1] + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    left, right = columns[0], columns[-1] + 1
+    rows, row_weights = _area_weights(mask.shape[0], shape[0], top, bottom)
+    columns, column_weights = _area_weights(mask.shape[1], shape[1], left, right)
+    share = row_weights @ mask[top:bottom, left:right].astype(float) @ column_weights.T
     # A pixel that is covered to exactly one half must not hang on the order of the sums.
-    rescaled[rows, columns] = row_weights @ box @ column_weights.T > 0.5 - 1e-6
+    rescaled[rows, columns] = share > 0.5 - 1e-6
     return rescaled
 
 
-def _area_weights(old: int, new: int, first: int, count: int) -> tuple[slice, np.ndarray]:
-    """Returns the share that `count` pixels of `old`, from `first` on, have in pixels of `new`.
+def _area_weights(old: int, new: int, first: int, past: int) -> tuple[slice, np.ndarray]:
+    """Returns the share that the pixels `first` to `past` of `old` have in those of `new`.
 
     Returns:
-        The pixels that they touch, and float64 [touched, count].
+        The pixels that they touch, and float64 [touched, past - first].
     """
     step = old / new
-    touched = slice(int(first / step), min(new, int((first + count) / step) + 1))
+    touched = slice(int(first / step), min(new, int(past / step) + 1))
     starts = np.arange(touched.start, touched.stop)[:, None] * step
-    pixels = np.arange(first, first + count)
+    pixels = np.arange(first, past)
     overlap = np.minimum(starts + step, pixels + 1) - np.maximum(starts, pixels)
     return touched, np.clip(overlap, 0, None) / step
 

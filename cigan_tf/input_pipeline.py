@@ -4,6 +4,7 @@ The dataset is read from its files alone (`tfds.builder_from_directory` finds fe
 beside the records), so that any variant that `tfds build -c '{...}'` made can be named.
 """
 
+import collections
 import math
 import os
 
@@ -21,6 +22,9 @@ WHITE = 65535.0  # the brightest grey level of a 16-bit film
 # Streams that draw at random take the run's seed plus a number of their own.
 _SHUFFLE_SEED = {"non_malignant": 1, "malignant": 2, "lesion_masks": 3}
 _AUGMENTATION_SEED = 4
+
+# Patches among which those that are shown are chosen.
+_CANDIDATES = 200
 
 
 def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
@@ -109,9 +113,9 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
     seed = config.training.seed
     examples = []
     for kind, patches in kinds.items():
-        chosen = patches.shuffle(config.data.shuffle_buffer_patches, seed).take(num_per_kind)
+        shuffled = patches.shuffle(config.data.shuffle_buffer_patches, seed)
         lent = lesions.shuffle(config.data.shuffle_buffer_patches, seed + 1).repeat()
-        for patch, lesion in tf.data.Dataset.zip(chosen, lent):
+        for patch, lesion in zip(_spread(shuffled, num_per_kind), lent, strict=False):
             example = _decode(_lend_mask(patch, lesion), config.model.patch_size)
             facts = {name: patch[name] for name in ("film_id", "lesion_type", "simulated")}
             examples.append({**example, **facts, "kind": kind})
@@ -119,6 +123,17 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
     for name in ("film_id", "lesion_type"):
         batch[name] = batch[name].astype(str)
     return batch
+
+
+def _spread(patches: tf.data.Dataset, count: int) -> list:
+    """Returns the first patches of each film, real and simulated, then the second ones."""
+    seen = collections.Counter()
+    ranked = []
+    for patch in patches.take(_CANDIDATES):
+        group = (patch["film_id"].numpy(), bool(patch["simulated"]))
+        ranked.append((seen[group], len(ranked), patch))
+        seen[group] += 1
+    return [patch for _, _, patch in sorted(ranked, key=lambda entry: entry[:2])[:count]]
 
 
 def _encoded_patches(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:

@@ -91,6 +91,10 @@ def test_picture_patches_are_of_three_kinds_and_fixed(tiny_config):
         == ["malignant lesion"] * 3 + ["benign lesion"] * 3 + ["no lesion"] * 3
     )
     assert batch["label"].tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+    # The validation patient's real lesions are benign; the four films take turns.
+    assert batch["simulated"].tolist()[:3] == [True, True, True]
+    for of_kind in (np.s_[0:3], np.s_[6:9]):
+        assert len(set(batch["film_id"][of_kind])) == 3
     assert set(batch["lesion_type"][6:]) == {"none"}
     assert (batch["mask"].sum(axis=(1, 2, 3)) > 0).all()
     assert all(film.startswith("P_00173_") for film in batch["film_id"])

@@ -10,7 +10,7 @@ QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64
 # Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint bench
 
 # The main job on real films: build the patches, train, export, reload, infill, report.
 quickstart: .venv/.quickstart
@@ -31,6 +31,10 @@ test: .venv/.test
 lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+# TCIA_CSV_DIR holds the four CSV files of CBIS-DDSM.
+bench: .venv/.test
+	.venv/bin/python benchmarks/dataset_build.py --csv_dir=$(TCIA_CSV_DIR)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -59,6 +59,7 @@ def training_batches(config: Config) -> tf.data.Dataset:
         lesion of the split, drawn at random. The order follows from `config.training.seed`.
     """
     data, seed = config.data, config.training.seed
+    _own_randomness(seed)
     builder = open_dataset(data, config.model.patch_size)
     encoded = _encoded_patches(builder, data.train_split)
 
@@ -101,6 +102,8 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
         A dict as of `training_batches`, and `kind`, `film_id`, `lesion_type` (str [N]),
         `simulated` (bool [N]).
     """
+    seed = config.training.seed
+    _own_randomness(seed)
     builder = open_dataset(config.data, config.model.patch_size)
     encoded = _encoded_patches(builder, split)
     lesions = encoded.filter(lambda patch: patch["has_lesion"])
@@ -110,7 +113,6 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
         "benign lesion": lesions.filter(lambda patch: patch["label"] == 0),
         "no lesion": encoded.filter(lambda patch: not patch["has_lesion"]),
     }
-    seed = config.training.seed
     examples = []
     for kind, patches in kinds.items():
         shuffled = patches.shuffle(config.data.shuffle_buffer_patches, seed)
@@ -123,6 +125,12 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
     for name in ("film_id", "lesion_type"):
         batch[name] = batch[name].astype(str)
     return batch
+
+
+def _own_randomness(seed: int) -> None:
+    # tf.data mixes the process's global seed into every seed that it is given: without this the
+    # order would depend on what ran before in the process.
+    tf.random.set_seed(seed)
 
 
 def _spread(patches: tf.data.Dataset, count: int) -> list:

@@ -33,8 +33,10 @@ def test_grey_levels_keep_16_bits(tiny_config):
     assert len(np.unique(np.round(levels))) > 1000
 
 
-def test_the_seed_decides_the_order(tiny_config, replace):
-    first, again = take(tiny_config, 3), take(tiny_config, 3)
+def test_the_seed_alone_decides_the_order(tiny_config, replace):
+    first = take(tiny_config, 3)
+    tf.random.set_seed(987)
+    again = take(tiny_config, 3)
     other = take(replace(tiny_config, seed=1), 3)
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])

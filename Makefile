@@ -32,8 +32,9 @@ lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# TCIA_CSV_DIR holds the four CSV files of CBIS-DDSM.
 bench: .venv/.test
+	@test -n "$(TCIA_CSV_DIR)" || { \
+	  echo "error: pass TCIA_CSV_DIR=DIR, the folder of TCIA's four CSV files of CBIS-DDSM."; exit 2; }
 	.venv/bin/python benchmarks/dataset_build.py --csv_dir=$(TCIA_CSV_DIR)
 
 .venv/bin/python:

@@ -13,7 +13,7 @@ SOURCES = ("cbis_ddsm", "ddsm", "sample", "phantom")
 class DatasetError(ValueError, app.UsageError):
     """A mistake in the config or the data folder; `tfds build` prints it without a traceback."""
 
-    exitcode = 1
+    exitcode = 2
 
 
 @dataclasses.dataclass(eq=False)

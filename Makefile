@@ -5,7 +5,8 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
 DATA_DIR = runs/data
 RUN = runs/quickstart
 QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64, \
-  "film_size": [688, 375], "patches_per_class": 4000, "simulated_lesions": 8, "difficulty": 0.15}
+  "film_size": [688, 375], "patches_per_class": 4000, "background_share": 0.75, \
+  "simulated_lesions": 8, "difficulty": 0.15}
 
 # Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
 export TF_CPP_MIN_LOG_LEVEL = 3

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from cigan_tf.errors import UserError
 
@@ -19,8 +19,6 @@ def run(main: Callable[[], None]) -> None:
             return fail(str(error))
         return 0
 
-    # Libraries' notes at level INFO would cut through the progress bar; --verbosity=0 brings them.
-    flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(guarded, flags_parser=_parse)
 
 

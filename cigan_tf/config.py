@@ -14,9 +14,9 @@ FEATURE_LAYERS = ("input", "pool1", "pool2", "pool3")
 WEIGHT_SOURCES = "'imagenet', 'random', or the path of a .weights.h5 file"
 
 
-def setting(default: Any, help_text: str, choices: tuple[str, ...] | None = None) -> Any:
-    """Declares one field: its default, what it means, and the words it may hold."""
-    return dataclasses.field(default=default, metadata={"help": help_text, "choices": choices})
+def setting(default: Any, help_text: str) -> Any:
+    """Declares one field: its default and what it means."""
+    return dataclasses.field(default=default, metadata={"help": help_text})
 
 
 def _require(condition: bool, rule: str, **received: Any) -> None:

@@ -30,15 +30,9 @@ def define_config_flags() -> None:
     """Defines one flag for each field of the configuration, with its default and help text."""
     for group in dataclasses.fields(Config):
         for field in dataclasses.fields(group.default_factory):
-            help_text, choices = field.metadata["help"], field.metadata["choices"]
-            if choices:
-                flags.DEFINE_enum(field.name, field.default, choices, help_text)
-            else:
-                default = field.default
-                define = _DEFINE[field.type]
-                define(
-                    field.name, list(default) if isinstance(default, tuple) else default, help_text
-                )
+            # absl's lists are lists; the configuration is frozen and holds tuples.
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            _DEFINE[field.type](field.name, default, field.metadata["help"])
 
 
 def config_from_flags() -> Config:

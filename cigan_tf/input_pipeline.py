@@ -64,7 +64,8 @@ def training_batches(config: Config) -> tf.data.Dataset:
     encoded = _encoded_patches(builder, data.train_split)
 
     def endless(stream: str, chosen: tf.data.Dataset) -> tf.data.Dataset:
-        _require_some(chosen, f"{data.train_split} split of {data.dataset}", stream)
+        what = "patch with a lesion" if stream == "lesion_masks" else f"{stream} patch"
+        _require_some(chosen, f"{data.train_split} split of {data.dataset}", what)
         # What is shuffled is still PNG: the buffer, and a checkpoint of it, stay small.
         shuffled = chosen.shuffle(data.shuffle_buffer_patches, seed + _SHUFFLE_SEED[stream])
         return shuffled.repeat()
@@ -107,7 +108,7 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
     builder = open_dataset(config.data, config.model.patch_size)
     encoded = _encoded_patches(builder, split)
     lesions = encoded.filter(lambda patch: patch["has_lesion"])
-    _require_some(lesions, f"{split} split of {config.data.dataset}", "lesion_masks")
+    _require_some(lesions, f"{split} split of {config.data.dataset}", "patch with a lesion")
     kinds = {
         "malignant lesion": lesions.filter(lambda patch: patch["label"] == 1),
         "benign lesion": lesions.filter(lambda patch: patch["label"] == 0),
@@ -211,5 +212,4 @@ def _seeds(seed: int) -> tf.data.Dataset:
 def _require_some(patches: tf.data.Dataset, where: str, what: str) -> None:
     # An endless stream of nothing would hang the run without a word.
     if next(iter(patches.take(1)), None) is None:
-        words = {"lesion_masks": "patch with a lesion"}.get(what, f"{what} patch")
-        raise UserError(f"The {where} holds no {words}; training needs both classes.")
+        raise UserError(f"The {where} holds no {what}; training needs both classes.")

@@ -30,8 +30,7 @@ class CiGAN(keras.Model):
     Args:
         generator: from the inputs of `Generator` to [N, p, p, 1].
         discriminator: from the inputs of `Discriminator` to one logit.
-        vgg_features: frozen, from [N, p, p, 1] to a dict of feature maps; None leaves the feature
-            loss out, which is enough for inference.
+        vgg_features: frozen, from [N, p, p, 1] to a dict of feature maps.
         loss: weights of the loss terms.
         training: lengths of the phases, threshold, seed.
         keep_context: keep the image's own pixels outside the mask (`ModelConfig.composite`).
@@ -44,7 +43,7 @@ class CiGAN(keras.Model):
         self,
         generator: keras.Model,
         discriminator: keras.Model,
-        vgg_features: keras.Model | None,
+        vgg_features: keras.Model,
         loss: LossConfig,
         training: TrainingConfig,
         keep_context: bool = True,

@@ -6,23 +6,13 @@ the same name, so a field's help text below is the flag's help text too.
 
 import dataclasses
 import json
-from typing import Any
 
 from cigan_tf.errors import UserError
+from cigan_tf.experiment_config import ClassifierConfig, ExperimentConfig
+from cigan_tf.settings import require, setting
 
 FEATURE_LAYERS = ("input", "pool1", "pool2", "pool3")
 WEIGHT_SOURCES = "'imagenet', 'random', or the path of a .weights.h5 file"
-
-
-def setting(default: Any, help_text: str) -> Any:
-    """Declares one field: its default and what it means."""
-    return dataclasses.field(default=default, metadata={"help": help_text})
-
-
-def _require(condition: bool, rule: str, **received: Any) -> None:
-    if not condition:
-        values = ", ".join(f"{name}={value!r}" for name, value in received.items())
-        raise UserError(f"{rule} Received: {values}.")
 
 
 def _is_power_of_two(number: int) -> bool:
@@ -41,6 +31,11 @@ class DataConfig:
     )
     train_split: str = setting("train", "Split that the networks are trained on.")
     validation_split: str = setting("validation", "Split of the pictures and of model selection.")
+    train_patient_share: float = setting(
+        1.0,
+        "Share of the training patients that ciGAN sees, chosen by a hash of their ids; a smaller "
+        "share is part of every larger one.",
+    )
     batch_size: int = setting(8, "Patches per step, over all replicas; even: half of each class.")
     shuffle_buffer_patches: int = setting(2000, "Patches per class among which the next is drawn.")
     random_flips: bool = setting(
@@ -54,17 +49,22 @@ class DataConfig:
 
     def validate(self) -> None:
         """Raises UserError for a value that no run can use."""
-        _require(
+        require(
+            0 < self.train_patient_share <= 1,
+            "train_patient_share must lie in (0, 1].",
+            train_patient_share=self.train_patient_share,
+        )
+        require(
             1 <= self.max_random_gamma <= 10,
             "max_random_gamma must lie in [1, 10].",
             max_random_gamma=self.max_random_gamma,
         )
-        _require(
+        require(
             self.batch_size >= 2 and self.batch_size % 2 == 0,
             "batch_size must be an even number of patches, half of each class.",
             batch_size=self.batch_size,
         )
-        _require(
+        require(
             self.shuffle_buffer_patches >= 1,
             "shuffle_buffer_patches must be at least 1.",
             shuffle_buffer_patches=self.shuffle_buffer_patches,
@@ -90,13 +90,13 @@ class ModelConfig:
 
     def validate(self) -> None:
         """Raises UserError for a value that no run can use."""
-        _require(
+        require(
             32 <= self.patch_size <= 512 and _is_power_of_two(self.patch_size),
             "patch_size must be a power of two from 32 to 512.",
             patch_size=self.patch_size,
         )
-        _require(bool(self.vgg_weights), f"vgg_weights must be {WEIGHT_SOURCES}.", vgg_weights="")
-        _require(
+        require(bool(self.vgg_weights), f"vgg_weights must be {WEIGHT_SOURCES}.", vgg_weights="")
+        require(
             len(self.feature_layers) > 0 and set(self.feature_layers) <= set(FEATURE_LAYERS),
             f"feature_layers must name one or more of {', '.join(FEATURE_LAYERS)}.",
             feature_layers=",".join(self.feature_layers),
@@ -118,8 +118,8 @@ class LossConfig:
         """Raises UserError for a value that no run can use."""
         for name in ("adversarial_weight", "feature_weight", "boundary_weight"):
             value = getattr(self, name)
-            _require(value >= 0, f"{name} must not be negative.", **{name: value})
-        _require(
+            require(value >= 0, f"{name} must not be negative.", **{name: value})
+        require(
             self.boundary_sigma_px > 0,
             "boundary_sigma_px must be positive.",
             boundary_sigma_px=self.boundary_sigma_px,
@@ -155,7 +155,7 @@ class TrainingConfig:
         """Raises UserError for a value that no run can use."""
         for name in ("pretraining_steps", "adversarial_steps"):
             value = getattr(self, name)
-            _require(value >= 0, f"{name} must not be negative.", **{name: value})
+            require(value >= 0, f"{name} must not be negative.", **{name: value})
         for name in (
             "learning_rate",
             "learning_rate_decay_rate",
@@ -169,11 +169,11 @@ class TrainingConfig:
             "checkpoints_to_keep",
         ):
             value = getattr(self, name)
-            _require(value > 0, f"{name} must be positive.", **{name: value})
+            require(value > 0, f"{name} must be positive.", **{name: value})
         for name in ("adam_beta_1", "adam_beta_2"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"{name} must lie in [0, 1).", **{name: value})
-        _require(0 <= self.seed < 2**31, "seed must lie in [0, 2**31).", seed=self.seed)
+            require(0 <= value < 1, f"{name} must lie in [0, 1).", **{name: value})
+        require(0 <= self.seed < 2**31, "seed must lie in [0, 2**31).", seed=self.seed)
 
     @property
     def total_steps(self) -> int:
@@ -189,11 +189,14 @@ class Config:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
+    experiment: ExperimentConfig = dataclasses.field(default_factory=ExperimentConfig)
 
     def validate(self) -> "Config":
         """Returns itself; raises UserError for a value that no run can use."""
-        for group in dataclasses.fields(self):
-            getattr(self, group.name).validate()
+        for group in (self.data, self.model, self.loss, self.training, self.classifier):
+            group.validate()
+        self.experiment.validate(self.classifier)
         return self
 
     def to_json(self) -> str:

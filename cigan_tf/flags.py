@@ -5,8 +5,9 @@ import dataclasses
 from absl import flags
 
 from cigan_tf.config import Config
+from cigan_tf.errors import UserError
 
-MODES = ("train", "report")
+MODES = ("train", "report", "infill", "classify", "experiment")
 
 _DEFINE = {
     bool: flags.DEFINE_bool,
@@ -14,10 +15,16 @@ _DEFINE = {
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
     tuple[str, ...]: flags.DEFINE_list,
+    tuple[int, ...]: flags.DEFINE_list,
 }
 
 MODE = flags.DEFINE_enum(
-    "mode", "train", MODES, "train: train ciGAN; report: write report.html of an exported run."
+    "mode",
+    "train",
+    MODES,
+    "train: train ciGAN; report: write report.html of an exported run; infill: write the "
+    "synthetic set through the exported generator; classify: train one classifier by the "
+    "classifier's flags; experiment: train all arms with all seeds and write the table.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: settings, checkpoints, logs.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.")
@@ -32,7 +39,9 @@ def define_config_flags() -> None:
         for field in dataclasses.fields(group.default_factory):
             # absl's lists are lists; the configuration is frozen and holds tuples.
             default = list(field.default) if isinstance(field.default, tuple) else field.default
-            _DEFINE[field.type](field.name, default, field.metadata["help"])
+            repeated = field.metadata["repeated"]
+            define = flags.DEFINE_multi_string if repeated else _DEFINE[field.type]
+            define(field.name, default, field.metadata["help"])
 
 
 def config_from_flags() -> Config:
@@ -40,19 +49,23 @@ def config_from_flags() -> Config:
     return Config(
         **{
             group.name: group.default_factory(
-                **{
-                    field.name: _value(field.name)
-                    for field in dataclasses.fields(group.default_factory)
-                }
+                **{field.name: _value(field) for field in dataclasses.fields(group.default_factory)}
             )
             for group in dataclasses.fields(Config)
         }
     ).validate()
 
 
-def _value(name: str):
-    value = flags.FLAGS[name].value
-    return tuple(value) if isinstance(value, list) else value
+def _value(field: dataclasses.Field):
+    value = flags.FLAGS[field.name].value
+    if not isinstance(value, list):
+        return value
+    try:
+        return tuple(int(v) for v in value) if field.type == tuple[int, ...] else tuple(value)
+    except ValueError:
+        raise UserError(
+            f"{field.name} must be whole numbers with commas between. Received: {','.join(value)}."
+        ) from None
 
 
 define_config_flags()

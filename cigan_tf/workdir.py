@@ -11,6 +11,9 @@ CONFIG_FILE = "config.json"
 CHECKPOINT_DIR = "checkpoints"
 LOG_DIR = "logs"
 
+# What a trained generator depends on; a classifier's run compares its own settings.
+_GENERATOR_GROUPS = ("data", "model", "loss", "training")
+
 # Settings that may differ when a run is taken up again: they change how long a run lasts and what
 # it writes, not what a step computes.
 _FREE_TO_CHANGE = {
@@ -69,8 +72,8 @@ def load_config(workdir: pathlib.Path) -> Config:
 
 def _differences(saved: Config, given: Config) -> list[str]:
     lines = []
-    for group in dataclasses.fields(Config):
-        old, new = getattr(saved, group.name), getattr(given, group.name)
+    for name in _GENERATOR_GROUPS:
+        old, new = getattr(saved, name), getattr(given, name)
         for field in dataclasses.fields(old):
             was, now = getattr(old, field.name), getattr(new, field.name)
             if was != now and field.name not in _FREE_TO_CHANGE:

@@ -11,7 +11,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 # with counts.
 MAY_IMPORT = {
     "cigan_tf.errors": [],
-    "cigan_tf.config": ["errors"],
+    "cigan_tf.settings": ["errors"],
+    "cigan_tf.experiment_config": ["errors", "settings"],
+    "cigan_tf.config": ["errors", "settings", "experiment_config"],
     "cigan_tf.workdir": ["errors", "config"],
     "cigan_tf.command_line": ["errors"],
     "cigan_tf.masks": [],
@@ -28,8 +30,12 @@ MAY_IMPORT = {
         *["errors", "config", "workdir", "pictures"],
         *["exported_generator", "input_pipeline", "evaluation"],
     ],
-    "cigan_tf.flags": ["config"],
-    "cigan_tf.main": ["errors", "command_line", "flags", "training", "evaluation"],
+    "cigan_tf.classifier": [
+        *["errors", "config", "experiment_config", "workdir", "pictures"],
+        *["exported_generator", "input_pipeline", "evaluation", "classifier"],
+    ],
+    "cigan_tf.flags": ["errors", "config"],
+    "cigan_tf.main": ["errors", "command_line", "flags", "training", "classifier", "evaluation"],
     "export": ["errors", "command_line", "config", "workdir", "masks", "models", "training"],
 }
 KNOW_FLAGS = {"cigan_tf.flags", "cigan_tf.command_line", "tfds_ddsm.check"}

@@ -1,0 +1,209 @@
+"""Settings of the classifier and of the experiment that compares ways to train it."""
+
+import dataclasses
+import re
+
+from cigan_tf.errors import UserError
+from cigan_tf.settings import require, setting
+
+SYNTHETIC_USES = ("none", "mixed", "pretraining", "only")
+REAL_SHARE_READINGS = ("share_x1.2", "synthetic_x0.8", "plus_20_points")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+    """The malignancy classifier and what it is trained on (paper section 3.2)."""
+
+    classifier_weights: str = setting(
+        "imagenet",
+        "ResNet-50 before training: 'imagenet', 'random', or the path of a .weights.h5 file.",
+    )
+    classifier_steps: int = setting(10_000, "Training steps of a classifier.")
+    classifier_batch_size: int = setting(32, "Patches per step; even: half of each class.")
+    classifier_learning_rate: float = setting(1e-5, "Adam's first step size.")
+    classifier_decay_rate: float = setting(0.9, "Factor on the step size at every decay.")
+    classifier_decay_steps: int = setting(2000, "Steps from one decay to the next.")
+    traditional_augmentation: bool = setting(
+        False, "Rotate, mirror and scale training patches at random."
+    )
+    max_rotation_degrees: float = setting(30.0, "Rotations are drawn between minus this and this.")
+    min_scale: float = setting(0.75, "Least magnification of a lesion.")
+    max_scale: float = setting(1.25, "Largest magnification of a lesion.")
+    synthetic_use: str = setting(
+        "none",
+        "Infilled patches: 'none'; 'mixed' with real ones by real_share_reading; 'pretraining', "
+        "they alone first and then real ones alone; 'only', and no real ones.",
+    )
+    real_share_reading: str = setting(
+        "share_x1.2",
+        "How the share of real patches grows from a half, once every real_share_steps: "
+        "'share_x1.2', itself x 1.2, at most 0.9; 'synthetic_x0.8', the weight of synthetic "
+        "patches x 0.8; 'plus_20_points', 0.5, 0.7, 0.9.",
+    )
+    real_share_steps: int = setting(1000, "Steps from one share of real patches to the next.")
+    synthetic_pretraining_share: float = setting(
+        0.5, "Share of the steps on synthetic patches alone where synthetic_use is 'pretraining'."
+    )
+    synthetic_dir: str = setting(
+        "", "Synthetic set that --mode=infill wrote; empty: WORKDIR/synthetic."
+    )
+    patient_share: float = setting(
+        1.0,
+        "Share of the training patients whose patches are used, chosen by a hash of their ids; a "
+        "smaller share is part of every larger one.",
+    )
+    validation_every_steps: int = setting(500, "Steps between validation AUCs and checkpoints.")
+
+    def validate(self) -> None:
+        """Raises UserError for a value that no run can use."""
+        for name in (
+            "classifier_steps",
+            "classifier_learning_rate",
+            "classifier_decay_rate",
+            "classifier_decay_steps",
+            "real_share_steps",
+            "validation_every_steps",
+        ):
+            value = getattr(self, name)
+            require(value > 0, f"{name} must be positive.", **{name: value})
+        require(
+            self.classifier_batch_size >= 2 and self.classifier_batch_size % 2 == 0,
+            "classifier_batch_size must be an even number of patches, half of each class.",
+            classifier_batch_size=self.classifier_batch_size,
+        )
+        require(bool(self.classifier_weights), "classifier_weights must not be empty.")
+        require(
+            0 <= self.max_rotation_degrees <= 180,
+            "max_rotation_degrees must lie in [0, 180].",
+            max_rotation_degrees=self.max_rotation_degrees,
+        )
+        require(
+            0.1 <= self.min_scale <= 1 <= self.max_scale <= 10,
+            "0.1 <= min_scale <= 1 <= max_scale <= 10 must hold.",
+            min_scale=self.min_scale,
+            max_scale=self.max_scale,
+        )
+        for name, choices in (
+            ("synthetic_use", SYNTHETIC_USES),
+            ("real_share_reading", REAL_SHARE_READINGS),
+        ):
+            value = getattr(self, name)
+            require(
+                value in choices, f"{name} must be one of {', '.join(choices)}.", **{name: value}
+            )
+        require(
+            0 < self.synthetic_pretraining_share < 1,
+            "synthetic_pretraining_share must lie in (0, 1).",
+            synthetic_pretraining_share=self.synthetic_pretraining_share,
+        )
+        require(
+            0 < self.patient_share <= 1,
+            "patient_share must lie in (0, 1].",
+            patient_share=self.patient_share,
+        )
+
+    @property
+    def needs_synthetic(self) -> bool:
+        """Whether infilled patches are among those trained on."""
+        return self.synthetic_use != "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """Which classifiers are trained, and how they are compared."""
+
+    arm: tuple[str, ...] = setting(
+        (),
+        "One arm: 'NAME: setting=value ...', settings of the classifier that differ from the "
+        "flags. Once per arm.",
+        repeated=True,
+    )
+    arms: tuple[str, ...] = setting((), "Names of the arms to run; empty: all that are defined.")
+    classifier_seeds: tuple[int, ...] = setting(
+        (0, 1, 2, 3, 4), "Every arm is trained once per seed: weights, order, augmentation."
+    )
+    comparisons: tuple[str, ...] = setting(
+        (), "Pairs of arms to test, each 'ARM:OTHER'; empty: every arm against the first."
+    )
+    test_split: str = setting("test", "Split that the table is made from.")
+    bootstrap_resamples: int = setting(2000, "Resamples of the test patients.")
+
+    def validate(self, classifier: ClassifierConfig) -> None:
+        """Raises UserError for a value that no run can use, arms included."""
+        require(
+            self.bootstrap_resamples >= 1,
+            "bootstrap_resamples must be at least 1.",
+            bootstrap_resamples=self.bootstrap_resamples,
+        )
+        require(
+            len(self.classifier_seeds) > 0
+            and len(set(self.classifier_seeds)) == len(self.classifier_seeds)
+            and all(0 <= seed < 2**31 for seed in self.classifier_seeds),
+            "classifier_seeds must be different whole numbers in [0, 2**31), one at least.",
+            classifier_seeds=self.classifier_seeds,
+        )
+        arms = self.named_arms(classifier)
+        for pair in self.comparisons:
+            names = pair.split(":")
+            require(
+                len(names) == 2 and names[0] != names[1] and set(names) <= set(arms),
+                f"comparisons are pairs ARM:OTHER of the arms {', '.join(arms)}.",
+                comparisons=pair,
+            )
+
+    def named_arms(self, classifier: ClassifierConfig) -> dict[str, ClassifierConfig]:
+        """Returns the classifier's settings of every arm to run, by name, in order.
+
+        Args:
+            classifier: the settings that an arm keeps where it names no others.
+
+        Raises:
+            UserError: an arm that is not defined, is defined twice, or cannot be read.
+        """
+        defined = {}
+        for text in self.arm:
+            name, settings = _parse_arm(text, classifier)
+            require(name not in defined, f"The arm {name!r} is defined twice.", arm=text)
+            defined[name] = settings
+        for name in self.arms:
+            known = ", ".join(defined) or "none; see cigan_tf/flagfiles/arms.flags"
+            require(name in defined, f"arms must be among those defined ({known}).", arms=name)
+        return {name: defined[name] for name in self.arms or defined}
+
+    def pairs(self, arms: list[str]) -> list[tuple[str, str]]:
+        """Returns the pairs of arms to test, of the arms given in order."""
+        if self.comparisons:
+            return [tuple(pair.split(":")) for pair in self.comparisons]
+        return [(arm, arms[0]) for arm in arms[1:]]
+
+
+def _parse_arm(text: str, classifier: ClassifierConfig) -> tuple[str, ClassifierConfig]:
+    name, colon, rest = text.partition(":")
+    # Names of arms become names of folders.
+    require(
+        bool(colon) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) is not None,
+        "An arm is 'NAME: setting=value ...', its name of letters, digits, '_', '-', '.'.",
+        arm=text,
+    )
+    fields = {field.name: field.type for field in dataclasses.fields(ClassifierConfig)}
+    values = {}
+    for assignment in rest.split():
+        key, _, value = assignment.partition("=")
+        require(key in fields, f"An arm's settings are among {', '.join(fields)}.", arm=assignment)
+        values[key] = _parse_value(fields[key], value, assignment)
+    settings = dataclasses.replace(classifier, **values)
+    try:
+        settings.validate()
+    except UserError as error:
+        raise UserError(f"Arm {name!r}: {error}") from None
+    return name, settings
+
+
+def _parse_value(kind: type, value: str, assignment: str):
+    try:
+        return {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        raise UserError(
+            f"An arm's {assignment.partition('=')[0]} must be of type {kind.__name__}. "
+            f"Received: {assignment!r}."
+        ) from None

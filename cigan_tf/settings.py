@@ -1,0 +1,24 @@
+"""How a setting is declared, and how a wrong one is refused."""
+
+import dataclasses
+from typing import Any
+
+from cigan_tf.errors import UserError
+
+
+def setting(default: Any, help_text: str, repeated: bool = False) -> Any:
+    """Declares one field of a configuration: its default, what it means, and its flag's form.
+
+    Args:
+        default: the value without a flag.
+        help_text: the flag's help text.
+        repeated: the flag is given once per entry; otherwise a tuple's flag is a comma list.
+    """
+    return dataclasses.field(default=default, metadata={"help": help_text, "repeated": repeated})
+
+
+def require(condition: bool, rule: str, **received: Any) -> None:
+    """Raises UserError, the rule and the values received in one line, unless the condition holds."""
+    if not condition:
+        values = ", ".join(f"{name}={value!r}" for name, value in received.items())
+        raise UserError(f"{rule} Received: {values}.")

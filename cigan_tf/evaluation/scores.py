@@ -1,0 +1,109 @@
+"""What a classifier said of each patch of a split, and the CSV file that keeps it."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+
+import numpy as np
+
+from cigan_tf import workdir
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation import checks
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """One classifier's probabilities, and whose patches they are; all arrays are [n], n > 0.
+
+    Ids are whatever the dataset holds: any text, and they are only compared.
+
+    Attributes:
+        patch: id of the patch in the dataset, str, no two alike.
+        patient_id: str.
+        film_id: str.
+        scanner: make of the film digitizer, str; 'unknown' where the source does not say.
+        label: 0 (non-malignant) or 1 (malignant), int64.
+        probability: of malignancy, in [0, 1], float64.
+
+    Raises:
+        UserError: no patches, unequal lengths, a patch twice, labels outside {0, 1}, probabilities
+            that are NaN or outside [0, 1].
+    """
+
+    patch: np.ndarray
+    patient_id: np.ndarray
+    film_id: np.ndarray
+    scanner: np.ndarray
+    label: np.ndarray
+    probability: np.ndarray
+
+    def __post_init__(self):
+        malignant = checks.check_labels(self.label)
+        converted = {
+            "label": malignant.astype(np.int64),
+            "probability": checks.check_probabilities(self.probability, malignant.size),
+        }
+        for name in ("patch", "patient_id", "film_id", "scanner"):
+            converted[name] = np.asarray(getattr(self, name), dtype=str)
+            checks.check_length(name, converted[name], malignant.size)
+        for name, values in converted.items():
+            object.__setattr__(self, name, values)
+        patches, times = np.unique(self.patch, return_counts=True)
+        if patches.size < self.patch.size:
+            raise UserError(
+                "every patch must have one score; received several for "
+                f"{str(patches[times > 1][0])!r}."
+            )
+
+
+_COLUMNS = tuple(field.name for field in dataclasses.fields(Scores))
+
+
+def write(path: pathlib.Path, scores: Scores) -> None:
+    """Writes the scores as CSV with a header; probabilities are read back to the last bit."""
+    table = io.StringIO()
+    # Every text is quoted, so that a comma, a quote or a line break in an id stays part of it.
+    writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(zip(*(getattr(scores, name).tolist() for name in _COLUMNS), strict=True))
+    workdir.write_whole(path, table.getvalue())
+
+
+def read(path: pathlib.Path) -> Scores:
+    """Reads what `write` wrote; the columns may be in any order and others beside them.
+
+    Raises:
+        UserError: no such file, not a CSV table of text, a column missing, no rows, a row cut
+            short, and all that `Scores` refuses.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except FileNotFoundError:
+        raise UserError(
+            f"There are no scores in {str(path)!r}; run the experiment that writes them."
+        ) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"The scores in {str(path)!r} cannot be read: {error}.") from None
+    try:
+        return _from_table(header, rows)
+    except (UserError, ValueError) as error:
+        raise UserError(f"The scores in {str(path)!r} cannot be used: {error}") from None
+
+
+def _from_table(header: list[str], rows: list[list[str]]) -> Scores:
+    missing = [name for name in _COLUMNS if name not in header]
+    if missing:
+        raise UserError(f"the columns {', '.join(missing)} are missing from {', '.join(header)}.")
+    if not rows:
+        raise UserError("there is a header and no row.")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise UserError(f"row {number} has {len(row)} values, the header {len(header)}.")
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    return Scores(
+        label=np.array([int(value) for value in columns["label"]]),
+        probability=np.array([float(value) for value in columns["probability"]]),
+        **{name: np.array(columns[name]) for name in _COLUMNS[:4]},
+    )

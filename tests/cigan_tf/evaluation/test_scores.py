@@ -1,0 +1,94 @@
+"""Tests of the file of scores."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation import scores as scores_lib
+from cigan_tf.evaluation.scores import Scores
+
+HOSTILE = ["../../etc", 'quote", comma', "two\nlines", "\r", "=cmd()", "Käthe ☃", "", "nan"]
+
+
+def make(num=8, **changes):
+    rng = np.random.default_rng(0)
+    columns = {
+        "patch": [f"patch_{i}" for i in range(num)],
+        "patient_id": [f"patient_{i // 2}" for i in range(num)],
+        "film_id": [f"film_{i}" for i in range(num)],
+        "scanner": ["unknown"] * num,
+        "label": np.arange(num) % 2,
+        "probability": rng.random(num),
+    }
+    return Scores(**{**columns, **changes})
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    awkward = [0.1 + 0.2, 1 / 3, 5e-324, 1 - 2**-53, 0.0, 1.0, 1e-17, np.nextafter(0.5, 1)]
+    written = make(patch=HOSTILE, patient_id=HOSTILE, probability=awkward)
+    scores_lib.write(tmp_path / "scores.csv", written)
+    found = scores_lib.read(tmp_path / "scores.csv")
+    for field in dataclasses.fields(Scores):
+        expected, values = getattr(written, field.name), getattr(found, field.name)
+        np.testing.assert_array_equal(values, expected)
+        assert values.dtype.kind == expected.dtype.kind
+    assert list(tmp_path.iterdir()) == [tmp_path / "scores.csv"]
+
+
+def test_columns_may_stand_in_any_order_with_others_beside_them(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text(
+        "probability,note,label,scanner,film_id,patient_id,patch\n0.25,seen,1,lumisys,f,p,a\n"
+    )
+    found = scores_lib.read(path)
+    assert (found.patch[0], found.label[0], found.probability[0]) == ("a", 1, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probability": [0.5] * 7 + [np.nan]}, "1 NaN or infinite of 8"),
+        ({"probability": [0.5] * 7}, r"\(8,\), as the labels; received \(7,\)"),
+        ({"film_id": ["f"]}, r"film_id must be of shape \(8,\)"),
+        ({"label": [2] * 8}, r"received \[2\]"),
+        ({"probability": [3.0] * 8}, r"must lie in \[0, 1\]"),
+        ({"patch": ["same"] * 8}, "several for 'same'"),
+        ({"label": []}, r"received shape \(0,\)"),
+    ],
+)
+def test_scores_that_are_none_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        make(**changes)
+
+
+HEADER = "patch,patient_id,film_id,scanner,label,probability\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "columns patch, .*probability are missing"),
+        ("patch,label\na,1\n", "columns patient_id, film_id, scanner, probability are missing"),
+        (HEADER, "a header and no row"),
+        (HEADER + "a,p,f,s,1\n", "row 1 has 5 values, the header 6"),
+        (HEADER + "a,p,f,s,1,nan\n", "NaN"),
+        (HEADER + "a,p,f,s,1,high\n", "'high'"),
+        (HEADER + "a,p,f,s,malignant,0.5\n", "'malignant'"),
+        (HEADER + 'a,p,f,s,1,"' + "0" * 200_000, "field larger than"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_none_is_named_in_one_line(content, message, tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UserError, match=message) as error:
+        scores_lib.read(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"There are no scores in .*absent\.csv"):
+        scores_lib.read(tmp_path / "absent.csv")

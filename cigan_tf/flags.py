@@ -31,6 +31,9 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved configuration 
 SAVED_MODEL = flags.DEFINE_string(
     "saved_model", None, "Exported generator; default: the newest below WORKDIR/saved_model."
 )
+WRITE_PNG = flags.DEFINE_bool(
+    "write_png", False, "With --mode=infill: write every patch and mask as PNG files, too."
+)
 
 
 def define_config_flags() -> None:

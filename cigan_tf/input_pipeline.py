@@ -23,6 +23,9 @@ WHITE = 65535.0  # the brightest grey level of a 16-bit film
 _SHUFFLE_SEED = {"non_malignant": 1, "malignant": 2, "lesion_masks": 3}
 _AUGMENTATION_SEED = 4
 
+# Shares of patients are exact to this many parts.
+_PATIENT_BUCKETS = 2**20
+
 # Patches among which those that are shown are chosen.
 _CANDIDATES = 200
 
@@ -59,13 +62,13 @@ def training_batches(config: Config) -> tf.data.Dataset:
         lesion of the split, drawn at random. The order follows from `config.training.seed`.
     """
     data, seed = config.data, config.training.seed
-    _own_randomness(seed)
+    own_randomness(seed)
     builder = open_dataset(data, config.model.patch_size)
-    encoded = _encoded_patches(builder, data.train_split)
+    encoded = encoded_patches(builder, data.train_split, data.train_patient_share)
 
     def endless(stream: str, chosen: tf.data.Dataset) -> tf.data.Dataset:
         what = "patch with a lesion" if stream == "lesion_masks" else f"{stream} patch"
-        _require_some(chosen, f"{data.train_split} split of {data.dataset}", what)
+        require_some(chosen, f"{data.train_split} split of {data.dataset}", what)
         # What is shuffled is still PNG: the buffer, and a checkpoint of it, stay small.
         shuffled = chosen.shuffle(data.shuffle_buffer_patches, seed + _SHUFFLE_SEED[stream])
         return shuffled.repeat()
@@ -77,10 +80,10 @@ def training_batches(config: Config) -> tf.data.Dataset:
     ]
     alternating = tf.data.Dataset.range(len(classes)).repeat()
     patches = tf.data.Dataset.choose_from_datasets(classes, alternating)
-    patches = tf.data.Dataset.zip(patches, lesion_masks, _seeds(seed + _AUGMENTATION_SEED))
+    patches = tf.data.Dataset.zip(patches, lesion_masks, seeds_of_draws(seed + _AUGMENTATION_SEED))
 
     def to_example(patch, lesion, augmentation_seed):
-        example = _decode(_lend_mask(patch, lesion), config.model.patch_size)
+        example = decode(_lend_mask(patch, lesion), config.model.patch_size)
         if data.random_flips:
             example = _flip(example, augmentation_seed)
         if data.max_random_gamma > 1:
@@ -104,11 +107,11 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
         `simulated` (bool [N]).
     """
     seed = config.training.seed
-    _own_randomness(seed)
+    own_randomness(seed)
     builder = open_dataset(config.data, config.model.patch_size)
-    encoded = _encoded_patches(builder, split)
+    encoded = encoded_patches(builder, split)
     lesions = encoded.filter(lambda patch: patch["has_lesion"])
-    _require_some(lesions, f"{split} split of {config.data.dataset}", "patch with a lesion")
+    require_some(lesions, f"{split} split of {config.data.dataset}", "patch with a lesion")
     kinds = {
         "malignant lesion": lesions.filter(lambda patch: patch["label"] == 1),
         "benign lesion": lesions.filter(lambda patch: patch["label"] == 0),
@@ -119,19 +122,13 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
         shuffled = patches.shuffle(config.data.shuffle_buffer_patches, seed)
         lent = lesions.shuffle(config.data.shuffle_buffer_patches, seed + 1).repeat()
         for patch, lesion in zip(_spread(shuffled, num_per_kind), lent, strict=False):
-            example = _decode(_lend_mask(patch, lesion), config.model.patch_size)
+            example = decode(_lend_mask(patch, lesion), config.model.patch_size)
             facts = {name: patch[name] for name in ("film_id", "lesion_type", "simulated")}
             examples.append({**example, **facts, "kind": kind})
     batch = {name: np.stack([np.asarray(e[name]) for e in examples]) for name in examples[0]}
     for name in ("film_id", "lesion_type"):
         batch[name] = batch[name].astype(str)
     return batch
-
-
-def _own_randomness(seed: int) -> None:
-    # tf.data mixes the process's global seed into every seed that it is given: without this the
-    # order would depend on what ran before in the process.
-    tf.random.set_seed(seed)
 
 
 def _spread(patches: tf.data.Dataset, count: int) -> list:
@@ -145,8 +142,25 @@ def _spread(patches: tf.data.Dataset, count: int) -> list:
     return [patch for _, _, patch in sorted(ranked, key=lambda entry: entry[:2])[:count]]
 
 
-def _encoded_patches(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
-    """Returns the split in stored order, images still encoded, with `has_lesion` and ids."""
+def encoded_patches(
+    builder: tfds.core.DatasetBuilder, split: str, patient_share: float = 1.0
+) -> tf.data.Dataset:
+    """Returns a split in stored order, images and masks still PNG.
+
+    Args:
+        builder: of `open_dataset`.
+        split: name of the split.
+        patient_share: share of its patients in (0, 1], chosen by a hash of their ids; a smaller
+            share is part of every larger one.
+
+    Returns:
+        A dataset of dicts of scalars: `image`, `mask` (bytes), `label` (int32), `has_lesion`,
+        `simulated` (bool), `lesion_type`, `patient_id`, `film_id`, `scanner`, and `patch`, the id
+        of the patch in the dataset (str).
+
+    Raises:
+        UserError: there is no such split.
+    """
     if split not in builder.info.splits:
         raise UserError(
             f"The dataset {builder.info.full_name!r} has the splits "
@@ -155,7 +169,7 @@ def _encoded_patches(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.D
     patches = builder.as_dataset(
         split=split,
         decoders={name: tfds.decode.SkipDecoding() for name in ("image", "mask")},
-        read_config=tfds.ReadConfig(try_autocache=False, skip_prefetch=True),
+        read_config=tfds.ReadConfig(try_autocache=False, skip_prefetch=True, add_tfds_id=True),
     )
     lesion_types = tf.constant(builder.info.features["lesion_type"].names)
 
@@ -166,11 +180,22 @@ def _encoded_patches(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.D
             "label": tf.cast(patch["label"], tf.int32),
             "has_lesion": patch["lesion_type"] > 0,
             "lesion_type": lesion_types[patch["lesion_type"]],
-            "film_id": patch["film_id"],
             "simulated": patch["simulated"],
+            "patient_id": patch["patient_id"],
+            "film_id": patch["film_id"],
+            "scanner": patch["scanner"],
+            "patch": patch["tfds_id"],
         }
 
+    if patient_share < 1:
+        patches = patches.filter(lambda patch: in_share(patch["patient_id"], patient_share))
     return patches.map(facts)
+
+
+def in_share(patient_id: tf.Tensor, patient_share: float) -> tf.Tensor:
+    """Says whether a patient is in the share of patients, by a hash of the id (str -> bool)."""
+    bucket = tf.strings.to_hash_bucket_fast(patient_id, _PATIENT_BUCKETS)
+    return tf.cast(bucket, tf.float64) < patient_share * _PATIENT_BUCKETS
 
 
 def _lend_mask(patch, lesion):
@@ -178,14 +203,20 @@ def _lend_mask(patch, lesion):
     return {**patch, "mask": tf.where(patch["has_lesion"], patch["mask"], lesion["mask"])}
 
 
-def _decode(patch, patch_size: int):
-    image = tf.io.decode_png(patch["image"], channels=1, dtype=tf.uint16)
+def decode(patch, patch_size: int) -> dict[str, tf.Tensor]:
+    """Returns `image` in [0, 1] and `mask` in {0, 1}, float32 [p, p, 1], and `label` of a patch."""
     mask = tf.io.decode_png(patch["mask"], channels=1, dtype=tf.uint8)
     return {
-        "image": tf.ensure_shape(tf.cast(image, tf.float32) / WHITE, (patch_size, patch_size, 1)),
+        "image": decode_image(patch["image"], patch_size),
         "mask": tf.ensure_shape(tf.cast(mask > 0, tf.float32), (patch_size, patch_size, 1)),
         "label": patch["label"],
     }
+
+
+def decode_image(png: tf.Tensor, patch_size: int) -> tf.Tensor:
+    """Returns a 16-bit grey PNG as float32 [p, p, 1] in [0, 1]."""
+    image = tf.io.decode_png(png, channels=1, dtype=tf.uint16)
+    return tf.ensure_shape(tf.cast(image, tf.float32) / WHITE, (patch_size, patch_size, 1))
 
 
 def _flip(example, seed):
@@ -204,12 +235,21 @@ def _change_exposure(example, seed, max_gamma: float):
     return {**example, "image": example["image"] ** tf.exp(log_gamma)}
 
 
-def _seeds(seed: int) -> tf.data.Dataset:
+def own_randomness(seed: int) -> None:
+    """Sets the process's global seed, which tf.data mixes into every seed that it is given.
+
+    Without this the order of patches would depend on what ran before in the process.
+    """
+    tf.random.set_seed(seed)
+
+
+def seeds_of_draws(seed: int) -> tf.data.Dataset:
     """Returns endless pairs for stateless draws; unlike a generator they can be checkpointed."""
     return tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
 
 
-def _require_some(patches: tf.data.Dataset, where: str, what: str) -> None:
+def require_some(patches: tf.data.Dataset, where: str, what: str) -> None:
+    """Raises UserError where there is no patch at all: `where` holds no `what`."""
     # An endless stream of nothing would hang the run without a word.
     if next(iter(patches.take(1)), None) is None:
         raise UserError(f"The {where} holds no {what}; training needs both classes.")

@@ -33,6 +33,20 @@ def main() -> None:
         from cigan_tf.evaluation.report import write_report
 
         print(write_report(workdir, flags.SAVED_MODEL.value))
+    elif flags.MODE.value == "infill":
+        from cigan_tf.classifier.synthetic_set import write_synthetic_set
+
+        print(write_synthetic_set(config, workdir, flags.SAVED_MODEL.value, flags.WRITE_PNG.value))
+    elif flags.MODE.value == "classify":
+        from cigan_tf.classifier.experiment import train_one
+
+        print(train_one(config, workdir))
+    elif flags.MODE.value == "experiment":
+        from cigan_tf.classifier.experiment import train_arms
+        from cigan_tf.evaluation.experiment_report import write_report
+
+        train_arms(config, workdir)
+        print(write_report(workdir))
 
 
 if __name__ == "__main__":

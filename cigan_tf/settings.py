@@ -18,7 +18,7 @@ def setting(default: Any, help_text: str, repeated: bool = False) -> Any:
 
 
 def require(condition: bool, rule: str, **received: Any) -> None:
-    """Raises UserError, the rule and the values received in one line, unless the condition holds."""
+    """Raises UserError, one line of the rule and the values, unless the condition holds."""
     if not condition:
         values = ", ".join(f"{name}={value!r}" for name, value in received.items())
         raise UserError(f"{rule} Received: {values}.")

@@ -10,6 +10,7 @@ from cigan_tf.errors import UserError
 CONFIG_FILE = "config.json"
 CHECKPOINT_DIR = "checkpoints"
 LOG_DIR = "logs"
+CLASSIFIER_DIR = "classifiers"
 
 # What a trained generator depends on; a classifier's run compares its own settings.
 _GENERATOR_GROUPS = ("data", "model", "loss", "training")

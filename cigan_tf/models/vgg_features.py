@@ -1,7 +1,5 @@
 """Frozen VGG-19 feature maps for the feature loss (paper section 2.2; Simonyan 2014)."""
 
-import os
-import warnings
 from collections.abc import Sequence
 
 import keras
@@ -9,7 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 from cigan_tf.config import FEATURE_LAYERS
-from cigan_tf.errors import UserError
+from cigan_tf.models.pretrained import load_weights
 
 _POOLS = {"pool1": "block1_pool", "pool2": "block2_pool", "pool3": "block3_pool"}
 
@@ -38,7 +36,14 @@ def build_vgg_features(
         UserError: the weights cannot be fetched or do not fit.
     """
     vgg = keras.applications.VGG19(include_top=False, weights=None)
-    _load_weights(vgg, weights, seed)
+    load_weights(
+        vgg,
+        keras.applications.VGG19,
+        weights,
+        setting="vgg_weights",
+        file_to_bring="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        draw=lambda network: _draw_he_normal(network, seed),
+    )
     grey = keras.Input((patch_size, patch_size, 1), name="image")
     rgb = layers.Concatenate()([grey * 255.0] * 3)
     maps = {"input": keras.applications.vgg19.preprocess_input(rgb)}
@@ -51,38 +56,6 @@ def build_vgg_features(
     return features
 
 
-def _load_weights(vgg: keras.Model, weights: str, seed: int) -> None:
-    if weights == "imagenet":
-        try:
-            fetched = keras.applications.VGG19(include_top=False, weights="imagenet")
-        except Exception as error:  # urllib, socket and Keras errors alike: no network, no file
-            raise UserError(
-                f"The ImageNet weights of VGG-19 cannot be fetched ({_first_line(error)}); bring "
-                "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 and pass its path as "
-                "--vgg_weights, or pass --vgg_weights=random."
-            ) from None
-        vgg.set_weights(fetched.get_weights())
-    elif weights == "random":
-        _draw_he_normal(vgg, seed)
-    else:
-        path = os.path.expanduser(weights)
-        if not os.path.isfile(path):
-            raise UserError(
-                "vgg_weights must be 'imagenet', 'random', or the path of a weights file of "
-                f"VGG-19 without its top; there is no file {weights!r}."
-            )
-        try:
-            with warnings.catch_warnings():
-                # Keras warns of each missing group before it raises; one line is enough.
-                warnings.simplefilter("ignore")
-                vgg.load_weights(path)
-        except (ValueError, OSError, KeyError) as error:
-            raise UserError(
-                f"The file {weights!r} does not hold the weights of keras.applications.VGG19 "
-                f"without its top: {_first_line(error)}."
-            ) from None
-
-
 def _draw_he_normal(vgg: keras.Model, seed: int) -> None:
     # keras.applications draws Glorot weights, under which ReLU maps shrink layer by layer; He's
     # keep their variance, so that no pool level drops out of the sum.
@@ -93,7 +66,3 @@ def _draw_he_normal(vgg: keras.Model, seed: int) -> None:
             weight.assign(rng.normal(0.0, np.sqrt(2.0 / fan_in), weight.shape).astype("float32"))
         else:
             weight.assign(ops.zeros_like(weight))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

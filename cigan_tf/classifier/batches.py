@@ -1,0 +1,136 @@
+"""Batches of the classifier: real and synthetic patches mixed, the classes in turn."""
+
+import numpy as np
+import tensorflow as tf
+
+from cigan_tf import input_pipeline
+from cigan_tf.classifier import synthetic_set
+from cigan_tf.classifier.augmentation import augment
+from cigan_tf.classifier.mixing import real_share_by_step
+from cigan_tf.config import Config
+from cigan_tf.errors import UserError
+
+# Streams that draw at random take the classifier's seed plus a number of their own.
+_SHUFFLE_SEED = {("real", 0): 11, ("real", 1): 12, ("synthetic", 0): 13, ("synthetic", 1): 14}
+_MIXING_SEED = 15
+_AUGMENTATION_SEED = 16
+
+
+def training_batches(
+    config: Config, seed: int, synthetic: synthetic_set.SyntheticSet | None
+) -> tf.data.Dataset:
+    """Returns the batches of all training steps.
+
+    Args:
+        config: which patches, and `config.classifier`: how many, which share of them real.
+        seed: of the order, the mixing and the augmentation.
+        synthetic: the infilled patches, where the arm uses them.
+
+    Returns:
+        A dataset of (image float32 [N, p, p, 1] in [0, 1], label float32 [N, 1] in {0, 1}), as many
+        batches as there are steps. Each patch is real with the step's chance, whatever its class.
+
+    Raises:
+        UserError: a class is missing, or has fewer than two patients.
+    """
+    settings, data = config.classifier, config.data
+    input_pipeline.own_randomness(seed)
+    builder = input_pipeline.open_dataset(data, config.model.patch_size)
+    real = input_pipeline.encoded_patches(builder, data.train_split, settings.patient_share)
+    real = real.map(lambda patch: {name: patch[name] for name in ("image", "label", "patient_id")})
+    sources = {"real": real}
+    if settings.needs_synthetic:
+        sources["synthetic"] = synthetic.encoded_patches()
+    streams = []
+    for origin, patches in sources.items():
+        for label, class_name in enumerate(input_pipeline.CLASS_NAMES):
+            of_class = patches.filter(lambda patch, label=label: patch["label"] == label)
+            _require_two_patients(of_class, f"{origin} {class_name}", data)
+            shuffled = of_class.shuffle(
+                data.shuffle_buffer_patches, seed + _SHUFFLE_SEED[origin, label]
+            )
+            streams.append(shuffled.repeat())
+
+    num_patches = settings.classifier_steps * settings.classifier_batch_size
+    chosen = tf.data.Dataset.range(num_patches)
+    if settings.needs_synthetic:
+        share = tf.constant(real_share_by_step(settings))
+        chosen = tf.data.Dataset.zip(chosen, input_pipeline.seeds_of_draws(seed + _MIXING_SEED))
+
+        def choose(index, draw_seed):
+            chance = share[index // settings.classifier_batch_size]
+            is_synthetic = tf.random.stateless_uniform((), draw_seed) >= chance
+            return index % 2 + 2 * tf.cast(is_synthetic, tf.int64)
+
+        chosen = chosen.map(choose)
+    else:
+        chosen = chosen.map(lambda index: index % 2)
+    patches = tf.data.Dataset.choose_from_datasets(streams, chosen)
+    patches = tf.data.Dataset.zip(patches, input_pipeline.seeds_of_draws(seed + _AUGMENTATION_SEED))
+
+    def to_example(patch, augmentation_seed):
+        image = input_pipeline.decode_image(patch["image"], config.model.patch_size)
+        if settings.traditional_augmentation:
+            image = augment(image, augmentation_seed, settings)
+        return image, tf.cast(patch["label"], tf.float32)[None]
+
+    batches = patches.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.batch(settings.classifier_batch_size, drop_remainder=True).prefetch(2)
+
+
+def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[str, np.ndarray]]:
+    """Returns the patches of a split in stored order, and who they are.
+
+    Returns:
+        A dataset of images float32 [N, p, p, 1] in [0, 1], and the facts `patch`, `patient_id`,
+        `film_id`, `scanner` (str [n]) and `label` (int [n]) of all of them.
+
+    Raises:
+        UserError: there is no such split, or it lacks a class.
+    """
+    builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
+    encoded = input_pipeline.encoded_patches(builder, split)
+    names = ("patch", "patient_id", "film_id", "scanner", "label")
+    rows = list(
+        encoded.map(lambda patch: {name: patch[name] for name in names}).as_numpy_iterator()
+    )
+    facts = {name: np.array([row[name] for row in rows]) for name in names}
+    for name in names[:-1]:
+        facts[name] = np.char.decode(facts[name], "utf-8") if rows else facts[name]
+    missing = {0, 1} - set(facts["label"].tolist())
+    if missing:
+        name = input_pipeline.CLASS_NAMES[missing.pop()]
+        raise UserError(f"The {split} split of {config.data.dataset} holds no {name} patch.")
+    images = encoded.map(
+        lambda patch: input_pipeline.decode_image(patch["image"], config.model.patch_size),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return images.batch(2 * config.classifier.classifier_batch_size).prefetch(2), facts
+
+
+def refuse_shared_patients(config: Config) -> None:
+    """Raises UserError where a patient stands in two of the splits that the run uses."""
+    builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
+    data = config.data
+    seen: dict[str, str] = {}
+    for split in (data.train_split, data.validation_split, config.experiment.test_split):
+        ids = input_pipeline.encoded_patches(builder, split).map(lambda patch: patch["patient_id"])
+        for patient in sorted({patient.decode() for patient in ids.as_numpy_iterator()}):
+            if seen.setdefault(patient, split) != split:
+                raise UserError(
+                    f"Patient {patient!r} stands in the splits {seen[patient]!r} and {split!r} of "
+                    f"{data.dataset}; a classifier must not be tested on patients that it knows."
+                )
+
+
+def _require_two_patients(patches: tf.data.Dataset, kind: str, data) -> None:
+    patients = set()
+    for patch in patches.as_numpy_iterator():
+        patients.add(patch["patient_id"])
+        if len(patients) == 2:
+            return
+    raise UserError(
+        f"A classifier needs patches of two patients at least; of {kind} patches the "
+        f"{data.train_split} split of {data.dataset} holds those of {len(patients)}. Take a larger "
+        "--patient_share or dataset."
+    )

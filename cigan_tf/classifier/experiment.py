@@ -1,0 +1,45 @@
+"""The augmentation experiment: every arm with every seed, each run once (paper section 3)."""
+
+import dataclasses
+import os
+import pathlib
+
+from cigan_tf import workdir as workdir_lib
+from cigan_tf.classifier import batches
+from cigan_tf.classifier.train import SCORES_FILE, train_classifier
+from cigan_tf.config import Config
+
+
+def run_dir(workdir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
+    """Returns the folder of one classifier."""
+    return workdir / workdir_lib.CLASSIFIER_DIR / arm / f"seed_{seed}"
+
+
+def train_arms(config: Config, workdir: str | os.PathLike) -> None:
+    """Trains the classifiers of all arms and seeds that `workdir` does not hold finished.
+
+    The seed is the outer loop: an experiment that is interrupted has all arms of its first seeds.
+
+    Raises:
+        UserError: no arm is defined, splits share a patient, or what `train_classifier` raises.
+    """
+    workdir = pathlib.Path(workdir)
+    arms = config.experiment.named_arms(config.classifier)
+    batches.refuse_shared_patients(config)
+    workdir_lib.claim(workdir, config)
+    for seed in config.experiment.classifier_seeds:
+        for arm, settings in arms.items():
+            of_arm = dataclasses.replace(config, classifier=settings)
+            train_classifier(of_arm, seed, workdir, run_dir(workdir, arm, seed))
+
+
+def train_one(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
+    """Trains one classifier as the classifier's flags say, into `workdir` itself.
+
+    Returns:
+        The file of its scores on the test split.
+    """
+    workdir = pathlib.Path(workdir)
+    batches.refuse_shared_patients(config)
+    train_classifier(config, config.training.seed, workdir, workdir)
+    return workdir / SCORES_FILE

@@ -1,0 +1,34 @@
+"""Which share of the patches of each step is real (paper section 3.2)."""
+
+import numpy as np
+
+from cigan_tf.experiment_config import ClassifierConfig
+
+
+def real_share_by_step(settings: ClassifierConfig) -> np.ndarray:
+    """Returns the chance of a real patch at every training step, float32 [steps] in [0, 1].
+
+    "We train the classifier by initially training on equal proportions of real and synthetic data.
+    Every 1000 iterations, we increase the relative proportion of real data used by 20%, such that
+    the final iteration is trained on 90% real data" allows three readings that end there. With k
+    the times that `real_share_steps` have passed:
+
+    - share_x1.2: min(0.9, 0.5 * 1.2^k);
+    - synthetic_x0.8: real : synthetic = 1 : 0.8^k, a share of 1 / (1 + 0.8^k);
+    - plus_20_points: min(0.9, 0.5 + 0.2 k).
+    """
+    steps = np.arange(settings.classifier_steps)
+    if settings.synthetic_use == "none":
+        share = np.ones(steps.size)
+    elif settings.synthetic_use == "only":
+        share = np.zeros(steps.size)
+    elif settings.synthetic_use == "pretraining":
+        share = steps >= settings.synthetic_pretraining_share * steps.size
+    else:
+        stage = steps // settings.real_share_steps
+        share = {
+            "share_x1.2": np.minimum(0.9, 0.5 * 1.2 ** np.minimum(stage, 10)),
+            "synthetic_x0.8": 1 / (1 + 0.8**stage),
+            "plus_20_points": np.minimum(0.9, 0.5 + 0.2 * stage),
+        }[settings.real_share_reading]
+    return share.astype(np.float32)

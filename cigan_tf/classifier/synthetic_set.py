@@ -1,0 +1,266 @@
+"""The synthetic set: every training patch once more, as the other class (paper section 3.2).
+
+A non-malignant patch receives a malignant lesion in the mask of a malignant training patch; of a
+malignant patch the lesion is replaced by non-malignant tissue. It is stored as a TFDS dataset with
+the features of `ddsm_patches` and each record's origin.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+
+import cv2
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+import tqdm
+
+from cigan_tf import input_pipeline
+from cigan_tf import workdir as workdir_lib
+from cigan_tf.config import Config
+from cigan_tf.errors import UserError
+from cigan_tf.exported_generator import ExportedGenerator
+
+SPLIT = "train"
+_NAME, _VERSION = "synthetic", "1.0.0"
+_FACTS_FILE = "synthetic.json"
+# Patches per call of the generator.
+_BATCH_SIZE = 32
+
+
+class SyntheticSet:
+    """A synthetic set on disk.
+
+    Args:
+        folder: `WORKDIR/synthetic`.
+        patch_size: side in pixels of the patches that are asked for.
+
+    Attributes:
+        facts: from what it was made: `dataset`, `train_split`, `train_patient_share`, `seed`,
+            `generator` (a hash of its weights), `num_patches`.
+
+    Raises:
+        UserError: there is none, or its patches are of another size.
+    """
+
+    def __init__(self, folder: str | os.PathLike, patch_size: int):
+        self._path = pathlib.Path(folder).expanduser() / _VERSION
+        facts = read_facts(folder)
+        if facts is None:
+            raise UserError(
+                f"There is no synthetic set in {str(folder)!r}; write it with --mode=infill, or "
+                "pass its --synthetic_dir."
+            )
+        if facts["patch_size"] != patch_size:
+            raise UserError(
+                f"The synthetic patches in {str(folder)!r} are {facts['patch_size']} px wide, the "
+                f"real ones {patch_size} px."
+            )
+        self.facts = facts
+
+    def encoded_patches(self) -> tf.data.Dataset:
+        """Returns the patches as of `input_pipeline.encoded_patches`; ids are the context's."""
+        builder = tfds.builder_from_directory(str(self._path))
+        return input_pipeline.encoded_patches(builder, SPLIT)
+
+    def records(self) -> tf.data.Dataset:
+        """Returns everything that is stored of each patch, images decoded."""
+        return tfds.builder_from_directory(str(self._path)).as_dataset(split=SPLIT)
+
+
+def read_facts(folder: str | os.PathLike) -> dict | None:
+    """Returns from what the set in `folder` was made; None where there is no finished set."""
+    try:
+        return json.loads((pathlib.Path(folder).expanduser() / _VERSION / _FACTS_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def write_synthetic_set(
+    config: Config, workdir: str | os.PathLike, saved_model: str | None, write_png: bool = False
+) -> pathlib.Path:
+    """Writes `workdir`/synthetic through the exported generator, or finds it finished there.
+
+    Args:
+        config: the dataset, its training split, the share of its patients, the seed.
+        workdir: folder of the run.
+        saved_model: the exported generator; by default the newest in `workdir`/saved_model.
+        write_png: write each patch and mask as PNG as well, into `workdir`/synthetic/png.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        UserError: the generator or the dataset is missing, their sizes differ, a class is missing,
+            or the folder holds another set.
+    """
+    workdir = pathlib.Path(workdir)
+    folder = workdir / _NAME
+    generator = ExportedGenerator(saved_model or workdir / "saved_model")
+    data, patch_size = config.data, config.model.patch_size
+    if generator.patch_size != patch_size:
+        raise UserError(
+            f"The generator {str(generator.path)!r} takes patches of {generator.patch_size} px; "
+            f"those asked for have {patch_size} px. Pass --patch_size={generator.patch_size} and a "
+            "dataset of that size."
+        )
+    facts = {
+        "dataset": data.dataset,
+        "train_split": data.train_split,
+        "train_patient_share": data.train_patient_share,
+        "patch_size": patch_size,
+        "seed": config.training.seed,
+        "generator": _hash_of_weights(generator.path),
+    }
+    present = read_facts(folder)
+    if present is not None:
+        differing = {n: present.get(n) for n in facts if present.get(n) != facts[n]}
+        if differing:
+            raise UserError(
+                f"The folder {str(folder)!r} holds a set made with {differing}; delete it, or pass "
+                "another --workdir."
+            )
+        return folder
+    # Without its facts a set was not finished.
+    shutil.rmtree(folder / _VERSION, ignore_errors=True)
+    lenders, num_patches = _lenders(config)
+    infilled = _infill_all(_origins(config, lenders), generator, patch_size)
+    progress = tqdm.tqdm(infilled, total=num_patches, unit="patch", dynamic_ncols=True)
+    png = _PngWriter(folder / "png") if write_png else None
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=_NAME,
+        version=_VERSION,
+        features=_features(patch_size),
+        split_datasets={SPLIT: _keyed(progress, png)},
+        data_dir=workdir,
+        description="Training patches infilled as the other class by a ciGAN generator.",
+    )
+    facts["num_patches"] = num_patches
+    workdir_lib.write_whole(folder / _VERSION / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+    return folder
+
+
+def _features(patch_size: int) -> tfds.features.FeaturesDict:
+    shape = (patch_size, patch_size, 1)
+    text = {
+        name: tfds.features.Text()
+        for name in ("patient_id", "film_id", "scanner", "patch", "mask_patch", "mask_patient_id")
+    }
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=shape, dtype=np.uint16, encoding_format="png"),
+            "mask": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=list(input_pipeline.CLASS_NAMES)),
+            "lesion_type": tfds.features.ClassLabel(names=["none", "mass", "calcification"]),
+            "simulated": tfds.features.Scalar(np.bool_),
+            "seed": tfds.features.Scalar(np.int32),
+            **text,
+        }
+    )
+
+
+def _lenders(config: Config) -> tuple[list[dict], int]:
+    """Returns the masks of the malignant training patches, and how many patches there are."""
+    data = config.data
+    lenders, num_patches = [], 0
+    for patch in _training_patches(config):
+        num_patches += 1
+        if patch["label"] == 1:
+            del patch["image"]  # masks compress well, images of a whole split do not
+            lenders.append(patch)
+    if len(lenders) in (0, num_patches):
+        raise UserError(
+            f"The {data.train_split} split of {data.dataset} holds {len(lenders)} malignant "
+            f"patches of {num_patches}; a synthetic set needs both classes."
+        )
+    return lenders, num_patches
+
+
+def _origins(config: Config, lenders: list[dict]):
+    """Yields what each synthetic patch is made from: context, mask, class asked for, seed."""
+    seed = config.training.seed
+    for number, patch in enumerate(_training_patches(config)):
+        if patch["label"] == 1:
+            lender = patch
+        else:
+            lender = lenders[np.random.default_rng((seed, number)).integers(len(lenders))]
+        yield {
+            "context": patch,
+            "lender": lender,
+            "label": 1 - int(patch["label"]),
+            "seed": (seed + number) % 2**31,
+        }
+
+
+def _training_patches(config: Config):
+    data = config.data
+    builder = input_pipeline.open_dataset(data, config.model.patch_size)
+    patches = input_pipeline.encoded_patches(builder, data.train_split, data.train_patient_share)
+    return patches.as_numpy_iterator()
+
+
+def _infill_all(origins, generator: ExportedGenerator, patch_size: int):
+    """Yields each origin with its `image` (uint16) and `mask` (uint8), [p, p, 1]."""
+    origins = iter(origins)
+    while batch := list(itertools.islice(origins, _BATCH_SIZE)):
+        decoded = [
+            input_pipeline.decode(
+                {**origin["context"], "mask": origin["lender"]["mask"]}, patch_size
+            )
+            for origin in batch
+        ]
+        image, mask = (np.stack([d[name].numpy() for d in decoded]) for name in ("image", "mask"))
+        label = np.array([origin["label"] for origin in batch], np.int32)
+        seeds = np.array([origin["seed"] for origin in batch], np.int32)
+        infilled = generator(image, mask, label, seeds)
+        levels = np.rint(infilled * input_pipeline.WHITE).astype(np.uint16)
+        yield from zip(batch, levels, mask.astype(np.uint8), strict=True)
+
+
+def _keyed(infilled, png: "_PngWriter | None"):
+    """Yields key and example of each synthetic patch, as TFDS stores them."""
+    for number, (origin, image, mask) in enumerate(infilled):
+        context, lender = origin["context"], origin["lender"]
+        if png is not None:
+            png.write(number, origin["label"], image, mask)
+        yield (
+            number,
+            {
+                "image": image,
+                "mask": mask,
+                "label": origin["label"],
+                "lesion_type": lender["lesion_type"].decode() if origin["label"] else "none",
+                "simulated": True,
+                "patient_id": context["patient_id"],
+                "film_id": context["film_id"],
+                "scanner": context["scanner"],
+                "patch": context["patch"],
+                "mask_patch": lender["patch"],
+                "mask_patient_id": lender["patient_id"],
+                "seed": origin["seed"],
+            },
+        )
+
+
+class _PngWriter:
+    """Writes patches (16 bit) and masks (0 and 255) beside each other."""
+
+    def __init__(self, folder: pathlib.Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+
+    def write(self, number: int, label: int, image: np.ndarray, mask: np.ndarray) -> None:
+        stem = f"{number:06d}_{input_pipeline.CLASS_NAMES[label]}"
+        for name, picture in ((stem, image), (f"{stem}_mask", 255 * mask)):
+            encoded = cv2.imencode(".png", picture)[1].tobytes()
+            workdir_lib.write_whole(self._folder / f"{name}.png", encoded)
+
+
+def _hash_of_weights(saved_model: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted((saved_model / "variables").glob("variables.data*")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,169 @@
+"""One classifier: trained as its arm says, then asked about the validation and test patches."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from cigan_tf import workdir as workdir_lib
+from cigan_tf.classifier import batches, tensorboard
+from cigan_tf.classifier.resnet import build_classifier
+from cigan_tf.classifier.synthetic_set import SyntheticSet
+from cigan_tf.config import Config
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation import roc
+from cigan_tf.evaluation import scores as scores_lib
+from cigan_tf.evaluation.scores import Scores
+
+SETTINGS_FILE = "settings.json"
+SCORES_FILE = "scores.csv"
+VALIDATION_SCORES_FILE = "validation_scores.csv"
+CLASSIFIER_FILE = "classifier.keras"
+_CHECKPOINT_DIR = "checkpoints"
+
+
+def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: pathlib.Path):
+    """Trains a classifier, or takes it up where it was interrupted, and writes what it scores.
+
+    Args:
+        config: the dataset; `config.classifier` is the arm's settings.
+        seed: of weights, order, mixing and augmentation.
+        workdir: where the synthetic set lies if the settings name none.
+        run_dir: receives settings.json, logs/ (TensorBoard), classifier.keras,
+            validation_scores.csv and, last of all, scores.csv: where it lies, the run is finished
+            and nothing is done.
+
+    Raises:
+        UserError: the data cannot be used, or `run_dir` holds a run with other settings.
+    """
+    if _claim(config, seed, run_dir):
+        return
+    settings = config.classifier
+    synthetic = _open_synthetic(config, workdir)
+    iterator = iter(batches.training_batches(config, seed, synthetic))
+    validation = batches.scored_batches(config, config.data.validation_split)
+    test = batches.scored_batches(config, config.experiment.test_split)
+    classifier = build_classifier(config.model.patch_size, settings.classifier_weights, seed)
+    classifier.compile(
+        keras.optimizers.Adam(
+            keras.optimizers.schedules.ExponentialDecay(
+                settings.classifier_learning_rate,
+                settings.classifier_decay_steps,
+                settings.classifier_decay_rate,
+                staircase=True,
+            ),
+            epsilon=1e-8,
+        ),
+        keras.losses.BinaryCrossentropy(),
+    )
+    _run_steps(classifier, iterator, validation, run_dir, config, seed)
+    classifier.save(run_dir / CLASSIFIER_FILE)
+    scores_lib.write(run_dir / VALIDATION_SCORES_FILE, score(classifier, *validation))
+    scores_lib.write(run_dir / SCORES_FILE, score(classifier, *test))
+    shutil.rmtree(run_dir / _CHECKPOINT_DIR, ignore_errors=True)
+
+
+def score(classifier: keras.Model, images: tf.data.Dataset, facts: dict[str, np.ndarray]) -> Scores:
+    """Returns what the classifier says of patches, `batches.scored_batches` gives the arguments."""
+    probability = np.concatenate([classifier.predict_on_batch(batch)[:, 0] for batch in images])
+    return Scores(**facts, probability=probability.astype(np.float64))
+
+
+def _run_steps(classifier, iterator, validation, run_dir: pathlib.Path, config: Config, seed: int):
+    settings = config.classifier
+    step = tf.Variable(0, dtype=tf.int64)
+    checkpoint = tf.train.Checkpoint(
+        classifier=classifier, optimizer=classifier.optimizer, iterator=iterator, step=step
+    )
+    manager = tf.train.CheckpointManager(checkpoint, str(run_dir / _CHECKPOINT_DIR), max_to_keep=1)
+    manager.restore_or_initialize()
+    writer = tensorboard.ClassifierWriter(str(run_dir / workdir_lib.LOG_DIR), settings)
+    classifier.make_train_function()
+    progress = tqdm.tqdm(
+        initial=int(step),
+        total=settings.classifier_steps,
+        desc=f"{run_dir.parent.name}, seed {seed}",
+        unit="step",
+        dynamic_ncols=True,
+    )
+    classifier.reset_metrics()
+    since, steps_since = time.monotonic(), 0
+    for number in range(int(step) + 1, settings.classifier_steps + 1):
+        classifier.train_function(iterator)
+        progress.update()
+        steps_since += 1
+        if number % settings.validation_every_steps and number < settings.classifier_steps:
+            continue
+        step.assign(number)
+        loss = float(classifier.get_metrics_result()["loss"])
+        if not np.isfinite(loss):
+            raise UserError(
+                f"The loss of the classifier in {str(run_dir)!r} is {loss} at step {number}; take "
+                f"a smaller --classifier_learning_rate than {settings.classifier_learning_rate}."
+            )
+        rate = steps_since / (time.monotonic() - since)
+        scores = score(classifier, *validation)
+        writer.write(number, loss, scores, float(classifier.optimizer.learning_rate), rate)
+        auc = roc.auc(scores.label, scores.probability)
+        progress.set_postfix(loss=f"{loss:.3f}", validation_auc=f"{auc:.3f}")
+        manager.save(checkpoint_number=number)
+        classifier.reset_metrics()
+        since, steps_since = time.monotonic(), 0
+    progress.close()
+    writer.close()
+
+
+def _open_synthetic(config: Config, workdir: pathlib.Path) -> SyntheticSet | None:
+    settings = config.classifier
+    if not settings.needs_synthetic:
+        return None
+    folder = settings.synthetic_dir or workdir / "synthetic"
+    synthetic = SyntheticSet(folder, config.model.patch_size)
+    made_from = synthetic.facts["dataset"], synthetic.facts["train_split"]
+    if made_from != (config.data.dataset, config.data.train_split):
+        raise UserError(
+            f"The synthetic set in {str(folder)!r} was made from the {made_from[1]} split of "
+            f"{made_from[0]}; training is on the {config.data.train_split} split of "
+            f"{config.data.dataset}."
+        )
+    if synthetic.facts["train_patient_share"] > settings.patient_share:
+        raise UserError(
+            f"The synthetic set in {str(folder)!r} knows "
+            f"{synthetic.facts['train_patient_share']:g} of the training patients, the arm's "
+            f"patient_share is {settings.patient_share:g}; pass --synthetic_dir of a set whose "
+            "generator was trained with --train_patient_share of at most that."
+        )
+    return synthetic
+
+
+def _claim(config: Config, seed: int, run_dir: pathlib.Path) -> bool:
+    """Makes the folder the run's own; returns whether its run is finished."""
+    given = {
+        "data": {
+            "dataset": config.data.dataset,
+            "train_split": config.data.train_split,
+            "validation_split": config.data.validation_split,
+            "test_split": config.experiment.test_split,
+            "patch_size": config.model.patch_size,
+        },
+        "classifier": dataclasses.asdict(config.classifier),
+        "seed": seed,
+    }
+    path = run_dir / SETTINGS_FILE
+    if path.exists() and json.loads(path.read_text()) != given:
+        raise UserError(
+            f"The folder {str(run_dir)!r} holds a classifier of other settings (its "
+            f"{SETTINGS_FILE} says which); delete it, or pass another --workdir."
+        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        workdir_lib.write_whole(path, json.dumps(given, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"The folder {str(run_dir)!r} cannot be written: {error}.") from None
+    return (run_dir / SCORES_FILE).exists()

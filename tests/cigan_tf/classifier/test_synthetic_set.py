@@ -1,0 +1,119 @@
+"""The synthetic set: origins, training split only, the film's own pixels outside the mask."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from cigan_tf import input_pipeline
+from cigan_tf.classifier.synthetic_set import SyntheticSet, read_facts, write_synthetic_set
+from cigan_tf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def training_patches(discs_config):
+    """Every patch of the training split, decoded, by its id."""
+    builder = input_pipeline.open_dataset(discs_config.data, discs_config.model.patch_size)
+    return {
+        patch["patch"].numpy(): {
+            **patch,
+            "image": input_pipeline.decode_image(patch["image"], 32).numpy() * 65535,
+            "mask": input_pipeline.decode(patch, 32)["mask"].numpy(),
+        }
+        for patch in input_pipeline.encoded_patches(builder, "train")
+    }
+
+
+@pytest.fixture(scope="module")
+def records(synthetic_folder):
+    return list(SyntheticSet(synthetic_folder, 32).records().as_numpy_iterator())
+
+
+def test_every_training_patch_comes_once_more_as_the_other_class(records, training_patches):
+    assert {record["patch"] for record in records} == set(training_patches)
+    assert len(records) == len(training_patches)
+    for record in records:
+        assert record["label"] == 1 - int(training_patches[record["patch"]]["label"])
+
+
+def test_it_is_made_from_the_training_split_alone(records):
+    patients = {record[name] for record in records for name in ("patient_id", "mask_patient_id")}
+    assert patients == {b"ann", b"bea", b"cia", b"dot"}
+    origins = {record[name] for record in records for name in ("patch", "mask_patch")}
+    assert all(b"-train." in origin for origin in origins)
+
+
+def test_masks_are_those_of_malignant_patches(records, training_patches):
+    for record in records:
+        lender = training_patches[record["mask_patch"]]
+        assert lender["label"] == 1
+        np.testing.assert_array_equal(record["mask"], lender["mask"])
+        if record["label"] == 0:
+            assert record["mask_patch"] == record["patch"], "the patch's own lesion is taken out"
+    lent = {record["mask_patch"] for record in records if record["label"] == 1}
+    assert len(lent) > 4, "masks are drawn, not taken in turn from one patch"
+
+
+def test_outside_the_mask_patches_are_the_films_own(records, training_patches):
+    for record in records:
+        outside = record["mask"] == 0
+        context = training_patches[record["patch"]]["image"]
+        np.testing.assert_array_equal(record["image"][outside], np.rint(context[outside]))
+        assert np.abs(record["image"][~outside] - context[~outside]).mean() > 1
+
+
+def test_the_same_command_gives_the_same_set(
+    records, discs_config, exported, tmp_path, synthetic_folder
+):
+    again = write_synthetic_set(discs_config, tmp_path, str(exported))
+    by_patch = {
+        record["patch"]: record for record in SyntheticSet(again, 32).records().as_numpy_iterator()
+    }
+    for record in records:
+        other = by_patch[record["patch"]]
+        assert all(np.array_equal(record[name], other[name]) for name in record)
+    assert read_facts(again) == read_facts(synthetic_folder)
+
+
+def test_png_files_are_the_records(records, synthetic_folder):
+    stored = sorted(path for path in (synthetic_folder / "png").glob("*malignant.png"))
+    assert len(stored) == len(records)
+    picture = cv2.imread(str(stored[0]), cv2.IMREAD_UNCHANGED)
+    assert picture.dtype == np.uint16
+    assert any(np.array_equal(picture, record["image"][..., 0]) for record in records)
+    mask = cv2.imread(str(stored[0]).replace(".png", "_mask.png"), cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(mask)) == {0, 255}
+
+
+def test_a_finished_set_is_kept_and_another_one_refused(discs_config, exported, synthetic_folder):
+    before = sorted(synthetic_folder.rglob("*"))
+    workdir = synthetic_folder.parent
+    assert write_synthetic_set(discs_config, workdir, str(exported)) == synthetic_folder
+    assert sorted(synthetic_folder.rglob("*")) == before
+    other = dataclasses.replace(discs_config.training, seed=9)
+    with pytest.raises(UserError, match="seed"):
+        write_synthetic_set(
+            dataclasses.replace(discs_config, training=other), workdir, str(exported)
+        )
+
+
+def test_an_unfinished_set_is_none(tmp_path):
+    (tmp_path / "synthetic" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(UserError, match="--mode=infill"):
+        SyntheticSet(tmp_path / "synthetic", 32)
+
+
+def test_patches_of_another_size_are_refused(synthetic_folder, discs_config, exported, tmp_path):
+    with pytest.raises(UserError, match="32 px wide"):
+        SyntheticSet(synthetic_folder, 64)
+    model = dataclasses.replace(discs_config.model, patch_size=64)
+    with pytest.raises(UserError, match="takes patches of 32 px"):
+        write_synthetic_set(dataclasses.replace(discs_config, model=model), tmp_path, str(exported))
+
+
+def test_one_class_alone_is_refused(discs_config, exported, tmp_path):
+    data = dataclasses.replace(discs_config.data, dataset="ddsm_patches/one_class")
+    with pytest.raises(UserError, match="0 malignant patches of 16"):
+        write_synthetic_set(dataclasses.replace(discs_config, data=data), tmp_path, str(exported))
+    assert not (tmp_path / "synthetic").exists()

@@ -12,6 +12,8 @@ from cigan_tf.errors import UserError
 
 # Streams that draw at random take the classifier's seed plus a number of their own.
 _SHUFFLE_SEED = {("real", 0): 11, ("real", 1): 12, ("synthetic", 0): 13, ("synthetic", 1): 14}
+# What is shuffled of each patch.
+_NEEDED = ("image", "label", "patient_id")
 _MIXING_SEED = 15
 _AUGMENTATION_SEED = 16
 
@@ -37,7 +39,6 @@ def training_batches(
     input_pipeline.own_randomness(seed)
     builder = input_pipeline.open_dataset(data, config.model.patch_size)
     real = input_pipeline.encoded_patches(builder, data.train_split, settings.patient_share)
-    real = real.map(lambda patch: {name: patch[name] for name in ("image", "label", "patient_id")})
     sources = {"real": real}
     if settings.needs_synthetic:
         sources["synthetic"] = synthetic.encoded_patches()
@@ -45,6 +46,7 @@ def training_batches(
     for origin, patches in sources.items():
         for label, class_name in enumerate(input_pipeline.CLASS_NAMES):
             of_class = patches.filter(lambda patch, label=label: patch["label"] == label)
+            of_class = of_class.map(lambda patch: {name: patch[name] for name in _NEEDED})
             _require_two_patients(of_class, f"{origin} {class_name}", data)
             shuffled = of_class.shuffle(
                 data.shuffle_buffer_patches, seed + _SHUFFLE_SEED[origin, label]

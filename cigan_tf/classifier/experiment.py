@@ -8,6 +8,7 @@ from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches
 from cigan_tf.classifier.train import SCORES_FILE, train_classifier
 from cigan_tf.config import Config
+from cigan_tf.errors import UserError
 
 
 def run_dir(workdir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
@@ -25,6 +26,10 @@ def train_arms(config: Config, workdir: str | os.PathLike) -> None:
     """
     workdir = pathlib.Path(workdir)
     arms = config.experiment.named_arms(config.classifier)
+    if not arms:
+        raise UserError(
+            "No arm is defined; pass --flagfile=cigan_tf/flagfiles/arms.flags or --arm='NAME: ...'."
+        )
     batches.refuse_shared_patients(config)
     workdir_lib.claim(workdir, config)
     for seed in config.experiment.classifier_seeds:

@@ -1,7 +1,7 @@
 """The malignancy classifier: ResNet-50 on grey patches (paper section 3.2; He et al. 2015)."""
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from cigan_tf.models.pretrained import load_weights
 
@@ -40,6 +40,14 @@ def build_classifier(patch_size: int, weights: str, seed: int) -> keras.Model:
         weights,
         setting="classifier_weights",
         file_to_bring="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        draw=lambda network: None,  # drawn above, as it was built
+        draw=_still_residual_branches,
     )
     return classifier
+
+
+def _still_residual_branches(resnet: keras.Model) -> None:
+    # Without ImageNet's weights each residual block begins as the identity (Goyal et al. 2017,
+    # section 5.1): fifty layers then learn within hundreds of steps. All else was drawn by Keras.
+    for layer in resnet.layers:
+        if layer.name.endswith("_3_bn"):
+            layer.gamma.assign(ops.zeros_like(layer.gamma))

@@ -1,0 +1,155 @@
+"""Batches of the classifier: shares, classes, seeds, what is refused."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cigan_tf.classifier import batches
+from cigan_tf.classifier.synthetic_set import SyntheticSet
+from cigan_tf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def synthetic(synthetic_folder):
+    return SyntheticSet(synthetic_folder, 32)
+
+
+@pytest.fixture(scope="module")
+def known(discs_config, synthetic):
+    """Says of an image whether it is a real or a synthetic training patch."""
+    pictures = {
+        record["image"].tobytes(): "synthetic" for record in synthetic.records().as_numpy_iterator()
+    }
+    images, _ = batches.scored_batches(discs_config, "train")
+    real = np.concatenate(list(images.as_numpy_iterator()))
+    pictures.update({levels(image).tobytes(): "real" for image in real})
+    return pictures
+
+
+def levels(image):
+    return np.rint(image * 65535).astype(np.uint16)
+
+
+def drawn(config, seed=0, synthetic=None):
+    return list(batches.training_batches(config, seed, synthetic).as_numpy_iterator())
+
+
+def test_as_many_batches_as_steps_half_of_each_class(discs_config):
+    steps = drawn(discs_config)
+    assert len(steps) == 4
+    for image, label in steps:
+        assert image.shape == (4, 32, 32, 1)
+        assert image.dtype == np.float32
+        assert 0 <= image.min() <= image.max() <= 1
+        assert sorted(label[:, 0].tolist()) == [0, 0, 1, 1]
+
+
+def test_the_share_of_real_patches_is_the_steps(discs_config, with_classifier, synthetic, known):
+    config = with_classifier(
+        discs_config,
+        classifier_steps=300,
+        synthetic_use="mixed",
+        real_share_reading="plus_20_points",
+        real_share_steps=100,
+    )
+    origins = np.array(
+        [
+            [known[levels(image).tobytes()] for image in images]
+            for images, _ in drawn(config, 0, synthetic)
+        ]
+    )
+    shares = (origins.reshape(3, -1) == "real").mean(axis=1)
+    np.testing.assert_allclose(shares, [0.5, 0.7, 0.9], atol=0.06)
+
+
+@pytest.mark.parametrize(
+    ("use", "first", "last"),
+    [
+        ("none", "real", "real"),
+        ("only", "synthetic", "synthetic"),
+        ("pretraining", "synthetic", "real"),
+    ],
+)
+def test_what_an_arm_sees(discs_config, with_classifier, synthetic, known, use, first, last):
+    steps = drawn(with_classifier(discs_config, synthetic_use=use), 0, synthetic)
+    for images, origin in ((steps[0][0], first), (steps[-1][0], last)):
+        assert {known[levels(image).tobytes()] for image in images} == {origin}
+
+
+def test_the_seed_alone_decides(discs_config, with_classifier, synthetic):
+    config = with_classifier(discs_config, synthetic_use="mixed", traditional_augmentation=True)
+    tf.random.set_seed(1)
+    first = drawn(config, 5, synthetic)
+    tf.random.set_seed(2)
+    second, other = drawn(config, 5, synthetic), drawn(config, 6, synthetic)
+    for (image, label), (same_image, same_label) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(image, same_image)
+        np.testing.assert_array_equal(label, same_label)
+    assert any(np.abs(a[0] - b[0]).max() > 0.01 for a, b in zip(first, other, strict=True))
+
+
+def test_augmentation_changes_what_is_trained_on(discs_config, with_classifier, known):
+    config = with_classifier(discs_config, traditional_augmentation=True)
+    seen = [levels(image).tobytes() in known for images, _ in drawn(config) for image in images]
+    assert not all(seen)
+
+
+def test_the_place_in_the_input_can_be_checkpointed(
+    discs_config, with_classifier, synthetic, tmp_path
+):
+    config = with_classifier(discs_config, synthetic_use="mixed", traditional_augmentation=True)
+    iterator = iter(batches.training_batches(config, 0, synthetic))
+    next(iterator)
+    path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "at_step_1")
+    expected = [image.numpy() for image, _ in iterator]
+    other = iter(batches.training_batches(config, 0, synthetic))
+    tf.train.Checkpoint(iterator=other).restore(path)
+    for image, (again, _) in zip(expected, other, strict=True):
+        np.testing.assert_array_equal(image, again.numpy())
+
+
+def test_fewer_patients_are_part_of_more(discs_config, with_classifier, known):
+    patients = {}
+    for share in (1.0, 0.5):
+        config = with_classifier(discs_config, patient_share=share, classifier_steps=60)
+        seen = {levels(image).tobytes() for images, _ in drawn(config) for image in images}
+        patients[share] = seen
+    assert len(patients[0.5]) < len(patients[1.0])
+    assert patients[0.5] <= patients[1.0]
+
+
+def test_who_is_scored(discs_config):
+    images, facts = batches.scored_batches(discs_config, "test")
+    assert sum(len(batch) for batch in images) == facts["label"].size == 16
+    assert collections.Counter(facts["patient_id"].tolist()) == {"gil": 8, "hue": 8}
+    assert len(set(facts["patch"].tolist())) == 16
+    assert set(facts["scanner"]) == {"drawn"}
+
+
+def on(config, dataset):
+    data = dataclasses.replace(config.data, dataset=f"ddsm_patches/{dataset}")
+    return dataclasses.replace(config, data=data)
+
+
+def test_a_class_that_is_missing_is_named(discs_config):
+    config = on(discs_config, "one_class")
+    with pytest.raises(UserError, match="of real malignant patches the train split"):
+        drawn(config)
+    with pytest.raises(UserError, match=r"The test split of .* holds no malignant patch"):
+        batches.scored_batches(config, "test")
+
+
+def test_one_patient_is_not_enough(discs_config, with_classifier):
+    with pytest.raises(UserError, match=r"two patients at least.*patient_share"):
+        drawn(with_classifier(discs_config, patient_share=0.001))
+
+
+def test_patients_in_two_splits_are_refused(discs_config):
+    batches.refuse_shared_patients(discs_config)
+    with pytest.raises(
+        UserError, match="Patient 'ann' stands in the splits 'train' and 'validation'"
+    ):
+        batches.refuse_shared_patients(on(discs_config, "shared"))

@@ -1,0 +1,113 @@
+"""One classifier: what a run leaves, that it is run once, that an interrupted one goes on."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cigan_tf.classifier import batches, train
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation import scores
+
+
+def small_classifier(patch_size, weights, seed):
+    """Stands for ResNet-50, which test_resnet.py tests: seconds instead of minutes."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((patch_size, patch_size, 1))
+    features = keras.layers.Conv2D(8, 3, strides=2)(image)
+    features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
+    features = keras.layers.GlobalAveragePooling2D(name="avg_pool")(features)
+    return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(features))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_resnet():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "build_classifier", small_classifier)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(discs_config, tmp_path_factory):
+    """The working directory of a finished baseline classifier."""
+    workdir = tmp_path_factory.mktemp("classifier")
+    train.train_classifier(discs_config, 0, workdir, workdir)
+    return workdir
+
+
+def test_a_run_leaves_scores_settings_and_the_classifier(finished, discs_config):
+    test = scores.read(finished / train.SCORES_FILE)
+    assert set(test.patient_id) == {"gil", "hue"}
+    assert set(scores.read(finished / train.VALIDATION_SCORES_FILE).patient_id) == {"eve", "fay"}
+    settings = json.loads((finished / train.SETTINGS_FILE).read_text())
+    assert settings["classifier"]["classifier_steps"] == 4
+    assert settings["seed"] == 0
+    assert not (finished / "checkpoints").exists(), "300 MB that nobody needs any more"
+    classifier = keras.models.load_model(finished / train.CLASSIFIER_FILE)
+    again = train.score(classifier, *batches.scored_batches(discs_config, "test"))
+    np.testing.assert_allclose(again.probability, test.probability, atol=1e-6)
+
+
+def test_training_has_changed_the_classifier(finished, discs_config):
+    trained = keras.models.load_model(finished / train.CLASSIFIER_FILE)
+    fresh = small_classifier(32, "random", seed=0)
+    for before, after in zip(fresh.trainable_weights, trained.trainable_weights, strict=True):
+        assert np.abs(before.numpy() - after.numpy()).max() > 0, before.path
+
+
+def test_tensorboard_shows_loss_auc_and_curves(finished):
+    events = EventAccumulator(str(finished / "logs"))
+    events.Reload()
+    for tag in ("loss/training", "loss/validation", "auc/validation", "validation/curves"):
+        assert [event.step for event in events.Tensors(tag)] == [2, 4], tag
+
+
+def test_a_finished_classifier_is_not_run_again(finished, discs_config, monkeypatch):
+    monkeypatch.setattr(train, "build_classifier", None)
+    train.train_classifier(discs_config, 0, finished, finished)
+
+
+def test_an_interrupted_run_ends_as_the_undisturbed_one(
+    finished, discs_config, tmp_path, monkeypatch
+):
+    write = train.tensorboard.ClassifierWriter.write
+
+    def interrupt(self, step, *arguments):
+        write(self, step, *arguments)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.tensorboard.ClassifierWriter, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    assert not (tmp_path / train.SCORES_FILE).exists()
+    train.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    expected, found = (scores.read(folder / train.SCORES_FILE) for folder in (finished, tmp_path))
+    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-6)
+
+
+def test_another_classifiers_folder_is_refused(finished, discs_config, with_classifier):
+    with pytest.raises(UserError, match=r"other settings.*settings\.json"):
+        train.train_classifier(
+            with_classifier(discs_config, classifier_steps=9), 0, finished, finished
+        )
+
+
+def test_synthetic_patches_of_more_patients_are_refused(
+    discs_config, with_classifier, synthetic_folder, tmp_path
+):
+    config = with_classifier(
+        discs_config, synthetic_use="mixed", patient_share=0.5, synthetic_dir=str(synthetic_folder)
+    )
+    with pytest.raises(UserError, match=r"knows 1 of the training patients.*patient_share is 0\.5"):
+        train.train_classifier(config, 0, tmp_path, tmp_path)
+
+
+def test_a_missing_synthetic_set_is_named(discs_config, with_classifier, tmp_path):
+    with pytest.raises(UserError, match="--mode=infill"):
+        train.train_classifier(
+            with_classifier(discs_config, synthetic_use="only"), 0, tmp_path, tmp_path
+        )

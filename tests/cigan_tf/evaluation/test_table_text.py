@@ -1,0 +1,88 @@
+"""Tests of the table's text."""
+
+import csv
+
+import pytest
+
+from cigan_tf.evaluation import table_text
+from cigan_tf.evaluation.experiment_table import compare_arms
+
+PAIRS = [("cigan", "baseline")]
+HOSTILE = 'a|b,\n"c" <b>'
+
+
+@pytest.fixture
+def table(synthetic_scores):
+    scores = synthetic_scores(
+        {"baseline": 0.8, "cigan": 2.0}, seeds=(3, 11), scanners=("lumisys", HOSTILE)
+    )
+    return compare_arms(scores, PAIRS, num_resamples=100, seed=0)
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_files_hold_every_digit(table, tmp_path):
+    table_text.write_csv(tmp_path, table)
+    arms, pairs = read(tmp_path / "table.csv"), read(tmp_path / "comparisons.csv")
+
+    assert [row["arm"] for row in arms] == ["baseline", "cigan"]
+    arm, row = table.arms["cigan"], arms[1]
+    for name, value in {
+        "auc_mean": arm.auc_mean,
+        "auc_sd": arm.auc_sd,
+        "auc": arm.auc,
+        "auc_bootstrap_low": arm.bootstrap_interval.low,
+        "auc_delong_high": arm.delong_interval.high,
+        "auc_seed_11": arm.auc_of_seed[11],
+        "sensitivity_at_95_specificity": arm.operating_points[0.95].sensitivity,
+        "brier": arm.brier,
+        "calibration_error": arm.calibration_error,
+        "patches": 240,
+        "films": 120,
+        "patients": 60,
+        "auc_scanner_lumisys": arm.scanners["lumisys"].auc,
+        f"patches_scanner_{HOSTILE}": arm.scanners[HOSTILE].counts.patches,
+    }.items():
+        assert float(row[name]) == value, name
+
+    (pair,) = table.comparisons
+    assert (pairs[0]["arm"], pairs[0]["other"]) == PAIRS[0]
+    assert float(pairs[0]["delong_z"]) == pair.delong.z
+    assert float(pairs[0]["bootstrap_p_holm"]) == pair.bootstrap_p_holm
+    assert float(pairs[0]["difference_seed_3"]) == pair.difference_of_seed[3]
+
+
+def test_what_is_unknown_is_empty(synthetic_scores, tmp_path):
+    table = compare_arms(synthetic_scores({"only": 1.0}, seeds=(0,)), [], 50, 0)
+    table_text.write_csv(tmp_path, table)
+    assert read(tmp_path / "table.csv")[0]["auc_sd"] == ""
+    assert read(tmp_path / "comparisons.csv") == []
+    text = table_text.markdown(table)
+    assert "±" not in text
+    assert f"| only | {table.arms['only'].auc:.3f}          |" in text
+    assert "Differences" not in text
+    assert "digitizer" not in text
+
+
+def test_markdown_is_aligned_and_names_its_numbers(table):
+    text = table_text.markdown(table)
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 5
+    for lines in blocks:
+        assert len({len(line) for line in lines}) == 1
+        assert set(lines[1]) == {"|", "-"}
+    arm = table.arms["cigan"]
+    assert f"| cigan    | {arm.auc_mean:.3f} ± {arm.auc_sd:.3f} " in text
+    assert "240 patches (80 malignant) of 120 films of 60 patients (20 with a malignant" in text
+    assert "p by 100 resamples of the patients" in text
+    assert 'a\\|b, "c" <b>' in text
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"), [(0.0004, "< 0.001"), (0.0314, "0.031"), (1.0, "1.000")]
+)
+def test_p_values_are_never_zero(p_value, text):
+    assert table_text._p_value(p_value) == text

@@ -34,6 +34,11 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     beside.replace(path)
 
 
+def classifier_dir(workdir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
+    """Returns the folder of one classifier of an experiment."""
+    return workdir / CLASSIFIER_DIR / arm / f"seed_{seed}"
+
+
 def claim(workdir: pathlib.Path, config: Config) -> None:
     """Makes the directory a run's own: saves its configuration, or finds the same one there.
 

@@ -11,6 +11,8 @@ from cigan_tf import workdir
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import checks
 
+FILE_NAME = "scores.csv"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:

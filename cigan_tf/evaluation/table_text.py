@@ -126,14 +126,17 @@ def scanner_table(table: ExperimentTable) -> TextTable:
     """Returns AUCs by make of digitizer; without rows where fewer than two are known."""
     return TextTable(
         "AUC of the runs' mean by film digitizer",
-        ["digitizer", "arm", "AUC", "95 %, DeLong", "of"],
+        ["digitizer", "arm", "AUC", "95 %, DeLong", "patches", "malignant", "films", "patients"],
         [
             [
                 scanner,
                 name,
                 f"{result.auc:.3f}",
                 _interval(result.delong_interval),
-                describe_counts(result.counts),
+                f"{result.counts.patches:,}",
+                f"{result.counts.malignant_patches:,}",
+                f"{result.counts.films:,}",
+                f"{result.counts.patients:,}",
             ]
             for scanner in next(iter(table.arms.values())).scanners
             for name, arm in table.arms.items()

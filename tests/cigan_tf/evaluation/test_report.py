@@ -44,10 +44,3 @@ def test_an_export_of_another_size_is_named(trained_run, exported, tmp_path, rep
     workdir_lib.claim(tmp_path, config)
     with pytest.raises(UserError, match="takes patches of 32 px"):
         report.write_report(tmp_path, saved_model=str(exported))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(59.6, "1 min 0 s"), (340, "5 min 40 s"), (7260, "2 h 1 min")]
-)
-def test_duration(seconds, text):
-    assert report._duration(seconds) == text

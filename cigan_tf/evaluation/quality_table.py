@@ -1,0 +1,67 @@
+"""How good the infills are: the measures kept in infill_quality.json, as rows for people."""
+
+import json
+import pathlib
+
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation.table_text import TextTable
+
+# By the measure's name in the file: what it is, and what a good generator has.
+MEASURES = {
+    "kernel_distance": ("KID inside the lesion window", "as the real floor, about 0"),
+    "frechet_distance": ("FID inside the lesion window", "as the real floor"),
+    "class_auc": (
+        "AUC of the class asked for, by a classifier of real patches",
+        "as real, not 0.5",
+    ),
+    "agreement": ("share that it calls what was asked for", "as real"),
+    "nearest_training_patch": ("correlation with the nearest training patch", "as real"),
+    "nearer_than_real": (
+        "share nearer to a training patch than 95 % of the real ones",
+        "about 0.05",
+    ),
+    "nearest_of_own_patient": ("share whose nearest training patch is of its own patient", "low"),
+    "seam_score": ("gradient across the mask's edge over the tissue's", "as real"),
+}
+
+
+def read(path: pathlib.Path) -> TextTable:
+    """Returns the measures with their real floors, each with what it was computed on.
+
+    Args:
+        path: JSON with `measures`, a list of `measure`, `of_class`, `infills` and `real`; either
+            side is null, or has `value`, maybe `low` and `high`, and `n`, patches by their kind.
+
+    Raises:
+        UserError: the file is not such a table.
+    """
+    try:
+        quality = json.loads(path.read_text())
+        rows = [
+            [
+                MEASURES[entry["measure"]][0],
+                entry["of_class"].replace("_", "-"),
+                *(text for side in ("infills", "real") for text in _side(entry[side])),
+                MEASURES[entry["measure"]][1],
+            ]
+            for entry in quality["measures"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"The file {str(path)!r} holds no measures of infills ({type(error).__name__}: "
+            f"{error}); delete it, and run the experiment again."
+        ) from None
+    return TextTable(
+        f"Infills beside real patches, features of {quality.get('features', 'one network')}",
+        ["measure", "class", "infills", "of", "real floor", "of", "good is"],
+        rows,
+    )
+
+
+def _side(side: dict | None) -> tuple[str, str]:
+    if side is None or side["value"] is None:
+        return "", ""
+    value = f"{side['value']:.3g}"
+    if side.get("low") is not None:
+        value += f" ({side['low']:.3g} to {side['high']:.3g})"
+    return value, ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in side["n"].items())

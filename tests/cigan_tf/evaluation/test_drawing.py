@@ -1,0 +1,49 @@
+"""Tests of the figures: they are drawn, of their size, and differ with what they show."""
+
+import cv2
+import numpy as np
+import pytest
+
+from cigan_tf.evaluation import drawing
+from cigan_tf.evaluation.experiment_table import compare_arms
+
+
+def decode(png):
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
+
+
+@pytest.fixture
+def make_table(synthetic_scores):
+    """Returns a function from separations by arm, and pairs, to their table."""
+    return lambda arms, *pairs: compare_arms(synthetic_scores(arms), pairs, 50, 0)
+
+
+def test_small_pictures_are_enlarged():
+    image = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
+    assert decode(drawing.picture(image)).shape == (256, 256, 3)
+    assert decode(drawing.picture(np.zeros((300, 300), np.uint8))).shape == (300, 300, 3)
+
+
+def test_a_forest_has_a_row_per_arm_and_pair(make_table):
+    one = decode(drawing.forest(make_table({"only": 1.0})))
+    pair = make_table({"baseline": 0.5, "cigan": 2.0}, ("cigan", "baseline"))
+    two = decode(drawing.forest(pair))
+    twelve = decode(drawing.forest(make_table({f"arm_{i}": 0.3 * i for i in range(12)})))
+    assert one.shape[0] < two.shape[0] < twelve.shape[0]
+    assert one.shape[1] == two.shape[1] == twelve.shape[1] == 1200
+    # Two colours, one per arm: the pair has its first arm's.
+    assert (len(hues(one)), len(hues(two))) == (1, 2)
+
+
+def test_every_arm_has_a_curve_of_its_own_colour(make_table):
+    table = make_table({"baseline": 0.5, "cigan": 2.0})
+    assert len(hues(decode(drawing.roc_and_calibration(table)))) == 2
+
+
+def hues(image):
+    """Returns the colours of which there are many saturated pixels."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    counts = np.bincount(hsv[..., 0][hsv[..., 1] > 150] // 6)
+    return np.flatnonzero(counts > 100).tolist()

@@ -1,0 +1,103 @@
+"""Tests of the page at the end of an experiment."""
+
+import json
+import re
+
+import pytest
+import tensorflow as tf
+
+from cigan_tf import workdir as workdir_lib
+from cigan_tf.config import Config
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation import drawing, experiment_report
+from cigan_tf.evaluation import scores as scores_lib
+from cigan_tf.experiment_config import ExperimentConfig
+
+ARMS = {"baseline": 0.8, "traditional": 1.0, "cigan": 1.8}
+DEFINITIONS = (
+    "baseline: traditional_augmentation=false",
+    "traditional: traditional_augmentation=true",
+    "cigan: traditional_augmentation=true synthetic_use=mixed",
+)
+
+
+@pytest.fixture
+def experiment(tmp_path, synthetic_scores):
+    """The working directory of an experiment of three arms and two seeds."""
+    config = Config(
+        experiment=ExperimentConfig(
+            arm=DEFINITIONS, classifier_seeds=(3, 4), bootstrap_resamples=100
+        )
+    )
+    workdir_lib.claim(tmp_path, config)
+    scores = synthetic_scores(ARMS, seeds=(3, 4), scanners=("lumisys", "<script>"))
+    for arm, runs in scores.items():
+        for seed, run in runs.items():
+            folder = workdir_lib.classifier_dir(tmp_path, arm, seed)
+            folder.mkdir(parents=True)
+            scores_lib.write(folder / "scores.csv", run)
+    return tmp_path
+
+
+def test_the_page_and_the_tables(experiment):
+    page = experiment_report.write_report(experiment)
+
+    assert page == experiment / "report.html"
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 2
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+    table = experiment_report.experiment_table(
+        experiment, Config.from_json((experiment / "config.json").read_text())
+    )
+    for arm in table.arms.values():
+        assert f"<td>{arm.auc_mean:.3f} ± {arm.auc_sd:.3f}</td><td>{arm.auc:.3f}</td>" in text
+    assert [(pair.arm, pair.other) for pair in table.comparisons] == [
+        ("traditional", "baseline"),
+        ("cigan", "baseline"),
+    ]
+    for expected in (
+        "240 patches (80 malignant) of 120 films of 60 patients",
+        "cigan − baseline",
+        "<td>cigan</td><td>yes</td><td>mixed</td>",
+        "patches of one woman are\n    not",
+        "seeds 3, 4",
+        "&lt;script&gt;",
+    ):
+        assert expected in text
+    assert "<script>" not in text
+    assert "Is the generator any good?" not in text
+    assert len((experiment / "table.csv").read_text().splitlines()) == 1 + 3
+    assert len((experiment / "comparisons.csv").read_text().splitlines()) == 1 + 2
+    assert "| cigan − baseline" in (experiment / "table.md").read_text()
+
+
+def test_infills_their_quality_and_the_time_taken_are_shown_where_they_are_there(experiment):
+    side = {"value": 0.5, "n": {"infills": 40}}
+    measure = {"measure": "class_auc", "of_class": "both", "infills": side, "real": None}
+    (experiment / "infill_quality.json").write_text(json.dumps({"measures": [measure]}))
+    (experiment / "infills.png").write_bytes(drawing.picture(tf.zeros((8, 8), tf.uint8).numpy()))
+    logs = workdir_lib.classifier_dir(experiment, "cigan", 4) / "logs"
+    with tf.summary.create_file_writer(str(logs)).as_default(step=700):
+        tf.summary.scalar("speed/steps_per_second", 2.0)
+
+    text = experiment_report.write_report(experiment).read_text()
+
+    assert text.count("data:image/png;base64,") == 3
+    assert "Is the generator any good?" in text
+    assert "<td>0.5</td><td>40 infills</td>" in text
+    assert "<b>5 min 50 s</b>" in text
+
+
+def test_a_classifier_that_has_not_finished_is_named(experiment):
+    (workdir_lib.classifier_dir(experiment, "cigan", 4) / "scores.csv").unlink()
+    with pytest.raises(UserError, match=r"There are no scores in .*cigan/seed_4/scores\.csv"):
+        experiment_report.write_report(experiment)
+    assert not (experiment / "report.html").exists()
+
+
+def test_a_folder_without_an_experiment_is_named(tmp_path):
+    with pytest.raises(UserError, match="There is no run"):
+        experiment_report.write_report(tmp_path)
+    workdir_lib.claim(tmp_path, Config())
+    with pytest.raises(UserError, match="at least one arm"):
+        experiment_report.write_report(tmp_path)

@@ -6,14 +6,10 @@ import pathlib
 
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches
-from cigan_tf.classifier.train import SCORES_FILE, train_classifier
+from cigan_tf.classifier.train import train_classifier
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-
-
-def run_dir(workdir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
-    """Returns the folder of one classifier."""
-    return workdir / workdir_lib.CLASSIFIER_DIR / arm / f"seed_{seed}"
+from cigan_tf.evaluation import scores as scores_lib
 
 
 def train_arms(config: Config, workdir: str | os.PathLike) -> None:
@@ -35,7 +31,8 @@ def train_arms(config: Config, workdir: str | os.PathLike) -> None:
     for seed in config.experiment.classifier_seeds:
         for arm, settings in arms.items():
             of_arm = dataclasses.replace(config, classifier=settings)
-            train_classifier(of_arm, seed, workdir, run_dir(workdir, arm, seed))
+            run_dir = workdir_lib.classifier_dir(workdir, arm, seed)
+            train_classifier(of_arm, seed, workdir, run_dir)
 
 
 def train_one(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
@@ -47,4 +44,4 @@ def train_one(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     batches.refuse_shared_patients(config)
     train_classifier(config, config.training.seed, workdir, workdir)
-    return workdir / SCORES_FILE
+    return workdir / scores_lib.FILE_NAME

@@ -22,7 +22,6 @@ from cigan_tf.evaluation import scores as scores_lib
 from cigan_tf.evaluation.scores import Scores
 
 SETTINGS_FILE = "settings.json"
-SCORES_FILE = "scores.csv"
 VALIDATION_SCORES_FILE = "validation_scores.csv"
 CLASSIFIER_FILE = "classifier.keras"
 _CHECKPOINT_DIR = "checkpoints"
@@ -65,7 +64,7 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
     _run_steps(classifier, iterator, validation, run_dir, config, seed)
     classifier.save(run_dir / CLASSIFIER_FILE)
     scores_lib.write(run_dir / VALIDATION_SCORES_FILE, score(classifier, *validation))
-    scores_lib.write(run_dir / SCORES_FILE, score(classifier, *test))
+    scores_lib.write(run_dir / scores_lib.FILE_NAME, score(classifier, *test))
     shutil.rmtree(run_dir / _CHECKPOINT_DIR, ignore_errors=True)
 
 
@@ -166,4 +165,4 @@ def _claim(config: Config, seed: int, run_dir: pathlib.Path) -> bool:
         workdir_lib.write_whole(path, json.dumps(given, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"The folder {str(run_dir)!r} cannot be written: {error}.") from None
-    return (run_dir / SCORES_FILE).exists()
+    return (run_dir / scores_lib.FILE_NAME).exists()

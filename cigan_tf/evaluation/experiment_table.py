@@ -5,13 +5,12 @@ training; intervals and tests are of the mean of its runs' probabilities for eac
 the chance of who was tested.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, concerning
 from cigan_tf.evaluation import roc
 from cigan_tf.evaluation.scores import Scores
 
@@ -117,12 +116,12 @@ def compare_arms(
         )
     arms = {}
     for arm, runs in scores.items():
-        with _naming(f"Arm {arm!r}"):
+        with concerning(f"Arm {arm!r}"):
             arms[arm] = _judge(runs, first, num_resamples, seed)
 
     bootstraps, delongs = [], []
     for arm, other in pairs:
-        with _naming(f"Arm {arm!r} against {other!r}"):
+        with concerning(f"Arm {arm!r} against {other!r}"):
             both = first.label, arms[arm].probability, arms[other].probability
             bootstraps.append(roc.paired_bootstrap(*both, first.patient_id, num_resamples, seed))
             delongs.append(roc.delong_test(*both))
@@ -224,11 +223,3 @@ def _difference(first: Scores, run: Scores) -> str:
             patch = str(run.patch[np.argmax(unlike)])
             return f"the {name} of patch {patch!r} is another than in"
     return ""
-
-
-@contextlib.contextmanager
-def _naming(what: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{what}: {error}") from None

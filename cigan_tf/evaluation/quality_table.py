@@ -30,7 +30,7 @@ def read(path: pathlib.Path) -> TextTable:
 
     Args:
         path: JSON with `measures`, a list of `measure`, `of_class`, `infills` and `real`; either
-            side is null, or has `value`, maybe `low` and `high`, and `n`, patches by their kind.
+            side is null, or has `value`, maybe `sd` or `low` and `high`, and `n`, patches by their kind.
 
     Raises:
         UserError: the file is not such a table.
@@ -62,6 +62,8 @@ def _side(side: dict | None) -> tuple[str, str]:
     if side is None or side["value"] is None:
         return "", ""
     value = f"{side['value']:.3g}"
+    if side.get("sd") is not None:
+        value += f" ± {side['sd']:.2g}"
     if side.get("low") is not None:
         value += f" ({side['low']:.3g} to {side['high']:.3g})"
     return value, ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in side["n"].items())

@@ -1,0 +1,237 @@
+"""Is the generator any good? Its infills beside real patches of patients that it never saw.
+
+Four questions, each with the answer that real patches give: are infills as far from real lesions as
+other real lesions are; does a classifier of real patches see the class that was asked for; are they
+copies of training patches; do their edges show?
+"""
+
+from collections.abc import Callable, Mapping
+
+import keras
+import numpy as np
+
+from cigan_tf.classifier.resnet import build_classifier
+from cigan_tf.errors import UserError, concerning
+from cigan_tf.evaluation import checks, fidelity, seam
+from cigan_tf.evaluation.class_consistency import class_consistency
+from cigan_tf.evaluation.memorisation import Nearest, memorisation
+from cigan_tf.input_pipeline import CLASS_NAMES
+
+# [n, p, p, 1] -> [n, d], and -> [n].
+Features = Callable[[np.ndarray], np.ndarray]
+Probability = Callable[[np.ndarray], np.ndarray]
+
+_BATCH_SIZE = 64
+
+
+def judge_infills(
+    real: Mapping[str, np.ndarray],
+    infills: Mapping[str, np.ndarray],
+    training: Mapping[str, np.ndarray],
+    features: Features,
+    probability: Probability,
+    threshold: float,
+    seed: int,
+) -> dict:
+    """Returns every measure of the infills beside that of real patches, ready for JSON.
+
+    Args:
+        real: held-out patches: `image`, `mask` float32 [n, p, p, 1], `label` and `patient_id` [n];
+            the mask is the lesion's, or one lent to a patch without; two patients of each class.
+        infills: likewise; `label` is the class asked for, `patient_id` that of the tissue around.
+        training: real patches that the generator was trained on: `image`, `patient_id`.
+        features: of patches [n, p, p, 1], which are given as lesion windows; [n, d].
+        probability: of malignancy by a classifier trained on real patches alone, [n].
+        threshold: of that classifier, fixed on validation patches.
+        seed: of the halves of the real patches and the subsets.
+
+    Returns:
+        `window_px`, `threshold`, `seed` and `measures`, a list as `evaluation.quality_table` reads
+        it: `measure`, `of_class`, and for `infills` and `real` the `value`, maybe `sd` or `low` and
+        `high`, and `n`. Medians have 5 % and 95 % quantiles for low and high; AUCs DeLong's 95 %
+        interval.
+
+    Raises:
+        UserError: fewer than two patients or four patches in a half of a class, sizes or lengths
+            that differ, an empty mask, features or probabilities that are not finite.
+    """
+    for name, patches in (("real patches", real), ("infills", infills)):
+        with concerning(name):
+            checks.check_labels(patches["label"], at_least=2)
+            checks.check_length("image", np.empty(len(patches["image"])), len(patches["label"]))
+    return {
+        "window_px": int(np.shape(real["image"])[1]),
+        "threshold": float(threshold),
+        "seed": seed,
+        "measures": [
+            *_distances(real, infills, features, seed),
+            *_consistency(real, infills, probability, threshold),
+            *_memorisation(real, infills, training),
+            *_seams(real, infills),
+        ],
+    }
+
+
+def feature_function(
+    source: str, patch_size: int, classifier: keras.Model | None = None
+) -> Features:
+    """Returns the pooled features of a ResNet-50, [n, p, p, 1] in [0, 1] -> [n, 2048].
+
+    Args:
+        source: 'classifier' for the one given, 'imagenet', 'random', or the path of a weights file
+            of keras.applications.ResNet50 without its top.
+        patch_size: side of a patch in pixels, at least 32.
+        classifier: of `build_classifier`, trained.
+
+    Raises:
+        UserError: 'classifier' and none is given, or the weights cannot be fetched or do not fit.
+    """
+    if source == "classifier":
+        if classifier is None:
+            raise UserError(
+                "The features 'classifier' need a trained classifier; received none. Train one, or "
+                "take 'imagenet' or a weights file."
+            )
+        network = classifier
+    else:
+        network = build_classifier(patch_size, source, seed=0)
+    pooled = keras.Model(network.input, network.get_layer("avg_pool").output)
+
+    def features(images: np.ndarray) -> np.ndarray:
+        starts = range(0, len(images), _BATCH_SIZE)
+        return np.concatenate(
+            [pooled.predict_on_batch(images[start : start + _BATCH_SIZE]) for start in starts]
+        )
+
+    return features
+
+
+def _distances(real, infills, features: Features, seed: int) -> list[dict]:
+    """Infills and one half of the real patches, each against the other half, by class."""
+    window_px = np.shape(real["image"])[1]
+    of_real, of_infills = (
+        features(fidelity.lesion_window(patches["image"], patches["mask"], window_px))
+        for patches in (real, infills)
+    )
+    entries = []
+    for label, name in enumerate(CLASS_NAMES):
+        with concerning(f"{name.replace('_', '-')} patches"):
+            patients = np.asarray(real["patient_id"])[np.asarray(real["label"]) == label]
+            real_of_class = of_real[np.asarray(real["label"]) == label]
+            infills_of_class = of_infills[np.asarray(infills["label"]) == label]
+            floor = fidelity.real_floor(real_of_class, patients, seed)
+            # A distance depends on n: infills are as many as the floor's first half, if there are.
+            num_chosen = min(len(infills_of_class), floor.frechet.num_a)
+            rng = np.random.default_rng(seed)
+            chosen = infills_of_class[rng.permutation(len(infills_of_class))[:num_chosen]]
+            against = real_of_class[~fidelity.first_half(patients, seed)]
+            kernel = fidelity.kernel_distance(chosen, against, seed)
+            frechet = fidelity.frechet_distance(chosen, against)
+        n = {"infills": frechet.num_a, "real": frechet.num_b}
+        n_floor = {"real": floor.frechet.num_a, "other_real": floor.frechet.num_b}
+        entries += [
+            _entry(
+                "kernel_distance",
+                name,
+                {"value": kernel.distance, "sd": kernel.sd, "n": n},
+                {"value": floor.kernel.distance, "sd": floor.kernel.sd, "n": n_floor},
+            ),
+            _entry(
+                "frechet_distance",
+                name,
+                {"value": frechet.distance, "n": n},
+                {"value": floor.frechet.distance, "n": n_floor},
+            ),
+        ]
+    return entries
+
+
+def _consistency(real, infills, probability: Probability, threshold: float) -> list[dict]:
+    of_infills, of_real = (
+        class_consistency(patches["label"], probability(patches["image"]), threshold)
+        for patches in (infills, real)
+    )
+
+    def auc(result) -> dict:
+        n = {"malignant": result.num_malignant, "non_malignant": result.num_non_malignant}
+        return {"value": result.auc, **result.interval._asdict(), "n": n}
+
+    def agreement(result, name: str) -> dict:
+        n = {name: getattr(result, f"num_{name}")}
+        return {"value": getattr(result, f"agreement_{name}"), "n": n}
+
+    return [
+        _entry("class_auc", "both", auc(of_infills), auc(of_real)),
+        *(
+            _entry("agreement", name, agreement(of_infills, name), agreement(of_real, name))
+            for name in CLASS_NAMES
+        ),
+    ]
+
+
+def _memorisation(real, infills, training) -> list[dict]:
+    found = memorisation(
+        infills["image"], infills["mask"], real["image"], real["mask"], training["image"]
+    )
+    num_training = len(training["image"])
+
+    def correlation(nearest: Nearest, what: str) -> dict:
+        n = {what: len(nearest.index), "training": num_training}
+        return {**_median(nearest.correlation), "n": n}
+
+    def share_of_own_patient(nearest: Nearest, patches, what: str) -> dict:
+        own = np.asarray(training["patient_id"])[nearest.index] == np.asarray(patches["patient_id"])
+        return {"value": float(own.mean()), "n": {what: own.size}}
+
+    return [
+        _entry(
+            "nearest_training_patch",
+            "both",
+            correlation(found.infills, "infills"),
+            correlation(found.held_out, "real"),
+        ),
+        _entry(
+            "nearer_than_real",
+            "both",
+            {"value": found.share_nearer, "n": {"infills": len(found.infills.index)}},
+            None,
+        ),
+        _entry(
+            "nearest_of_own_patient",
+            "both",
+            share_of_own_patient(found.infills, infills, "infills"),
+            share_of_own_patient(found.held_out, real, "real"),
+        ),
+    ]
+
+
+def _seams(real, infills) -> list[dict]:
+    of_infills, of_real = (
+        seam.seam_score(patches["image"], patches["mask"]) for patches in (infills, real)
+    )
+
+    def side(scores: np.ndarray, patches, label: int, what: str) -> dict:
+        # A mask without an edge, or flat tissue beside it, has no score.
+        scores = scores[(np.asarray(patches["label"]) == label) & np.isfinite(scores)]
+        return {**_median(scores), "n": {what: scores.size}}
+
+    return [
+        _entry(
+            "seam_score",
+            name,
+            side(of_infills, infills, label, "infills"),
+            side(of_real, real, label, "real"),
+        )
+        for label, name in enumerate(CLASS_NAMES)
+    ]
+
+
+def _median(values: np.ndarray) -> dict:
+    if not values.size:
+        return {"value": None}
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+    return {"value": float(middle), "low": float(low), "high": float(high)}
+
+
+def _entry(measure: str, of_class: str, infills: dict, real: dict | None) -> dict:
+    return {"measure": measure, "of_class": of_class, "infills": infills, "real": real}

@@ -1,0 +1,155 @@
+"""Tests of the measures of infills, on patches whose truth is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cigan_tf.classifier import infill_quality
+from cigan_tf.classifier.resnet import build_classifier
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation import quality_table
+
+SIZE = 16
+
+
+def make_patches(seed, num=48, num_patients=8, prefix="held_out"):
+    """Noise with a disc that is brighter where the patch is malignant."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(num) % 2
+    mask = np.zeros((num, SIZE, SIZE, 1), np.float32)
+    mask[:, 4:11, 5:12] = 1
+    image = 0.4 + 0.05 * rng.random((num, SIZE, SIZE, 1)) + 0.3 * mask * label[:, None, None, None]
+    return {
+        "image": image.astype(np.float32),
+        "mask": mask,
+        "label": label,
+        "patient_id": np.array([f"{prefix}_{i % num_patients}" for i in range(num)]),
+    }
+
+
+def features(images):
+    return np.stack([images.mean(axis=(1, 2, 3)), images.std(axis=(1, 2, 3))], axis=1) * 10
+
+
+def probability(images):
+    return np.clip(images[:, 4:11, 5:12].mean(axis=(1, 2, 3)), 0, 1)
+
+
+def judge(real=None, infills=None, training=None, threshold=0.55):
+    real = make_patches(0) if real is None else real
+    infills = make_patches(1, prefix="train") if infills is None else infills
+    training = make_patches(2, prefix="train") if training is None else training
+    return infill_quality.judge_infills(
+        real, infills, training, features, probability, threshold, seed=0
+    )
+
+
+def find(quality, measure, of_class="both"):
+    (found,) = (
+        entry
+        for entry in quality["measures"]
+        if (entry["measure"], entry["of_class"]) == (measure, of_class)
+    )
+    return found
+
+
+def test_perfect_infills_reach_the_floor():
+    quality = judge()
+    for of_class in ("malignant", "non_malignant"):
+        kernel = find(quality, "kernel_distance", of_class)
+        assert abs(kernel["infills"]["value"]) < 3 * kernel["real"]["sd"] + 1e-3
+        assert kernel["infills"]["n"] == {"infills": 12, "real": 12}
+        assert kernel["real"]["n"] == {"real": 12, "other_real": 12}
+        frechet = find(quality, "frechet_distance", of_class)
+        assert frechet["infills"]["value"] == pytest.approx(frechet["real"]["value"], abs=0.05)
+        agreement = find(quality, "agreement", of_class)
+        assert agreement["infills"] == {"value": 1.0, "n": {of_class: 24}}
+        seam = find(quality, "seam_score", of_class)
+        assert seam["infills"]["value"] == pytest.approx(seam["real"]["value"], rel=0.1)
+        assert seam["infills"]["n"] == {"infills": 24}
+    assert find(quality, "class_auc")["infills"]["value"] == 1.0
+    assert find(quality, "nearest_of_own_patient")["real"]["value"] == 0.0
+    nearest = find(quality, "nearest_training_patch")
+    assert nearest["infills"]["value"] == pytest.approx(nearest["real"]["value"], abs=0.1)
+    assert nearest["infills"]["n"] == {"infills": 48, "training": 48}
+
+
+def test_a_generator_that_ignores_the_class_is_found_out():
+    infills = make_patches(1)
+    infills["label"] = 1 - infills["label"]
+    quality = judge(infills=infills)
+    assert find(quality, "class_auc")["infills"]["value"] == 0.0
+    assert find(quality, "class_auc")["real"]["value"] == 1.0
+    kernel = find(quality, "kernel_distance", "malignant")
+    assert kernel["infills"]["value"] > 10 * abs(kernel["real"]["value"])
+
+
+def test_copies_of_training_patches_are_found_out():
+    training = make_patches(2, prefix="train")
+    quality = judge(infills=training, training=training)
+    nearest = find(quality, "nearest_training_patch")
+    assert nearest["infills"]["low"] == pytest.approx(1, abs=1e-6)
+    assert nearest["real"]["high"] < 0.95
+    assert find(quality, "nearer_than_real")["infills"]["value"] == 1.0
+    assert find(quality, "nearest_of_own_patient")["infills"]["value"] == 1.0
+
+
+def test_seams_are_found_out():
+    infills = make_patches(1)
+    infills["image"] = infills["image"] + 0.3 * infills["mask"]
+    seam = find(judge(infills=infills), "seam_score", "non_malignant")
+    assert seam["infills"]["low"] > 3 * seam["real"]["high"]
+
+
+def test_it_is_json_that_the_page_shows(tmp_path):
+    quality = {"features": "imagenet", **judge()}
+    path = tmp_path / "infill_quality.json"
+    path.write_text(json.dumps(quality, allow_nan=False))
+    table = quality_table.read(path)
+    assert len(table.rows) == len(quality["measures"]) == 12
+    assert {entry["measure"] for entry in quality["measures"]} == set(quality_table.MEASURES)
+    assert quality["window_px"] == SIZE
+
+
+def test_the_seed_alone_decides():
+    assert judge() == judge()
+
+
+def alone(**changes):
+    return {**make_patches(0), **changes}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"real": alone(label=np.ones(48))}, "^real patches: .*0 non-malignant"),
+        ({"infills": alone(label=np.zeros(48))}, "^infills: .*0 malignant"),
+        ({"infills": alone(label=np.arange(40) % 2)}, r"^infills: image .*\(40,\)"),
+        ({"real": alone(patient_id=np.full(48, "one"))}, "^non-malignant patches: .*two patients"),
+        ({"infills": alone(mask=np.zeros((48, SIZE, SIZE, 1)))}, "empty one at 0"),
+        ({"training": {"image": np.zeros((3, 8, 8, 1)), "patient_id": ["a"] * 3}}, "of one size"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_in_one_line(arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        judge(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_features_are_the_classifiers_pooled_maps():
+    classifier = build_classifier(32, "random", seed=3)
+    images = np.random.default_rng(0).random((3, 32, 32, 1)).astype(np.float32)
+    found = infill_quality.feature_function("classifier", 32, classifier)(images)
+    assert found.shape == (3, 2048)
+    head = classifier.get_layer("malignant")
+    expected = classifier.predict_on_batch(images)
+    logits = found @ head.kernel.numpy() + head.bias.numpy()
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, rtol=1e-4)
+
+
+def test_features_that_cannot_be_had_are_named(tmp_path):
+    with pytest.raises(UserError, match="need a trained classifier"):
+        infill_quality.feature_function("classifier", 32)
+    with pytest.raises(UserError, match=r"there is no file '.*absent\.h5'"):
+        infill_quality.feature_function(str(tmp_path / "absent.h5"), 32)

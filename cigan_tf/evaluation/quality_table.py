@@ -30,7 +30,8 @@ def read(path: pathlib.Path) -> TextTable:
 
     Args:
         path: JSON with `measures`, a list of `measure`, `of_class`, `infills` and `real`; either
-            side is null, or has `value`, maybe `sd` or `low` and `high`, and `n`, patches by their kind.
+            side is null, or has `value`, maybe `sd` or `low` and `high`, and `n`, how many patches
+            by their kind.
 
     Raises:
         UserError: the file is not such a table.

@@ -55,10 +55,13 @@ def judge_infills(
         UserError: fewer than two patients or four patches in a half of a class, sizes or lengths
             that differ, an empty mask, features or probabilities that are not finite.
     """
+    for name, patches in (("real patches", real), ("infills", infills), ("training", training)):
+        lengths = {key: len(values) for key, values in patches.items()}
+        if len(set(lengths.values())) > 1:
+            raise UserError(f"{name}: there must be one of each per patch; received {lengths}.")
     for name, patches in (("real patches", real), ("infills", infills)):
         with concerning(name):
             checks.check_labels(patches["label"], at_least=2)
-            checks.check_length("image", np.empty(len(patches["image"])), len(patches["label"]))
     return {
         "window_px": int(np.shape(real["image"])[1]),
         "threshold": float(threshold),

@@ -110,9 +110,10 @@ def compare_arms(
             unknown arm, fewer than two patches or patients of a class, num_resamples below 1.
     """
     first = _same_patches(scores)
-    for name in {name for pair in pairs for name in pair} - set(scores):
+    unknown = [name for pair in pairs for name in pair if name not in scores]
+    if unknown:
         raise UserError(
-            f"{name!r} cannot be compared; the arms with scores are {', '.join(scores)}."
+            f"{unknown[0]!r} cannot be compared; the arms with scores are {', '.join(scores)}."
         )
     arms = {}
     for arm, runs in scores.items():

@@ -126,10 +126,16 @@ class ExperimentConfig:
         (), "Pairs of arms to test, each 'ARM:OTHER'; empty: every arm against the first."
     )
     test_split: str = setting("test", "Split that the table is made from.")
+    quality_features: str = setting(
+        "imagenet",
+        "Features of the distances between infills and real lesions, a ResNet-50: 'imagenet', "
+        "'classifier' (the experiment's own), 'random', or the path of a .weights.h5 file.",
+    )
     bootstrap_resamples: int = setting(2000, "Resamples of the test patients.")
 
     def validate(self, classifier: ClassifierConfig) -> None:
         """Raises UserError for a value that no run can use, arms included."""
+        require(bool(self.quality_features), "quality_features must not be empty.")
         require(
             self.bootstrap_resamples >= 1,
             "bootstrap_resamples must be at least 1.",

@@ -142,6 +142,43 @@ def _spread(patches: tf.data.Dataset, count: int) -> list:
     return [patch for _, _, patch in sorted(ranked, key=lambda entry: entry[:2])[:count]]
 
 
+def drawn_patches(
+    config: Config, split: str, max_patches: int, patient_share: float = 1.0
+) -> dict[str, np.ndarray]:
+    """Returns patches of a split drawn at random, decoded, a lesion mask in each.
+
+    Args:
+        config: which dataset, and the seed.
+        split: name of the split.
+        max_patches: how many; all where the split holds fewer.
+        patient_share: as of `encoded_patches`.
+
+    Returns:
+        A dict as of `training_batches`, and `patient_id` (str [N]).
+
+    Raises:
+        UserError: there is no such split, or it holds no patch with a lesion.
+    """
+    seed, patch_size = config.training.seed, config.model.patch_size
+    own_randomness(seed)
+    encoded = encoded_patches(open_dataset(config.data, patch_size), split, patient_share)
+    lesions = encoded.filter(lambda patch: patch["has_lesion"])
+    require_some(lesions, f"{split} split of {config.data.dataset}", "patch with a lesion")
+    buffer = config.data.shuffle_buffer_patches
+    pairs = tf.data.Dataset.zip(
+        encoded.shuffle(max(buffer, max_patches), seed).take(max_patches),
+        lesions.shuffle(buffer, seed + 1).repeat(),
+    )
+
+    def to_example(patch, lesion):
+        example = decode(_lend_mask(patch, lesion), patch_size)
+        return {**example, "patient_id": patch["patient_id"]}
+
+    examples = list(pairs.map(to_example).as_numpy_iterator())
+    patches = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    return {**patches, "patient_id": np.char.decode(patches["patient_id"].astype(bytes), "utf-8")}
+
+
 def encoded_patches(
     builder: tfds.core.DatasetBuilder, split: str, patient_share: float = 1.0
 ) -> tf.data.Dataset:

@@ -42,11 +42,9 @@ def main() -> None:
 
         print(train_one(config, workdir))
     elif flags.MODE.value == "experiment":
-        from cigan_tf.classifier.experiment import train_arms
-        from cigan_tf.evaluation.experiment_report import write_report
+        from cigan_tf.classifier.experiment import run_experiment
 
-        train_arms(config, workdir)
-        print(write_report(workdir))
+        print(run_experiment(config, workdir, flags.SAVED_MODEL.value))
 
 
 if __name__ == "__main__":

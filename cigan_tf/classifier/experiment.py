@@ -6,10 +6,36 @@ import pathlib
 
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches
+from cigan_tf.classifier.infill_quality import write_infill_quality
 from cigan_tf.classifier.train import train_classifier
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import scores as scores_lib
+from cigan_tf.evaluation.experiment_report import write_report
+
+
+def run_experiment(
+    config: Config, workdir: str | os.PathLike, saved_model: str | None
+) -> pathlib.Path:
+    """Trains all arms with all seeds, judges the generator if an arm uses it, writes the report.
+
+    Args:
+        config: the arms and their seeds.
+        workdir: of the experiment.
+        saved_model: the exported generator; by default the newest in `workdir`/saved_model.
+
+    Returns:
+        The report's page.
+
+    Raises:
+        UserError: what its three parts raise.
+    """
+    workdir = pathlib.Path(workdir)
+    train_arms(config, workdir)
+    arms = config.experiment.named_arms(config.classifier)
+    if any(settings.needs_synthetic for settings in arms.values()):
+        write_infill_quality(config, workdir, saved_model)
+    return write_report(workdir)
 
 
 def train_arms(config: Config, workdir: str | os.PathLike) -> None:

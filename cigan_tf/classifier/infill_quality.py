@@ -5,16 +5,24 @@ other real lesions are; does a classifier of real patches see the class that was
 copies of training patches; do their edges show?
 """
 
+import json
+import pathlib
 from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 
+from cigan_tf import input_pipeline, pictures
+from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier.resnet import build_classifier
+from cigan_tf.classifier.train import CLASSIFIER_FILE, VALIDATION_SCORES_FILE
+from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
-from cigan_tf.evaluation import checks, fidelity, seam
+from cigan_tf.evaluation import checks, drawing, fidelity, roc, scores, seam
 from cigan_tf.evaluation.class_consistency import class_consistency
+from cigan_tf.evaluation.experiment_report import INFILLS_FILE, QUALITY_FILE
 from cigan_tf.evaluation.memorisation import Nearest, memorisation
+from cigan_tf.exported_generator import ExportedGenerator
 from cigan_tf.input_pipeline import CLASS_NAMES
 
 # [n, p, p, 1] -> [n, d], and -> [n].
@@ -22,6 +30,67 @@ Features = Callable[[np.ndarray], np.ndarray]
 Probability = Callable[[np.ndarray], np.ndarray]
 
 _BATCH_SIZE = 64
+# Patches of each side; more would take memory and time, not show more.
+_MAX_PATCHES = 2000
+_SHOWN_PER_KIND = 5
+# Infills are called malignant at the classifier's operating point on validation patches.
+_SPECIFICITY = 0.9
+
+
+def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str | None) -> None:
+    """Judges the exported generator on the test split, and draws some of its infills.
+
+    Every test patch is infilled as the other class. The classifier that is asked, and whose
+    features are taken for `quality_features` = 'classifier', is that of the first arm that saw no
+    synthetic patch, with the first seed.
+
+    Args:
+        config: of an experiment whose classifiers are trained.
+        workdir: of the experiment; receives infill_quality.json and infills.png.
+        saved_model: the exported generator; by default the newest in `workdir`/saved_model.
+
+    Raises:
+        UserError: the generator, or a classifier trained on real patches alone, is missing; what
+            `judge_infills` refuses.
+    """
+    arms = config.experiment.named_arms(config.classifier)
+    real_alone = [name for name, settings in arms.items() if not settings.needs_synthetic]
+    if not real_alone:
+        raise UserError(
+            "Infills are judged by a classifier that saw real patches alone; received the arms "
+            f"{', '.join(arms)}. Add one with synthetic_use=none."
+        )
+    generator = ExportedGenerator(saved_model or workdir / "saved_model")
+    run_dir = workdir_lib.classifier_dir(
+        workdir, real_alone[0], config.experiment.classifier_seeds[0]
+    )
+    classifier = keras.models.load_model(run_dir / CLASSIFIER_FILE)
+    validation = scores.read(run_dir / VALIDATION_SCORES_FILE)
+    threshold = roc.sensitivity_at_specificity(
+        validation.label, validation.probability, _SPECIFICITY
+    ).threshold
+    data, seed = config.data, config.training.seed
+    real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)
+    training = input_pipeline.drawn_patches(
+        config, data.train_split, _MAX_PATCHES, data.train_patient_share
+    )
+    asked_for = 1 - real["label"]
+    seeds = (seed + np.arange(len(asked_for))).astype(np.int32)
+    infilled = generator(real["image"], real["mask"], asked_for, seeds)
+    quality = judge_infills(
+        real,
+        {**real, "image": infilled, "label": asked_for},
+        {name: training[name] for name in ("image", "patient_id")},
+        feature_function(config.experiment.quality_features, config.model.patch_size, classifier),
+        lambda images: classifier.predict(images, batch_size=_BATCH_SIZE, verbose=0)[:, 0],
+        threshold,
+        seed,
+    )
+    workdir_lib.write_whole(workdir / QUALITY_FILE, json.dumps(quality, indent=2) + "\n")
+    shown = input_pipeline.picture_patches(config, config.experiment.test_split, _SHOWN_PER_KIND)
+    rows = pictures.comparison_rows(shown, generator, seed)
+    sheet = drawing.comparison_sheet(shown["kind"], rows)
+    workdir_lib.write_whole(workdir / INFILLS_FILE, sheet)
 
 
 def judge_infills(

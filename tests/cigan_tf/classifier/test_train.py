@@ -38,7 +38,7 @@ def finished(discs_config, tmp_path_factory):
 
 
 def test_a_run_leaves_scores_settings_and_the_classifier(finished, discs_config):
-    test = scores.read(finished / train.SCORES_FILE)
+    test = scores.read(finished / scores.FILE_NAME)
     assert set(test.patient_id) == {"gil", "hue"}
     assert set(scores.read(finished / train.VALIDATION_SCORES_FILE).patient_id) == {"eve", "fay"}
     settings = json.loads((finished / train.SETTINGS_FILE).read_text())
@@ -83,9 +83,9 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(
         patched.setattr(train.tensorboard.ClassifierWriter, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train.train_classifier(discs_config, 0, tmp_path, tmp_path)
-    assert not (tmp_path / train.SCORES_FILE).exists()
+    assert not (tmp_path / scores.FILE_NAME).exists()
     train.train_classifier(discs_config, 0, tmp_path, tmp_path)
-    expected, found = (scores.read(folder / train.SCORES_FILE) for folder in (finished, tmp_path))
+    expected, found = (scores.read(folder / scores.FILE_NAME) for folder in (finished, tmp_path))
     np.testing.assert_allclose(found.probability, expected.probability, atol=1e-6)
 
 

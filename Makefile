@@ -11,7 +11,14 @@ QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64
 # Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: quickstart test lint bench
+EXPERIMENT = runs/experiment
+EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients": 200, \
+  "patch_size": 32, "film_size": [344, 188], "patches_per_class": 8000, "difficulty": 0.1}
+TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing
+RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) --workdir=$(EXPERIMENT) \
+  --flagfile=cigan_tf/flagfiles/experiment.flags
+
+.PHONY: quickstart test experiment lint bench
 
 # The main job on real films: build the patches, train, export, reload, infill, report.
 quickstart: .venv/.quickstart
@@ -25,6 +32,21 @@ quickstart: .venv/.quickstart
 	test -d $(RUN)/saved_model/1 || .venv/bin/python -m export.saved_model --workdir=$(RUN)
 	@echo "[4/4] Reloading it and infilling patches of films that training did not see"
 	.venv/bin/python -m cigan_tf.main --mode=report --workdir=$(RUN)
+
+# The paper's Table 1 on simulated films: three arms, three seeds. Take it up again with the same
+# command: what is finished is not done twice.
+experiment: .venv/.quickstart
+	@echo "[1/4] Patches of 800 simulated films"
+	@mkdir -p runs
+	.venv/bin/tfds build ddsm_patches --imports tfds_ddsm --data_dir=$(DATA_DIR) \
+	  -c '$(EXPERIMENT_PATCHES)' --beam_pipeline_options=$(TWO_WORKERS) > runs/build.log
+	@echo "[2/4] Training ciGAN; watch it with .venv/bin/tensorboard --logdir=$(EXPERIMENT)"
+	$(RUN_EXPERIMENT) --mode=train
+	test -d $(EXPERIMENT)/saved_model/1 || .venv/bin/python -m export.saved_model --workdir=$(EXPERIMENT)
+	@echo "[3/4] Infilling every training patch as the other class"
+	$(RUN_EXPERIMENT) --mode=infill
+	@echo "[4/4] Training the classifiers of all arms and seeds; table and report"
+	$(RUN_EXPERIMENT) --mode=experiment
 
 test: .venv/.test
 	.venv/bin/python -m pytest

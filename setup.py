@@ -13,6 +13,7 @@ INSTALL_REQUIRES = [
     "mlcroissant>=1.1,<2",
     "absl-py>=2.5,<3",
     "etils[epath]>=1.15,<2",
+    "isal>=1.9,<2",
     "jinja2>=3.1,<4",
     "matplotlib>=3.11,<4",
     "numba>=0.68,<1",

@@ -1,10 +1,11 @@
-"""Keeps the patches of finished films, so that a build that was killed need not begin again.
+"""Keeps the patches of finished films on disk until the dataset is whole.
 
-TFDS throws an unfinished dataset away. At paper scale the films take hours to read, so their
-patches also go to a folder beside the dataset, which the next try reads and a finished one removes.
+A build that was killed need not begin again: TFDS throws an unfinished dataset away, and at paper
+scale the films take hours to read. And films can be read by many workers before one process writes
+the records. The patches go to a folder beside the dataset, which the next try reads and a finished
+one removes.
 """
 
-import base64
 import dataclasses
 import hashlib
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from tensorflow_datasets.core.utils import py_utils
 
 from tfds_ddsm import film_examples
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
@@ -21,10 +23,14 @@ from tfds_ddsm.mammogram import Film, Source
 
 _PICTURES = ("image", "mask")
 _DTYPES = {"rescale_factor": np.float32, "tissue_fraction": np.float32, "corner": np.int32}
+_TO_TRY_AGAIN = ".try_again"
 
 
 class FilmCache:
-    """The finished films of one recipe over one folder of films.
+    """The finished films of one recipe over one folder of films. Picklable.
+
+    A film's file is its report and then its examples: a line of JSON for each, behind the line of
+    an example its pictures.
 
     Args:
         folder: where the dataset's folder lies, too.
@@ -40,21 +46,35 @@ class FilmCache:
         self, source: Source, film: Film, counts: tuple[int, int, int], config: DdsmPatchesConfig
     ) -> tuple[film_examples.FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
         """As `film_examples.encoded_examples`; reads the film only where it has to."""
+        path = self.keep(source, film, counts, config)
+        with path.open("rb") as file:
+            report = film_examples.FilmReport.from_json(json.loads(file.readline()))
+        return report, _read_examples(path)
+
+    def keep(
+        self, source: Source, film: Film, counts: tuple[int, int, int], config: DdsmPatchesConfig
+    ) -> epath.Path:
+        """Reads a film that was not read yet; returns the file with its report and examples."""
         path = self._path(film, counts)
-        if path.exists():
-            first, *others = path.read_text().split("\n")
-            return film_examples.FilmReport.from_json(json.loads(first)), map(_from_json, others)
+        path_to_try_again = path.with_suffix(_TO_TRY_AGAIN)
+        for finished in (path, path_to_try_again):
+            if finished.exists():
+                return finished
         report, examples = film_examples.encoded_examples(source, film, counts, config)
         if report.error or report.left_out:
-            return report, examples  # not kept: the files may be mended before the next try
-        examples = list(examples)
-        lines = [json.dumps(dataclasses.asdict(report))]
-        lines += [_to_json(key, example) for key, example in examples]
+            path = path_to_try_again
         self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text("\n".join(lines))
-        unfinished.replace(path)
-        return report, iter(examples)
+        # Under a name of its own until it is whole: two workers may be given the same film.
+        with py_utils.incomplete_file(path) as unfinished, unfinished.open("wb") as file:
+            file.write(_line(dataclasses.asdict(report)))
+            for key, example in examples:
+                _write_example(file, key, example)
+        return path
+
+    def forget_incomplete_films(self) -> None:
+        """Deletes films that were not read whole: their files may be mended before the next try."""
+        for path in self._folder.glob(f"*{_TO_TRY_AGAIN}"):
+            path.unlink()
 
     def remove(self) -> None:
         """Deletes all films."""
@@ -67,18 +87,27 @@ class FilmCache:
                 f"film_id must be letters, digits, '.', '_', '-'; received {film.film_id!r}."
             )
         # The plan changes where the folder of films has grown since the last try.
-        return self._folder / f"{film.film_id}_{'_'.join(map(str, counts))}.jsonl"
+        return self._folder / f"{film.film_id}_{'_'.join(map(str, counts))}.film"
 
 
-def _to_json(key: str, example: Mapping[str, Any]) -> str:
-    pictures = {name: base64.b64encode(example[name]).decode() for name in _PICTURES}
-    numbers = {name: np.asarray(example[name]).tolist() for name in _DTYPES}
-    return json.dumps([key, {**example, **pictures, **numbers}])
+def _line(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
 
 
-def _from_json(line: str) -> tuple[str, dict[str, Any]]:
-    key, example = json.loads(line)
-    pictures = {name: base64.b64decode(example[name]) for name in _PICTURES}
-    numbers = {name: dtype(example[name]) for name, dtype in _DTYPES.items() if name != "corner"}
-    corner = np.array(example["corner"], np.int32)
-    return key, {**example, **pictures, **numbers, "corner": corner}
+def _write_example(file, key: str, example: Mapping[str, Any]) -> None:
+    pictures = [example[name] for name in _PICTURES]
+    sizes = {name: len(example[name]) for name in _PICTURES}
+    numbers = {name: example[name].tolist() for name in _DTYPES}
+    file.write(b"".join([_line([key, {**example, **sizes, **numbers}]), *pictures]))
+
+
+def _read_examples(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open("rb") as file:
+        file.readline()  # the report
+        while line := file.readline():
+            key, example = json.loads(line)
+            pictures = {name: file.read(example[name]) for name in _PICTURES}
+            numbers = {
+                name: np.asarray(example[name], dtype)[()] for name, dtype in _DTYPES.items()
+            }
+            yield key, {**example, **pictures, **numbers}

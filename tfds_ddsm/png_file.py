@@ -28,9 +28,7 @@ def encode(image: np.ndarray) -> bytes:
     filtered[:, 1 : 1 + depth] = rows[:, :depth]
     np.subtract(rows[:, depth:], rows[:, :-depth], out=filtered[:, 1 + depth :])
     grey, deflate, adaptive, not_interlaced = 0, 0, 0, 0
-    header = struct.pack(
-        ">2I5B", width, height, 8 * depth, grey, deflate, adaptive, not_interlaced
-    )
+    header = struct.pack(">2I5B", width, height, 8 * depth, grey, deflate, adaptive, not_interlaced)
     chunks = (b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, level=1)), (b"IEND", b"")
     return _SIGNATURE + b"".join(_chunk(name, data) for name, data in chunks)
 

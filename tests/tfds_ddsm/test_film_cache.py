@@ -82,28 +82,55 @@ def test_another_share_of_the_plan_is_drawn_anew(tmp_path):
 
 
 @pytest.mark.parametrize("fields", [{"left_out": ("mask: empty",)}, {"error": "a.dcm: cut short"}])
-def test_films_that_may_be_mended_are_not_kept(tmp_path, fields):
-    source = CountingSource(**fields)
+def test_films_that_may_be_mended_are_read_again_by_the_next_try(tmp_path, fields):
+    source, whole_film = CountingSource(**fields), dataclasses.replace(FILM, film_id="whole")
     read(cache_in(tmp_path), source)
     report, _ = read(cache_in(tmp_path), source)
-
-    assert source.num_reads == 2
+    assert source.num_reads == 1
     assert report.left_out == fields.get("left_out", ())
     assert report.error == fields.get("error", "")
 
+    mended = CountingSource()
+    read(cache_in(tmp_path), mended, whole_film)
+    cache_in(tmp_path).forget_incomplete_films()
+    report, examples = read(cache_in(tmp_path), mended)
+    read(cache_in(tmp_path), mended, whole_film)
 
-def test_half_a_film_is_not_taken_for_a_whole_one(tmp_path):
+    assert mended.num_reads == 2
+    assert report.made == COUNTS
+    assert len(examples) == 7
+
+
+def test_half_a_film_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     cache, source = cache_in(tmp_path), CountingSource()
-    read(cache, source)
-    (path,) = tmp_path.glob("*/*.jsonl")
-    path.rename(path.with_suffix(".unfinished"))
+    encoded = []
+
+    def interrupted(image):
+        encoded.append(image)
+        if len(encoded) == 5:
+            raise KeyboardInterrupt
+        return b"picture"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(film_examples.png_file, "encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read(cache, source)
+    assert not list(tmp_path.glob("*/*.film"))
 
     assert len(read(cache, source)[1]) == 7
     assert source.num_reads == 2
 
 
+def test_pictures_are_bytes_of_any_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(film_examples.png_file, "encode", lambda image: b"\n[]\n\xff\0")
+    _, examples = read(cache_in(tmp_path), CountingSource())
+
+    assert [example["mask"] for _, example in examples] == [b"\n[]\n\xff\0"] * 7
+
+
 def test_removing_leaves_nothing(tmp_path):
     cache = cache_in(tmp_path)
+    cache.forget_incomplete_films()
     cache.remove()
     read(cache, CountingSource())
     cache.remove()

@@ -1,5 +1,6 @@
 """ddsm_patches: mammogram patches with lesion masks, 16 bits deep, for ciGAN."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
@@ -7,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from tfds_ddsm import dataset_statistics, picture_sheet, selection
@@ -16,6 +18,7 @@ from tfds_ddsm.film_examples import FilmReport, encoded_examples
 from tfds_ddsm.mammogram import Source
 
 _SOURCES_ON_DISK = ("cbis_ddsm", "ddsm")
+_SHUFFLE_BUFFER_BYTES = 256 * 2**20
 
 
 def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Source:
@@ -132,10 +135,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         """Builds the splits, then describes them in files beside the records."""
-        self._use_beam = bool(download_config.beam_options or download_config.beam_runner)
+        self._download_config = download_config
         self._reports: dict[str, list[FilmReport]] = {}
         self._cache = None
-        super()._download_and_prepare(dl_manager, download_config)
+        with _small_shuffle_buffer():
+            super()._download_and_prepare(dl_manager, download_config)
         if self._reports:
             self._describe()
         if self._cache:
@@ -146,17 +150,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         manual_dir = _manual_dir(config, dl_manager)
         source = open_source(config, manual_dir)
         self._selection = selection.select(source, config)
-        if self._use_beam:
-            from tfds_ddsm import beam_examples
-
-            return {
-                split: beam_examples.film_patches(
-                    source, films, self._selection.plan, config, self._reports_path(split)
-                )
-                for split, films in self._selection.films.items()
-            }
-        if manual_dir:
+        runner, options = self._download_config.beam_runner, self._download_config.beam_options
+        if manual_dir or runner or options:
             self._cache = FilmCache(self.data_path.parent, config.recipe(), str(manual_dir))
+            self._cache.forget_incomplete_films()
+        if runner or options:
+            from tfds_ddsm import beam_films
+
+            plan, films = self._selection.plan, self._selection.films.values()
+            shares = [(film, plan[film.film_id]) for of_split in films for film in of_split]
+            beam_films.keep_films(self._cache, source, shares, config, runner, options)
         return {split: self._generate_examples(split, source) for split in self._selection.films}
 
     def _generate_examples(
@@ -172,20 +175,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             self._check_failures()
             yield from examples
         self._check_any_patch(split)
-
-    def _process_pipeline_result(self, pipeline_result) -> None:
-        """Takes in what the Beam workers report of their films."""
-        from tfds_ddsm import beam_examples
-
-        for split in self._selection.films:
-            path = self._reports_path(split)
-            self._reports[split] = beam_examples.read_reports(path)
-            path.unlink()
-            self._check_any_patch(split)
-        self._check_failures()
-
-    def _reports_path(self, split: str) -> epath.Path:
-        return self.data_path / f"film_reports_{split}.json"
 
     def _check_failures(self) -> None:
         """Raises DatasetError where one film too many could not be read, over all splits."""
@@ -222,6 +211,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return self.as_data_source(split)
         uncached = tfds.ReadConfig(try_autocache=False)  # only the first records are read
         return tfds.as_numpy(self.as_dataset(split=split, read_config=uncached))
+
+
+@contextlib.contextmanager
+def _small_shuffle_buffer() -> Iterator[None]:
+    """Lets TFDS sort what a split's records take beyond 256 MiB on disk; its own bound is 1 GB.
+
+    The order of the records is the same.
+    """
+    size = shuffle.MAX_MEM_BUFFER_SIZE
+    shuffle.MAX_MEM_BUFFER_SIZE = _SHUFFLE_BUFFER_BYTES
+    try:
+        yield
+    finally:
+        shuffle.MAX_MEM_BUFFER_SIZE = size
 
 
 def _manual_dir(

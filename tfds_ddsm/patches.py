@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from tfds_ddsm.mammogram import Film
 
@@ -76,24 +76,26 @@ def _rescale_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     left, right = columns[0], columns[-1] + 1
     rows, row_weights = _area_weights(mask.shape[0], shape[0], top, bottom)
     columns, column_weights = _area_weights(mask.shape[1], shape[1], left, right)
-    share = row_weights @ mask[top:bottom, left:right].astype(float) @ column_weights.T
+    share = row_weights @ mask[top:bottom, left:right].astype(float)
+    share = (column_weights @ share.T).T
     # A pixel that is covered to exactly one half must not hang on the order of the sums.
     rescaled[rows, columns] = share > 0.5 - 1e-6
     return rescaled
 
 
-def _area_weights(old: int, new: int, first: int, past: int) -> tuple[slice, np.ndarray]:
+def _area_weights(old: int, new: int, first: int, past: int) -> tuple[slice, sparse.csr_array]:
     """Returns the share that the pixels `first` to `past` of `old` have in those of `new`.
 
     Returns:
-        The pixels that they touch, and float64 [touched, past - first].
+        The pixels that they touch, and float64 [touched, past - first], sparse: a dense product
+        would wake the threads of the linear algebra, which burn more time in waiting than it takes.
     """
     step = old / new
     touched = slice(int(first / step), min(new, int(past / step) + 1))
     starts = np.arange(touched.start, touched.stop)[:, None] * step
     pixels = np.arange(first, past)
     overlap = np.minimum(starts + step, pixels + 1) - np.maximum(starts, pixels)
-    return touched, np.clip(overlap, 0, None) / step
+    return touched, sparse.csr_array(np.clip(overlap, 0, None) / step)
 
 
 def breast_mask(image: np.ndarray) -> np.ndarray:

@@ -10,6 +10,9 @@ to the finished dataset, imports apart, CPU time and peak memory.
 TFDS's path is what its manual asks for: all DICOM files to PNG, then `curated_breast_imaging_ddsm/
 patches`. The conversion is done with pydicom and OpenCV here, in one process, which is faster than
 the two programs per file of the manual.
+
+The ceilings below the table are rates of single steps on one core. What Beam's workers do not share
+is the last one: one process writes the records, by TFDS.
 """
 
 import csv
@@ -25,14 +28,16 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import apache_beam  # noqa: F401  imported before the clocks start, like TensorFlow
 import cv2
 import numpy as np
 import pydicom
-import tensorflow as tf  # noqa: F401  imported before the clocks start
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import app, flags
 from tensorflow_datasets.image_classification import cbis_ddsm as tfds_cbis_ddsm
 
+from tfds_ddsm import film_examples, png_file
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
 from tfds_ddsm.sources import sample
@@ -66,6 +71,7 @@ def main(_):
         write_tree(films_dir, pathlib.Path(_CSV_DIR.value), copies=_COPIES.value)
         results = {arm: _run(arm, films_dir) for arm in _ARMS}
     print_table(results)
+    print_ceilings()
 
 
 def _run(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
@@ -91,6 +97,41 @@ def print_table(results: dict[str, dict[str, float]]) -> None:
     print(f"{rate['ours'] / rate['tfds']:.1f} with as many as the paper")
     print(f"films/s, two Beam workers over one: {rate['beam2'] / rate['beam1']:.2f}")
     print(f"on {os.cpu_count()} cores; the mean load was {os.getloadavg()[2]:.1f}")
+
+
+def print_ceilings() -> None:
+    """Prints what single steps reach alone, in patches per second, on patches of one film."""
+    config = DdsmPatchesConfig(name="ceiling", source="sample")
+    source = sample.SampleSource()
+    film = source.index()[0]
+    _, examples = film_examples.film_examples(source, film, (0, 33, 33), config)
+    examples = dict(examples)
+    encoded = dict(film_examples.encoded_examples(source, film, (0, 33, 33), config)[1])
+    with tempfile.TemporaryDirectory() as folder:
+        features = Builder(config=config, data_dir=folder).info.features
+        with tf.io.TFRecordWriter(f"{folder}/records") as writer:
+            steps = {
+                "PNG, ISA-L": lambda key: png_file.encode(examples[key]["image"]),
+                "PNG, OpenCV": lambda key: cv2.imencode(".png", examples[key]["image"]),
+                "TFDS's own work for a record": lambda key: writer.write(
+                    features.serialize_example(encoded[key])
+                ),
+            }
+            print(
+                "\nceilings, patches/s:",
+                ", ".join(f"{n} {_rate(s, encoded):.0f}" for n, s in steps.items()),
+            )
+
+
+def _rate(step, keys) -> float:
+    """Returns calls per second of CPU time, of the best of five passes."""
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        for key in keys:
+            step(key)
+        times.append(time.process_time() - start)
+    return len(keys) / min(times)
 
 
 def write_tree(root: pathlib.Path, csv_dir: pathlib.Path, copies: int) -> None:

@@ -17,6 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 from apache_beam.runners.portability import fn_api_runner
 from scipy import ndimage
+from tensorflow_datasets.core import shuffle
 
 from tests.tfds_ddsm.sources import cbis_ddsm_tree, pvrg_encoder
 from tfds_ddsm import film_examples, patches
@@ -245,6 +246,19 @@ def test_a_second_build_and_beam_give_the_same_records_and_tables(tmp_path, buil
     assert {path.name.split("-")[0] for path in with_beam.data_path.iterdir()} == {
         path.name.split("-")[0] for path in built.data_path.iterdir()
     }
+
+
+def test_records_that_are_sorted_on_disk_come_in_the_same_order(tmp_path, built, tree, monkeypatch):
+    own_bound = shuffle.MAX_MEM_BUFFER_SIZE
+    monkeypatch.setattr(ddsm_patches_dataset_builder, "_SHUFFLE_BUFFER_BYTES", 1000)
+    sorted_on_disk = build(tmp_path, tree)
+
+    for split, expected in records(built).items():
+        found = records(sorted_on_disk)[split]
+        assert [r["film_id"] for r in found] == [r["film_id"] for r in expected]
+        assert [r["corner"].tolist() for r in found] == [r["corner"].tolist() for r in expected]
+    assert_same_records(built, sorted_on_disk)
+    assert own_bound == shuffle.MAX_MEM_BUFFER_SIZE
 
 
 def test_a_build_goes_on_where_it_was_interrupted(tmp_path, built, tree, monkeypatch):

@@ -166,7 +166,7 @@ def feature_function(
             )
         network = classifier
     else:
-        network = build_classifier(patch_size, source, seed=0)
+        network = build_classifier(patch_size, source, seed=0, setting="quality_features")
     pooled = keras.Model(network.input, network.get_layer("avg_pool").output)
 
     def features(images: np.ndarray) -> np.ndarray:

@@ -6,7 +6,9 @@ from keras import layers, ops
 from cigan_tf.models.pretrained import load_weights
 
 
-def build_classifier(patch_size: int, weights: str, seed: int) -> keras.Model:
+def build_classifier(
+    patch_size: int, weights: str, seed: int, setting: str = "classifier_weights"
+) -> keras.Model:
     """Returns ResNet-50 with one output, the patch's probability of malignancy.
 
     Args:
@@ -14,6 +16,7 @@ def build_classifier(patch_size: int, weights: str, seed: int) -> keras.Model:
         weights: 'imagenet', 'random', or the path of a .weights.h5 file of
             keras.applications.ResNet50 without its top.
         seed: of the output layer's weights, and of all where they are random.
+        setting: the flag that `weights` came from.
 
     Returns:
         A model from `image` [N, p, p, 1] in [0, 1] to `malignant` [N, 1] in [0, 1]; its layer
@@ -38,7 +41,7 @@ def build_classifier(patch_size: int, weights: str, seed: int) -> keras.Model:
         resnet,
         keras.applications.ResNet50,
         weights,
-        setting="classifier_weights",
+        setting=setting,
         file_to_bring="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
         draw=_still_residual_branches,
     )

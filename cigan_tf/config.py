@@ -110,13 +110,23 @@ class LossConfig:
     adversarial_weight: float = setting(1.0, "Weight of the generator's adversarial loss.")
     feature_weight: float = setting(10.0, "Weight of the VGG-19 feature loss.")
     boundary_weight: float = setting(10000.0, "Weight of the boundary loss.")
+    wrong_class_weight: float = setting(
+        0.0,
+        "Show the discriminator real patches with the wrong class as fakes, too, at this weight "
+        "beside the infilled ones: the class asked for counts more (Reed et al. 2016). 0: paper.",
+    )
     boundary_sigma_px: float = setting(
         10.0, "Gaussian width of the boundary weight in pixels of a 256 px patch."
     )
 
     def validate(self) -> None:
         """Raises UserError for a value that no run can use."""
-        for name in ("adversarial_weight", "feature_weight", "boundary_weight"):
+        for name in (
+            "adversarial_weight",
+            "feature_weight",
+            "boundary_weight",
+            "wrong_class_weight",
+        ):
             value = getattr(self, name)
             require(value >= 0, f"{name} must not be negative.", **{name: value})
         require(
@@ -197,6 +207,12 @@ class Config:
         for group in (self.data, self.model, self.loss, self.training, self.classifier):
             group.validate()
         self.experiment.validate(self.classifier)
+        require(
+            self.model.discriminator_sees_class or not self.loss.wrong_class_weight,
+            "wrong_class_weight needs a discriminator that sees the class.",
+            wrong_class_weight=self.loss.wrong_class_weight,
+            discriminator_sees_class=self.model.discriminator_sees_class,
+        )
         return self
 
     def to_json(self) -> str:

@@ -20,7 +20,9 @@ def adversarial_generator_loss(fake_logits):
     return ops.mean(ops.softplus(-fake_logits))
 
 
-def adversarial_discriminator_loss(real_logits, fake_logits):
+def adversarial_discriminator_loss(
+    real_logits, fake_logits, wrong_class_logits=None, wrong_class_weight=0.0
+):
     """Returns the mean of -log D(c, R) and -log(1 - D(c, S)).
 
     The two halves are averaged, not added, so that the threshold of 0.3 at which the turn passes
@@ -29,11 +31,21 @@ def adversarial_discriminator_loss(real_logits, fake_logits):
     Args:
         real_logits: [N, 1], the discriminator on real patches, in (-inf, inf).
         fake_logits: [N, 1], the discriminator on infilled patches, in (-inf, inf).
+        wrong_class_logits: [N, 1], the discriminator on real patches given the other class; they
+            count as fakes too.
+        wrong_class_weight: their weight beside the infilled patches' 1.
 
     Returns:
         Scalar >= 0; log 2 = 0.693 where the discriminator cannot tell.
+
+    References:
+        Reed et al. Generative Adversarial Text to Image Synthesis. ICML 2016 (GAN-CLS).
     """
-    return 0.5 * ops.mean(ops.softplus(-real_logits) + ops.softplus(fake_logits))
+    on_fakes = ops.mean(ops.softplus(fake_logits))
+    if wrong_class_weight:
+        on_wrong_class = ops.mean(ops.softplus(wrong_class_logits))
+        on_fakes += wrong_class_weight * (on_wrong_class - on_fakes) / (1 + wrong_class_weight)
+    return 0.5 * (ops.mean(ops.softplus(-real_logits)) + on_fakes)
 
 
 def feature_loss(real_features, infilled_features):

@@ -190,7 +190,13 @@ class CiGAN(keras.Model):
     def _discriminator_loss(self, batch, infilled):
         real_logits = self._discriminate(batch["image"], batch["label"])
         fake_logits = self._discriminate(infilled, batch["label"])
-        loss = losses.adversarial_discriminator_loss(real_logits, fake_logits)
+        wrong_class_weight = self.loss_config.wrong_class_weight
+        wrong_class_logits = (
+            self._discriminate(batch["image"], 1 - batch["label"]) if wrong_class_weight else None
+        )
+        loss = losses.adversarial_discriminator_loss(
+            real_logits, fake_logits, wrong_class_logits, wrong_class_weight
+        )
         self.discriminator_metric.update_state(loss)
         self.real_accuracy.update_state(real_logits > 0)
         self.fake_accuracy.update_state(fake_logits < 0)

@@ -42,3 +42,11 @@ def test_boundary_loss_is_the_weighted_mean():
     weight = np.zeros((1, 4, 4, 1), np.float32)
     weight[0, 0, 0, 0] = 0.8
     assert float(losses.boundary_loss(real, infilled, weight)) == pytest.approx(0.8 / 16)
+
+
+def test_real_patches_of_the_wrong_class_count_as_fakes():
+    real, fake, wrong = (np.random.default_rng(s).normal(size=(4, 1)) for s in range(3))
+    paper = losses.adversarial_discriminator_loss(real, fake)
+    on_wrong_alone = losses.adversarial_discriminator_loss(real, wrong)
+    both = losses.adversarial_discriminator_loss(real, fake, wrong, 3.0)
+    assert float(both) == pytest.approx(0.25 * float(paper) + 0.75 * float(on_wrong_alone))

@@ -1,7 +1,12 @@
-"""What TensorBoard shows of a run: loss terms, turns, discriminator accuracy, speed, pictures."""
+"""What TensorBoard shows of a run: loss terms, turns, health, speed, pictures, settings."""
+
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
+from tensorboard.plugins.hparams import api as hparams
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cigan_tf import pictures
 from cigan_tf.config import Config, LossConfig
@@ -46,11 +51,21 @@ def weight_of(term: str, loss: LossConfig) -> float:
 
 
 class RunWriter:
-    """Writes a run's event files; opened once per process, flushed with every write."""
+    """Writes a run's event files; opened once per process, flushed with every write.
 
-    def __init__(self, logdir: str, config: Config):
+    Args:
+        logdir: folder of the event files.
+        config: shown as text and as HParams.
+        first_step: the step at which the run is taken up: what a process that was killed has
+            written of later steps is withdrawn.
+    """
+
+    def __init__(self, logdir: str, config: Config, first_step: int = 0):
+        if first_step:
+            _withdraw_after(first_step, logdir)
         self._writer = tf.summary.create_file_writer(logdir)
-        with self._writer.as_default(step=0):
+        with self._writer.as_default(step=first_step):
+            hparams.hparams(_settings(config))
             tf.summary.text("configuration", f"```json\n{config.to_json()}```")
             turns = ", ".join(f"{turn.value} {turn.name.lower()}" for turn in Turn)
             tf.summary.text("turn/network/legend", f"Whose turn it is: {turns}.")
@@ -60,6 +75,12 @@ class RunWriter:
         with self._writer.as_default(step=step):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
+        self._writer.flush()
+
+    def write_warning(self, step: int, text: str) -> None:
+        """Writes a warning where people look for it days later."""
+        with self._writer.as_default(step=step):
+            tf.summary.text("health/warnings", text)
         self._writer.flush()
 
     def write_pictures(self, step: int, infill, batch: dict[str, np.ndarray], seed: int) -> None:
@@ -76,6 +97,21 @@ class RunWriter:
     def close(self) -> None:
         """Closes the event file."""
         self._writer.close()
+
+
+def _withdraw_after(step: int, logdir: str) -> None:
+    # TensorBoard drops what it has read of this step and later ones when it comes to this event.
+    writer = EventFileWriter(logdir)
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    writer.add_event(event_pb2.Event(step=step + 1, session_log=start))
+    writer.close()
+
+
+def _settings(config: Config) -> dict[str, bool | int | float | str]:
+    settings = {}
+    for group in dataclasses.asdict(config).values():
+        settings.update(group)
+    return {n: ",".join(v) if isinstance(v, tuple) else v for n, v in settings.items()}
 
 
 def model_infill(model: CiGAN):

@@ -13,7 +13,7 @@ from cigan_tf.config import Config
 from cigan_tf.models.cigan import CiGAN, Turn
 from cigan_tf.training import health, tensorboard
 
-_PICTURES_PER_KIND = 4
+PICTURES_PER_KIND = 4
 
 
 class Silent:
@@ -56,8 +56,11 @@ class Chief(Silent):
     def __init__(self, model: CiGAN, held_out: dict, workdir: pathlib.Path, config: Config):
         self._model = model
         self._settings = config.training
-        self._held_out = _whole_batches(held_out, config.data.batch_size)
-        self._shown = _first_of_each_kind(held_out, _PICTURES_PER_KIND)
+        self._held_out = _whole_batches(
+            _first_of_each_kind(held_out, config.training.held_out_per_kind),
+            config.data.batch_size,
+        )
+        self._shown = _first_of_each_kind(held_out, PICTURES_PER_KIND)
         self._measure = tf.function(model.measure, reduce_retracing=True, autograph=False)
         self._infill = tensorboard.model_infill(model)
         self._values = {}

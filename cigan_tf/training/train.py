@@ -17,8 +17,6 @@ from cigan_tf.models.cigan import CiGAN, build_cigan
 from cigan_tf.training import health, observers, strategies
 from cigan_tf.training.checkpoints import RunCheckpoints
 
-_HELD_OUT_PER_KIND = 16
-
 
 def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = False) -> CiGAN:
     """Trains ciGAN as configured, or takes up the run that `workdir` holds, to its last step.
@@ -42,7 +40,9 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
     with strategy.scope(), _termination_signal() as terminated:
         batches = input_pipeline.training_batches(config)
         held_out = input_pipeline.picture_patches(
-            config, config.data.validation_split, _HELD_OUT_PER_KIND
+            config,
+            config.data.validation_split,
+            max(observers.PICTURES_PER_KIND, config.training.held_out_per_kind),
         )
         model = build_cigan(config)
         chief = strategies.is_chief(strategy)

@@ -1,10 +1,7 @@
 """A run from the first step to the last: taken up again, stopped, killed, and what it leaves."""
 
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,9 +13,6 @@ from cigan_tf.config import Config
 from cigan_tf.errors import DivergedError, Preempted, UserError
 from cigan_tf.training import observers
 from cigan_tf.training import train as train_lib
-
-HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parents[2]
 
 
 @pytest.fixture
@@ -106,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         assert stopped[tag].keys() == points.keys(), tag
 
 
-def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, tmp_path):
+def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, forked_runs):
     config = replace(
         tiny_config,
         deterministic=True,
@@ -120,20 +114,9 @@ def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, tmp
         picture_every_steps=40,
         held_out_per_kind=1,
     )
-    (tmp_path / "config.json").write_text(config.to_json())
-    arguments = [tmp_path / name for name in ("config.json", "undisturbed", "killed")]
-    finished = subprocess.run(
-        [sys.executable, HERE / "killed_runs.py", *map(str, arguments), "20"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    assert "killed, the last time at step" in finished.stdout
-    assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
-    assert curves(tmp_path / "killed") == curves(tmp_path / "undisturbed")
+    folder = forked_runs("killed", config, "20")
+    assert_same_run(folder / "killed", folder / "undisturbed")
+    assert curves(folder / "killed") == curves(folder / "undisturbed")
 
 
 @ignore_tf_data

@@ -13,7 +13,7 @@ LOG_DIR = "logs"
 CLASSIFIER_DIR = "classifiers"
 
 # What a trained generator depends on; a classifier's run compares its own settings.
-_GENERATOR_GROUPS = ("data", "model", "loss", "training")
+_GENERATOR_GROUPS = ("data", "model", "loss", "training", "hardware")
 
 # Settings that may differ when a run is taken up again: they change how long a run lasts, where it
 # runs and what it writes, not what a step computes (but for the order in which it adds).

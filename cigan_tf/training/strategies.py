@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
-from cigan_tf.config import Config, HardwareConfig
+from cigan_tf.config import Config
 from cigan_tf.errors import UserError
+from cigan_tf.hardware_config import HardwareConfig
 from cigan_tf.training import cluster
 
 

@@ -109,8 +109,8 @@ def _withdraw_after(step: int, logdir: str) -> None:
 
 def _settings(config: Config) -> dict[str, bool | int | float | str]:
     settings = {}
-    for group in dataclasses.asdict(config).values():
-        settings.update(group)
+    for group in (config.data, config.model, config.loss, config.training, config.hardware):
+        settings.update(dataclasses.asdict(group))
     return {n: ",".join(v) if isinstance(v, tuple) else v for n, v in settings.items()}
 
 

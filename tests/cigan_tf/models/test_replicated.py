@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cigan_tf.config import Config, HardwareConfig, ModelConfig, TrainingConfig
+from cigan_tf.config import Config, ModelConfig, TrainingConfig
+from cigan_tf.hardware_config import HardwareConfig
 from cigan_tf.models.cigan import build_cigan
 from cigan_tf.models.replicated import AgreedMean
 

@@ -71,7 +71,15 @@ class ReplicatedModel(keras.Model):
 
         Returns:
             What the function returns, a value per replica.
+
+        Raises:
+            TypeError: the batch is in parts already, as `fit` passes it under a strategy.
         """
+        if any(isinstance(value, tf.distribute.DistributedValues) for value in batch.values()):
+            raise TypeError(
+                "The batch must be whole: with several replicas call run_steps with the iterator "
+                "of a plain tf.data.Dataset, not fit, which shares batches out itself."
+            )
         if self.jit_compile and not self.run_eagerly:
             function = tf.function(function, jit_compile=True, autograph=False)
         return self.distribute_strategy.run(lambda: function(self._part_of(batch)))

@@ -101,6 +101,7 @@ class RunCheckpoints:
         if self._writes:
             with self._told_if_unwritable(step):
                 self._newest.save(checkpoint_number=step)
+            _remove_all_but(self._newest.checkpoints, self.directory)
 
     def save_if_best(self, step: int, loss: float) -> None:
         """Keeps the networks apart if no loss before was as low; comes before `save`.
@@ -191,6 +192,13 @@ def _by_step(directory: pathlib.Path) -> list[str]:
         if match := re.fullmatch(r"ckpt-(\d+)", index.stem):
             numbered[int(match[1])] = str(index.with_suffix(""))
     return [numbered[step] for step in sorted(numbered)]
+
+
+def _remove_all_but(kept: list[str], directory: pathlib.Path) -> None:
+    """Removes checkpoints that were whole, but not yet listed, when a process was killed."""
+    for path in set(_by_step(directory)) - set(kept):
+        for file in directory.glob(f"{pathlib.Path(path).name}.*"):
+            file.unlink()
 
 
 def _remove_unfinished(directory: pathlib.Path) -> None:

@@ -154,6 +154,20 @@ def test_what_a_killed_save_left_is_removed(three_checkpoints, run):
     assert steps_on_disk(three_checkpoints)[-1] == 10
 
 
+def test_a_checkpoint_that_was_whole_but_not_listed_is_used_and_goes_in_time(run):
+    workdir, model, _, checkpoints = run
+    folder = workdir / "checkpoints"
+    save_at(model, checkpoints, 20)
+    for file in folder.glob("ckpt-20.*"):
+        file.with_name(file.name.replace("20", "25")).write_bytes(file.read_bytes())
+    model.step.assign(0)
+    checkpoints.restore()
+    assert checkpoints.newest.endswith("ckpt-25")
+    save_at(model, checkpoints, 30)
+    assert 25 not in steps_on_disk(workdir)
+    assert steps_on_disk(workdir)[-1] == 30
+
+
 def test_as_many_are_kept_as_asked_for_and_the_best(tiny_config, replace, tmp_path):
     config = replace(tiny_config, checkpoints_to_keep=2)
     model, _, checkpoints = make_run(config, tmp_path)

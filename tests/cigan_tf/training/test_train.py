@@ -38,13 +38,15 @@ def saved_variables(workdir):
 
 
 def curves(workdir):
-    """Every scalar curve as {tag: {step: value}}, as TensorBoard shows it, without the speed."""
+    """Every curve as {tag: {step: value}}, as TensorBoard shows it, but for rates."""
     events = EventAccumulator(str(workdir / "logs"), size_guidance={"tensors": 0})
     events.Reload()
     shown = {}
     for tag in events.Tags()["tensors"]:
         points = [(e.step, tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
-        if points[0][1].dtype == np.float32 and not tag.startswith("speed"):
+        scalar = points[0][1].dtype == np.float32 and points[0][1].shape == ()
+        # A rate begins anew where a process begins.
+        if scalar and not tag.startswith(("speed", "health/turns_per_")):
             assert len(points) == len(dict(points)), f"{tag} has two values at one step"
             shown[tag] = {step: float(value) for step, value in points}
     return shown

@@ -18,7 +18,7 @@ def run(main: Callable[[], None]) -> None:
         except (UserError, DivergedError) as error:
             return fail(str(error), error.exit_code)
         except Preempted as stop:
-            print(stop, file=sys.stderr)
+            print(_one_line(stop), file=sys.stderr)
             return stop.exit_code
         return 0
 
@@ -27,8 +27,12 @@ def run(main: Callable[[], None]) -> None:
 
 def fail(message: str, exit_code: int = UserError.exit_code) -> int:
     """Prints a mistake as one line and returns the exit code that goes with it."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {_one_line(message)}", file=sys.stderr)
     return exit_code
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
 
 
 def _parse(argv: list[str]) -> list[str]:

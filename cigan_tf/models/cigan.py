@@ -123,7 +123,7 @@ class CiGAN(ReplicatedModel):
 
     def train_step(self, batch):
         """Trains the network whose turn it is with the whole batch, spread over all replicas."""
-        batch = {**batch, "noise": self._step_noise(batch["mask"])}
+        batch = {**batch, "noise": self._noise(batch["mask"], self.step)}
         adversarial_loss = tf.switch_case(
             tf.convert_to_tensor(self.turn),
             {
@@ -141,9 +141,7 @@ class CiGAN(ReplicatedModel):
 
     def measure(self, batch) -> dict[str, tf.Tensor]:
         """Returns each of `TERMS` for a batch; the noise is the same whenever it is called."""
-        noise = tf.random.stateless_uniform(
-            tf.shape(batch["mask"]), [self.training_config.seed, -1]
-        )
+        noise = self._noise(batch["mask"], -1)
         infilled = self.infill(batch["image"], batch["mask"], batch["label"], noise)
         real_features = self.vgg_features(batch["image"])
         _, of_generator = self._generator_loss(batch, infilled, real_features, adversarially=True)
@@ -160,9 +158,10 @@ class CiGAN(ReplicatedModel):
         self._nonfinite_step.assign(0)
         return (step, _CHECKED[int(self._nonfinite_term.numpy())]) if step else None
 
-    def _step_noise(self, like):
-        seed = [self.training_config.seed, tf.cast(self.step, tf.int32)]
-        return tf.random.stateless_uniform(tf.shape(like), seed)
+    def _noise(self, like, step):
+        # The generator of random numbers is named: XLA would choose another one.
+        seed = [self.training_config.seed, tf.cast(step, tf.int32)]
+        return tf.random.stateless_uniform(tf.shape(like), seed, alg="philox")
 
     def _train_generator(self, batch, adversarially: bool):
         """Returns the adversarial loss, infinite where it is not computed."""

@@ -74,16 +74,6 @@ def test_the_whole_step_compiles_under_xla(eager_run):
     assert_close(model, eager_run, atol=1e-5)
 
 
-def test_many_steps_in_one_call_are_the_same_steps(eager_run):
-    model = make_model(steps_per_execution=5)
-    model.make_train_function()
-    model.run_steps(iter(batches(3)), 3)
-    assert int(model.step.numpy()) == 3
-    assert_close(model, eager_run, atol=1e-5)
-    for metric, twin in zip(model.metrics, eager_run.metrics, strict=True):
-        assert float(metric.result()) == pytest.approx(float(twin.result()), rel=1e-4)
-
-
 @pytest.mark.parametrize("mixed_precision", ["bfloat16", "float16"])
 def test_mixed_precision_trains_about_the_same(eager_run, mixed_precision):
     model = make_model(mixed_precision=mixed_precision)

@@ -143,8 +143,7 @@ class CiGAN(ReplicatedModel):
         """Returns each of `TERMS` for a batch; the noise is the same whenever it is called."""
         noise = self._noise(batch["mask"], -1)
         infilled = self.infill(batch["image"], batch["mask"], batch["label"], noise)
-        real_features = self.vgg_features(batch["image"])
-        _, of_generator = self._generator_loss(batch, infilled, real_features, adversarially=True)
+        _, of_generator = self._generator_loss(batch, infilled, adversarially=True)
         _, of_discriminator = self._discriminator_loss(batch, infilled)
         return of_generator | of_discriminator
 
@@ -166,48 +165,38 @@ class CiGAN(ReplicatedModel):
     def _train_generator(self, batch, adversarially: bool):
         """Returns the adversarial loss, infinite where it is not computed."""
 
-        def gradients(part):
-            # The features of real patches carry no gradient: kept off the tape.
-            real_features = self.vgg_features(part["image"])
-            weights = self.generator.trainable_variables
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([weight.value for weight in weights])
-                infilled = self.infill(**part, training=True)
-                loss, terms = self._generator_loss(part, infilled, real_features, adversarially)
-                share = self._share_of_replica(loss, self.generator_optimizer)
-            return tape.gradient(share, weights), terms
+        def loss(part):
+            infilled = self.infill(**part, training=True)
+            return self._generator_loss(part, infilled, adversarially)
 
-        terms = self._update(self.generator, self.generator_optimizer, gradients, batch)
+        terms = self._update(self.generator, self.generator_optimizer, loss, batch)
         return terms.get("adversarial_generator_loss", tf.constant(float("inf")))
 
     def _train_discriminator(self, batch):
         """Returns the adversarial loss."""
 
-        def gradients(part):
-            infilled = self.infill(**part)
-            weights = self.discriminator.trainable_variables
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([weight.value for weight in weights])
-                loss, terms = self._discriminator_loss(part, infilled)
-                share = self._share_of_replica(loss, self.discriminator_optimizer)
-            return tape.gradient(share, weights), terms
+        def loss(part):
+            return self._discriminator_loss(part, self.infill(**part))
 
-        terms = self._update(self.discriminator, self.discriminator_optimizer, gradients, batch)
+        terms = self._update(self.discriminator, self.discriminator_optimizer, loss, batch)
         return terms["adversarial_discriminator_loss"]
 
-    def _share_of_replica(self, loss, optimizer):
-        """Returns the loss of which a replica takes the gradient: optimizers add them all up."""
-        return optimizer.scale_loss(loss / self.num_replicas)
-
-    def _update(self, network, optimizer, gradients, batch) -> dict[str, tf.Tensor]:
-        """Moves a network by `gradients(part) -> gradients, terms`, unless something is not finite.
+    def _update(self, network, optimizer, loss, batch) -> dict[str, tf.Tensor]:
+        """Moves a network by the gradient of `loss(part) -> loss, terms`, if all of it is finite.
 
         Returns:
             The terms, means of the whole batch.
         """
+        weights = network.trainable_variables
 
-        def checked_gradients(part):
-            moves, terms = gradients(part)
+        def gradients(part):
+            # The tape keeps what depends on these weights: no other network, no real features.
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([weight.value for weight in weights])
+                whole, terms = loss(part)
+                # The one place where a loss is divided: the optimizer adds up over replicas.
+                share = optimizer.scale_loss(whole / self.num_replicas)
+            moves = tape.gradient(share, weights)
             finite = _all_finite(moves)
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
                 # Gradients that overflow tell it to scale less; below 1 they are at fault.
@@ -215,13 +204,11 @@ class CiGAN(ReplicatedModel):
             check = tf.where(finite, 0.0, float("nan"))
             return moves, {**terms, f"{network.name}_gradient": check}
 
-        moves, terms = self.share_out(checked_gradients, batch)
+        moves, terms = self.share_out(gradients, batch)
         terms = self.mean_over_replicas(terms)
 
         def move():
-            self.on_replicas(
-                lambda moves: optimizer.apply(moves, network.trainable_variables), moves
-            )
+            self.on_replicas(lambda moves: optimizer.apply(moves, weights), moves)
             self._record(terms)
             return True
 
@@ -246,9 +233,11 @@ class CiGAN(ReplicatedModel):
         self._nonfinite_step.assign(tf.where(first, self.step.value + 1, earlier_step))
         self.skipped_steps.assign_add(1)
 
-    def _generator_loss(self, batch, infilled, real_features, adversarially: bool):
+    def _generator_loss(self, batch, infilled, adversarially: bool):
         """Returns the weighted sum, and the terms unweighted."""
-        features = losses.feature_loss(real_features, self.vgg_features(infilled))
+        features = losses.feature_loss(
+            self.vgg_features(batch["image"]), self.vgg_features(infilled)
+        )
         if not adversarially:
             return self.loss_config.feature_weight * features, {"feature_loss": features}
 

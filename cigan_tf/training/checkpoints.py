@@ -20,6 +20,8 @@ from cigan_tf.models.generator import Generator
 from cigan_tf.workdir import CHECKPOINT_DIR
 
 _BEST_DIR = "best"
+# As TensorFlow reports checksums that do not match, files that are missing, files that are short.
+_DAMAGE = (tf.errors.OpError, OSError, IndexError, RuntimeError)
 
 
 class RunCheckpoints:
@@ -165,7 +167,7 @@ def _restore_newest(directory: pathlib.Path, restore: Callable) -> bool:
     for path in reversed(saved):
         try:
             restore(path).assert_existing_objects_matched()
-        except tf.errors.OpError as error:
+        except _DAMAGE as error:
             print(
                 f"warning: the checkpoint {path} is damaged and left out ({_first_line(error)}).",
                 file=sys.stderr,

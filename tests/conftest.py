@@ -112,7 +112,7 @@ def forked_runs(tmp_path):
             text=True,
             check=False,
         )
-        assert finished.returncode == 0, finished.stderr[-3000:]
+        assert finished.returncode == 0, finished.stderr
         return tmp_path
 
     return run

@@ -43,9 +43,9 @@ class ReplicatedModel(keras.Model):
 
                 def step(done):
                     self.train_step(iterator.get_next())
-                    return done + 1
+                    return (done + 1,)
 
-                tf.while_loop(lambda done: done < num_steps, step, [tf.constant(0)])
+                tf.while_loop(lambda done: done < num_steps, step, (tf.constant(0),))
                 return self.get_metrics_result()
 
         run = one_step if self.steps_per_execution == 1 else many_steps

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
@@ -21,7 +22,7 @@ def scalars(model: CiGAN, steps_per_second: float) -> dict[str, float]:
     A term that no step has computed meanwhile (the other network's turn) is left out, so that its
     curve shows a gap and not a zero.
     """
-    means = {m.name: float(m.result()) for m in model.metrics if float(m.count) > 0}
+    means = {m.name: float(m.result()) for m in model.metrics if float(m.count.numpy()) > 0}
     values = {}
     for name, mean in means.items():
         if name.startswith("discriminator_accuracy_"):
@@ -32,10 +33,9 @@ def scalars(model: CiGAN, steps_per_second: float) -> dict[str, float]:
     values["turn/network"] = float(model.turn.numpy())
     values["turn/steps_in_turn"] = float(model.steps_in_turn.numpy())
     values["turn/turns_taken"] = float(model.turns_taken.numpy())
-    values["optimizer/learning_rate_generator"] = float(model.generator_optimizer.learning_rate)
-    values["optimizer/learning_rate_discriminator"] = float(
-        model.discriminator_optimizer.learning_rate
-    )
+    for network in ("generator", "discriminator"):
+        rate = getattr(model, f"{network}_optimizer").learning_rate
+        values[f"optimizer/learning_rate_{network}"] = float(keras.ops.convert_to_numpy(rate))
     values["speed/steps_per_second"] = steps_per_second
     return values
 

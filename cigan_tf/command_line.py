@@ -5,27 +5,34 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from cigan_tf.errors import UserError
+from cigan_tf.errors import DivergedError, Preempted, UserError
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parses the flags, runs `main`, exits: 0, or 2 with one line for a user's mistake."""
+    """Parses the flags, runs `main`, exits: 0, or with one line and the code of `errors`."""
 
     def guarded(argv: list[str]) -> int:
         del argv
         try:
             main()
-        except UserError as error:
-            return fail(str(error))
+        except (UserError, DivergedError) as error:
+            return fail(str(error), error.exit_code)
+        except Preempted as stop:
+            print(_one_line(stop), file=sys.stderr)
+            return stop.exit_code
         return 0
 
     app.run(guarded, flags_parser=_parse)
 
 
-def fail(message: str) -> int:
+def fail(message: str, exit_code: int = UserError.exit_code) -> int:
     """Prints a mistake as one line and returns the exit code that goes with it."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    print(f"error: {_one_line(message)}", file=sys.stderr)
+    return exit_code
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -6,12 +6,20 @@ the same name, so a field's help text below is the flag's help text too.
 
 import dataclasses
 import json
+import re
 
 from cigan_tf.errors import UserError
 from cigan_tf.experiment_config import ClassifierConfig, ExperimentConfig
-from cigan_tf.settings import require, setting
+from cigan_tf.hardware_config import HardwareConfig
+from cigan_tf.settings import require, require_choice, setting
 
 FEATURE_LAYERS = ("input", "pool1", "pool2", "pool3")
+LOSS_TERMS = (
+    "feature_loss",
+    "boundary_loss",
+    "adversarial_generator_loss",
+    "adversarial_discriminator_loss",
+)
 WEIGHT_SOURCES = "'imagenet', 'random', or the path of a .weights.h5 file"
 
 
@@ -155,11 +163,26 @@ class TrainingConfig:
     )
     max_steps_per_turn: int = setting(100, "The turn passes after so many steps in any case.")
     seed: int = setting(0, "Seed of every random draw: weights, noise, order of patches.")
-    jit_compile: bool = setting(False, "Compile the training step with XLA.")
     log_every_steps: int = setting(50, "Steps between scalars in TensorBoard.")
     picture_every_steps: int = setting(1000, "Steps between picture grids in TensorBoard.")
     checkpoint_every_steps: int = setting(1000, "Steps between checkpoints.")
     checkpoints_to_keep: int = setting(3, "Checkpoints kept on disk, the newest ones.")
+    best_term: str = setting(
+        "feature_loss",
+        "Loss term on held-out patches by which the best checkpoint is kept, too: "
+        f"{', '.join(LOSS_TERMS)}.",
+    )
+    held_out_per_kind: int = setting(
+        16,
+        "Validation patches of each kind (malignant lesion, benign lesion, no lesion) on which "
+        "best_term is measured.",
+    )
+    on_nonfinite: str = setting(
+        "stop", "Where a loss or gradient is NaN or infinite: stop the run, or skip the step."
+    )
+    profile_steps: str = setting(
+        "", "Steps to profile for TensorBoard, FIRST:LAST, e.g. 20:25; empty: none."
+    )
 
     def validate(self) -> None:
         """Raises UserError for a value that no run can use."""
@@ -177,6 +200,7 @@ class TrainingConfig:
             "picture_every_steps",
             "checkpoint_every_steps",
             "checkpoints_to_keep",
+            "held_out_per_kind",
         ):
             value = getattr(self, name)
             require(value > 0, f"{name} must be positive.", **{name: value})
@@ -184,11 +208,25 @@ class TrainingConfig:
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must lie in [0, 1).", **{name: value})
         require(0 <= self.seed < 2**31, "seed must lie in [0, 2**31).", seed=self.seed)
+        require_choice("best_term", self.best_term, LOSS_TERMS)
+        require_choice("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        require(
+            not self.profile_steps or self.profiled is not None,
+            "profile_steps must be FIRST:LAST with 1 <= FIRST <= LAST.",
+            profile_steps=self.profile_steps,
+        )
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.pretraining_steps + self.adversarial_steps
+
+    @property
+    def profiled(self) -> tuple[int, int] | None:
+        """First and last step to profile, or None."""
+        match = re.fullmatch(r"(\d+):(\d+)", self.profile_steps)
+        first, last = map(int, match.groups()) if match else (0, 0)
+        return (first, last) if 1 <= first <= last else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,13 +237,15 @@ class Config:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    hardware: HardwareConfig = dataclasses.field(default_factory=HardwareConfig)
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     experiment: ExperimentConfig = dataclasses.field(default_factory=ExperimentConfig)
 
     def validate(self) -> "Config":
         """Returns itself; raises UserError for a value that no run can use."""
-        for group in (self.data, self.model, self.loss, self.training, self.classifier):
+        for group in (self.data, self.model, self.loss, self.training, self.hardware):
             group.validate()
+        self.classifier.validate()
         self.experiment.validate(self.classifier)
         require(
             self.model.discriminator_sees_class or not self.loss.wrong_class_weight,

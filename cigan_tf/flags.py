@@ -28,6 +28,9 @@ MODE = flags.DEFINE_enum(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: settings, checkpoints, logs.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.")
+RESUME_CHANGED = flags.DEFINE_bool(
+    "resume_changed", False, "Take up the run in the workdir although its settings were others."
+)
 SAVED_MODEL = flags.DEFINE_string(
     "saved_model", None, "Exported generator; default: the newest below WORKDIR/saved_model."
 )

@@ -58,8 +58,13 @@ def feature_loss(real_features, infilled_features):
     Returns:
         Scalar >= 0.
     """
+
+    # Maps may come in half precision, one more or less precise than another.
+    def mean_difference(real, infilled):
+        return ops.mean(ops.abs(ops.cast(real, "float32") - ops.cast(infilled, "float32")))
+
     return sum(
-        ops.mean(ops.abs(real - infilled_features[name])) for name, real in real_features.items()
+        mean_difference(real, infilled_features[name]) for name, real in real_features.items()
     )
 
 

@@ -28,7 +28,7 @@ def main() -> None:
     if flags.MODE.value == "train":
         from cigan_tf.training.train import train
 
-        train(config, workdir)
+        train(config, workdir, flags.RESUME_CHANGED.value)
     elif flags.MODE.value == "report":
         from cigan_tf.evaluation.report import write_report
 

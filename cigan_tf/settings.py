@@ -1,6 +1,7 @@
 """How a setting is declared, and how a wrong one is refused."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from cigan_tf.errors import UserError
@@ -22,3 +23,8 @@ def require(condition: bool, rule: str, **received: Any) -> None:
     if not condition:
         values = ", ".join(f"{name}={value!r}" for name, value in received.items())
         raise UserError(f"{rule} Received: {values}.")
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises UserError, one line, unless the value is one of the choices."""
+    require(value in choices, f"{name} must be one of {', '.join(choices)}.", **{name: value})

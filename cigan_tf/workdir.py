@@ -13,10 +13,10 @@ LOG_DIR = "logs"
 CLASSIFIER_DIR = "classifiers"
 
 # What a trained generator depends on; a classifier's run compares its own settings.
-_GENERATOR_GROUPS = ("data", "model", "loss", "training")
+_GENERATOR_GROUPS = ("data", "model", "loss", "training", "hardware")
 
-# Settings that may differ when a run is taken up again: they change how long a run lasts and what
-# it writes, not what a step computes.
+# Settings that may differ when a run is taken up again: they change how long a run lasts, where it
+# runs and what it writes, not what a step computes (but for the order in which it adds).
 _FREE_TO_CHANGE = {
     "data_dir",
     "adversarial_steps",
@@ -24,6 +24,14 @@ _FREE_TO_CHANGE = {
     "picture_every_steps",
     "checkpoint_every_steps",
     "checkpoints_to_keep",
+    "on_nonfinite",
+    "profile_steps",
+    "strategy",
+    "tpu",
+    "peer_timeout_s",
+    "jit_compile",
+    "steps_per_execution",
+    "deterministic",
 }
 
 
@@ -39,8 +47,13 @@ def classifier_dir(workdir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
     return workdir / CLASSIFIER_DIR / arm / f"seed_{seed}"
 
 
-def claim(workdir: pathlib.Path, config: Config) -> None:
+def claim(workdir: pathlib.Path, config: Config, resume_changed: bool = False) -> None:
     """Makes the directory a run's own: saves its configuration, or finds the same one there.
+
+    Args:
+        workdir: folder of the run.
+        config: what the run is to be.
+        resume_changed: let it replace another configuration.
 
     Raises:
         UserError: the directory holds a run with another configuration, or cannot be written.
@@ -48,10 +61,11 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
     path = workdir / CONFIG_FILE
     if path.exists():
         differences = _differences(load_config(workdir), config)
-        if differences:
+        if differences and not resume_changed:
             raise UserError(
                 f"The workdir {str(workdir)!r} holds a run with other settings "
-                f"({'; '.join(differences)}); pass those, or another --workdir."
+                f"({'; '.join(differences)}); pass those, --resume_changed to go on with the given "
+                "ones, or another --workdir."
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)

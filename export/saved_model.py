@@ -30,10 +30,15 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained run.")
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Receives <version>/; default: WORKDIR/saved_model."
 )
+_BEST = flags.DEFINE_bool(
+    "best", False, "Export the checkpoint with the lowest --best_term instead of the newest one."
+)
 
 
-def export(workdir: str | os.PathLike, output_dir: str | os.PathLike) -> pathlib.Path:
-    """Writes the newest checkpoint's generator to `output_dir`/<next version>/.
+def export(
+    workdir: str | os.PathLike, output_dir: str | os.PathLike, best: bool = False
+) -> pathlib.Path:
+    """Writes the generator of the newest checkpoint, or the best, to `output_dir`/<next version>/.
 
     Signatures, batch size N free, p the patch size:
         serving_default: image float32 [N,p,p,1] in [0,1], mask float32 [N,p,p,1] in {0,1}, label
@@ -49,7 +54,7 @@ def export(workdir: str | os.PathLike, output_dir: str | os.PathLike) -> pathlib
     """
     workdir, output_dir = pathlib.Path(workdir), pathlib.Path(output_dir)
     config = workdir_lib.load_config(workdir)
-    generator, _ = checkpoints.restore_generator(workdir, config)
+    generator, _ = checkpoints.restore_generator(workdir, config, best)
     archive = _archive(generator, config)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -164,7 +169,8 @@ def main() -> None:
     workdir = _WORKDIR.value
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of a trained run.")
-    print(export(workdir, _OUTPUT_DIR.value or pathlib.Path(workdir) / "saved_model"))
+    output_dir = _OUTPUT_DIR.value or pathlib.Path(workdir) / "saved_model"
+    print(export(workdir, output_dir, _BEST.value))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -91,3 +94,25 @@ def replace():
         return Config(**groups)
 
     return replaced
+
+
+@pytest.fixture
+def forked_runs(tmp_path):
+    """Returns tests/cigan_tf/training/forked_runs.py as a function of mode, config and options."""
+    root = pathlib.Path(__file__).parents[1]
+
+    def run(mode, config, *options):
+        (tmp_path / "config.json").write_text(config.to_json())
+        script = root / "tests" / "cigan_tf" / "training" / "forked_runs.py"
+        finished = subprocess.run(
+            [sys.executable, script, mode, tmp_path / "config.json", tmp_path, *options],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr
+        return tmp_path
+
+    return run

@@ -13,7 +13,8 @@ MAY_IMPORT = {
     "cigan_tf.errors": [],
     "cigan_tf.settings": ["errors"],
     "cigan_tf.experiment_config": ["errors", "settings"],
-    "cigan_tf.config": ["errors", "settings", "experiment_config"],
+    "cigan_tf.hardware_config": ["settings"],
+    "cigan_tf.config": ["errors", "settings", "experiment_config", "hardware_config"],
     "cigan_tf.workdir": ["errors", "config"],
     "cigan_tf.command_line": ["errors"],
     "cigan_tf.masks": [],
@@ -23,7 +24,7 @@ MAY_IMPORT = {
     "cigan_tf.input_pipeline": ["errors", "config"],
     "cigan_tf.models": ["errors", "config", "masks", "losses", "models"],
     "cigan_tf.training": [
-        *["errors", "config", "workdir", "masks", "losses", "pictures"],
+        *["errors", "config", "hardware_config", "workdir", "masks", "losses", "pictures"],
         *["input_pipeline", "models", "training"],
     ],
     "cigan_tf.evaluation": [

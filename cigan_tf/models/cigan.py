@@ -1,5 +1,6 @@
 """ciGAN: generator, discriminator and feature network with the paper's alternating training."""
 
+import contextlib
 import enum
 
 import keras
@@ -9,6 +10,7 @@ from cigan_tf import losses, masks
 from cigan_tf.config import Config, LossConfig, TrainingConfig
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.generator import Generator
+from cigan_tf.models.replicated import AgreedMean, ReplicatedModel
 from cigan_tf.models.vgg_features import build_vgg_features
 
 
@@ -20,12 +22,26 @@ class Turn(enum.IntEnum):
     GENERATOR = 2
 
 
-class CiGAN(keras.Model):
+# What a step measures, by the names of the metrics.
+TERMS = (
+    "feature_loss",
+    "boundary_loss",
+    "adversarial_generator_loss",
+    "adversarial_discriminator_loss",
+    "discriminator_accuracy_real",
+    "discriminator_accuracy_fake",
+)
+_CHECKED = (*TERMS, "generator_gradient", "discriminator_gradient")
+_POLICIES = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+class CiGAN(ReplicatedModel):
     """The conditional infilling GAN (paper section 2).
 
     `train_step` first trains the generator on the feature loss alone, then one network at a time:
     the turn passes when the loss of the network in training falls below a threshold, or after
-    `max_steps_per_turn`. Only the network whose turn it is is computed and updated.
+    `max_steps_per_turn`. Only the network whose turn it is is computed and updated; a step whose
+    loss or gradient is not finite updates nothing.
 
     Args:
         generator: from the inputs of `Generator` to [N, p, p, 1].
@@ -62,12 +78,10 @@ class CiGAN(keras.Model):
         self.turn = self._counter("turn", "int32", first_turn)
         self.steps_in_turn = self._counter("steps_in_turn", "int32")
         self.turns_taken = self._counter("turns_taken", "int32")
-        self.feature_metric = keras.metrics.Mean("feature_loss")
-        self.boundary_metric = keras.metrics.Mean("boundary_loss")
-        self.generator_metric = keras.metrics.Mean("adversarial_generator_loss")
-        self.discriminator_metric = keras.metrics.Mean("adversarial_discriminator_loss")
-        self.real_accuracy = keras.metrics.Mean("discriminator_accuracy_real")
-        self.fake_accuracy = keras.metrics.Mean("discriminator_accuracy_fake")
+        self.skipped_steps = self._counter("skipped_steps", "int64")
+        self._nonfinite_step = self._counter("nonfinite_step", "int64")
+        self._nonfinite_term = self._counter("nonfinite_term", "int32")
+        self._term_means = [AgreedMean(name) for name in TERMS]
         self.built = True
 
     def _counter(self, name: str, dtype: str, start: int = 0):
@@ -76,6 +90,7 @@ class CiGAN(keras.Model):
             shape=(),
             dtype=dtype,
             trainable=False,
+            aggregation="only_first_replica",
             initializer=keras.initializers.Constant(start),
         )
 
@@ -90,14 +105,7 @@ class CiGAN(keras.Model):
 
     @property
     def metrics(self):
-        return [
-            self.feature_metric,
-            self.boundary_metric,
-            self.generator_metric,
-            self.discriminator_metric,
-            self.real_accuracy,
-            self.fake_accuracy,
-        ]
+        return self._term_means
 
     def call(self, inputs, training=False):
         """Infills a batch that also holds `noise`, [N, p, p, 1] in [0, 1)."""
@@ -114,7 +122,8 @@ class CiGAN(keras.Model):
         return masks.composite(image, mask, generated) if self.keep_context else generated
 
     def train_step(self, batch):
-        batch = {**batch, "noise": self._step_noise(batch["mask"])}
+        """Trains the network whose turn it is with the whole batch, spread over all replicas."""
+        batch = {**batch, "noise": self._noise(batch["mask"], self.step)}
         adversarial_loss = tf.switch_case(
             tf.convert_to_tensor(self.turn),
             {
@@ -124,51 +133,113 @@ class CiGAN(keras.Model):
             },
         )
         self._end_step(adversarial_loss)
-        return self.get_metrics_result()
 
     def test_step(self, batch):
         """Measures every term on a batch of held-out patches; changes nothing."""
-        noise = tf.random.stateless_uniform(
-            tf.shape(batch["mask"]), [self.training_config.seed, -1]
-        )
-        infilled = self.infill(batch["image"], batch["mask"], batch["label"], noise)
-        real_features = self.vgg_features(batch["image"])
-        self._generator_loss(batch, infilled, real_features, adversarially=True)
-        self._discriminator_loss(batch, infilled)
+        self._record(self.measure(batch))
         return self.get_metrics_result()
 
-    def _step_noise(self, like):
-        seed = [self.training_config.seed, tf.cast(self.step, tf.int32)]
-        return tf.random.stateless_uniform(tf.shape(like), seed)
+    def measure(self, batch) -> dict[str, tf.Tensor]:
+        """Returns each of `TERMS` for a batch; the noise is the same whenever it is called."""
+        noise = self._noise(batch["mask"], -1)
+        infilled = self.infill(batch["image"], batch["mask"], batch["label"], noise)
+        _, of_generator = self._generator_loss(batch, infilled, adversarially=True)
+        _, of_discriminator = self._discriminator_loss(batch, infilled)
+        return of_generator | of_discriminator
+
+    def take_nonfinite(self) -> tuple[int, str] | None:
+        """Returns the first step since the last call that moved nothing, and the term to blame.
+
+        A step moves nothing where a loss term, or the gradient of the network in training, is NaN
+        or infinite.
+        """
+        step = int(self._nonfinite_step.numpy())
+        self._nonfinite_step.assign(0)
+        return (step, _CHECKED[int(self._nonfinite_term.numpy())]) if step else None
+
+    def _noise(self, like, step):
+        # The generator of random numbers is named: XLA would choose another one.
+        seed = [self.training_config.seed, tf.cast(step, tf.int32)]
+        return tf.random.stateless_uniform(tf.shape(like), seed, alg="philox")
 
     def _train_generator(self, batch, adversarially: bool):
-        # The features of real patches carry no gradient: kept off the tape.
-        real_features = self.vgg_features(batch["image"])
-        weights = self.generator.trainable_variables
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([weight.value for weight in weights])
-            infilled = self.infill(**batch, training=True)
-            loss, adversarial_loss = self._generator_loss(
-                batch, infilled, real_features, adversarially
-            )
-        self.generator_optimizer.apply(tape.gradient(loss, weights), weights)
-        return adversarial_loss
+        """Returns the adversarial loss, infinite where it is not computed."""
+
+        def loss(part):
+            infilled = self.infill(**part, training=True)
+            return self._generator_loss(part, infilled, adversarially)
+
+        terms = self._update(self.generator, self.generator_optimizer, loss, batch)
+        return terms.get("adversarial_generator_loss", tf.constant(float("inf")))
 
     def _train_discriminator(self, batch):
-        infilled = self.infill(**batch)
-        weights = self.discriminator.trainable_variables
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([weight.value for weight in weights])
-            loss = self._discriminator_loss(batch, infilled)
-        self.discriminator_optimizer.apply(tape.gradient(loss, weights), weights)
-        return loss
+        """Returns the adversarial loss."""
 
-    def _generator_loss(self, batch, infilled, real_features, adversarially: bool):
-        """Returns the weighted sum and the adversarial term, unweighted."""
-        features = losses.feature_loss(real_features, self.vgg_features(infilled))
-        self.feature_metric.update_state(features)
+        def loss(part):
+            return self._discriminator_loss(part, self.infill(**part))
+
+        terms = self._update(self.discriminator, self.discriminator_optimizer, loss, batch)
+        return terms["adversarial_discriminator_loss"]
+
+    def _update(self, network, optimizer, loss, batch) -> dict[str, tf.Tensor]:
+        """Moves a network by the gradient of `loss(part) -> loss, terms`, if all of it is finite.
+
+        Returns:
+            The terms, means of the whole batch.
+        """
+        weights = network.trainable_variables
+
+        def gradients(part):
+            # The tape keeps what depends on these weights: no other network, no real features.
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([weight.value for weight in weights])
+                whole, terms = loss(part)
+                # The one place where a loss is divided: the optimizer adds up over replicas.
+                share = optimizer.scale_loss(whole / self.num_replicas)
+            moves = tape.gradient(share, weights)
+            finite = _all_finite(moves)
+            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                # Gradients that overflow tell it to scale less; below 1 they are at fault.
+                finite |= optimizer.dynamic_scale > 1
+            check = tf.where(finite, 0.0, float("nan"))
+            return moves, {**terms, f"{network.name}_gradient": check}
+
+        moves, terms = self.share_out(gradients, batch)
+        terms = self.mean_over_replicas(terms)
+
+        def move():
+            self.on_replicas(lambda moves: optimizer.apply(moves, weights), moves)
+            self._record(terms)
+            return True
+
+        def skip():
+            self._remember_nonfinite(terms)
+            return False
+
+        tf.cond(_all_finite(list(terms.values())), move, skip)
+        return terms
+
+    def _record(self, terms):
+        for metric in self.metrics:
+            if metric.name in terms:
+                metric.update_state(terms[metric.name])
+
+    def _remember_nonfinite(self, terms):
+        nonfinite = [name in terms and ~tf.math.is_finite(terms[name]) for name in _CHECKED]
+        earlier_step, earlier_term = self._nonfinite_step.value, self._nonfinite_term.value
+        first = tf.equal(earlier_step, 0)
+        term = tf.argmax(tf.cast(tf.stack(nonfinite), tf.int32), output_type=tf.int32)
+        self._nonfinite_term.assign(tf.where(first, term, earlier_term))
+        self._nonfinite_step.assign(tf.where(first, self.step.value + 1, earlier_step))
+        self.skipped_steps.assign_add(1)
+
+    def _generator_loss(self, batch, infilled, adversarially: bool):
+        """Returns the weighted sum, and the terms unweighted."""
+        features = losses.feature_loss(
+            self.vgg_features(batch["image"]), self.vgg_features(infilled)
+        )
         if not adversarially:
-            return self.loss_config.feature_weight * features, tf.constant(float("inf"))
+            return self.loss_config.feature_weight * features, {"feature_loss": features}
 
         boundary = losses.boundary_loss(
             batch["image"],
@@ -178,16 +249,19 @@ class CiGAN(keras.Model):
         adversarial = losses.adversarial_generator_loss(
             self._discriminate(infilled, batch["label"])
         )
-        self.boundary_metric.update_state(boundary)
-        self.generator_metric.update_state(adversarial)
         total = (
             self.loss_config.adversarial_weight * adversarial
             + self.loss_config.feature_weight * features
             + self.loss_config.boundary_weight * boundary
         )
-        return total, adversarial
+        return total, {
+            "feature_loss": features,
+            "boundary_loss": boundary,
+            "adversarial_generator_loss": adversarial,
+        }
 
     def _discriminator_loss(self, batch, infilled):
+        """Returns the adversarial loss, and the terms."""
         real_logits = self._discriminate(batch["image"], batch["label"])
         fake_logits = self._discriminate(infilled, batch["label"])
         wrong_class_weight = self.loss_config.wrong_class_weight
@@ -197,10 +271,11 @@ class CiGAN(keras.Model):
         loss = losses.adversarial_discriminator_loss(
             real_logits, fake_logits, wrong_class_logits, wrong_class_weight
         )
-        self.discriminator_metric.update_state(loss)
-        self.real_accuracy.update_state(real_logits > 0)
-        self.fake_accuracy.update_state(fake_logits < 0)
-        return loss
+        return loss, {
+            "adversarial_discriminator_loss": loss,
+            "discriminator_accuracy_real": tf.reduce_mean(tf.cast(real_logits > 0, "float32")),
+            "discriminator_accuracy_fake": tf.reduce_mean(tf.cast(fake_logits < 0, "float32")),
+        }
 
     def _discriminate(self, image, label):
         inputs = {"image": image}
@@ -230,22 +305,50 @@ class CiGAN(keras.Model):
 def build_cigan(config: Config) -> CiGAN:
     """Returns the compiled networks that a configuration describes, weights drawn by its seed."""
     keras.utils.set_random_seed(config.training.seed)
-    model = CiGAN(
-        Generator(config.model.patch_size),
-        Discriminator(config.model.patch_size, config.model.discriminator_sees_class),
-        build_vgg_features(
+    with _default_policy(_POLICIES[config.hardware.mixed_precision]):
+        generator = Generator(config.model.patch_size)
+        discriminator = Discriminator(
+            config.model.patch_size, config.model.discriminator_sees_class
+        )
+        vgg_features = build_vgg_features(
             config.model.patch_size,
             config.model.vgg_weights,
             config.training.seed,
             config.model.feature_layers,
-        ),
+        )
+    model = CiGAN(
+        generator,
+        discriminator,
+        vgg_features,
         config.loss,
         config.training,
         keep_context=config.model.composite,
         name="cigan",
     )
-    model.compile(jit_compile=config.training.jit_compile)
+    optimizers = [_adam(config.training) for _ in range(2)]
+    if config.hardware.mixed_precision == "float16":
+        optimizers = [keras.optimizers.LossScaleOptimizer(adam) for adam in optimizers]
+    model.compile(
+        *optimizers,
+        jit_compile=config.hardware.jit_compile,
+        steps_per_execution=config.hardware.steps_per_execution,
+    )
     return model
+
+
+@contextlib.contextmanager
+def _default_policy(name: str):
+    """Sets the dtype policy of the layers that are made within."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _all_finite(tensors) -> tf.Tensor:
+    return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(t)) for t in tensors]))
 
 
 def _adam(config: TrainingConfig) -> keras.optimizers.Optimizer:

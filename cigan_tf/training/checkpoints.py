@@ -1,6 +1,15 @@
-"""Checkpoints of a run: networks, optimizers, turn, step and the place in the input."""
+"""Checkpoints of a run: networks, optimizers, turn, step and the place in the input.
 
+TensorFlow writes a checkpoint beside its place and names it in the file `checkpoint` when it is
+whole; every block carries a checksum, so that damage is found when it is read.
+"""
+
+import contextlib
 import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -10,46 +19,198 @@ from cigan_tf.models.cigan import CiGAN
 from cigan_tf.models.generator import Generator
 from cigan_tf.workdir import CHECKPOINT_DIR
 
+_BEST_DIR = "best"
+# As TensorFlow reports checksums that do not match, files that are missing, files that are short.
+_DAMAGE = (tf.errors.OpError, OSError, IndexError, RuntimeError)
 
-def manager(
-    model: CiGAN, iterator: tf.data.Iterator, workdir: pathlib.Path, config: Config
-) -> tf.train.CheckpointManager:
-    """Returns what saves and restores everything that the next step depends on.
 
-    The frozen VGG-19 is left out: it is fetched or drawn from the seed again.
+class RunCheckpoints:
+    """The newest checkpoints of a run, and the one with the best loss on held-out patches.
+
+    They hold everything that the next step depends on. The frozen VGG-19 is left out: it is
+    fetched or drawn from the seed again.
+
+    Args:
+        model: the networks, their optimizers and counters.
+        iterator: the training batches.
+        workdir: folder of the run.
+        config: how many are kept.
+        writes: whether this process writes them: of several workers one does, all read.
     """
-    checkpoint = tf.train.Checkpoint(
-        generator=model.generator,
-        discriminator=model.discriminator,
-        generator_optimizer=model.generator_optimizer,
-        discriminator_optimizer=model.discriminator_optimizer,
-        step=model.step.value,
-        turn=model.turn.value,
-        steps_in_turn=model.steps_in_turn.value,
-        turns_taken=model.turns_taken.value,
-        iterator=iterator,
-    )
-    return tf.train.CheckpointManager(
-        checkpoint,
-        str(workdir / CHECKPOINT_DIR),
-        max_to_keep=config.training.checkpoints_to_keep,
-        step_counter=model.step.value,
-    )
+
+    def __init__(
+        self,
+        model: CiGAN,
+        iterator: tf.data.Iterator,
+        workdir: pathlib.Path,
+        config: Config,
+        writes: bool = True,
+    ):
+        self.directory = workdir / CHECKPOINT_DIR
+        self._writes = writes
+        self._best_loss = tf.Variable(
+            float("inf"),
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            name="best_loss",
+        )
+        networks = {
+            "generator": model.generator,
+            "discriminator": model.discriminator,
+            "generator_optimizer": model.generator_optimizer,
+            "discriminator_optimizer": model.discriminator_optimizer,
+            "step": model.step.value,
+            "turn": model.turn.value,
+            "steps_in_turn": model.steps_in_turn.value,
+            "turns_taken": model.turns_taken.value,
+            "skipped_steps": model.skipped_steps.value,
+        }
+        # Means under way are kept too: a curve's points stay the same, wherever a run was cut.
+        means = {
+            f"{metric.name}_{part}": getattr(metric, part).value
+            for metric in model.metrics
+            for part in ("total", "count")
+        }
+        self._checkpoint = tf.train.Checkpoint(
+            **networks, **means, iterator=iterator, best_loss=self._best_loss
+        )
+        self._newest = tf.train.CheckpointManager(
+            self._checkpoint,
+            str(self.directory),
+            max_to_keep=config.training.checkpoints_to_keep,
+            step_counter=model.step.value,
+        )
+        self._best = tf.train.CheckpointManager(
+            tf.train.Checkpoint(**networks), str(self.directory / _BEST_DIR), max_to_keep=1
+        )
+
+    def restore(self) -> None:
+        """Restores the newest checkpoint that is whole, if there is one at all.
+
+        Raises:
+            UserError: none of them can be read, or they are of other networks.
+        """
+        if self._writes:
+            _remove_unfinished(self.directory)
+        _restore_newest(self.directory, self._checkpoint.restore)
+
+    def save(self, step: int) -> None:
+        """Saves the run as it is after a step, and removes the oldest checkpoint.
+
+        Raises:
+            UserError: the disk is full; the checkpoints before it stay.
+        """
+        if self._writes:
+            with self._told_if_unwritable(step):
+                self._newest.save(checkpoint_number=step)
+            _remove_all_but(self._newest.checkpoints, self.directory)
+
+    def save_if_best(self, step: int, loss: float) -> None:
+        """Keeps the networks apart if no loss before was as low; comes before `save`.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        if loss < float(self._best_loss.numpy()):
+            self._best_loss.assign(loss)
+            if self._writes:
+                with self._told_if_unwritable(step):
+                    self._best.save(checkpoint_number=step)
+
+    @property
+    def newest(self) -> str:
+        """The newest checkpoint's path, for people."""
+        saved = _by_step(self.directory)
+        return saved[-1] if saved else "none yet"
+
+    @contextlib.contextmanager
+    def _told_if_unwritable(self, step: int):
+        try:
+            yield
+        except (tf.errors.OpError, OSError) as error:
+            for folder in (self.directory, self.directory / _BEST_DIR):
+                _remove_unfinished(folder)
+            raise UserError(
+                f"The checkpoint of step {step} cannot be written to {str(self.directory)!r} "
+                f"({_first_line(error)}). The newest whole one is {self.newest}; make room and "
+                "run the same command again."
+            ) from None
 
 
-def restore_generator(workdir: pathlib.Path, config: Config) -> tuple[Generator, int]:
-    """Returns the generator of the newest checkpoint and the step at which it was saved.
+def restore_generator(
+    workdir: pathlib.Path, config: Config, best: bool = False
+) -> tuple[Generator, int]:
+    """Returns the generator of a checkpoint and the step at which it was saved.
+
+    Args:
+        workdir: folder of the run.
+        config: the run's settings.
+        best: the checkpoint with the best loss on held-out patches instead of the newest one.
 
     Raises:
-        UserError: the run has no checkpoint yet.
+        UserError: the run has no checkpoint yet, or none that can be read.
     """
-    newest = tf.train.latest_checkpoint(str(workdir / CHECKPOINT_DIR))
-    if newest is None:
+    generator = Generator(config.model.patch_size)
+    step = tf.Variable(0, dtype=tf.int64)
+    checkpoint = tf.train.Checkpoint(generator=generator, step=step)
+    directory = workdir / CHECKPOINT_DIR / (_BEST_DIR if best else "")
+    if not _restore_newest(directory, lambda path: checkpoint.restore(path).expect_partial()):
         raise UserError(
             f"The run in {str(workdir)!r} has no checkpoint yet; train it with --mode=train."
         )
-    generator = Generator(config.model.patch_size)
-    step = tf.Variable(0, dtype=tf.int64)
-    restored = tf.train.Checkpoint(generator=generator, step=step).restore(newest)
-    restored.assert_existing_objects_matched().expect_partial()
     return generator, int(step)
+
+
+def _restore_newest(directory: pathlib.Path, restore: Callable) -> bool:
+    """Restores the newest checkpoint that can be read; returns whether there was any."""
+    saved = _by_step(directory)
+    for path in reversed(saved):
+        try:
+            restore(path).assert_existing_objects_matched()
+        except _DAMAGE as error:
+            print(
+                f"warning: the checkpoint {path} is damaged and left out ({_first_line(error)}).",
+                file=sys.stderr,
+            )
+        except (ValueError, AssertionError) as error:
+            raise UserError(
+                f"The checkpoint {path} is of other networks or optimizers: {_first_line(error)} "
+                "Pass the settings that it was trained with, or another --workdir."
+            ) from None
+        else:
+            return True
+    if saved:
+        raise UserError(
+            f"No checkpoint in {str(directory)!r} can be read, {len(saved)} are damaged; bring "
+            "one back from a copy, or pass another --workdir."
+        )
+    return False
+
+
+def _by_step(directory: pathlib.Path) -> list[str]:
+    """Returns the checkpoints in a folder, the newest last."""
+    numbered = {}
+    for index in directory.glob("ckpt-*.index"):
+        if match := re.fullmatch(r"ckpt-(\d+)", index.stem):
+            numbered[int(match[1])] = str(index.with_suffix(""))
+    return [numbered[step] for step in sorted(numbered)]
+
+
+def _remove_all_but(kept: list[str], directory: pathlib.Path) -> None:
+    """Removes checkpoints that were whole, but not yet listed, when a process was killed."""
+    for path in set(_by_step(directory)) - set(kept):
+        for file in directory.glob(f"{pathlib.Path(path).name}.*"):
+            file.unlink()
+
+
+def _remove_unfinished(directory: pathlib.Path) -> None:
+    """Removes what a process that was killed while it saved, or a full disk, left behind."""
+    for leftover in directory.glob("ckpt-*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        elif not leftover.with_suffix(".index").exists():
+            leftover.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."

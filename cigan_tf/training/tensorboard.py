@@ -1,7 +1,13 @@
-"""What TensorBoard shows of a run: loss terms, turns, discriminator accuracy, speed, pictures."""
+"""What TensorBoard shows of a run: loss terms, turns, health, speed, pictures, settings."""
 
+import dataclasses
+
+import keras
 import numpy as np
 import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
+from tensorboard.plugins.hparams import api as hparams
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cigan_tf import pictures
 from cigan_tf.config import Config, LossConfig
@@ -16,7 +22,7 @@ def scalars(model: CiGAN, steps_per_second: float) -> dict[str, float]:
     A term that no step has computed meanwhile (the other network's turn) is left out, so that its
     curve shows a gap and not a zero.
     """
-    means = {m.name: float(m.result()) for m in model.metrics if float(m.count) > 0}
+    means = {m.name: float(m.result()) for m in model.metrics if float(m.count.numpy()) > 0}
     values = {}
     for name, mean in means.items():
         if name.startswith("discriminator_accuracy_"):
@@ -27,10 +33,9 @@ def scalars(model: CiGAN, steps_per_second: float) -> dict[str, float]:
     values["turn/network"] = float(model.turn.numpy())
     values["turn/steps_in_turn"] = float(model.steps_in_turn.numpy())
     values["turn/turns_taken"] = float(model.turns_taken.numpy())
-    values["optimizer/learning_rate_generator"] = float(model.generator_optimizer.learning_rate)
-    values["optimizer/learning_rate_discriminator"] = float(
-        model.discriminator_optimizer.learning_rate
-    )
+    for network in ("generator", "discriminator"):
+        rate = getattr(model, f"{network}_optimizer").learning_rate
+        values[f"optimizer/learning_rate_{network}"] = float(keras.ops.convert_to_numpy(rate))
     values["speed/steps_per_second"] = steps_per_second
     return values
 
@@ -46,11 +51,21 @@ def weight_of(term: str, loss: LossConfig) -> float:
 
 
 class RunWriter:
-    """Writes a run's event files; opened once per process, flushed with every write."""
+    """Writes a run's event files; opened once per process, flushed with every write.
 
-    def __init__(self, logdir: str, config: Config):
+    Args:
+        logdir: folder of the event files.
+        config: shown as text and as HParams.
+        first_step: the step at which the run is taken up: what a process that was killed has
+            written of later steps is withdrawn.
+    """
+
+    def __init__(self, logdir: str, config: Config, first_step: int = 0):
+        if first_step:
+            _withdraw_after(first_step, logdir)
         self._writer = tf.summary.create_file_writer(logdir)
-        with self._writer.as_default(step=0):
+        with self._writer.as_default(step=first_step):
+            hparams.hparams(_settings(config))
             tf.summary.text("configuration", f"```json\n{config.to_json()}```")
             turns = ", ".join(f"{turn.value} {turn.name.lower()}" for turn in Turn)
             tf.summary.text("turn/network/legend", f"Whose turn it is: {turns}.")
@@ -60,6 +75,12 @@ class RunWriter:
         with self._writer.as_default(step=step):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
+        self._writer.flush()
+
+    def write_warning(self, step: int, text: str) -> None:
+        """Writes a warning where people look for it days later."""
+        with self._writer.as_default(step=step):
+            tf.summary.text("health/warnings", text)
         self._writer.flush()
 
     def write_pictures(self, step: int, infill, batch: dict[str, np.ndarray], seed: int) -> None:
@@ -78,6 +99,21 @@ class RunWriter:
         self._writer.close()
 
 
+def _withdraw_after(step: int, logdir: str) -> None:
+    # TensorBoard drops what it has read of this step and later ones when it comes to this event.
+    writer = EventFileWriter(logdir)
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    writer.add_event(event_pb2.Event(step=step + 1, session_log=start))
+    writer.close()
+
+
+def _settings(config: Config) -> dict[str, bool | int | float | str]:
+    settings = {}
+    for group in (config.data, config.model, config.loss, config.training, config.hardware):
+        settings.update(dataclasses.asdict(group))
+    return {n: ",".join(v) if isinstance(v, tuple) else v for n, v in settings.items()}
+
+
 def model_infill(model: CiGAN):
     """Returns the model as a function (image, mask, label, seed) -> infilled, NumPy in and out."""
 
@@ -87,6 +123,7 @@ def model_infill(model: CiGAN):
 
     def call(image, mask, label, seed):
         noise = np.stack([np.random.default_rng(s).random(image.shape[1:]) for s in seed])
-        return infill(image, mask, label, noise.astype(np.float32)).numpy()
+        inputs = (image, mask, label, noise.astype(np.float32))
+        return infill(*(tf.convert_to_tensor(value) for value in inputs)).numpy()
 
     return call

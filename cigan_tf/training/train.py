@@ -1,97 +1,146 @@
 """The training run: batches in, steps, and what is written on the way."""
 
+import contextlib
 import os
 import pathlib
-import time
+import signal
+import threading
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
-import tqdm
 
 from cigan_tf import input_pipeline
 from cigan_tf import workdir as workdir_lib
-from cigan_tf.config import Config
-from cigan_tf.models.cigan import CiGAN, Turn, build_cigan
-from cigan_tf.training import checkpoints, tensorboard
+from cigan_tf.config import Config, TrainingConfig
+from cigan_tf.errors import Preempted, UserError
+from cigan_tf.models.cigan import CiGAN, build_cigan
+from cigan_tf.training import health, observers, strategies
+from cigan_tf.training.checkpoints import RunCheckpoints
 
-_PICTURES_PER_KIND = 4
 
-
-def train(config: Config, workdir: str | os.PathLike) -> CiGAN:
+def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = False) -> CiGAN:
     """Trains ciGAN as configured, or takes up the run that `workdir` holds, to its last step.
 
     Args:
         config: validated settings.
-        workdir: receives config.json, checkpoints/ and logs/ (TensorBoard).
+        workdir: receives config.json, checkpoints/ and logs/ (TensorBoard); several workers share
+            it.
+        resume_changed: take up the run although its settings were others.
 
     Returns:
         The trained model.
 
     Raises:
-        UserError: the dataset, the weights or the workdir cannot be used.
+        UserError: the dataset, the weights, the hardware or the workdir cannot be used.
+        DivergedError: a loss or gradient was not finite.
+        Preempted: SIGTERM came; the run is saved.
     """
     workdir = pathlib.Path(workdir)
-    batches = input_pipeline.training_batches(config)
-    shown = input_pipeline.picture_patches(config, config.data.validation_split, _PICTURES_PER_KIND)
-    model = build_cigan(config)
-    workdir_lib.claim(workdir, config)
-
-    iterator = iter(batches)
-    manager = checkpoints.manager(model, iterator, workdir, config)
-    manager.restore_or_initialize()
-    writer = tensorboard.RunWriter(str(workdir / workdir_lib.LOG_DIR), config)
-    _run_steps(model, iterator, manager, writer, shown, config)
-    writer.close()
+    strategy = strategies.build(config)
+    with strategy.scope(), _termination_signal() as terminated:
+        batches = input_pipeline.training_batches(config)
+        held_out = input_pipeline.picture_patches(
+            config,
+            config.data.validation_split,
+            max(observers.PICTURES_PER_KIND, config.training.held_out_per_kind),
+        )
+        model = build_cigan(config)
+        chief = strategies.is_chief(strategy)
+        if chief:
+            workdir_lib.claim(workdir, config, resume_changed)
+        iterator = iter(batches)
+        checkpoints = RunCheckpoints(model, iterator, workdir, config, writes=chief)
+        checkpoints.restore()
+        agreement = strategies.Agreement(strategy)
+        if not agreement.all_equal(int(model.step.numpy())):
+            raise UserError(
+                "The workers have found different checkpoints; --workdir must be a folder that "
+                f"all of them share. Received: workdir={str(workdir)!r}."
+            )
+        observer = (
+            observers.Chief(model, held_out, workdir, config) if chief else observers.Silent()
+        )
+        with contextlib.closing(observer):
+            _run_steps(
+                model,
+                iterator,
+                checkpoints,
+                observer,
+                lambda: agreement.any(terminated.is_set()),
+                config,
+            )
     return model
 
 
 def _run_steps(
     model: CiGAN,
     iterator: tf.data.Iterator,
-    manager: tf.train.CheckpointManager,
-    writer: tensorboard.RunWriter,
-    shown: dict,
+    checkpoints: RunCheckpoints,
+    observer: observers.Silent,
+    stop_requested: Callable[[], bool],
     config: Config,
 ) -> None:
     settings = config.training
-    first_step = int(model.step.numpy())
+    step = int(model.step.numpy())
+    finite = health.FiniteCheck(model, settings)
     model.make_train_function()
-    infill = tensorboard.model_infill(model)
-    progress = tqdm.tqdm(
-        initial=first_step,
-        total=settings.total_steps,
-        unit="step",
-        dynamic_ncols=True,
-        smoothing=0.05,
-    )
-    if first_step == 0:
-        writer.write_pictures(0, infill, shown, settings.seed)
-    since_log, steps_since_log = time.monotonic(), 0
-    model.reset_metrics()
-    for step in range(first_step + 1, settings.total_steps + 1):
-        model.train_function(iterator)
-        progress.update()
-        steps_since_log += 1
+    while step < settings.total_steps:
+        observer.profile(step)
+        num_steps = min(config.hardware.steps_per_execution, _steps_to_next_event(step, settings))
+        model.run_steps(iterator, num_steps)
+        step += num_steps
+        observer.count(num_steps)
+
         last = step == settings.total_steps
-        if step % settings.log_every_steps == 0 or last:
-            rate = steps_since_log / (time.monotonic() - since_log)
-            values = tensorboard.scalars(model, rate)
-            writer.write_scalars(step, values)
-            progress.set_description(Turn(int(values["turn/network"])).name.lower())
-            progress.set_postfix(_shown_on_terminal(values))
-            model.reset_metrics()
-            since_log, steps_since_log = time.monotonic(), 0
-        if step % settings.picture_every_steps == 0 or last:
-            writer.write_pictures(step, infill, shown, settings.seed)
-        if step % settings.checkpoint_every_steps == 0 or last:
-            manager.save(checkpoint_number=step)
-    progress.close()
+        stop = stop_requested() and not last
+        logs, shows, saves = (
+            last or step % every == 0
+            for every in (
+                settings.log_every_steps,
+                settings.picture_every_steps,
+                settings.checkpoint_every_steps,
+            )
+        )
+        if (logs or saves or stop) and (warning := finite.check(checkpoints.newest)):
+            observer.warn(step, warning)
+        if logs:
+            observer.log(step)
+        if shows:
+            observer.show(step)
+        if saves:
+            checkpoints.save_if_best(step, observer.held_out_loss(step))
+        if saves or stop:
+            checkpoints.save(step)
+        if stop:
+            raise Preempted(
+                f"Stopped by SIGTERM after step {step} and saved as {checkpoints.newest}; the "
+                "same command goes on from there."
+            )
 
 
-def _shown_on_terminal(values: dict[str, float]) -> dict[str, str]:
-    short = {
-        "loss/feature_loss": "feature",
-        "loss/boundary_loss": "boundary",
-        "loss/adversarial_generator_loss": "G",
-        "loss/adversarial_discriminator_loss": "D",
-    }
-    return {name: f"{values[tag]:.3g}" for tag, name in short.items() if tag in values}
+def _steps_to_next_event(step: int, settings: TrainingConfig) -> int:
+    """Returns the steps until something is to be done that Python must do."""
+    periodic = (
+        settings.log_every_steps,
+        settings.picture_every_steps,
+        settings.checkpoint_every_steps,
+    )
+    first_profiled, last_profiled = settings.profiled or (0, 0)
+    ahead = [every - step % every for every in periodic]
+    ahead += [event - step for event in (first_profiled - 1, last_profiled, settings.total_steps)]
+    return min(steps for steps in ahead if steps > 0)
+
+
+@contextlib.contextmanager
+def _termination_signal() -> Iterator[threading.Event]:
+    """Gives an event that is set when SIGTERM comes, instead of the process's sudden end."""
+    terminated = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        # Python handles signals in its main thread alone.
+        yield terminated
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)

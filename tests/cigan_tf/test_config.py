@@ -6,6 +6,7 @@ import pytest
 
 from cigan_tf.config import Config, DataConfig, LossConfig, ModelConfig, TrainingConfig
 from cigan_tf.errors import UserError
+from cigan_tf.hardware_config import HardwareConfig
 
 
 def test_the_defaults_are_the_papers():
@@ -33,6 +34,13 @@ def test_the_defaults_are_the_papers():
         (Config(training=TrainingConfig(learning_rate=0.0)), "learning_rate=0.0"),
         (Config(training=TrainingConfig(adam_beta_1=1.0)), "adam_beta_1=1.0"),
         (Config(training=TrainingConfig(seed=-3)), "seed=-3"),
+        (Config(training=TrainingConfig(best_term="fid")), "best_term='fid'"),
+        (Config(training=TrainingConfig(on_nonfinite="ignore")), "on_nonfinite='ignore'"),
+        (Config(training=TrainingConfig(profile_steps="5:3")), "profile_steps='5:3'"),
+        (Config(hardware=HardwareConfig(strategy="gpu")), "strategy='gpu'"),
+        (Config(hardware=HardwareConfig(mixed_precision="fp8")), "mixed_precision='fp8'"),
+        (Config(hardware=HardwareConfig(steps_per_execution=0)), "steps_per_execution=0"),
+        (Config(hardware=HardwareConfig(deterministic=True, jit_compile=True)), "jit_compile"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(config, named):

@@ -5,6 +5,7 @@ import pytest
 from cigan_tf import workdir
 from cigan_tf.config import Config, LossConfig, TrainingConfig
 from cigan_tf.errors import UserError
+from cigan_tf.hardware_config import HardwareConfig
 
 
 def test_a_run_saves_its_configuration(tmp_path):
@@ -26,6 +27,22 @@ def test_another_configuration_is_refused_with_its_differences(tmp_path):
         workdir.claim(tmp_path, Config(loss=LossConfig(feature_weight=1.0)))
     assert "\n" not in str(error.value)
     assert workdir.load_config(tmp_path) == Config()
+
+
+def test_a_run_may_go_on_elsewhere_but_in_no_other_precision(tmp_path):
+    workdir.claim(tmp_path, Config())
+    workdir.claim(tmp_path, Config(hardware=HardwareConfig(strategy="mirrored", jit_compile=True)))
+    with pytest.raises(UserError, match="mixed_precision"):
+        workdir.claim(tmp_path, Config(hardware=HardwareConfig(mixed_precision="float16")))
+
+
+def test_another_configuration_is_taken_where_that_is_asked_for(tmp_path):
+    workdir.claim(tmp_path, Config())
+    changed = Config(loss=LossConfig(feature_weight=1.0))
+    with pytest.raises(UserError, match="--resume_changed"):
+        workdir.claim(tmp_path, changed)
+    workdir.claim(tmp_path, changed, resume_changed=True)
+    assert workdir.load_config(tmp_path) == changed
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

@@ -1,4 +1,6 @@
-"""What a checkpoint holds, and what is said when there is none."""
+"""What a checkpoint holds, that it is whole, and what is said when it cannot be read or written."""
+
+import resource
 
 import numpy as np
 import pytest
@@ -7,22 +9,36 @@ import tensorflow as tf
 from cigan_tf import input_pipeline
 from cigan_tf.errors import UserError
 from cigan_tf.models.cigan import Turn, build_cigan
-from cigan_tf.training import checkpoints
+from cigan_tf.training.checkpoints import RunCheckpoints, restore_generator
+
+
+def make_run(config, workdir):
+    """A model that runs eagerly, its iterator and its checkpoints."""
+    model = build_cigan(config)
+    model.run_eagerly = True
+    model.make_train_function()
+    iterator = iter(input_pipeline.training_batches(config))
+    return model, iterator, RunCheckpoints(model, iterator, workdir, config)
+
+
+def save_at(model, checkpoints, step):
+    model.step.assign(step)
+    checkpoints.save(step)
+
+
+def steps_on_disk(workdir, folder="checkpoints"):
+    return sorted(int(path.stem[5:]) for path in (workdir / folder).glob("ckpt-*.index"))
 
 
 def test_everything_the_next_step_depends_on_comes_back(tiny_config, tmp_path):
-    batches = input_pipeline.training_batches(tiny_config)
-    saved = build_cigan(tiny_config)
-    saved.run_eagerly = True
-    saved.make_train_function()
-    iterator = iter(batches)
+    saved, iterator, checkpoints = make_run(tiny_config, tmp_path)
     for _ in range(3):
         saved.train_function(iterator)
-    checkpoints.manager(saved, iterator, tmp_path, tiny_config).save(checkpoint_number=3)
+    checkpoints.save(3)
     following = next(iterator)
 
-    restored, resumed = build_cigan(tiny_config), iter(batches)
-    checkpoints.manager(restored, resumed, tmp_path, tiny_config).restore_or_initialize()
+    restored, resumed, checkpoints = make_run(tiny_config, tmp_path)
+    checkpoints.restore()
     np.testing.assert_array_equal(next(resumed)["image"], following["image"])
     for name in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer"):
         was, now = getattr(saved, name), getattr(restored, name)
@@ -30,6 +46,7 @@ def test_everything_the_next_step_depends_on_comes_back(tiny_config, tmp_path):
             np.testing.assert_array_equal(np.array(old.value), np.array(new.value))
     assert int(restored.step.numpy()) == 3
     assert Turn(int(restored.turn.numpy())) == Turn(int(saved.turn.numpy()))
+    assert restored.get_metrics_result() == saved.get_metrics_result()
 
 
 def test_the_frozen_features_are_not_saved(trained_run):
@@ -39,17 +56,136 @@ def test_the_frozen_features_are_not_saved(trained_run):
     assert (3, 3, 3, 64) not in shapes, "VGG-19's first kernel"
 
 
-def test_the_generator_alone_can_be_restored(tiny_config, tmp_path):
-    model = build_cigan(tiny_config)
+@pytest.fixture(scope="module")
+def run(tiny_config, tmp_path_factory):
+    """A run whose generator differs from checkpoint to checkpoint: its bias is the step."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, *make_run(tiny_config, workdir)
+
+
+@pytest.fixture
+def three_checkpoints(run):
+    workdir, model, _, checkpoints = run
+    for step in (8, 9, 10):
+        model.generator.weights[-1].assign([float(step)])
+        save_at(model, checkpoints, step)
+    return workdir
+
+
+def restored_bias(workdir, config, **which):
+    generator, step = restore_generator(workdir, config, **which)
+    assert float(generator.weights[-1][0]) == step
+    return step
+
+
+def test_the_generator_alone_can_be_restored(three_checkpoints, tiny_config):
+    assert restored_bias(three_checkpoints, tiny_config) == 10
+
+
+def damage(path, how):
+    if how == "lost":
+        path.unlink()
+    elif how == "cut short":
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        content = bytearray(path.read_bytes())
+        content[: len(content) // 2] = bytes(len(content) // 2)
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["lost", "cut short", "zeroed"])
+@pytest.mark.parametrize("file", ["ckpt-10.data-00000-of-00001", "ckpt-10.index", "checkpoint"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    three_checkpoints, run, how, file, capsys
+):
+    damage(three_checkpoints / "checkpoints" / file, how)
+    _, model, _, checkpoints = run
+    checkpoints.restore()
+    told = capsys.readouterr().err
+    if file == "checkpoint":  # TensorFlow's list of checkpoints, which is not needed
+        assert int(model.step.numpy()) == 10
+    else:
+        assert int(model.step.numpy()) == 9
+        if (file, how) != ("ckpt-10.index", "lost"):
+            assert "ckpt-10 is damaged" in told
+            assert told.count("\n") == 1
+    assert float(model.generator.weights[-1][0]) == int(model.step.numpy())
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(three_checkpoints, run):
+    for data in (three_checkpoints / "checkpoints").glob("ckpt-*.data*"):
+        damage(data, "zeroed")
+    with pytest.raises(UserError, match=r"No checkpoint in .* can be read"):
+        run[3].restore()
+
+
+def test_a_checkpoint_of_other_networks_is_refused_with_the_shapes(
+    three_checkpoints, tiny_config, replace
+):
+    other = build_cigan(replace(tiny_config, discriminator_sees_class=False))
     iterator = iter(input_pipeline.training_batches(tiny_config))
-    model.step.assign(6)
-    checkpoints.manager(model, iterator, tmp_path, tiny_config).save(checkpoint_number=6)
-    generator, step = checkpoints.restore_generator(tmp_path, tiny_config)
-    assert step == 6
-    for saved, restored in zip(model.generator.get_weights(), generator.get_weights(), strict=True):
-        np.testing.assert_array_equal(saved, restored)
+    checkpoints = RunCheckpoints(other, iterator, three_checkpoints, tiny_config)
+    with pytest.raises(UserError, match=r"\(3, 3, 3, 32\).*\(3, 3, 1, 32\)"):
+        checkpoints.restore()
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_it(run, three_checkpoints, tiny_config):
+    _, model, _, checkpoints = run
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Files cannot grow beyond 1 MB: the write fails half-way, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"step 11 cannot be written.*newest whole.*ckpt-10"):
+            save_at(model, checkpoints, 11)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    left = sorted(path.name for path in (three_checkpoints / "checkpoints").glob("ckpt-11*"))
+    assert left == []
+    assert restored_bias(three_checkpoints, tiny_config) == 10
+
+
+def test_what_a_killed_save_left_is_removed(three_checkpoints, run):
+    folder = three_checkpoints / "checkpoints"
+    (folder / "ckpt-12_temp").mkdir()
+    (folder / "ckpt-12_temp" / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"half")
+    (folder / "ckpt-12.data-00000-of-00001.tempstate123").write_bytes(b"half")
+    run[3].restore()
+    assert not list(folder.glob("ckpt-12*"))
+    assert steps_on_disk(three_checkpoints)[-1] == 10
+
+
+def test_a_checkpoint_that_was_whole_but_not_listed_is_used_and_goes_in_time(run):
+    workdir, model, _, checkpoints = run
+    folder = workdir / "checkpoints"
+    save_at(model, checkpoints, 20)
+    for file in folder.glob("ckpt-20.*"):
+        file.with_name(file.name.replace("20", "25")).write_bytes(file.read_bytes())
+    model.step.assign(0)
+    checkpoints.restore()
+    assert checkpoints.newest.endswith("ckpt-25")
+    save_at(model, checkpoints, 30)
+    assert 25 not in steps_on_disk(workdir)
+    assert steps_on_disk(workdir)[-1] == 30
+
+
+def test_as_many_are_kept_as_asked_for_and_the_best(tiny_config, replace, tmp_path):
+    config = replace(tiny_config, checkpoints_to_keep=2)
+    model, _, checkpoints = make_run(config, tmp_path)
+    for step, loss in ((1, 0.5), (2, 0.25), (3, 0.375), (4, float("nan"))):
+        model.generator.weights[-1].assign([float(step)])
+        model.step.assign(step)
+        checkpoints.save_if_best(step, loss)
+        checkpoints.save(step)
+    assert steps_on_disk(tmp_path) == [3, 4]
+    assert steps_on_disk(tmp_path, "checkpoints/best") == [2]
+    assert restored_bias(tmp_path, tiny_config, best=True) == 2
+
+    model, _, checkpoints = make_run(config, tmp_path)
+    checkpoints.restore()
+    checkpoints.save_if_best(5, 0.3)
+    assert steps_on_disk(tmp_path, "checkpoints/best") == [2], "the best loss is remembered"
 
 
 def test_a_run_without_a_checkpoint_is_named(tiny_config, tmp_path):
     with pytest.raises(UserError, match="no checkpoint yet"):
-        checkpoints.restore_generator(tmp_path, tiny_config)
+        restore_generator(tmp_path, tiny_config)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cigan_tf.config import LossConfig
 from cigan_tf.training import tensorboard
@@ -22,6 +23,11 @@ TAGS = {
     "optimizer/learning_rate_generator",
     "speed/steps_per_second",
     "validation/infills",
+    "validation/feature_loss",
+    "health/infill_spread_over_seeds",
+    "health/infill_spread_over_classes",
+    "health/turns_per_1000_steps",
+    "health/skipped_steps",
 }
 
 
@@ -73,3 +79,23 @@ def test_pictures_at_the_start_on_the_way_and_at_the_end(events):
     original, infilled = np.s_[:, :32], np.s_[:, 72:]
     np.testing.assert_array_equal(first[original], last[original])
     assert np.abs(first[infilled].astype(int) - last[infilled]).max() > 0
+
+
+def test_settings_are_hyperparameters(trained_run, events):
+    (data,) = events.PluginTagToContent("hparams").values()
+    hparams = HParamsPluginData.FromString(data).session_start_info.hparams
+    assert hparams["learning_rate"].number_value == pytest.approx(1e-4)
+    assert hparams["feature_layers"].string_value == "input,pool1"
+    assert hparams["composite"].bool_value is True
+
+
+def test_what_a_killed_process_wrote_too_far_is_withdrawn(tiny_config, tmp_path):
+    for first_step, value in ((0, 1.0), (4, 2.0)):
+        writer = tensorboard.RunWriter(str(tmp_path), tiny_config, first_step)
+        for step in range(first_step + 2, first_step + 8, 2):
+            writer.write_scalars(step, {"loss": value})
+        writer.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events.Reload()
+    assert curve(events, "loss") == {2: 1.0, 4: 1.0, 6: 2.0, 8: 2.0, 10: 2.0}
+    assert len(events.Tensors("loss")) == 5

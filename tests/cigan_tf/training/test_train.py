@@ -1,13 +1,63 @@
-"""A run from the first step to the last, taken up again, and what it leaves."""
+"""A run from the first step to the last: taken up again, stopped, killed, and what it leaves."""
+
+import os
+import signal
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError
+from cigan_tf.errors import DivergedError, Preempted, UserError
+from cigan_tf.training import observers
 from cigan_tf.training import train as train_lib
+
+
+@pytest.fixture
+def eagerly():
+    """Runs functions eagerly: at this size tracing takes longer than all the steps."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+# tf.data's own functions are traced all the same, and TensorFlow says so.
+ignore_tf_data = pytest.mark.filterwarnings("ignore:Even though the:UserWarning")
+
+
+def saved_variables(workdir):
+    """Every variable in the newest checkpoint but the number of saves so far."""
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if name.endswith("VARIABLE_VALUE") and not name.startswith("save_counter")
+    }
+
+
+def curves(workdir):
+    """Every curve as {tag: {step: value}}, as TensorBoard shows it, but for rates."""
+    events = EventAccumulator(str(workdir / "logs"), size_guidance={"tensors": 0})
+    events.Reload()
+    shown = {}
+    for tag in events.Tags()["tensors"]:
+        points = [(e.step, tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
+        scalar = points[0][1].dtype == np.float32 and points[0][1].shape == ()
+        # A rate begins anew where a process begins.
+        if scalar and not tag.startswith(("speed", "health/turns_per_")):
+            assert len(points) == len(dict(points)), f"{tag} has two values at one step"
+            shown[tag] = {step: float(value) for step, value in points}
+    return shown
+
+
+def assert_same_run(one, other):
+    mine, theirs = saved_variables(one), saved_variables(other)
+    assert mine.keys() == theirs.keys()
+    assert len(mine) > 50
+    for name, value in mine.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 
 def test_a_run_leaves_settings_checkpoints_and_curves(trained_run, tiny_config):
@@ -16,6 +66,7 @@ def test_a_run_leaves_settings_checkpoints_and_curves(trained_run, tiny_config):
     steps = [int(path.rsplit("-", 1)[1]) for path in checkpoints.all_model_checkpoint_paths]
     assert steps == [3, 6]
     assert list((trained_run / "logs").glob("events*"))
+    assert list((trained_run / "checkpoints" / "best").glob("ckpt-*.index"))
 
 
 def test_a_finished_run_is_not_trained_again(trained_run, tiny_config):
@@ -25,21 +76,96 @@ def test_a_finished_run_is_not_trained_again(trained_run, tiny_config):
     assert int(model.discriminator_optimizer.iterations) == 2
 
 
-def test_a_run_goes_on_where_it_stopped(tiny_config, replace, tmp_path, trained_run):
-    train_lib.train(replace(tiny_config, adversarial_steps=1), tmp_path)
-    model = train_lib.train(tiny_config, tmp_path)
+@ignore_tf_data
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    tiny_config, replace, tmp_path, monkeypatch, eagerly, capfd
+):
+    config = replace(tiny_config, held_out_per_kind=1, batch_size=2)
+    train_lib.train(config, tmp_path / "undisturbed")
+
+    def stop_at_4(observer, num_steps):
+        if int(observer._model.step.numpy()) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched:
+        patched.setattr(observers.Chief, "count", stop_at_4)
+        with pytest.raises(Preempted, match=r"after step 4 and saved as .*ckpt-4"):
+            train_lib.train(config, tmp_path / "stopped")
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert Preempted.exit_code == 75
+    model = train_lib.train(config, tmp_path / "stopped")
     assert int(model.step.numpy()) == 6
-    undisturbed = train_lib.train(tiny_config, trained_run)
-    # A step moves every weight by about the step size of 1e-4, up or down by the gradient's sign;
-    # threads that add in another order may flip the sign of a few.
-    for resumed, whole in zip(
-        model.generator.get_weights(), undisturbed.generator.get_weights(), strict=True
-    ):
-        assert np.abs(resumed - whole).mean() < 1e-5
+    stopped, undisturbed = curves(tmp_path / "stopped"), curves(tmp_path / "undisturbed")
+    assert stopped.keys() == undisturbed.keys()
+    for tag, points in undisturbed.items():
+        assert stopped[tag].keys() == points.keys(), tag
+
+
+def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, forked_runs):
+    config = replace(
+        tiny_config,
+        deterministic=True,
+        vgg_weights="random",
+        feature_layers=("input",),
+        batch_size=2,
+        pretraining_steps=10,
+        adversarial_steps=70,
+        checkpoint_every_steps=2,
+        log_every_steps=3,
+        picture_every_steps=40,
+        held_out_per_kind=1,
+    )
+    folder = forked_runs("killed", config, "20")
+    assert_same_run(folder / "killed", folder / "undisturbed")
+    assert curves(folder / "killed") == curves(folder / "undisturbed")
+
+
+@ignore_tf_data
+def test_nan_stops_the_run_or_is_skipped(tiny_config, replace, tmp_path, monkeypatch, eagerly):
+    config = replace(tiny_config, held_out_per_kind=1)
+    whole = train_lib.input_pipeline.training_batches
+
+    def with_a_nan(config):
+        def spoil(step, batch):
+            return {**batch, "image": tf.where(step == 3, np.nan, batch["image"])}
+
+        return whole(config).enumerate().map(spoil)
+
+    monkeypatch.setattr(train_lib.input_pipeline, "training_batches", with_a_nan)
+    with pytest.raises(DivergedError) as stopped:
+        train_lib.train(config, tmp_path / "stop")
+    assert "NaN or infinite at step 4" in str(stopped.value)
+    assert "last good checkpoint is" in str(stopped.value)
+    assert "ckpt-3" in str(stopped.value)
+
+    model = train_lib.train(replace(config, on_nonfinite="skip"), tmp_path / "skip")
+    assert int(model.step.numpy()) == 6
+    assert int(model.skipped_steps.numpy()) == 1
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    shown = curves(tmp_path / "skip")
+    assert shown["health/skipped_steps"] == {3: 0, 6: 1}
+
+
+@ignore_tf_data
+def test_steps_are_profiled_on_request(tiny_config, replace, tmp_path, eagerly):
+    config = replace(tiny_config, profile_steps="2:3", adversarial_steps=2, held_out_per_kind=1)
+    train_lib.train(config, tmp_path)
+    assert len(list((tmp_path / "logs").rglob("*.xplane.pb"))) == 1
+
+
+def test_python_looks_in_where_something_is_due(tiny_config, replace):
+    settings = replace(tiny_config, profile_steps="5:5", adversarial_steps=98).training
+    seen, step = [], 0
+    while step < settings.total_steps:
+        step += min(7, train_lib._steps_to_next_event(step, settings))
+        seen.append(step)
+    due = {s for s in range(1, 101) if s % 2 == 0 or s % 3 == 0} | {4, 5, 100}
+    assert due <= set(seen)
 
 
 def test_a_workdir_of_another_run_is_refused(tiny_config, replace, trained_run):
-    with pytest.raises(UserError, match="learning_rate"):
+    with pytest.raises(UserError, match=r"learning_rate.*--resume_changed"):
         train_lib.train(replace(tiny_config, learning_rate=1e-3), trained_run)
 
 

@@ -1,0 +1,45 @@
+"""What a run's steps run on, and in which precision."""
+
+import dataclasses
+
+from cigan_tf.settings import require, require_choice, setting
+
+STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
+PRECISIONS = ("none", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareConfig:
+    """Devices, precision, compilation: nothing here changes what a step is to compute."""
+
+    strategy: str = setting(
+        "one_device",
+        "one_device; mirrored: all GPUs of this machine, or else its logical CPUs; multi_worker: "
+        "the machines that the environment variable TF_CONFIG names; tpu.",
+    )
+    tpu: str = setting("", "Name or grpc:// address of the TPU; empty: this machine's own.")
+    peer_timeout_s: int = setting(300, "Seconds to wait until all workers of TF_CONFIG are there.")
+    mixed_precision: str = setting(
+        "none", "Arithmetic of the networks: none (float32), bfloat16, float16 (with loss scaling)."
+    )
+    jit_compile: bool = setting(False, "Compile losses and gradients with XLA.")
+    steps_per_execution: int = setting(
+        1, "Steps that TensorFlow takes at most before Python looks in again."
+    )
+    deterministic: bool = setting(
+        False, "Same settings, same bits, also after a kill; slower on GPUs."
+    )
+
+    def validate(self) -> None:
+        """Raises UserError for a value that no run can use."""
+        require_choice("strategy", self.strategy, STRATEGIES)
+        require_choice("mixed_precision", self.mixed_precision, PRECISIONS)
+        for name in ("steps_per_execution", "peer_timeout_s"):
+            value = getattr(self, name)
+            require(value > 0, f"{name} must be positive.", **{name: value})
+        require(
+            not (self.deterministic and self.jit_compile),
+            "deterministic and jit_compile exclude one another: XLA adds in any order.",
+            deterministic=self.deterministic,
+            jit_compile=self.jit_compile,
+        )

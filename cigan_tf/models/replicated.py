@@ -1,0 +1,130 @@
+"""Steps that spread over replicas themselves: all that differs from Keras's own training loop.
+
+Keras 3.15 calls `train_step` within `tf.distribute.Strategy.run`, once per replica. A GAN that
+trains one network at a time branches there around an optimizer, and an optimizer adds gradients
+up over the replicas (`merge_call`), which TensorFlow refuses within a branch. Here `train_step` is
+called once, outside of the replicas, branches as it likes, and hands the arithmetic to them with
+`on_replicas`. For the same reason:
+
+- The steps of one call are a loop of our own: Keras's `steps_per_execution` breaks under
+  MirroredStrategy (keras issue 19246), and its reduction of logs under MultiWorkerMirroredStrategy
+  (keras issue 20585).
+- A batch comes whole and each replica takes its part: a plain `tf.data` iterator can be
+  checkpointed, a distributed one cannot.
+- XLA compiles what each replica computes and not the call around it, which belongs to all devices.
+"""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+
+class ReplicatedModel(keras.Model):
+    """A model whose `train_step` gets the whole batch and is called outside of the replicas.
+
+    `make_train_function` gives `train_function(iterator)`, as Keras expects it, and
+    `run_steps(iterator, num_steps)`, which takes so many steps in one call.
+    """
+
+    def make_train_function(self, force=False):
+        """Prepares `run_steps` and `train_function`; they are traced when they are first called."""
+        if self.train_function is not None and not force:
+            return
+
+        def one_step(iterator, num_steps):
+            del num_steps
+            with self.distribute_strategy.scope():
+                self.train_step(iterator.get_next())
+                return self.get_metrics_result()
+
+        def many_steps(iterator, num_steps):
+            with self.distribute_strategy.scope():
+
+                def step(done):
+                    self.train_step(iterator.get_next())
+                    return (done + 1,)
+
+                tf.while_loop(lambda done: done < num_steps, step, (tf.constant(0),))
+                return self.get_metrics_result()
+
+        run = one_step if self.steps_per_execution == 1 else many_steps
+        if not self.run_eagerly:
+            run = tf.function(run, reduce_retracing=True, autograph=False)
+        self.run_steps = lambda iterator, num_steps: run(iterator, tf.constant(num_steps))
+        self.train_function = lambda iterator: self.run_steps(iterator, self.steps_per_execution)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Nothing is left to build, and Keras would take a batch away to find that out.
+        del iterator, data_batch
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas over which a step is spread, of all workers."""
+        return self.distribute_strategy.num_replicas_in_sync
+
+    def share_out(self, function: Callable, batch: dict[str, tf.Tensor]):
+        """Calls `function(part)` on every replica with its part of the batch.
+
+        Compiled by XLA where the model was compiled with `jit_compile`: `function` must not
+        communicate with other replicas.
+
+        Returns:
+            What the function returns, a value per replica.
+
+        Raises:
+            TypeError: the batch is in parts already, as `fit` passes it under a strategy.
+        """
+        if any(isinstance(value, tf.distribute.DistributedValues) for value in batch.values()):
+            raise TypeError(
+                "The batch must be whole: with several replicas call run_steps with the iterator "
+                "of a plain tf.data.Dataset, not fit, which shares batches out itself."
+            )
+        if self.jit_compile and not self.run_eagerly:
+            function = tf.function(function, jit_compile=True, autograph=False)
+        return self.distribute_strategy.run(lambda: function(self._part_of(batch)))
+
+    def on_replicas(self, function: Callable, *per_replica) -> None:
+        """Calls `function` on every replica with what `share_out` returned there."""
+        self.distribute_strategy.run(function, args=per_replica)
+
+    def mean_over_replicas(self, per_replica: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the means of scalars of which every replica has its own, in one communication."""
+        names = sorted(per_replica)
+        stacked = self.distribute_strategy.run(
+            lambda values: tf.stack([tf.cast(values[name], tf.float32) for name in names]),
+            args=(per_replica,),
+        )
+        means = self.distribute_strategy.reduce("MEAN", stacked, axis=None)
+        return dict(zip(names, tf.unstack(means, len(names)), strict=True))
+
+    def _part_of(self, batch):
+        if self.num_replicas == 1:
+            return batch
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+
+        def part(tensor):
+            per_replica = tensor.shape[0] // self.num_replicas
+            return tf.reshape(tensor, (self.num_replicas, per_replica, *tensor.shape[1:]))[replica]
+
+        return {name: part(tensor) for name, tensor in batch.items()}
+
+
+class AgreedMean(keras.metrics.Mean):
+    """A mean of values on which all replicas agree, updated and read without asking them.
+
+    Keras's metrics keep a sum per replica: reading one is a communication in which every worker
+    must take part, even to write a curve or a checkpoint.
+    """
+
+    def add_variable(self, shape, initializer, dtype=None, aggregation="sum", name=None):
+        """Makes a variable whose copies are equal everywhere."""
+        del aggregation
+        return keras.Variable(
+            initializer,
+            shape=shape,
+            dtype=dtype or self.dtype,
+            trainable=False,
+            aggregation="only_first_replica",
+            name=name,
+        )

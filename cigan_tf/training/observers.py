@@ -1,0 +1,163 @@
+"""What is seen of a run while it lasts: the terminal, TensorBoard, warnings."""
+
+import pathlib
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from cigan_tf import workdir as workdir_lib
+from cigan_tf.config import Config
+from cigan_tf.models.cigan import CiGAN, Turn
+from cigan_tf.training import health, tensorboard
+
+PICTURES_PER_KIND = 4
+
+
+class Silent:
+    """The observer of a worker that shows nothing; of several, all but one."""
+
+    def count(self, num_steps: int) -> None:
+        """Moves the progress bar."""
+
+    def profile(self, step: int) -> None:
+        """Starts or stops TensorFlow's profiler, as the step after this one is to be profiled."""
+
+    def log(self, step: int) -> None:
+        """Writes the curves; their means begin anew."""
+
+    def show(self, step: int) -> None:
+        """Writes pictures, and the signs of collapse that they show."""
+
+    def held_out_loss(self, step: int) -> float:
+        """Returns the term by which the best checkpoint is chosen, on held-out patches."""
+        del step
+        return float("inf")
+
+    def warn(self, step: int, warning: str) -> None:
+        """Says a warning in the terminal and in TensorBoard."""
+
+    def close(self) -> None:
+        """Closes what was opened."""
+
+
+class Chief(Silent):
+    """Progress in the terminal; curves, pictures and warnings on disk.
+
+    Args:
+        model: restored to the step at which the run goes on.
+        held_out: patches of `input_pipeline.picture_patches`.
+        workdir: folder of the run.
+        config: the run's settings.
+    """
+
+    def __init__(self, model: CiGAN, held_out: dict, workdir: pathlib.Path, config: Config):
+        self._model = model
+        self._settings = config.training
+        self._held_out = _whole_batches(
+            _first_of_each_kind(held_out, config.training.held_out_per_kind),
+            config.data.batch_size,
+        )
+        self._shown = _first_of_each_kind(held_out, PICTURES_PER_KIND)
+        self._measure = tf.function(model.measure, reduce_retracing=True, autograph=False)
+        self._infill = tensorboard.model_infill(model)
+        self._values = {}
+        self._profiling = False
+        step = int(model.step.numpy())
+        self._logdir = str(workdir / workdir_lib.LOG_DIR)
+        self._writer = tensorboard.RunWriter(self._logdir, config, step)
+        self._monitor = health.CollapseMonitor(self._settings, step, int(model.turns_taken.numpy()))
+        self._progress = tqdm.tqdm(
+            initial=step,
+            total=self._settings.total_steps,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        self._since_log, self._steps_since_log = time.monotonic(), 0
+        if step == 0:
+            self._write_pictures(0)
+
+    def count(self, num_steps: int) -> None:
+        self._progress.update(num_steps)
+        self._steps_since_log += num_steps
+
+    def profile(self, step: int) -> None:
+        first, last = self._settings.profiled or (0, -1)
+        wanted = first <= step + 1 <= last
+        if wanted != self._profiling:
+            if wanted:
+                tf.profiler.experimental.start(self._logdir)
+            else:
+                tf.profiler.experimental.stop()
+            self._profiling = wanted
+
+    def log(self, step: int) -> None:
+        rate = self._steps_since_log / (time.monotonic() - self._since_log)
+        self._values = tensorboard.scalars(self._model, rate)
+        self._writer.write_scalars(step, self._values)
+        self._progress.set_description(Turn(int(self._values["turn/network"])).name.lower())
+        self._progress.set_postfix(_shown_on_terminal(self._values))
+        self._model.reset_metrics()
+        self._since_log, self._steps_since_log = time.monotonic(), 0
+
+    def show(self, step: int) -> None:
+        self._write_pictures(step)
+        signs = self._monitor.measure(self._infill, self._shown, self._model)
+        self._writer.write_scalars(step, signs)
+        turn = Turn(int(self._model.turn.numpy()))
+        for warning in self._monitor.warnings(self._values | signs, turn):
+            self.warn(step, warning)
+
+    def held_out_loss(self, step: int) -> float:
+        measured = [self._measure(batch) for batch in self._held_out]
+        means = {
+            f"validation/{name}": float(np.mean([terms[name] for terms in measured]))
+            for name in measured[0]
+        }
+        self._writer.write_scalars(step, means)
+        return means[f"validation/{self._settings.best_term}"]
+
+    def warn(self, step: int, warning: str) -> None:
+        self._progress.write(f"warning: step {step}: {warning}", file=sys.stderr)
+        self._writer.write_warning(step, warning)
+
+    def close(self) -> None:
+        self.profile(-1)
+        self._progress.close()
+        self._writer.close()
+
+    def _write_pictures(self, step: int) -> None:
+        self._writer.write_pictures(step, self._infill, self._shown, self._settings.seed)
+
+
+def _whole_batches(patches: dict[str, np.ndarray], batch_size: int) -> list[dict]:
+    """Returns the patches in batches of one size, so that they are traced once."""
+    names = ("image", "mask", "label")
+    count = len(patches["label"])
+    size = min(batch_size, count)
+    return [
+        {name: tf.constant(patches[name][start : start + size]) for name in names}
+        for start in range(0, count - size + 1, size)
+    ]
+
+
+def _first_of_each_kind(patches: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    chosen = [
+        index
+        for kind in dict.fromkeys(patches["kind"])
+        for index in np.flatnonzero(patches["kind"] == kind)[:count]
+    ]
+    return {name: values[chosen] for name, values in patches.items()}
+
+
+def _shown_on_terminal(values: dict[str, float]) -> dict[str, str]:
+    short = {
+        "loss/feature_loss": "feature",
+        "loss/boundary_loss": "boundary",
+        "loss/adversarial_generator_loss": "G",
+        "loss/adversarial_discriminator_loss": "D",
+    }
+    return {name: f"{values[tag]:.3g}" for tag, name in short.items() if tag in values}

@@ -1,0 +1,105 @@
+"""What the steps run on: one device, all GPUs of a machine, several machines, or a TPU."""
+
+import keras
+import tensorflow as tf
+
+from cigan_tf.config import Config
+from cigan_tf.errors import UserError
+from cigan_tf.hardware_config import HardwareConfig
+from cigan_tf.training import cluster
+
+
+def build(config: Config) -> tf.distribute.Strategy:
+    """Returns the strategy that is asked for; comes before anything else runs in TensorFlow.
+
+    Deterministic mode is set here too: it holds for the rest of the process.
+
+    Raises:
+        UserError: TF_CONFIG is malformed, a worker has not come, no TPU answers, or the batch
+            cannot be shared out.
+    """
+    if config.hardware.deterministic:
+        keras.utils.set_random_seed(config.training.seed)
+        tf.config.experimental.enable_op_determinism()
+    makers = {
+        "one_device": lambda hardware: tf.distribute.get_strategy(),
+        "mirrored": _mirrored,
+        "multi_worker": _multi_worker,
+        "tpu": _tpu,
+    }
+    strategy = makers[config.hardware.strategy](config.hardware)
+    replicas = strategy.num_replicas_in_sync
+    if config.data.batch_size % replicas:
+        raise UserError(
+            f"batch_size must be a multiple of the replicas, of which "
+            f"--strategy={config.hardware.strategy} finds {replicas}. "
+            f"Received: batch_size={config.data.batch_size}."
+        )
+    return strategy
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Returns the number of processes that train together."""
+    resolver = strategy.cluster_resolver
+    workers = resolver.cluster_spec().as_dict() if _is_multi_worker(strategy) else {}
+    return max(1, sum(len(addresses) for addresses in workers.values()))
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process writes the run's files; one of the workers does."""
+    return num_workers(strategy) == 1 or cluster.from_environment().index == 0
+
+
+class Agreement:
+    """What workers decide together, so that none waits for one that has left."""
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self._alone = num_workers(strategy) == 1
+
+        @tf.function
+        def total(value):
+            return strategy.reduce("SUM", strategy.run(lambda: value), axis=None)
+
+        self._total = total
+        self._num_replicas = strategy.num_replicas_in_sync
+
+    def any(self, flag: bool) -> bool:
+        """Returns whether the flag is set at one worker at least; every worker must ask."""
+        return flag if self._alone else float(self._total(tf.constant(float(flag)))) > 0
+
+    def all_equal(self, number: int) -> bool:
+        """Returns whether every worker passed this number."""
+        if self._alone:
+            return True
+        mean = float(self._total(tf.constant(float(number)))) / self._num_replicas
+        return not self.any(mean != number)
+
+
+def _mirrored(hardware: HardwareConfig) -> tf.distribute.Strategy:
+    del hardware
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def _multi_worker(hardware: HardwareConfig) -> tf.distribute.Strategy:
+    workers = cluster.from_environment()
+    cluster.wait_for_peers(workers, hardware.peer_timeout_s)
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tpu(hardware: HardwareConfig) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(hardware.tpu or "local")
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"No TPU answers as --tpu={hardware.tpu!r}: {reason}. A TPU also needs a build of "
+            "TensorFlow for it (pip install tensorflow-tpu)."
+        ) from None
+
+
+def _is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

@@ -1,0 +1,109 @@
+"""A step of the whole model: in loops, in other precisions, compiled by XLA."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cigan_tf.config import Config, ModelConfig, TrainingConfig
+from cigan_tf.hardware_config import HardwareConfig
+from cigan_tf.models.cigan import build_cigan
+from cigan_tf.models.replicated import AgreedMean
+
+PATCH = 32
+
+
+def make_model(**hardware):
+    return build_cigan(
+        Config(
+            model=ModelConfig(PATCH, vgg_weights="random", feature_layers=("input", "pool1")),
+            training=TrainingConfig(
+                pretraining_steps=1, max_steps_per_turn=1, switch_threshold=1e-9
+            ),
+            hardware=HardwareConfig(**hardware),
+        )
+    )
+
+
+def batches(count):
+    rng = np.random.default_rng(0)
+    mask = np.zeros((2 * count, PATCH, PATCH, 1), np.float32)
+    mask[:, 8:24, 10:22] = 1
+    patches = {
+        "image": rng.random((2 * count, PATCH, PATCH, 1), np.float32),
+        "mask": mask,
+        "label": np.arange(2 * count, dtype=np.int32) % 2,
+    }
+    return tf.data.Dataset.from_tensor_slices(patches).batch(2, drop_remainder=True)
+
+
+def train(model, steps):
+    model.make_train_function()
+    iterator = iter(batches(steps))
+    for _ in range(steps):
+        model.run_steps(iterator, 1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def eager_run():
+    """A generator that was pre-trained, a discriminator step, an adversarial generator step."""
+    model = make_model()
+    model.run_eagerly = True
+    return train(model, 3)
+
+
+def assert_close(model, other, atol):
+    for network in ("generator", "discriminator"):
+        mine, theirs = getattr(model, network), getattr(other, network)
+        for weight, twin in zip(mine.weights, theirs.weights, strict=True):
+            difference = np.abs(weight.numpy() - twin.numpy())
+            assert difference.max() < atol, weight.path
+
+
+def test_the_whole_step_compiles_under_xla(eager_run):
+    model = make_model(jit_compile=True)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def step(batch):
+        model.train_step(batch)
+
+    for batch in batches(3):
+        step(batch)
+    assert int(model.step.numpy()) == 3
+    assert int(model.turns_taken.numpy()) == 3
+    assert_close(model, eager_run, atol=1e-5)
+
+
+@pytest.mark.parametrize("mixed_precision", ["bfloat16", "float16"])
+def test_mixed_precision_trains_about_the_same(eager_run, mixed_precision):
+    model = make_model(mixed_precision=mixed_precision)
+    model.run_eagerly = True
+    train(model, 3)
+    assert model.generator.layers[-2].compute_dtype == mixed_precision
+    assert model.generator.layers[-1].compute_dtype == "float32"
+    assert {weight.dtype for weight in model.generator.weights} == {"float32"}
+    for metric, twin in zip(model.metrics, eager_run.metrics, strict=True):
+        # float16 may spend its first step on finding a scale.
+        assert float(metric.result()) == pytest.approx(float(twin.result()), rel=0.25)
+    assert make_model().generator.layers[-2].compute_dtype == "float32"
+
+
+def test_gradients_that_overflow_lower_the_loss_scale_and_are_no_failure():
+    model = make_model(mixed_precision="float16")
+    model.run_eagerly = True
+    optimizer = model.generator_optimizer
+    optimizer.dynamic_scale.assign(2.0**120)
+    train(model, 1)
+    assert float(optimizer.dynamic_scale.numpy()) == 2.0**119
+    assert int(optimizer.iterations) == 0
+    assert model.take_nonfinite() is None
+
+
+def test_a_mean_on_which_replicas_agree_is_keras_mean():
+    metric = AgreedMean("mean")
+    for value in (1.0, 2.0, 6.0):
+        metric.update_state(value)
+    assert float(metric.result()) == 3
+    assert len(metric.variables) == 2
+    metric.reset_state()
+    assert float(metric.count) == 0

@@ -1,0 +1,138 @@
+"""Runs in processes of their own, for the tests beside this file.
+
+python forked_runs.py killed CONFIG_JSON FOLDER NUM_KILLS: trains one run undisturbed, and the same
+run killed at random moments.
+python forked_runs.py replicated CONFIG_JSON FOLDER: trains the same run on one device, on two
+logical CPUs, and in two processes.
+
+TensorFlow is imported once, in a process that never starts it; each run is a fork of that process.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from cigan_tf.config import Config
+from cigan_tf.training.train import train
+
+
+def fork(function: Callable, *arguments) -> int:
+    """Calls a function in a process of its own; returns the process."""
+    process = os.fork()
+    if process:
+        return process
+    exit_code = 1
+    try:
+        function(*arguments)
+        exit_code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def finish(*processes: int) -> None:
+    """Waits for processes, none of which may fail."""
+    for process in processes:
+        status = os.waitpid(process, 0)[1]
+        assert status == 0, f"ended with {status}"
+
+
+def train_eagerly(config: Config, workdir: pathlib.Path) -> None:
+    """Trains without tracing, which would be most of a short life."""
+    tf.config.run_functions_eagerly(True)
+    train(config, workdir)
+
+
+def killed(config: Config, folder: pathlib.Path, num_kills: str) -> None:
+    """Trains into `undisturbed` and, under fire, into `killed`."""
+    process = fork(train_eagerly, config, folder / "undisturbed")
+    to_first_checkpoint_s = wait_for_progress(folder / "undisturbed", 0, at_most_s=600)
+    finish(process)
+    moments = random.Random(0)
+    workdir = folder / "killed"
+    for _ in range(int(num_kills)):
+        process = fork(train_eagerly, config, workdir)
+        # Anywhere: while it starts, restores, steps, saves. Never far beyond a new checkpoint, so
+        # that the run does not end before its kills.
+        wait_for_progress(workdir, newest_step(workdir), moments.uniform(0, to_first_checkpoint_s))
+        time.sleep(moments.uniform(0, 0.3))
+        os.kill(process, signal.SIGKILL)
+        status = os.waitpid(process, 0)[1]
+        assert os.WIFSIGNALED(status), f"ended by itself at step {newest_step(workdir)}"
+    print("killed the last time after step", newest_step(workdir))
+    finish(fork(train_eagerly, config, workdir))
+
+
+def newest_step(workdir: pathlib.Path) -> int:
+    """Returns the step of the newest checkpoint, 0 if there is none."""
+    indices = (workdir / "checkpoints").glob("ckpt-*.index")
+    return max((int(path.stem[5:]) for path in indices), default=0)
+
+
+def wait_for_progress(workdir: pathlib.Path, beyond: int, at_most_s: float) -> float:
+    """Returns once a checkpoint is there that is newer, or the time is over; says how long."""
+    began = time.monotonic()
+    while newest_step(workdir) <= beyond and time.monotonic() - began < at_most_s:
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def replicated(config: Config, folder: pathlib.Path) -> None:
+    """Trains into `one_device`, `mirrored` and `multi_worker`."""
+    finish(fork(train_eagerly, config, folder / "one_device"))
+    finish(fork(train_on_two_logical_cpus, on("mirrored", config), folder / "mirrored"))
+    workers = [f"localhost:{port}" for port in free_ports(2)]
+    finish(
+        *(
+            fork(train_as_worker, workers, i, on("multi_worker", config), folder / "multi_worker")
+            for i in range(2)
+        )
+    )
+
+
+def on(strategy: str, config: Config) -> Config:
+    """Returns the configuration for another strategy."""
+    return dataclasses.replace(
+        config, hardware=dataclasses.replace(config.hardware, strategy=strategy)
+    )
+
+
+def train_on_two_logical_cpus(config: Config, workdir: pathlib.Path) -> None:
+    """Trains on this machine's CPU as if it were two."""
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    train(config, workdir)
+
+
+def train_as_worker(workers: list[str], index: int, config: Config, workdir: pathlib.Path) -> None:
+    """Trains as one of several workers."""
+    task = {"type": "worker", "index": index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    train(config, workdir)
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports on which nobody listens."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [free.getsockname()[1] for free in sockets]
+    for free in sockets:
+        free.close()
+    return ports
+
+
+if __name__ == "__main__":
+    saved_config = Config.from_json(pathlib.Path(sys.argv[2]).read_text())
+    modes = {"killed": killed, "replicated": replicated}
+    modes[sys.argv[1]](saved_config, pathlib.Path(sys.argv[3]), *sys.argv[4:])

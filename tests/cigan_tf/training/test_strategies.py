@@ -1,0 +1,67 @@
+"""The same run on one device, on several, and in several processes."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cigan_tf.errors import UserError
+from cigan_tf.training import strategies
+
+
+def newest_variables(workdir):
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if name.endswith("VARIABLE_VALUE")
+    }
+
+
+def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
+    tiny_config, replace, forked_runs
+):
+    config = replace(tiny_config, held_out_per_kind=1, steps_per_execution=2, switch_threshold=1e-9)
+    folder = forked_runs("replicated", config)
+    alone = newest_variables(folder / "one_device")
+    assert len(alone) > 50
+    for strategy in ("mirrored", "multi_worker"):
+        together = newest_variables(folder / strategy)
+        assert together.keys() == alone.keys()
+        for name, value in alone.items():
+            np.testing.assert_allclose(
+                together[name], value, rtol=1e-4, atol=1e-5, err_msg=f"{strategy} {name}"
+            )
+            if "/_kernel/" in name or "/bias/" in name:
+                assert np.abs(together[name] - value).max() < 1e-5, f"{strategy} {name}"
+    # One worker of two writes.
+    assert len(list((folder / "multi_worker" / "logs").glob("events*"))) == 1
+
+
+def test_a_batch_that_replicas_cannot_share_is_refused(tiny_config, replace, monkeypatch):
+    class Three:
+        num_replicas_in_sync = 3
+
+    monkeypatch.setattr(tf.distribute, "get_strategy", Three)
+    with pytest.raises(UserError, match=r"multiple of the replicas.*finds 3.*batch_size=4"):
+        strategies.build(tiny_config)
+
+
+def test_multi_worker_without_tf_config_is_explained(tiny_config, replace, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UserError, match="it is not set"):
+        strategies.build(replace(tiny_config, strategy="multi_worker"))
+
+
+def test_a_tpu_that_is_not_there_is_named(tiny_config, replace):
+    with pytest.raises(UserError, match=r"No TPU answers as --tpu="):
+        strategies.build(replace(tiny_config, strategy="tpu"))
+
+
+def test_one_device_is_alone(tiny_config):
+    strategy = strategies.build(tiny_config)
+    assert strategies.is_chief(strategy)
+    assert strategies.num_workers(strategy) == 1
+    agreement = strategies.Agreement(strategy)
+    assert agreement.any(True)
+    assert not agreement.any(False)
+    assert agreement.all_equal(7)

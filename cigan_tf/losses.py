@@ -47,7 +47,8 @@ def feature_loss(real_features, infilled_features):
         Scalar >= 0.
     """
     return sum(
-        ops.mean(ops.abs(real - infilled_features[name])) for name, real in real_features.items()
+        ops.mean(ops.cast(ops.abs(real - infilled_features[name]), "float32"))
+        for name, real in real_features.items()
     )
 
 

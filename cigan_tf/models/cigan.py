@@ -8,6 +8,7 @@ import tensorflow as tf
 from cigan_tf import losses, masks
 from cigan_tf.config import Config, LossConfig, TrainingConfig
 from cigan_tf.models.discriminator import Discriminator
+from cigan_tf.models.feature_loss import FeatureLoss
 from cigan_tf.models.generator import Generator
 from cigan_tf.models.vgg_features import build_vgg_features
 
@@ -31,7 +32,7 @@ class CiGAN(keras.Model):
         generator: from the inputs of `Generator` to [N, p, p, 1].
         discriminator: from the inputs of `Discriminator` to one logit.
         vgg_features: frozen, from [N, p, p, 1] to a dict of feature maps.
-        loss: weights of the loss terms.
+        loss: weights of the loss terms, and where the feature loss is computed.
         training: lengths of the phases, threshold, seed.
         keep_context: keep the image's own pixels outside the mask (`ModelConfig.composite`).
 
@@ -56,6 +57,13 @@ class CiGAN(keras.Model):
         self.loss_config = loss
         self.training_config = training
         self.keep_context = keep_context
+        self.feature_loss = FeatureLoss(
+            vgg_features,
+            generator.patch_size,
+            # Without the context's own pixels patches differ everywhere.
+            windows=loss.windowed_feature_loss and keep_context,
+            reach_px=loss.feature_reach_px,
+        )
         self.boundary_sigma_px = masks.sigma_for_patch(loss.boundary_sigma_px, generator.patch_size)
         first_turn = Turn.PRETRAINING if training.pretraining_steps else Turn.DISCRIMINATOR
         self.step = self._counter("step", "int64")
@@ -132,8 +140,7 @@ class CiGAN(keras.Model):
             tf.shape(batch["mask"]), [self.training_config.seed, -1]
         )
         infilled = self.infill(batch["image"], batch["mask"], batch["label"], noise)
-        real_features = self.vgg_features(batch["image"])
-        self._generator_loss(batch, infilled, real_features, adversarially=True)
+        self._generator_loss(batch, infilled, adversarially=True)
         self._discriminator_loss(batch, infilled)
         return self.get_metrics_result()
 
@@ -142,15 +149,11 @@ class CiGAN(keras.Model):
         return tf.random.stateless_uniform(tf.shape(like), seed)
 
     def _train_generator(self, batch, adversarially: bool):
-        # The features of real patches carry no gradient: kept off the tape.
-        real_features = self.vgg_features(batch["image"])
         weights = self.generator.trainable_variables
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weight.value for weight in weights])
             infilled = self.infill(**batch, training=True)
-            loss, adversarial_loss = self._generator_loss(
-                batch, infilled, real_features, adversarially
-            )
+            loss, adversarial_loss = self._generator_loss(batch, infilled, adversarially)
         self.generator_optimizer.apply(tape.gradient(loss, weights), weights)
         return adversarial_loss
 
@@ -163,9 +166,9 @@ class CiGAN(keras.Model):
         self.discriminator_optimizer.apply(tape.gradient(loss, weights), weights)
         return loss
 
-    def _generator_loss(self, batch, infilled, real_features, adversarially: bool):
+    def _generator_loss(self, batch, infilled, adversarially: bool):
         """Returns the weighted sum and the adversarial term, unweighted."""
-        features = losses.feature_loss(real_features, self.vgg_features(infilled))
+        features = self.feature_loss(batch["image"], infilled, batch["mask"])
         self.feature_metric.update_state(features)
         if not adversarially:
             return self.loss_config.feature_weight * features, tf.constant(float("inf"))

@@ -329,13 +329,13 @@ def _speed_table(seconds: dict, peak_mb: dict) -> list[str]:
     }
     total = {name: sum(by_step.values()) for name, by_step in seconds.items()}
     lines = [
-        "| | generator step, s | discriminator step, s | both, s | PyTorch's time over it | peak, GB |",
+        "| | generator step, s | discriminator step, s | both, s | speed | peak, GB |",
         "|---|---|---|---|---|---|",
     ]
     for name, by_step in seconds.items():
         lines.append(
             f"| {names[name]} | {by_step['generator']:.2f} | {by_step['discriminator']:.2f} "
-            f"| {total[name]:.2f} | {total['pytorch'] / total[name]:.2f} "
+            f"| {total[name]:.2f} | {total['pytorch'] / total[name]:.2f}x "
             f"| {peak_mb[name] / 1024:.1f} |"
         )
     return lines

@@ -106,7 +106,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the loss terms (paper section 2.2, Training details), and how they are computed."""
+    """Weights and computation of the loss terms (paper section 2.2, Training details)."""
 
     adversarial_weight: float = setting(1.0, "Weight of the generator's adversarial loss.")
     feature_weight: float = setting(10.0, "Weight of the VGG-19 feature loss.")
@@ -135,7 +135,7 @@ class LossConfig:
             "boundary_sigma_px must be positive.",
             boundary_sigma_px=self.boundary_sigma_px,
         )
-        _require(
+        require(
             self.feature_reach_px >= 0,
             "feature_reach_px must not be negative.",
             feature_reach_px=self.feature_reach_px,

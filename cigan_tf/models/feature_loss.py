@@ -29,6 +29,8 @@ class FeatureLoss:
         self._patch_size = patch_size
         self._window = FeatureWindow(vgg_features.network(features), reach_px)
         self._sizes = self._window.sizes(patch_size) if windows else []
+        # Traced once, however many steps of the model call it.
+        self._total_and_gradient = tf.function(self._compute, autograph=False)
 
     def __call__(self, real, infilled, mask):
         """Returns the loss. Its gradient reaches `infilled` alone, with windows in the mask alone.
@@ -50,7 +52,7 @@ class FeatureLoss:
         num_pixels = tf.cast(tf.size(infilled), tf.float32)
         return (tf.stop_gradient(total) + tf.reduce_sum(by_infilled)) / num_pixels
 
-    def _total_and_gradient(self, real, infilled, mask):
+    def _compute(self, real, infilled, mask):
         """Returns the loss times the batch's pixels, and its gradient by `infilled`."""
         first_px, last_px = masks.bounding_box(mask)
         first_cell, last_cell = self._window.first_and_last_cell(first_px, last_px)
@@ -62,15 +64,16 @@ class FeatureLoss:
         corner += largest.ring
         change_window = _cut(infilled, corner, largest.change)
         if _has_accelerator():
+            # One window for the whole batch: few large kernels.
             cells = tf.ones_like(cells) * tf.reduce_max(cells)
-        patches = (cells, real, infilled, real_window, change_window, inside)
-        if _has_accelerator():
-            total, gradient = self._in_common_window(*patches)
+            total, gradient = self._in_common_window(
+                cells, real, infilled, real_window, change_window, inside
+            )
         else:
             # One by one: each in a window of its own size, and its maps stay in the cache.
             totals, gradients = tf.map_fn(
                 lambda patch: self._in_common_window(*(value[None] for value in patch)),
-                patches,
+                (cells, real, infilled, real_window, change_window, inside),
                 parallel_iterations=1,
                 fn_output_signature=(
                     tf.TensorSpec((), tf.float32),
@@ -114,28 +117,31 @@ class FeatureLoss:
         ring = squares[0].ring
         real = tf.where(inside, vgg_features.vgg_input(real), 0.0)
         infilled = tf.where(_crop(inside, ring), vgg_features.vgg_input(infilled), 0.0)
-        total = self._total(infilled - _crop(real, ring), "input")
-        for layer, followed, after in zip(
+        change = infilled - _crop(real, ring)
+        total = self._total(change, "input")
+        dtype = self._window.network[0].compute_dtype
+        real, change = tf.cast(real, dtype), tf.cast(change, dtype)
+        for layer, followed, square in zip(
             self._window.network, self._window.followed, squares[1:], strict=True
         ):
             if isinstance(layer, layers.MaxPooling2D):
                 inside = inside[:, ::2, ::2]
-                real, infilled = (tf.nn.max_pool2d(maps, 2, 2, "VALID") for maps in (real, infilled))
-                change = infilled - _crop(real, after.ring)
+                real = tf.nn.max_pool2d(real, 2, 2, "VALID")
+                infilled = tf.nn.max_pool2d(infilled, 2, 2, "VALID")
+                change = infilled - _crop(real, square.ring)
                 total += self._total(change, vgg_features.MAP_OF_LAYER[layer.name])
             else:
-                change = infilled - _crop(real, ring)
-                kernel = tf.cast(layer.kernel, real.dtype)
+                kernel = tf.cast(layer.kernel, dtype)
+                margin = [2, 2] if followed else [1, 1]
+                change = tf.nn.conv2d(change, kernel, 1, [[0, 0], margin, margin, [0, 0]])
+                real = tf.nn.conv2d(real, kernel, 1, "VALID") + tf.cast(layer.bias, dtype)
                 # Beyond the patch lie zeros at every layer, whatever the patch holds beside them:
                 # what is far below zero stays below it, and ReLU makes it zero.
                 inside = _crop(inside, 1)
-                real = tf.nn.conv2d(real, kernel, 1, "VALID") + tf.cast(layer.bias, real.dtype)
                 real = tf.where(inside, real, real.dtype.min)
-                margin = [2, 2] if followed else [1, 1]
-                change = tf.nn.conv2d(change, kernel, 1, [[0, 0], margin, margin, [0, 0]])
-                infilled = tf.nn.relu(_crop(real, after.ring) + change)
+                infilled = tf.nn.relu(_crop(real, square.ring) + change)
                 real = tf.nn.relu(real)
-            ring = after.ring
+                change = infilled - _crop(real, square.ring)
         return total
 
     def _total(self, change, name: str):

@@ -83,18 +83,18 @@ class FeatureWindow:
     def sizes(self, patch_size: int) -> list[int]:
         """Returns the numbers of cells worth a window of their own, ascending.
 
-        About six, for each is compiled; those left out that cost more than the whole patch.
+        About five, for each is compiled; those left out that cost more than the whole patch.
         """
         cells = patch_size // self.cell_px
         step = max(1, cells // 6)
         return [
             size
-            for size in range(cells, 0, -step)
-            if self.squares(size)[0].change > 0 and self._cost(size, patch_size) < 1
+            for size in range(cells - step, 0, -step)
+            if self.squares(size)[0].change > 0 and self._pays(size, patch_size)
         ][::-1]
 
-    def _cost(self, cells: int, patch_size: int) -> float:
-        """Returns the multiplications of a window over those of the whole patch.
+    def _pays(self, cells: int, patch_size: int) -> bool:
+        """Returns whether a window needs fewer multiplications than the whole patch.
 
         The real map is computed forwards; the infilled one, or the change, both ways.
         """
@@ -107,4 +107,4 @@ class FeatureWindow:
                 weights = layer.kernel.shape[-2] * layer.filters
                 window += weights * (squares.real**2 + 2 * squares.change**2)
                 whole += weights * 3 * side**2
-        return window / whole
+        return window < whole

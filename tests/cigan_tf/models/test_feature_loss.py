@@ -48,14 +48,24 @@ def two_pools():
     return build_vgg_features(PATCH, "random", feature_layers=("input", "pool1", "pool2"))
 
 
+@pytest.fixture(scope="module")
+def whole(two_pools):
+    return FeatureLoss(two_pools, PATCH, windows=False, reach_px=6)
+
+
+@pytest.fixture(scope="module")
+def windowed(two_pools):
+    return FeatureLoss(two_pools, PATCH, windows=True, reach_px=6)
+
+
 @pytest.mark.parametrize("box", [1, 9, 22, 40, 64])
-def test_windows_give_the_loss_and_gradient_of_the_whole_patch(two_pools, box):
+def test_windows_give_the_loss_and_gradient_of_the_whole_patch(two_pools, whole, windowed, box):
     given = patches(box)
-    expected = value_and_gradient(FeatureLoss(two_pools, PATCH, False, 6), *given)
+    expected = value_and_gradient(whole, *given)
     maps = zip(two_pools(given[0]).values(), two_pools(given[1]).values(), strict=True)
     by_hand = sum(np.abs(real - infilled).mean() for real, infilled in maps)
     assert expected[0] == pytest.approx(by_hand, rel=1e-5)
-    assert_same(value_and_gradient(FeatureLoss(two_pools, PATCH, True, 6), *given), expected)
+    assert_same(value_and_gradient(windowed, *given), expected)
 
 
 def test_windows_are_exact_at_the_papers_maps():
@@ -63,29 +73,28 @@ def test_windows_are_exact_at_the_papers_maps():
     given = patches(20, places=[(0.5, 0.6), (0, 1)], size=128)
     expected = value_and_gradient(FeatureLoss(features, 128, False, 22), *given)
     assert_same(value_and_gradient(FeatureLoss(features, 128, True, 22), *given), expected)
-    cut_short = value_and_gradient(FeatureLoss(features, 128, True, 10), *given)[0]
+    cut_short, _ = value_and_gradient(FeatureLoss(features, 128, True, 10), *given)
     assert 1e-5 < 1 - cut_short / expected[0] < 0.2
 
 
-def test_patches_of_a_batch_may_share_a_window(two_pools, monkeypatch):
+def test_patches_of_a_batch_may_share_a_window(two_pools, whole, monkeypatch):
     given = patches(22)
-    expected = value_and_gradient(FeatureLoss(two_pools, PATCH, True, 6), *given)
+    expected = value_and_gradient(whole, *given)
     monkeypatch.setattr(feature_loss, "_has_accelerator", lambda: True)
     assert_same(value_and_gradient(FeatureLoss(two_pools, PATCH, True, 6), *given), expected)
 
 
-def test_it_compiles_as_a_whole(two_pools):
-    given = patches(22, places=[(0, 0.5), (0.5, 1)])
-    loss = FeatureLoss(two_pools, PATCH, True, 6)
-    assert_same(
-        value_and_gradient(loss, *given, jit_compile=True), value_and_gradient(loss, *given)
-    )
+def test_it_compiles_as_a_whole():
+    features = build_vgg_features(32, "random", feature_layers=("pool1",))
+    given = patches(10, places=[(0, 0.5), (0.5, 1)], size=32)
+    loss = FeatureLoss(features, 32, True, 2)
+    expected = value_and_gradient(loss, *given)
+    assert_same(value_and_gradient(loss, *given, jit_compile=True), expected)
 
 
-def test_an_empty_mask_costs_nothing(two_pools):
+def test_an_empty_mask_costs_nothing(windowed):
     real, _, mask = patches(22)
-    loss = FeatureLoss(two_pools, PATCH, True, 6)
-    value, gradient = value_and_gradient(loss, real, real, 0 * mask)
+    value, gradient = value_and_gradient(windowed, real, real, 0 * mask)
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 

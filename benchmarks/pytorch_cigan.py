@@ -4,6 +4,8 @@ The peer of `benchmarks/training.py`: the same layers, the same losses on the sa
 eager, NCHW. Nothing here is tuned, and nothing is left out that the paper asks for.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -16,12 +18,12 @@ BOUNDARY_SIGMA_PX = 10
 
 
 class Generator(nn.Module):
-    """Context, mask and class maps [N, 4, p, p] -> grey patch [N, 1, p, p], 4 px to 256 px."""
+    """Context, mask and class maps [N, 4, p, p] -> grey patch [N, 1, p, p], refined from 4 px."""
 
-    def __init__(self):
+    def __init__(self, patch_size: int):
         super().__init__()
         blocks, channels = [], 0
-        for kernels in GENERATOR_KERNELS:
+        for kernels in GENERATOR_KERNELS[: int(math.log2(patch_size)) - 1]:
             blocks.append(
                 nn.Sequential(
                     nn.Conv2d(channels + 4, kernels, 3, padding=1),
@@ -104,12 +106,12 @@ class CiGAN:
     """The networks, their optimizers, and one step of each.
 
     Args:
-        patch_size: 256.
+        patch_size: side of a patch in pixels, a power of two up to 256.
         learning_rate: Adam's.
     """
 
     def __init__(self, patch_size: int, learning_rate: float = 1e-4):
-        self.generator, self.vgg = Generator(), VggFeatures()
+        self.generator, self.vgg = Generator(patch_size), VggFeatures()
         self.discriminator = Discriminator(patch_size)
         self.generator_optimizer, self.discriminator_optimizer = (
             torch.optim.Adam(network.parameters(), learning_rate)

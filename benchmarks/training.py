@@ -8,6 +8,7 @@ that sleeps while the other one is timed; they take turns, and medians are compa
 pipeline reads patches of the real sample films. The first step is timed from a bare interpreter.
 """
 
+import contextlib
 import importlib.metadata
 import multiprocessing
 import os
@@ -308,7 +309,8 @@ def _input_patches_per_second() -> float:
         config = DdsmPatchesConfig(
             name="bench", source="sample", patch_size=size, patches_per_class=200
         )
-        Builder(config=config, data_dir=folder).download_and_prepare()
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            Builder(config=config, data_dir=folder).download_and_prepare()
         data = DataConfig("ddsm_patches/bench", data_dir=folder, batch_size=_BATCH_SIZE.value)
         batches = iter(
             input_pipeline.training_batches(Config(data=data, model=ModelConfig(patch_size=size)))
@@ -371,7 +373,10 @@ def _machine_lines() -> list[str]:
         f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "torch")
     )
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
+        ["git", "describe", "--always", "--dirty"],
+        cwd=pathlib.Path(__file__).parent,
+        capture_output=True,
+        text=True,
     ).stdout.strip()
     return [
         "",

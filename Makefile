@@ -55,10 +55,12 @@ lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-bench: .venv/.test
-	@test -n "$(TCIA_CSV_DIR)" || { \
-	  echo "error: pass TCIA_CSV_DIR=DIR, the folder of TCIA's four CSV files of CBIS-DDSM."; exit 2; }
-	.venv/bin/python benchmarks/dataset_build.py --csv_dir=$(TCIA_CSV_DIR)
+bench: .venv/.bench
+	.venv/bin/python benchmarks/training.py --markdown=RESULTS.md
+	@test -n "$(TCIA_CSV_DIR)" || echo "The dataset's build is measured with TCIA_CSV_DIR=DIR," \
+	  "the folder of TCIA's four CSV files of CBIS-DDSM."
+	test -z "$(TCIA_CSV_DIR)" || \
+	  .venv/bin/python benchmarks/dataset_build.py --csv_dir=$(TCIA_CSV_DIR)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -70,4 +72,8 @@ bench: .venv/.test
 
 .venv/.test: .venv/bin/python setup.py
 	$(PIP) -e '.[sample,test]'
+	@touch $@
+
+.venv/.bench: .venv/bin/python setup.py
+	$(PIP) -e '.[sample,bench]'
 	@touch $@

@@ -20,6 +20,7 @@ LOSS_TERMS = (
     "adversarial_generator_loss",
     "adversarial_discriminator_loss",
 )
+EXACT_REACH_PX = 22  # VGG-19's convolutions up to pool3 carry a difference no further
 WEIGHT_SOURCES = "'imagenet', 'random', or the path of a .weights.h5 file"
 
 
@@ -113,7 +114,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the loss terms (paper section 2.2, Training details)."""
+    """Weights and computation of the loss terms (paper section 2.2, Training details)."""
 
     adversarial_weight: float = setting(1.0, "Weight of the generator's adversarial loss.")
     feature_weight: float = setting(10.0, "Weight of the VGG-19 feature loss.")
@@ -125,6 +126,16 @@ class LossConfig:
     )
     boundary_sigma_px: float = setting(
         10.0, "Gaussian width of the boundary weight in pixels of a 256 px patch."
+    )
+    windowed_feature_loss: bool = setting(
+        True,
+        "Compute the feature loss only where a lesion mask can change it: the same value and "
+        "gradient for less arithmetic. Without --composite it is computed everywhere.",
+    )
+    feature_reach_px: int = setting(
+        EXACT_REACH_PX,
+        "Pixels beyond a lesion mask's bounding box up to which differences of feature maps are "
+        f"followed; exact from {EXACT_REACH_PX} on at pool3, 6 at pool2, 2 at pool1.",
     )
 
     def validate(self) -> None:
@@ -141,6 +152,11 @@ class LossConfig:
             self.boundary_sigma_px > 0,
             "boundary_sigma_px must be positive.",
             boundary_sigma_px=self.boundary_sigma_px,
+        )
+        require(
+            self.feature_reach_px >= 0,
+            "feature_reach_px must not be negative.",
+            feature_reach_px=self.feature_reach_px,
         )
 
 

@@ -60,6 +60,22 @@ def inner_rim(mask):
     return mask * grown_outside
 
 
+def bounding_box(mask):
+    """Returns the first and the last row and column that the mask covers.
+
+    Args:
+        mask: [N, p, p, 1].
+
+    Returns:
+        Two int32 [N, 2], (row, column). The whole patch where the mask is empty.
+    """
+    size = ops.shape(mask)[1]
+    covered = ops.stack([ops.max(mask, axis=(2, 3)), ops.max(mask, axis=(1, 3))], axis=1)
+    first = ops.argmax(covered, axis=-1)
+    last = size - 1 - ops.argmax(ops.flip(covered, axis=-1), axis=-1)
+    return ops.cast(first, "int32"), ops.cast(last, "int32")
+
+
 def gaussian_kernel(sigma_px: float) -> np.ndarray:
     """Returns a normalised, truncated one-dimensional Gaussian, float32 [2 * radius + 1]."""
     radius = int(_GAUSSIAN_TRUNCATE_SIGMAS * sigma_px + 0.5)

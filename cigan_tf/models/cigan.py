@@ -9,6 +9,7 @@ import tensorflow as tf
 from cigan_tf import losses, masks
 from cigan_tf.config import Config, LossConfig, TrainingConfig
 from cigan_tf.models.discriminator import Discriminator
+from cigan_tf.models.feature_loss import FeatureLoss
 from cigan_tf.models.generator import Generator
 from cigan_tf.models.replicated import AgreedMean, ReplicatedModel
 from cigan_tf.models.vgg_features import build_vgg_features
@@ -47,7 +48,7 @@ class CiGAN(ReplicatedModel):
         generator: from the inputs of `Generator` to [N, p, p, 1].
         discriminator: from the inputs of `Discriminator` to one logit.
         vgg_features: frozen, from [N, p, p, 1] to a dict of feature maps.
-        loss: weights of the loss terms.
+        loss: weights of the loss terms, and where the feature loss is computed.
         training: lengths of the phases, threshold, seed.
         keep_context: keep the image's own pixels outside the mask (`ModelConfig.composite`).
 
@@ -72,6 +73,13 @@ class CiGAN(ReplicatedModel):
         self.loss_config = loss
         self.training_config = training
         self.keep_context = keep_context
+        self.feature_loss = FeatureLoss(
+            vgg_features,
+            generator.patch_size,
+            # Without the context's own pixels patches differ everywhere.
+            windows=loss.windowed_feature_loss and keep_context,
+            reach_px=loss.feature_reach_px,
+        )
         self.boundary_sigma_px = masks.sigma_for_patch(loss.boundary_sigma_px, generator.patch_size)
         first_turn = Turn.PRETRAINING if training.pretraining_steps else Turn.DISCRIMINATOR
         self.step = self._counter("step", "int64")
@@ -235,9 +243,7 @@ class CiGAN(ReplicatedModel):
 
     def _generator_loss(self, batch, infilled, adversarially: bool):
         """Returns the weighted sum, and the terms unweighted."""
-        features = losses.feature_loss(
-            self.vgg_features(batch["image"]), self.vgg_features(infilled)
-        )
+        features = self.feature_loss(batch["image"], infilled, batch["mask"])
         if not adversarially:
             return self.loss_config.feature_weight * features, {"feature_loss": features}
 

@@ -36,8 +36,9 @@ class Discriminator(keras.Model):
             features = layers.Conv2D(
                 kernels, 3, padding="same", kernel_initializer="he_normal", name=f"conv{block}"
             )(features)
-            features = layers.LeakyReLU(negative_slope=0.2)(features)
+            # LeakyReLU keeps the order: after the pool it gives the same, from fewer pixels.
             features = layers.MaxPooling2D()(features)
+            features = layers.LeakyReLU(negative_slope=0.2)(features)
         logit = layers.Dense(1, dtype="float32", name="logit")(layers.Flatten()(features))
         super().__init__(inputs, logit, name=name, **kwargs)
         self.patch_size = patch_size

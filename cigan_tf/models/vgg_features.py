@@ -10,6 +10,7 @@ from cigan_tf.config import FEATURE_LAYERS
 from cigan_tf.models.pretrained import load_weights
 
 _POOLS = {"pool1": "block1_pool", "pool2": "block2_pool", "pool3": "block3_pool"}
+MAP_OF_LAYER = {layer: name for name, layer in _POOLS.items()}
 
 
 def build_vgg_features(
@@ -45,8 +46,7 @@ def build_vgg_features(
         draw=lambda network: _draw_he_normal(network, seed),
     )
     grey = keras.Input((patch_size, patch_size, 1), name="image")
-    rgb = layers.Concatenate()([grey * 255.0] * 3)
-    maps = {"input": keras.applications.vgg19.preprocess_input(rgb)}
+    maps = {"input": vgg_input(grey)}
     pools = [name for name in feature_layers if name in _POOLS]
     if pools:
         outputs = {name: vgg.get_layer(_POOLS[name]).output for name in pools}
@@ -54,6 +54,22 @@ def build_vgg_features(
     features = keras.Model(grey, {name: maps[name] for name in feature_layers}, name="vgg_features")
     features.trainable = False
     return features
+
+
+def vgg_input(grey):
+    """Returns patches [N, h, w, 1] in [0, 1] as VGG-19 takes them: 0..255 less ImageNet's mean."""
+    return keras.applications.vgg19.preprocess_input(ops.concatenate([grey * 255.0] * 3, axis=-1))
+
+
+def network(features: keras.Model) -> list[layers.Layer]:
+    """Returns the convolutions and pools, in order, of what `build_vgg_features` returned."""
+    return [
+        layer
+        for part in features.layers
+        if isinstance(part, keras.Model)
+        for layer in part.layers
+        if isinstance(layer, layers.Conv2D | layers.MaxPooling2D)
+    ]
 
 
 def _draw_he_normal(vgg: keras.Model, seed: int) -> None:

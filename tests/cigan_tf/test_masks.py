@@ -74,3 +74,18 @@ def test_num_scales(patch_size, scales):
 def test_sigma_follows_the_patch():
     assert masks.sigma_for_patch(10.0, 256) == 10.0
     assert masks.sigma_for_patch(10.0, 64) == 2.5
+
+
+def test_bounding_box_is_where_the_mask_begins_and_ends():
+    mask = np.zeros((2, 8, 8, 1), np.float32)
+    mask[0, 2:5, 1:8] = 1
+    mask[1, 0, 3] = mask[1, 6, 4] = 1
+    first, last = masks.bounding_box(mask)
+    np.testing.assert_array_equal(first, [[2, 1], [0, 3]])
+    np.testing.assert_array_equal(last, [[4, 7], [6, 4]])
+
+
+def test_the_bounding_box_of_no_mask_is_the_whole_patch():
+    first, last = masks.bounding_box(np.zeros((1, 8, 8, 1), np.float32))
+    np.testing.assert_array_equal(first, [[0, 0]])
+    np.testing.assert_array_equal(last, [[7, 7]])

@@ -1,0 +1,108 @@
+"""The feature loss in windows beside the same loss on whole patches."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cigan_tf import losses
+from cigan_tf.models import feature_loss
+from cigan_tf.models.feature_loss import FeatureLoss
+from cigan_tf.models.vgg_features import build_vgg_features
+
+PATCH = 64
+EVERYWHERE = [(0, 0), (0, 1), (1, 0), (0.5, 0.5), (1, 1), (0.3, 0.8)]
+
+
+def patches(box, places=EVERYWHERE, size=PATCH):
+    """Real patches of noise, their infills and masks: boxes from one corner to the other."""
+    rng = np.random.default_rng(box)
+    mask = np.zeros((len(places), size, size, 1), np.float32)
+    for one, (down, right) in zip(mask, places, strict=True):
+        row, column = round(down * (size - box)), round(right * (size - box))
+        one[row : row + box, column : column + box - box // 4] = 1
+    real, fill = (rng.random(mask.shape, dtype=np.float32) for _ in range(2))
+    return tf.constant(real), tf.constant(np.where(mask > 0, fill, real)), tf.constant(mask)
+
+
+def value_and_gradient(loss, real, infilled, mask, **compile_options):
+    @tf.function(autograph=False, **compile_options)
+    def compute():
+        with tf.GradientTape() as tape:
+            tape.watch(infilled)
+            value = loss(real, infilled, mask)
+        return value, mask * tape.gradient(value, infilled)
+
+    value, gradient = compute()
+    return float(value), gradient.numpy()
+
+
+def assert_same(measured, expected):
+    assert measured[0] == pytest.approx(expected[0], rel=1e-6)
+    # A difference that rounding moves across zero changes sign, and with it one pixel's gradient.
+    error = np.linalg.norm(measured[1] - expected[1]) / np.linalg.norm(expected[1])
+    assert error < 1e-3
+
+
+@pytest.fixture(scope="module")
+def two_pools():
+    return build_vgg_features(PATCH, "random", feature_layers=("input", "pool1", "pool2"))
+
+
+@pytest.fixture(scope="module")
+def whole(two_pools):
+    return FeatureLoss(two_pools, PATCH, windows=False, reach_px=6)
+
+
+@pytest.fixture(scope="module")
+def windowed(two_pools):
+    return FeatureLoss(two_pools, PATCH, windows=True, reach_px=6)
+
+
+@pytest.mark.parametrize("box", [1, 9, 22, 40, 64])
+def test_windows_give_the_loss_and_gradient_of_the_whole_patch(two_pools, whole, windowed, box):
+    given = patches(box)
+    expected = value_and_gradient(whole, *given)
+    maps = zip(two_pools(given[0]).values(), two_pools(given[1]).values(), strict=True)
+    by_hand = sum(np.abs(real - infilled).mean() for real, infilled in maps)
+    assert expected[0] == pytest.approx(by_hand, rel=1e-5)
+    assert_same(value_and_gradient(windowed, *given), expected)
+
+
+def test_windows_are_exact_at_the_papers_maps():
+    features = build_vgg_features(128, "random")
+    given = patches(20, places=[(0.5, 0.6), (0, 1)], size=128)
+    expected = value_and_gradient(FeatureLoss(features, 128, False, 22), *given)
+    assert_same(value_and_gradient(FeatureLoss(features, 128, True, 22), *given), expected)
+    cut_short, _ = value_and_gradient(FeatureLoss(features, 128, True, 10), *given)
+    assert 1e-5 < 1 - cut_short / expected[0] < 0.2
+
+
+def test_patches_of_a_batch_may_share_a_window(two_pools, whole, monkeypatch):
+    given = patches(22)
+    expected = value_and_gradient(whole, *given)
+    monkeypatch.setattr(feature_loss, "_has_accelerator", lambda: True)
+    assert_same(value_and_gradient(FeatureLoss(two_pools, PATCH, True, 6), *given), expected)
+
+
+def test_it_compiles_as_a_whole():
+    features = build_vgg_features(32, "random", feature_layers=("pool1",))
+    given = patches(10, places=[(0, 0.5), (0.5, 1)], size=32)
+    loss = FeatureLoss(features, 32, True, 2)
+    expected = value_and_gradient(loss, *given)
+    assert_same(value_and_gradient(loss, *given, jit_compile=True), expected)
+
+
+def test_an_empty_mask_costs_nothing(windowed):
+    real, _, mask = patches(22)
+    value, gradient = value_and_gradient(windowed, real, real, 0 * mask)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_whole_patches_are_taken_where_windows_do_not_pay():
+    # Every window of 32 px patches at pool3 would be larger than the patch.
+    features = build_vgg_features(32, "random")
+    real, infilled, mask = patches(8, size=32)
+    value = FeatureLoss(features, 32, True, 22)(real, infilled, mask)
+    plain = losses.feature_loss(features(real), features(infilled))
+    assert float(value) == float(plain)

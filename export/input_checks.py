@@ -22,19 +22,19 @@ def vector_checks(inputs: dict[str, tf.Tensor], batch) -> list[tf.Operation]:
     return [_assert_shape(name, tensor, [batch], "[N]") for name, tensor in inputs.items()]
 
 
-def value_checks(image, mask, label) -> list[tf.Operation]:
-    """Returns assertions of the ranges; what is NaN lies in none."""
+def value_checks(**inputs: tf.Tensor) -> list[tf.Operation]:
+    """Returns assertions of the ranges of `image`, `mask` and `label`; what is NaN lies in none."""
+    rules = {
+        "image": (lambda x: (x >= 0) & (x <= 1), "image must lie in [0, 1], without NaN."),
+        "mask": (lambda x: (x == 0) | (x == 1), "mask must hold 0 and 1 alone."),
+        "label": (
+            lambda x: (x == 0) | (x == 1),
+            "label must be 0 (non-malignant) or 1 (malignant).",
+        ),
+    }
     return [
-        tf.debugging.Assert(
-            tf.reduce_all((image >= 0) & (image <= 1)), ["image must lie in [0, 1], without NaN."]
-        ),
-        tf.debugging.Assert(
-            tf.reduce_all((mask == 0) | (mask == 1)), ["mask must hold 0 and 1 alone."]
-        ),
-        tf.debugging.Assert(
-            tf.reduce_all((label == 0) | (label == 1)),
-            ["label must be 0 (non-malignant) or 1 (malignant). Received:", label],
-        ),
+        tf.debugging.Assert(tf.reduce_all(rules[name][0](value)), [rules[name][1]])
+        for name, value in inputs.items()
     ]
 
 

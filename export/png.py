@@ -30,7 +30,8 @@ def decode(encoded, name: str, side: int):
         with tf.control_dependencies(_header_checks(png, name, side)):
             checked = tf.identity(png)
         # Named, because the decoder's own message names nothing but its node.
-        picture = tf.io.decode_png(checked, dtype=tf.uint16, name=f"decode_{name}")
+        node = f"decode_{name.replace('/', '_')}"
+        picture = tf.io.decode_png(checked, dtype=tf.uint16, name=node)
         shape = tf.shape(picture)
         message = f"{name} must hold grey PNGs without transparency. Received the shape:"
         grey = tf.debugging.Assert(tf.reduce_all(shape == (side, side, 1)), [message, shape])
@@ -58,7 +59,10 @@ def _header_checks(png, name: str, side: int) -> list:
     return [
         tf.debugging.Assert(
             whole,
-            [f"{name} must hold whole PNG files. Received this many bytes:", tf.strings.length(png)],
+            [
+                f"{name} must hold whole PNG files. Received this many bytes:",
+                tf.strings.length(png),
+            ],
         ),
         tf.debugging.Assert(
             fits | ~whole,

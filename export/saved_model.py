@@ -23,7 +23,7 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.models.generator import Generator
 from cigan_tf.training import checkpoints
-from export import folded_generator, input_checks, png, serving_files, versions
+from export import folded_generator, input_checks, model_card, png, serving_files, versions
 
 MODEL_NAME = "cigan"
 
@@ -50,15 +50,17 @@ def export(workdir: str | os.PathLike, output_dir: str | os.PathLike) -> pathlib
     """
     workdir = pathlib.Path(workdir)
     config = workdir_lib.load_config(workdir)
-    generator, _ = checkpoints.restore_generator(workdir, config)
+    generator, step = checkpoints.restore_generator(workdir, config)
     archive = _archive(generator, config)
+    card = model_card.render(workdir, config, step, generator.count_params())
 
     def write(folder: pathlib.Path) -> None:
         archive.write_out(str(folder), verbose=False)
         serving_files.write_warmup(folder, _warmup_requests(config.model.patch_size))
+        (folder / "MODEL_CARD.md").write_text(card)
 
     target = versions.write_next(output_dir, write)
-    serving_files.write_server_files(target.parent, MODEL_NAME, config.model.patch_size)
+    serving_files.write_server_files(target.parent, MODEL_NAME)
     return target
 
 
@@ -104,7 +106,7 @@ def _archive(generator: Generator, config: Config) -> keras.export.ExportArchive
         shapes = input_checks.patch_checks(patches, side)
         shapes += input_checks.vector_checks(vectors, tf.shape(image)[0])
         with tf.control_dependencies(shapes):
-            values = input_checks.value_checks(image, mask, label)
+            values = input_checks.value_checks(image=image, mask=mask, label=label)
         with tf.control_dependencies(values):
             return {"infilled": infill(image, mask, label, seed)}
 
@@ -116,7 +118,7 @@ def _archive(generator: Generator, config: Config) -> keras.export.ExportArchive
         ):
             image = png.decode(image_bytes, "image_bytes", side)
             mask = tf.cast(png.decode(mask_bytes, "mask_bytes", side) > 0, tf.float32)
-            values = input_checks.value_checks(image, mask, label)
+            values = input_checks.value_checks(image=image, mask=mask, label=label)
         with tf.control_dependencies(values):
             return {"infilled_bytes": png.encode(infill(image, mask, label, seed))}
 

@@ -63,7 +63,7 @@ def write_warmup(version_dir: pathlib.Path, requests: list) -> None:
             writer.write(log.SerializeToString())
 
 
-def write_server_files(output_dir: pathlib.Path, model: str, patch_px: int) -> None:
+def write_server_files(output_dir: pathlib.Path, model: str) -> None:
     """Writes what a server is started with, for the versions that lie in `output_dir`.
 
     Raises:
@@ -77,7 +77,7 @@ def write_server_files(output_dir: pathlib.Path, model: str, patch_px: int) -> N
     for name in _COPIED:
         template = environment.from_string((_TEMPLATES / f"{name}.jinja").read_text())
         # Names of Kubernetes resources and of hosts know no underscores.
-        rendered = template.render(model=model, host=model.replace("_", "-"), patch_px=patch_px)
+        rendered = template.render(model=model, host=model.replace("_", "-"))
         workdir_lib.write_whole(output_dir / name, rendered)
 
 
@@ -102,9 +102,7 @@ def models_config(
     entries = config.model_config_list.config
     entry = next((entry for entry in entries if entry.name == model), None)
     if entry is None:
-        entry = entries.add(
-            name=model, base_path=f"/models/{model}", model_platform="tensorflow"
-        )
+        entry = entries.add(name=model, base_path=f"/models/{model}", model_platform="tensorflow")
     present = versions.numbers(output_dir)
     stable = entry.version_labels.get("stable", present[-1])
     entry.version_labels["stable"] = stable if stable in present else present[-1]

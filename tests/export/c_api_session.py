@@ -51,8 +51,10 @@ def _load_library() -> ctypes.CDLL:
         "TF_DeleteBuffer": (None, [ctypes.POINTER(_Buffer)]),
         "TF_LoadSessionFromSavedModel": (
             pointer,
-            [pointer, pointer, ctypes.c_char_p, ctypes.POINTER(ctypes.c_char_p), ctypes.c_int]
-            + [pointer, ctypes.POINTER(_Buffer), pointer],
+            [
+                *(pointer, pointer, ctypes.c_char_p, ctypes.POINTER(ctypes.c_char_p), ctypes.c_int),
+                *(pointer, ctypes.POINTER(_Buffer), pointer),
+            ],
         ),
         "TF_GraphOperationByName": (pointer, [pointer, ctypes.c_char_p]),
         "TF_AllocateTensor": (
@@ -166,9 +168,7 @@ class Session:
         strings = np.empty(int(np.prod(shape)), object)
         for i in range(strings.size):
             at = data + i * _TSTRING_BYTES
-            strings[i] = ctypes.string_at(
-                tf.TF_StringGetDataPointer(at), tf.TF_StringGetSize(at)
-            )
+            strings[i] = ctypes.string_at(tf.TF_StringGetDataPointer(at), tf.TF_StringGetSize(at))
         return strings.reshape(shape)
 
 

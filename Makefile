@@ -55,7 +55,8 @@ lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-bench: .venv/.test
+bench: .venv/.bench
+	.venv/bin/python -m benchmarks.serving_speed
 	@test -n "$(TCIA_CSV_DIR)" || { \
 	  echo "error: pass TCIA_CSV_DIR=DIR, the folder of TCIA's four CSV files of CBIS-DDSM."; exit 2; }
 	.venv/bin/python benchmarks/dataset_build.py --csv_dir=$(TCIA_CSV_DIR)
@@ -70,4 +71,8 @@ bench: .venv/.test
 
 .venv/.test: .venv/bin/python setup.py
 	$(PIP) -e '.[sample,test]'
+	@touch $@
+
+.venv/.bench: .venv/bin/python setup.py
+	$(PIP) -e '.[sample,test,bench]'
 	@touch $@

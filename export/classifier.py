@@ -26,11 +26,6 @@ MODEL_NAME = "cigan_classifier"
 IMAGE_FEATURE = "image/encoded"
 _CLASSIFY_METHOD = "tensorflow/serving/classify"
 
-_CLASSIFIER = flags.DEFINE_string("classifier", None, "A trained classifier, a .keras file.")
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Receives <version>/; default: saved_model beside the classifier."
-)
-
 
 def export(classifier: keras.Model, output_dir: str | os.PathLike) -> pathlib.Path:
     """Writes a classifier to `output_dir`/<next version>/.
@@ -73,13 +68,14 @@ def _archive(classifier: keras.Model, side: int) -> keras.export.ExportArchive:
         return tf.reshape(classifier(image, training=False), [-1])
 
     def serving_default(image):
-        with tf.control_dependencies(input_checks.patch_checks({"image": image}, side)):
-            values = input_checks.value_checks(image=image)
-        with tf.control_dependencies(values):
-            return {"malignant": malignant(tf.identity(image))}
+        shapes = input_checks.shape_checks(image=(image, (side, side, 1)))
+        (image,) = input_checks.after(shapes, image)
+        values = input_checks.value_checks(image=image)
+        return {"malignant": malignant(*input_checks.after(values, image))}
 
     def classify(inputs):
         features = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
+        (inputs,) = input_checks.after(input_checks.shape_checks(inputs=(inputs, ())), inputs)
         encoded = tf.io.parse_example(inputs, features, name="parse_inputs")[IMAGE_FEATURE]
         probability = malignant(png.decode(encoded, IMAGE_FEATURE, side))
         names = tf.tile(tf.constant([CLASS_NAMES]), [tf.size(probability), 1])
@@ -95,7 +91,7 @@ def _archive(classifier: keras.Model, side: int) -> keras.export.ExportArchive:
 
 
 def _declare_classify(folder: pathlib.Path) -> None:
-    """Says in the SavedModel that `classify` answers the Classify call; Keras knows Predict only."""
+    """Says in the file that `classify` answers the Classify call; Keras knows Predict alone."""
     path = folder / "saved_model.pb"
     saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     (meta_graph,) = saved_model.meta_graphs
@@ -116,17 +112,22 @@ def _warmup_requests(side: int) -> list:
 
 def main() -> None:
     """Exports as the flags say."""
-    if _CLASSIFIER.value is None:
+    if flags.FLAGS.classifier is None:
         raise UserError("Pass --classifier=FILE.keras, a trained classifier.")
-    path = pathlib.Path(_CLASSIFIER.value)
+    path = pathlib.Path(flags.FLAGS.classifier)
     if not path.is_file():
         raise UserError(f"There is no classifier {str(path)!r}; train one with --mode=classify.")
     try:
         classifier = keras.saving.load_model(path, compile=False)
     except (ValueError, OSError) as error:
         raise UserError(f"{str(path)!r} is no classifier: {error}") from None
-    print(export(classifier, _OUTPUT_DIR.value or path.parent / "saved_model"))
+    print(export(classifier, flags.FLAGS.output_dir or path.parent / "saved_model"))
 
 
 if __name__ == "__main__":
+    # Here, because other programs that import this module have flags of these names too.
+    flags.DEFINE_string("classifier", None, "A trained classifier, a .keras file.")
+    flags.DEFINE_string(
+        "output_dir", None, "Receives <version>/; default: saved_model beside the classifier."
+    )
     command_line.run(main)

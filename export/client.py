@@ -1,7 +1,7 @@
 r"""Asks a model server for infills, by REST or gRPC.
 
-    python -m export.client --server=http://localhost:8501 --image=patch.png --mask=mask.png \\
-        --class=malignant --seed=7 --output=infilled.png
+    python -m export.client --server=http://localhost:8501 --image=patch.png --mask=mask.png \
+        --label=malignant --seed=7 --output=infilled.png
 
 or, from Python, with arrays or PNGs:
 
@@ -18,20 +18,6 @@ from absl import flags
 from cigan_tf import command_line, workdir
 from cigan_tf.errors import UserError
 from export.transports import UNAVAILABLE, ServerError, connect
-
-_SERVER = flags.DEFINE_string(
-    "server", "http://localhost:8501", "http(s)://HOST:PORT (REST) or grpc(s)://HOST:PORT."
-)
-_MODEL = flags.DEFINE_string("model", "cigan", "The model's name on the server.")
-_VERSION = flags.DEFINE_string("version", "", "A version's number or label; default: the newest.")
-_IMAGE = flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
-_MASK = flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, not 0 where to infill.")
-_CLASS = flags.DEFINE_enum(
-    "class", "malignant", ["non_malignant", "malignant"], "Class of the infill."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same infill.")
-_OUTPUT = flags.DEFINE_string("output", None, "Receives the infilled patch, a 16-bit PNG.")
-_TIMEOUT_S = flags.DEFINE_float("timeout_s", 30.0, "Seconds until an answer, retries included.")
 
 _FIRST_PAUSE_S = 0.1
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -179,21 +165,37 @@ def _read(name: str, path: str | None) -> bytes:
 
 def main() -> None:
     """Sends one patch as the flags say and writes the answer."""
-    if _OUTPUT.value is None:
+    if flags.FLAGS.output is None:
         raise UserError("Pass --output=FILE.png.")
-    client = Client(_SERVER.value, _MODEL.value, _VERSION.value, _TIMEOUT_S.value)
-    image, mask = _read("image", _IMAGE.value), _read("mask", _MASK.value)
-    label = int(_CLASS.value == "malignant")
+    client = Client(
+        flags.FLAGS.server, flags.FLAGS.model, flags.FLAGS.version, flags.FLAGS.timeout_s
+    )
+    image, mask = _read("image", flags.FLAGS.image), _read("mask", flags.FLAGS.mask)
+    label = int(flags.FLAGS.label == "malignant")
     try:
-        (infilled,) = client.infill_png([image], [mask], [label], [_SEED.value])
+        (infilled,) = client.infill_png([image], [mask], [label], [flags.FLAGS.seed])
     except ServerError as error:
-        raise UserError(f"{_SERVER.value} gave no infill. {error}") from None
+        raise UserError(f"{flags.FLAGS.server} gave no infill. {error}") from None
     try:
-        workdir.write_whole(pathlib.Path(_OUTPUT.value), infilled)
+        workdir.write_whole(pathlib.Path(flags.FLAGS.output), infilled)
     except OSError as error:
-        raise UserError(f"--output={_OUTPUT.value} cannot be written: {error.strerror}.") from None
-    print(_OUTPUT.value)
+        raise UserError(
+            f"--output={flags.FLAGS.output} cannot be written: {error.strerror}."
+        ) from None
+    print(flags.FLAGS.output)
 
 
 if __name__ == "__main__":
+    # Here, because other programs that import this module have flags of these names too.
+    flags.DEFINE_string(
+        "server", "http://localhost:8501", "http(s)://HOST:PORT (REST) or grpc(s)://HOST:PORT."
+    )
+    flags.DEFINE_string("model", "cigan", "The model's name on the server.")
+    flags.DEFINE_string("version", "", "A version's number or label; default: the newest.")
+    flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
+    flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, not 0 where to infill.")
+    flags.DEFINE_enum("label", "malignant", ["non_malignant", "malignant"], "Class of the infill.")
+    flags.DEFINE_integer("seed", 0, "The same seed gives the same infill.")
+    flags.DEFINE_string("output", None, "Receives the infilled patch, a 16-bit PNG.")
+    flags.DEFINE_float("timeout_s", 30.0, "Seconds until an answer, retries included.")
     command_line.run(main)

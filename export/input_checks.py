@@ -8,18 +8,37 @@ folded to "true" before the first request. The shapes are therefore hidden from 
 import tensorflow as tf
 
 
-def patch_checks(inputs: dict[str, tf.Tensor], side: int) -> list[tf.Operation]:
-    """Returns assertions that every tensor is [N, side, side, 1], all of the same N."""
-    batch = _shape_as_sent(next(iter(inputs.values())))[0]
-    return [
-        _assert_shape(name, tensor, [batch, side, side, 1], f"[N,{side},{side},1]")
-        for name, tensor in inputs.items()
-    ]
+def after(checks: list[tf.Operation], *tensors: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the tensors as they are once all checks have passed.
+
+    What is computed from them then fails by a check, not in words of its own; operations that only
+    stand under `tf.control_dependencies` may start earlier once a function is inlined.
+    """
+    with tf.control_dependencies(checks):
+        return [tf.identity(tensor) for tensor in tensors]
 
 
-def vector_checks(inputs: dict[str, tf.Tensor], batch) -> list[tf.Operation]:
-    """Returns assertions that every tensor is [batch]."""
-    return [_assert_shape(name, tensor, [batch], "[N]") for name, tensor in inputs.items()]
+def shape_checks(**inputs: tuple[tf.Tensor, tuple[int, ...]]) -> list[tf.Operation]:
+    """Returns assertions of every tensor's shape: [N, ...], the same N as the first one's.
+
+    Args:
+        inputs: by name, the tensor and its dimensions after N.
+    """
+    first = next(iter(inputs))
+    # A scalar has no N; the first assertion says so.
+    batch = tf.concat([_shape_as_sent(inputs[first][0]), [0]], axis=0)[0]
+    checks = []
+    for name, (tensor, rest) in inputs.items():
+        shape = _shape_as_sent(tensor)
+        # Vectors of different lengths, as those of another rank are, compare as unequal.
+        equal = tf.raw_ops.Equal(
+            x=shape, y=tf.stack([batch, *rest]), incompatible_shape_error=False
+        )
+        in_words = f"[{','.join(['N', *map(str, rest)])}]"
+        of = "" if name == first else f", N as of {first}"
+        message = f"{name} must be of shape {in_words}{of}. Received:"
+        checks.append(tf.debugging.Assert(tf.reduce_all(equal), [message, shape], summarize=8))
+    return checks
 
 
 def value_checks(**inputs: tf.Tensor) -> list[tf.Operation]:
@@ -36,17 +55,6 @@ def value_checks(**inputs: tf.Tensor) -> list[tf.Operation]:
         tf.debugging.Assert(tf.reduce_all(rules[name][0](value)), [rules[name][1]])
         for name, value in inputs.items()
     ]
-
-
-def _assert_shape(name: str, tensor, expected: list, in_words: str) -> tf.Operation:
-    shape = _shape_as_sent(tensor)
-    # Vectors of different lengths, as those of another rank are, compare as unequal.
-    equal = tf.raw_ops.Equal(x=shape, y=tf.stack(expected), incompatible_shape_error=False)
-    return tf.debugging.Assert(
-        tf.reduce_all(equal),
-        [f"{name} must be of shape {in_words}, N the same for all inputs. Received:", shape],
-        summarize=8,
-    )
 
 
 def _shape_as_sent(tensor):

@@ -27,11 +27,6 @@ from export import folded_generator, input_checks, model_card, png, serving_file
 
 MODEL_NAME = "cigan"
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained run.")
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Receives <version>/; default: WORKDIR/saved_model."
-)
-
 
 def export(workdir: str | os.PathLike, output_dir: str | os.PathLike) -> pathlib.Path:
     """Writes the newest checkpoint's generator to `output_dir`/<next version>/.
@@ -51,7 +46,7 @@ def export(workdir: str | os.PathLike, output_dir: str | os.PathLike) -> pathlib
     workdir = pathlib.Path(workdir)
     config = workdir_lib.load_config(workdir)
     generator, step = checkpoints.restore_generator(workdir, config)
-    archive = _archive(generator, config)
+    archive = build_archive(generator, config)
     card = model_card.render(workdir, config, step, generator.count_params())
 
     def write(folder: pathlib.Path) -> None:
@@ -85,7 +80,8 @@ def _png_bytes(picture: np.ndarray) -> bytes:
     return tf.io.encode_png(picture).numpy()
 
 
-def _archive(generator: Generator, config: Config) -> keras.export.ExportArchive:
+def build_archive(generator: Generator, config: Config) -> keras.export.ExportArchive:
+    """Returns both signatures, ready to be written; see `export`."""
     side = config.model.patch_size
     generate = folded_generator.fold(generator)
 
@@ -101,26 +97,26 @@ def _archive(generator: Generator, config: Config) -> keras.export.ExportArchive
         generated = generate(masks.corrupt(image, mask, noise), mask, label)
         return masks.composite(image, mask, generated) if config.model.composite else generated
 
+    def checked_infill(image, mask, label, seed):
+        values = input_checks.value_checks(image=image, mask=mask, label=label)
+        return infill(*input_checks.after(values, image, mask, label, seed))
+
     def serving_default(image, mask, label, seed):
-        patches, vectors = {"image": image, "mask": mask}, {"label": label, "seed": seed}
-        shapes = input_checks.patch_checks(patches, side)
-        shapes += input_checks.vector_checks(vectors, tf.shape(image)[0])
-        with tf.control_dependencies(shapes):
-            values = input_checks.value_checks(image=image, mask=mask, label=label)
-        with tf.control_dependencies(values):
-            return {"infilled": infill(image, mask, label, seed)}
+        patch = (side, side, 1)
+        shapes = input_checks.shape_checks(
+            image=(image, patch), mask=(mask, patch), label=(label, ()), seed=(seed, ())
+        )
+        inputs = input_checks.after(shapes, image, mask, label, seed)
+        return {"infilled": checked_infill(*inputs)}
 
     def infill_png(image_bytes, mask_bytes, label, seed):
         vectors = {"image_bytes": image_bytes, "mask_bytes": mask_bytes}
         vectors |= {"label": label, "seed": seed}
-        with tf.control_dependencies(
-            input_checks.vector_checks(vectors, tf.size(image_bytes)),
-        ):
-            image = png.decode(image_bytes, "image_bytes", side)
-            mask = tf.cast(png.decode(mask_bytes, "mask_bytes", side) > 0, tf.float32)
-            values = input_checks.value_checks(image=image, mask=mask, label=label)
-        with tf.control_dependencies(values):
-            return {"infilled_bytes": png.encode(infill(image, mask, label, seed))}
+        shapes = input_checks.shape_checks(**{n: (vector, ()) for n, vector in vectors.items()})
+        image_bytes, mask_bytes, label, seed = input_checks.after(shapes, *vectors.values())
+        image = png.decode(image_bytes, "image_bytes", side)
+        mask = tf.cast(png.decode(mask_bytes, "mask_bytes", side) > 0, tf.float32)
+        return {"infilled_bytes": png.encode(checked_infill(image, mask, label, seed))}
 
     def spec(dtype, name, shape=()):
         return tf.TensorSpec((None, *shape), dtype, name)
@@ -150,11 +146,14 @@ def _archive(generator: Generator, config: Config) -> keras.export.ExportArchive
 
 def main() -> None:
     """Exports as the flags say."""
-    workdir = _WORKDIR.value
+    workdir = flags.FLAGS.workdir
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of a trained run.")
-    print(export(workdir, _OUTPUT_DIR.value or pathlib.Path(workdir) / "saved_model"))
+    print(export(workdir, flags.FLAGS.output_dir or pathlib.Path(workdir) / "saved_model"))
 
 
 if __name__ == "__main__":
+    # Here, because other programs that import this module have flags of these names too.
+    flags.DEFINE_string("workdir", None, "Folder of the trained run.")
+    flags.DEFINE_string("output_dir", None, "Receives <version>/; default: WORKDIR/saved_model.")
     command_line.run(main)

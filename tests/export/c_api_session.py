@@ -144,7 +144,7 @@ class Session:
         return outputs
 
     def _to_tensor(self, value: np.ndarray) -> int:
-        tf, value = self._library, np.ascontiguousarray(value)
+        tf, value = self._library, np.asarray(value, order="C")
         dims = (ctypes.c_int64 * value.ndim)(*value.shape)
         code = _CODES[value.dtype]
         num_bytes = value.size * _TSTRING_BYTES if code == _STRING else value.nbytes

@@ -26,6 +26,8 @@ from cigan_tf.errors import UserError
 from export.client import Client
 from export.transports import ServerError
 
+STATUS = {"UNAVAILABLE": 503, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404}
+
 
 class GrpcServer(prediction_service_pb2_grpc.PredictionServiceServicer):
     """PredictionService.Predict; keeps every request, refuses as often as it is told to."""
@@ -61,8 +63,6 @@ class GrpcServer(prediction_service_pb2_grpc.PredictionServiceServicer):
 class RestServer:
     """POST .../v1/models/MODEL...:predict with columns of inputs."""
 
-    STATUS = {"UNAVAILABLE": 503, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404}
-
     def __init__(self, signatures):
         self.signatures, self.requests, self.refusals, self.delay_s = signatures, [], [], 0
         self.raw_answer = None
@@ -95,7 +95,7 @@ class RestServer:
         if self.raw_answer is not None:
             return self.raw_answer
         if self.refusals:
-            return self.STATUS[self.refusals.pop()], {"error": "not now"}
+            return STATUS[self.refusals.pop()], {"error": "not now"}
         signature = self.signatures[body["signature_name"]]
         _, specs = signature.structured_input_signature
         inputs = {}
@@ -334,14 +334,14 @@ def test_the_command_writes_an_infilled_png(rest_server, pngs, tmp_path):
             [*command, *files, *arguments], capture_output=True, text=True, timeout=120, check=False
         )
 
-    done = run("--class=malignant", "--seed=3")
+    done = run("--label=malignant", "--seed=3")
     assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "output.png"))
     one = {"image_bytes": pngs["image_bytes"][:1], "mask_bytes": pngs["mask_bytes"][:1]}
     expected = Client(rest_server.address).infill_png(**one, label=[1], seed=[3])
     assert [(tmp_path / "output.png").read_bytes()] == expected
 
     rest_server.refusals = ["NOT_FOUND"]
-    done = run("--class=non_malignant")
+    done = run("--label=non_malignant")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "NOT_FOUND: not now" in done.stderr

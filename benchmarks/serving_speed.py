@@ -24,11 +24,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 _PATCH_PX = flags.DEFINE_integer("patch_px", 256, "Side of a patch.")
 _THREADS = flags.DEFINE_list("threads", ["1", "2"], "Threads of an arm.")
-_BATCHES = flags.DEFINE_list("batches", ["1", "4", "16", "32"], "Patches per call.")
+_BATCHES = flags.DEFINE_list("batches", ["1", "8", "32"], "Patches per call.")
 _PATCHES = flags.DEFINE_integer("patches", 100, "Patches per arm and row, at least 4 calls.")
 _ARM = flags.DEFINE_string("arm", None, "For the inner processes.")
 _FOLDER = flags.DEFINE_string("folder", None, "For the inner processes.")
@@ -48,6 +48,7 @@ def main(_):
     if _ARM.value:
         _answer(_ARM.value, pathlib.Path(_FOLDER.value), int(_THREADS.value[0]))
         return
+    logging.set_verbosity(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         gflop = _write_models(folder, _PATCH_PX.value, max(map(int, _BATCHES.value)))
@@ -81,7 +82,8 @@ def _print_table(threads: int, folder: pathlib.Path, gflop: float) -> None:
             print(
                 f"{_ARMS[arm]:27}{batch:6}{p50[arm]:9.1f}{np.percentile(times, 99) * 1e3:9.1f}"
                 f"{p50[arm] / batch:10.1f}{p50[arm] / batch / ceiling_ms:10.2f}"
-                f"{p50['torch'] / p50[arm]:11.2f}{p50['onnx'] / p50[arm]:11.2f}"
+                f"{p50['torch'] / p50[arm]:11.2f}{p50['onnx'] / p50[arm]:11.2f}",
+                flush=True,
             )
     for worker in workers.values():
         worker.close()

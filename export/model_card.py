@@ -13,7 +13,8 @@ from cigan_tf import input_pipeline
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import report
+from cigan_tf.evaluation import page, quality_table, report
+from cigan_tf.evaluation.experiment_report import QUALITY_FILE
 
 _TEMPLATE = pathlib.Path(__file__).with_name("templates") / "MODEL_CARD.md.jinja"
 
@@ -36,8 +37,12 @@ def render(workdir: pathlib.Path, config: Config, step: int, num_parameters: int
         config: its settings.
         step: step of the checkpoint that is exported.
         num_parameters: weights of the generator.
+
+    Raises:
+        UserError: the run's measures of its infills cannot be read.
     """
     splits = _splits(config)
+    measured = workdir / QUALITY_FILE
     curves = report.read_scalars(workdir / workdir_lib.LOG_DIR)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -49,6 +54,8 @@ def render(workdir: pathlib.Path, config: Config, step: int, num_parameters: int
         splits=splits,
         trained_on=(splits or {}).get(config.data.train_split),
         used={config.data.train_split: "training", config.data.validation_split: "selection"},
+        duration=page.duration(report.training_seconds(curves)),
+        quality=quality_table.read(measured) if measured.is_file() else None,
         metrics=[
             (words, *_last_points(curves[tag], step))
             for tag, words in _METRICS.items()

@@ -3,8 +3,8 @@
     DIR/<version>/assets.extra/tf_serving_warmup_requests
     DIR/models.config  batching.config  monitoring.config  compose.yaml  kserve.yaml
 
-The configuration of the server is written again with every version: labels move on as `_labels`
-says, and whatever else a hand has changed in models.config stays.
+Every export brings the labels in models.config up to date and leaves the rest of it, and the other
+files once they are there, as hands have made them.
 """
 
 import pathlib
@@ -23,7 +23,7 @@ from export import versions
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MODELS_CONFIG = "models.config"
 _TEMPLATES = pathlib.Path(__file__).with_name("templates")
-_COPIED = ("batching.config", "monitoring.config", "compose.yaml", "kserve.yaml")
+_WRITTEN_ONCE = ("batching.config", "monitoring.config", "compose.yaml", "kserve.yaml")
 
 
 def predict_request(model: str, signature: str, inputs: dict[str, np.ndarray]):
@@ -67,18 +67,22 @@ def write_server_files(output_dir: pathlib.Path, model: str) -> None:
     """Writes what a server is started with, for the versions that lie in `output_dir`.
 
     Raises:
-        UserError: the models.config that lies there is none.
+        UserError: the models.config that lies there is none, or the folder cannot be written.
     """
     config = models_config(output_dir, model)
     header = "# Written by every export; labels and other settings changed by hand are kept.\n"
-    text = header + text_format.MessageToString(config)
-    workdir_lib.write_whole(output_dir / MODELS_CONFIG, text)
+    files = {MODELS_CONFIG: header + text_format.MessageToString(config)}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    for name in _COPIED:
-        template = environment.from_string((_TEMPLATES / f"{name}.jinja").read_text())
-        # Names of Kubernetes resources and of hosts know no underscores.
-        rendered = template.render(model=model, host=model.replace("_", "-"))
-        workdir_lib.write_whole(output_dir / name, rendered)
+    for name in _WRITTEN_ONCE:
+        if not (output_dir / name).exists():
+            template = environment.from_string((_TEMPLATES / f"{name}.jinja").read_text())
+            # Names of Kubernetes resources and of hosts know no underscores.
+            files[name] = template.render(model=model, host=model.replace("_", "-"))
+    try:
+        for name, text in files.items():
+            workdir_lib.write_whole(output_dir / name, text)
+    except OSError as error:
+        raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
 
 
 def models_config(

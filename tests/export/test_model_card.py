@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+import shutil
 
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.evaluation import report
+from cigan_tf.evaluation.experiment_report import QUALITY_FILE
 from export import model_card
 
 
@@ -26,6 +28,16 @@ def test_the_card_lies_in_the_version(exported, trained_run, tiny_config):
     assert f"| {int(step)} | {value:.4g} |" in card
     for word in ("{{", "{%", "None", " nan "):
         assert word not in card
+
+
+def test_measures_of_the_infills_are_in_the_card(trained_run, tiny_config, tmp_path):
+    shutil.copytree(trained_run / workdir_lib.LOG_DIR, tmp_path / workdir_lib.LOG_DIR)
+    assert "## Quality" not in model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
+    infills = {"value": 0.0123, "sd": None, "n": {"infills": 40}}
+    entry = {"measure": "seam_score", "of_class": "malignant", "infills": infills, "real": None}
+    (tmp_path / QUALITY_FILE).write_text(json.dumps({"measures": [entry]}))
+    card = model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
+    assert "gradient across the mask's edge over the tissue's | malignant | 0.0123 |" in card
 
 
 def test_a_run_without_its_dataset_has_a_card(trained_run, tiny_config, replace):

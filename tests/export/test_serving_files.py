@@ -80,6 +80,13 @@ def test_another_model_in_the_list_stays(folder):
     assert 'name: "cigan"' in path.read_text()
 
 
+def test_what_a_hand_has_changed_stays(folder):
+    serving_files.write_server_files(folder(1), "cigan")
+    (folder() / "compose.yaml").write_text("services: {}\n")
+    serving_files.write_server_files(folder(2), "cigan")
+    assert (folder() / "compose.yaml").read_text() == "services: {}\n"
+
+
 def test_a_broken_list_is_named_and_kept(folder):
     (folder(1) / "models.config").write_text("model_config_list {")
     with pytest.raises(UserError, match=r"models\.config' is no list of models"):

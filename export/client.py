@@ -59,7 +59,7 @@ class Client:
             UserError: an input breaks this contract; the server is not asked.
             ServerError: the server refused, or did not answer in time.
         """
-        image, mask = np.asarray(image, np.float32), np.asarray(mask, np.float32)
+        image, mask = _floats("image", image), _floats("mask", mask)
         _require(
             image.ndim == 4 and len(image) > 0 and image.shape[1:] == (*image.shape[1:2] * 2, 1),
             f"image must be of shape [N, p, p, 1]. Received: {image.shape}.",
@@ -116,6 +116,13 @@ class Client:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
+
+
+def _floats(name: str, values) -> np.ndarray:
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} must be an array of numbers.") from None
 
 
 def _label_and_seed(label, seed, count: int) -> dict[str, np.ndarray]:

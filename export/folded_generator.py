@@ -66,7 +66,7 @@ def _convolve(features, kernel, bias, padding="SAME", activation=tf.nn.relu):
 
 
 def _maps(classes, like):
-    return tf.ones_like(like[..., :1]) * classes
+    return tf.tile(classes, [1, *like.shape[1:3], 1])
 
 
 def _enlarge_and_convolve(features, pair, classes, kernel, bias):

@@ -57,6 +57,7 @@ lint: .venv/.test
 
 bench: .venv/.bench
 	.venv/bin/python benchmarks/training.py --markdown=RESULTS.md
+	.venv/bin/python -m benchmarks.serving_speed
 	@test -n "$(TCIA_CSV_DIR)" || echo "The dataset's build is measured with TCIA_CSV_DIR=DIR," \
 	  "the folder of TCIA's four CSV files of CBIS-DDSM."
 	test -z "$(TCIA_CSV_DIR)" || \
@@ -75,5 +76,5 @@ bench: .venv/.bench
 	@touch $@
 
 .venv/.bench: .venv/bin/python setup.py
-	$(PIP) -e '.[sample,bench]'
+	$(PIP) -e '.[sample,test,bench]'
 	@touch $@

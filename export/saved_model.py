@@ -11,9 +11,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pathlib
-import shutil
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import flags
 
@@ -23,16 +23,9 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.models.generator import Generator
 from cigan_tf.training import checkpoints
+from export import folded_generator, input_checks, model_card, png, serving_files, versions
 
-_WHITE = 65535.0
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained run.")
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Receives <version>/; default: WORKDIR/saved_model."
-)
-_BEST = flags.DEFINE_bool(
-    "best", False, "Export the checkpoint with the lowest --best_term instead of the newest one."
-)
+MODEL_NAME = "cigan"
 
 
 def export(
@@ -52,27 +45,50 @@ def export(
     Raises:
         UserError: there is no trained run in `workdir`, or `output_dir` cannot be written.
     """
-    workdir, output_dir = pathlib.Path(workdir), pathlib.Path(output_dir)
+    workdir = pathlib.Path(workdir)
     config = workdir_lib.load_config(workdir)
-    generator, _ = checkpoints.restore_generator(workdir, config, best)
-    archive = _archive(generator, config)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        versions = [int(p.name) for p in output_dir.iterdir() if p.name.isdigit()]
-        target = output_dir / str(max(versions, default=0) + 1)
-        # A server that watches output_dir looks at numbers only: it never sees this half written.
-        beside = output_dir / f".writing-{target.name}"
-        shutil.rmtree(beside, ignore_errors=True)
-        archive.write_out(str(beside), verbose=False)
-        beside.rename(target)
-    except OSError as error:
-        raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
+    generator, step = checkpoints.restore_generator(workdir, config, best)
+    archive = build_archive(generator, config)
+    card = model_card.render(workdir, config, step, generator.count_params())
+
+    def write(folder: pathlib.Path) -> None:
+        archive.write_out(str(folder), verbose=False)
+        serving_files.write_warmup(folder, _warmup_requests(config.model.patch_size))
+        (folder / "MODEL_CARD.md").write_text(card)
+
+    target = versions.write_next(output_dir, write)
+    serving_files.write_server_files(target.parent, MODEL_NAME)
     return target
 
 
-def _archive(generator: Generator, config: Config) -> keras.export.ExportArchive:
-    side = config.model.patch_size
+def _warmup_requests(side: int) -> list:
+    """Returns one request for each signature: a grey patch with a round mask, both classes."""
+    rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+    disc = (np.hypot(rows, columns) < side / 4)[None, :, :, None].repeat(2, axis=0)
+    grey = np.full(disc.shape, 0.5, np.float32)
+    label_and_seed = {"label": np.array([0, 1], np.int32), "seed": np.array([0, 0], np.int32)}
+    encoded = {
+        "image_bytes": [_png_bytes(patch) for patch in (grey * png.WHITE).astype(np.uint16)],
+        "mask_bytes": [_png_bytes(mask) for mask in disc.astype(np.uint8) * 255],
+    }
+    floats = {"image": grey, "mask": disc.astype(np.float32)}
+    return [
+        serving_files.predict_request(MODEL_NAME, name, inputs | label_and_seed)
+        for name, inputs in (("serving_default", floats), ("infill_png", encoded))
+    ]
 
+
+def _png_bytes(picture: np.ndarray) -> bytes:
+    return tf.io.encode_png(picture).numpy()
+
+
+def build_archive(generator: Generator, config: Config) -> keras.export.ExportArchive:
+    """Returns both signatures, ready to be written; see `export`."""
+    side = config.model.patch_size
+    generate = folded_generator.fold(generator)
+
+    # One function for both signatures: the weights are in the file once.
+    @tf.function(autograph=False)
     def infill(image, mask, label, seed):
         # One draw per patch from its own seed: an answer does not depend on the rest of a batch.
         noise = tf.map_fn(
@@ -80,29 +96,35 @@ def _archive(generator: Generator, config: Config) -> keras.export.ExportArchive
             seed,
             fn_output_signature=tf.float32,
         )
-        context = masks.corrupt(image, mask, noise)
-        generated = generator({"context": context, "mask": mask, "label": label})
+        generated = generate(masks.corrupt(image, mask, noise), mask, label)
         return masks.composite(image, mask, generated) if config.model.composite else generated
 
+    def checked_infill(image, mask, label, seed):
+        values = input_checks.value_checks(image=image, mask=mask, label=label)
+        return infill(*input_checks.after(values, image, mask, label, seed))
+
     def serving_default(image, mask, label, seed):
-        with tf.control_dependencies(_input_checks(image, mask, label, seed)):
-            return {"infilled": infill(image, mask, label, seed)}
+        patch = (side, side, 1)
+        shapes = input_checks.shape_checks(
+            image=(image, patch), mask=(mask, patch), label=(label, ()), seed=(seed, ())
+        )
+        inputs = input_checks.after(shapes, image, mask, label, seed)
+        return {"infilled": checked_infill(*inputs)}
 
     def infill_png(image_bytes, mask_bytes, label, seed):
-        image = _decode(image_bytes, "image_bytes", side)
-        mask = tf.cast(_decode(mask_bytes, "mask_bytes", side) > 0, tf.float32)
-        with tf.control_dependencies(_input_checks(image, mask, label, seed)):
-            infilled = infill(image, mask, label, seed)
-        grey = tf.cast(tf.round(infilled * _WHITE), tf.uint16)
-        encoded = tf.map_fn(tf.io.encode_png, grey, fn_output_signature=tf.string)
-        return {"infilled_bytes": encoded}
+        vectors = {"image_bytes": image_bytes, "mask_bytes": mask_bytes}
+        vectors |= {"label": label, "seed": seed}
+        shapes = input_checks.shape_checks(**{n: (vector, ()) for n, vector in vectors.items()})
+        image_bytes, mask_bytes, label, seed = input_checks.after(shapes, *vectors.values())
+        image = png.decode(image_bytes, "image_bytes", side)
+        mask = tf.cast(png.decode(mask_bytes, "mask_bytes", side) > 0, tf.float32)
+        return {"infilled_bytes": png.encode(checked_infill(image, mask, label, seed))}
 
     def spec(dtype, name, shape=()):
         return tf.TensorSpec((None, *shape), dtype, name)
 
     label_and_seed = [spec(tf.int32, "label"), spec(tf.int32, "seed")]
     archive = keras.export.ExportArchive()
-    archive.track(generator)
     archive.add_endpoint(
         "serving_default",
         serving_default,
@@ -124,54 +146,20 @@ def _archive(generator: Generator, config: Config) -> keras.export.ExportArchive
     return archive
 
 
-def _decode(encoded, name: str, side: int):
-    """Returns grey PNGs as float32 [N, side, side, 1] in [0, 1]; 8-bit ones are widened."""
-
-    def decode_one(png):
-        picture = tf.io.decode_png(png, dtype=tf.uint16)
-        shape = tf.shape(picture)
-        expected = f"{name} must hold grey PNGs of {side}x{side} pixels. Received the shape:"
-        fits = tf.debugging.Assert(tf.reduce_all(shape == (side, side, 1)), [expected, shape])
-        with tf.control_dependencies([fits]):
-            grey = tf.cast(picture, tf.float32) / _WHITE
-        # Not tf.ensure_shape: the graph optimiser lets that fail first, in words of its own.
-        return tf.reshape(grey, (side, side, 1))
-
-    return tf.map_fn(decode_one, encoded, fn_output_signature=tf.float32)
-
-
-def _input_checks(image, mask, label, seed) -> list:
-    """Returns assertions that name the input which breaks the contract."""
-    batch = tf.shape(image)[0]
-    checks = [
-        tf.debugging.Assert(
-            tf.reduce_all((image >= 0) & (image <= 1)), ["image must lie in [0, 1], without NaN."]
-        ),
-        tf.debugging.Assert(
-            tf.reduce_all((mask == 0) | (mask == 1)), ["mask must hold 0 and 1 alone."]
-        ),
-        tf.debugging.Assert(
-            tf.reduce_all((label == 0) | (label == 1)),
-            ["label must be 0 (non-malignant) or 1 (malignant). Received:", label],
-        ),
-    ]
-    for name, value in (("mask", mask), ("label", label), ("seed", seed)):
-        checks.append(
-            tf.debugging.assert_equal(
-                tf.shape(value)[0], batch, message=f"{name} must be one per image."
-            )
-        )
-    return checks
-
-
 def main() -> None:
     """Exports as the flags say."""
-    workdir = _WORKDIR.value
+    workdir = flags.FLAGS.workdir
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of a trained run.")
-    output_dir = _OUTPUT_DIR.value or pathlib.Path(workdir) / "saved_model"
-    print(export(workdir, output_dir, _BEST.value))
+    output_dir = flags.FLAGS.output_dir or pathlib.Path(workdir) / "saved_model"
+    print(export(workdir, output_dir, flags.FLAGS.best))
 
 
 if __name__ == "__main__":
+    # Here, because other programs that import this module have flags of these names too.
+    flags.DEFINE_string("workdir", None, "Folder of the trained run.")
+    flags.DEFINE_string("output_dir", None, "Receives <version>/; default: WORKDIR/saved_model.")
+    flags.DEFINE_bool(
+        "best", False, "Export the checkpoint with the lowest --best_term, not the newest one."
+    )
     command_line.run(main)

@@ -37,7 +37,10 @@ MAY_IMPORT = {
     ],
     "cigan_tf.flags": ["errors", "config"],
     "cigan_tf.main": ["errors", "command_line", "flags", "training", "classifier", "evaluation"],
-    "export": ["errors", "command_line", "config", "workdir", "masks", "models", "training"],
+    "export": [
+        *["errors", "command_line", "config", "workdir", "masks", "input_pipeline", "models"],
+        *["training", "evaluation"],
+    ],
 }
 KNOW_FLAGS = {"cigan_tf.flags", "cigan_tf.command_line", "tfds_ddsm.check"}
 
@@ -67,9 +70,10 @@ def test_imports_run_one_way(name, path):
     if name.startswith("tfds_ddsm"):
         assert not ours, "the dataset knows nothing of the model"
         return
-    assert not any(n.startswith("export") for n in ours), "nothing imports a command"
     if name in ("cigan_tf", "export"):
         return
+    if name.startswith("export"):
+        ours = [n for n in ours if not n.startswith("export")]
     part = next(part for part in MAY_IMPORT if name.startswith(part))
     for imported in ours:
         allowed = [f"cigan_tf.{a}" for a in MAY_IMPORT[part]]

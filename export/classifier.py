@@ -1,0 +1,133 @@
+"""Exports a trained classifier of patches as a SavedModel with predict and classify signatures.
+
+    python -m export.classifier --classifier=FILE.keras --output_dir=DIR
+
+writes DIR/<version>/ and what a server wants beside it. The folder needs nothing of this package.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from tensorflow.core.protobuf import saved_model_pb2
+
+from cigan_tf import command_line
+from cigan_tf.errors import UserError
+from cigan_tf.input_pipeline import CLASS_NAMES
+from export import input_checks, png, serving_files, versions
+
+MODEL_NAME = "cigan_classifier"
+IMAGE_FEATURE = "image/encoded"
+_CLASSIFY_METHOD = "tensorflow/serving/classify"
+
+
+def export(classifier: keras.Model, output_dir: str | os.PathLike) -> pathlib.Path:
+    """Writes a classifier to `output_dir`/<next version>/.
+
+    Signatures, batch size N free, p the patch size:
+        serving_default: image float32 [N,p,p,1] in [0,1] -> malignant float32 [N], the probability.
+        classify (TensorFlow Serving's Classify call): inputs string [N], each a tf.Example whose
+            feature `image/encoded` is a grey PNG of 8 or 16 bits -> classes string [N,2], scores
+            float32 [N,2].
+
+    Args:
+        classifier: from image [N, p, p, 1] in [0, 1] to the probability of malignancy, [N, 1] or
+            [N].
+        output_dir: the model's folder.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        UserError: the model takes no grey square patches, or `output_dir` cannot be written.
+    """
+    shape = tuple(classifier.input_shape)
+    if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 1:
+        raise UserError(f"A classifier takes patches [N, p, p, 1]; this one takes {shape}.")
+    side = shape[1]
+    archive = _archive(classifier, side)
+
+    def write(folder: pathlib.Path) -> None:
+        archive.write_out(str(folder), verbose=False)
+        _declare_classify(folder)
+        serving_files.write_warmup(folder, _warmup_requests(side))
+
+    target = versions.write_next(output_dir, write)
+    serving_files.write_server_files(target.parent, MODEL_NAME)
+    return target
+
+
+def _archive(classifier: keras.Model, side: int) -> keras.export.ExportArchive:
+    def malignant(image):
+        return tf.reshape(classifier(image, training=False), [-1])
+
+    def serving_default(image):
+        shapes = input_checks.shape_checks(image=(image, (side, side, 1)))
+        (image,) = input_checks.after(shapes, image)
+        values = input_checks.value_checks(image=image)
+        return {"malignant": malignant(*input_checks.after(values, image))}
+
+    def classify(inputs):
+        features = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
+        (inputs,) = input_checks.after(input_checks.shape_checks(inputs=(inputs, ())), inputs)
+        encoded = tf.io.parse_example(inputs, features, name="parse_inputs")[IMAGE_FEATURE]
+        probability = malignant(png.decode(encoded, IMAGE_FEATURE, side))
+        names = tf.tile(tf.constant([CLASS_NAMES]), [tf.size(probability), 1])
+        return {"classes": names, "scores": tf.stack([1 - probability, probability], axis=1)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(classifier)
+    image_spec = tf.TensorSpec((None, side, side, 1), tf.float32, "image")
+    archive.add_endpoint("serving_default", serving_default, input_signature=[image_spec])
+    inputs_spec = tf.TensorSpec((None,), tf.string, "inputs")
+    archive.add_endpoint("classify", classify, input_signature=[inputs_spec])
+    return archive
+
+
+def _declare_classify(folder: pathlib.Path) -> None:
+    """Says in the file that `classify` answers the Classify call; Keras knows Predict alone."""
+    path = folder / "saved_model.pb"
+    saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    (meta_graph,) = saved_model.meta_graphs
+    meta_graph.signature_def["classify"].method_name = _CLASSIFY_METHOD
+    path.write_bytes(saved_model.SerializeToString())
+
+
+def _warmup_requests(side: int) -> list:
+    grey = np.full((1, side, side, 1), 0.5, np.float32)
+    encoded = tf.io.encode_png((grey[0] * png.WHITE).astype(np.uint16)).numpy()
+    example = tf.train.Example()
+    example.features.feature[IMAGE_FEATURE].bytes_list.value.append(encoded)
+    return [
+        serving_files.predict_request(MODEL_NAME, "serving_default", {"image": grey}),
+        serving_files.classification_request(MODEL_NAME, "classify", [example.SerializeToString()]),
+    ]
+
+
+def main() -> None:
+    """Exports as the flags say."""
+    if flags.FLAGS.classifier is None:
+        raise UserError("Pass --classifier=FILE.keras, a trained classifier.")
+    path = pathlib.Path(flags.FLAGS.classifier)
+    if not path.is_file():
+        raise UserError(f"There is no classifier {str(path)!r}; train one with --mode=classify.")
+    try:
+        classifier = keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{str(path)!r} is no classifier: {error}") from None
+    print(export(classifier, flags.FLAGS.output_dir or path.parent / "saved_model"))
+
+
+if __name__ == "__main__":
+    # Here, because other programs that import this module have flags of these names too.
+    flags.DEFINE_string("classifier", None, "A trained classifier, a .keras file.")
+    flags.DEFINE_string(
+        "output_dir", None, "Receives <version>/; default: saved_model beside the classifier."
+    )
+    command_line.run(main)

@@ -1,0 +1,208 @@
+r"""Asks a model server for infills, by REST or gRPC.
+
+    python -m export.client --server=http://localhost:8501 --image=patch.png --mask=mask.png \
+        --label=malignant --seed=7 --output=infilled.png
+
+or, from Python, with arrays or PNGs:
+
+    client = Client("grpc://localhost:8500", version="stable")
+    infilled = client.infill(image, mask, label, seed)
+"""
+
+import pathlib
+import time
+
+import numpy as np
+from absl import flags
+
+from cigan_tf import command_line, workdir
+from cigan_tf.errors import UserError
+from export.transports import UNAVAILABLE, ServerError, connect
+
+_FIRST_PAUSE_S = 0.1
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+class Client:
+    """Infills patches through a model server.
+
+    Args:
+        server: `http://HOST:PORT` or `https://...` for REST, `grpc://HOST:PORT` or `grpcs://...`
+            (TLS, the system's certificates) for gRPC.
+        model: the model's name on the server.
+        version: a version's number ("3") or its label ("stable"); empty for the newest.
+        timeout_s: seconds after which a call is given up, retries and pauses included.
+
+    Raises:
+        UserError: `server` is no such address.
+    """
+
+    def __init__(
+        self, server: str, model: str = "cigan", version: str = "", timeout_s: float = 30.0
+    ):
+        self._transport = connect(server, model, version)
+        self._timeout_s = timeout_s
+
+    def infill(self, image, mask, label, seed) -> np.ndarray:
+        """Returns patches with their masks filled for the class asked for.
+
+        Args:
+            image: float [N, p, p, 1] in [0, 1]: grey level / 65535.
+            mask: [N, p, p, 1] in {0, 1}.
+            label: int [N], 0 non-malignant, 1 malignant.
+            seed: int [N]; the same seed gives the same infill.
+
+        Returns:
+            float32 [N, p, p, 1] in [0, 1]; outside the mask the image's own values.
+
+        Raises:
+            UserError: an input breaks this contract; the server is not asked.
+            ServerError: the server refused, or did not answer in time.
+        """
+        image, mask = _floats("image", image), _floats("mask", mask)
+        _require(
+            image.ndim == 4 and len(image) > 0 and image.shape[1:] == (*image.shape[1:2] * 2, 1),
+            f"image must be of shape [N, p, p, 1]. Received: {image.shape}.",
+        )
+        _require(
+            bool(((image >= 0) & (image <= 1)).all()),
+            "image must lie in [0, 1], without NaN; divide 16-bit grey levels by 65535.",
+        )
+        _require(
+            mask.shape == image.shape,
+            f"mask must be of the image's shape {image.shape}. Received: {mask.shape}.",
+        )
+        _require(bool(((mask == 0) | (mask == 1)).all()), "mask must hold 0 and 1 alone.")
+        inputs = {"image": image, "mask": mask, **_label_and_seed(label, seed, len(image))}
+        return self._predict("serving_default", inputs, "infilled")
+
+    def infill_png(self, image_bytes, mask_bytes, label, seed) -> list[bytes]:
+        """Returns patches as 16-bit PNGs, their masks filled for the class asked for.
+
+        Args:
+            image_bytes: N grey PNGs of 8 or 16 bits.
+            mask_bytes: N grey PNGs, not 0 where the lesion is.
+            label: int [N], 0 non-malignant, 1 malignant.
+            seed: int [N]; the same seed gives the same infill.
+
+        Raises:
+            UserError: an input breaks this contract; the server is not asked.
+            ServerError: the server refused, or did not answer in time.
+        """
+        inputs = {
+            "image_bytes": _pngs("image_bytes", image_bytes, len(image_bytes)),
+            "mask_bytes": _pngs("mask_bytes", mask_bytes, len(image_bytes)),
+            **_label_and_seed(label, seed, len(image_bytes)),
+        }
+        return list(self._predict("infill_png", inputs, "infilled_bytes"))
+
+    def _predict(self, signature: str, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
+        """Asks until there is an answer; only a server that is not there is asked again.
+
+        An infill changes nothing on the server, so that asking twice does no harm.
+        """
+        end, pause_s = time.monotonic() + self._timeout_s, _FIRST_PAUSE_S
+        while True:
+            try:
+                remaining_s = max(end - time.monotonic(), 1e-3)
+                return self._transport.predict(signature, inputs, output, remaining_s)
+            except ServerError as error:
+                if error.code != UNAVAILABLE or time.monotonic() + pause_s >= end:
+                    raise
+            time.sleep(pause_s)
+            pause_s *= 2
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _floats(name: str, values) -> np.ndarray:
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} must be an array of numbers.") from None
+
+
+def _label_and_seed(label, seed, count: int) -> dict[str, np.ndarray]:
+    vectors = {}
+    for name, values in (("label", label), ("seed", seed)):
+        given = np.asarray(values)
+        _require(
+            given.shape == (count,) and given.dtype.kind in "iu",
+            f"{name} must be one integer per image, of shape ({count},). "
+            f"Received: {given.dtype} of shape {given.shape}.",
+        )
+        limits = np.iinfo(np.int32)
+        _require(
+            bool(((given >= limits.min) & (given <= limits.max)).all()),
+            f"{name} must hold integers of 32 bits. Received: {given.tolist()}.",
+        )
+        vectors[name] = given.astype(np.int32)
+    _require(
+        bool(np.isin(vectors["label"], (0, 1)).all()),
+        f"label must be 0 (non-malignant) or 1 (malignant). Received: {vectors['label'].tolist()}.",
+    )
+    return vectors
+
+
+def _pngs(name: str, encoded, count: int) -> np.ndarray:
+    _require(
+        count > 0 and len(encoded) == count, f"{name} must be one PNG per image, {count} of them."
+    )
+    for i, data in enumerate(encoded):
+        _require(
+            isinstance(data, bytes) and data.startswith(_PNG_START),
+            f"{name} must hold PNG files as bytes. Element {i} is none.",
+        )
+    strings = np.empty(count, object)
+    strings[:] = list(encoded)
+    return strings
+
+
+def _read(name: str, path: str | None) -> bytes:
+    if path is None:
+        raise UserError(f"Pass --{name}=FILE.png.")
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"--{name}={path} cannot be read: {error.strerror}.") from None
+
+
+def main() -> None:
+    """Sends one patch as the flags say and writes the answer."""
+    if flags.FLAGS.output is None:
+        raise UserError("Pass --output=FILE.png.")
+    client = Client(
+        flags.FLAGS.server, flags.FLAGS.model, flags.FLAGS.version, flags.FLAGS.timeout_s
+    )
+    image, mask = _read("image", flags.FLAGS.image), _read("mask", flags.FLAGS.mask)
+    label = int(flags.FLAGS.label == "malignant")
+    try:
+        (infilled,) = client.infill_png([image], [mask], [label], [flags.FLAGS.seed])
+    except ServerError as error:
+        raise UserError(f"{flags.FLAGS.server} gave no infill. {error}") from None
+    try:
+        workdir.write_whole(pathlib.Path(flags.FLAGS.output), infilled)
+    except OSError as error:
+        raise UserError(
+            f"--output={flags.FLAGS.output} cannot be written: {error.strerror}."
+        ) from None
+    print(flags.FLAGS.output)
+
+
+if __name__ == "__main__":
+    # Here, because other programs that import this module have flags of these names too.
+    flags.DEFINE_string(
+        "server", "http://localhost:8501", "http(s)://HOST:PORT (REST) or grpc(s)://HOST:PORT."
+    )
+    flags.DEFINE_string("model", "cigan", "The model's name on the server.")
+    flags.DEFINE_string("version", "", "A version's number or label; default: the newest.")
+    flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
+    flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, not 0 where to infill.")
+    flags.DEFINE_enum("label", "malignant", ["non_malignant", "malignant"], "Class of the infill.")
+    flags.DEFINE_integer("seed", 0, "The same seed gives the same infill.")
+    flags.DEFINE_string("output", None, "Receives the infilled patch, a 16-bit PNG.")
+    flags.DEFINE_float("timeout_s", 30.0, "Seconds until an answer, retries included.")
+    command_line.run(main)

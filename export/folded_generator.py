@@ -1,0 +1,132 @@
+"""The trained generator as a server computes it: the same function of fewer operations.
+
+Two things are changed against `cigan_tf.models.generator.Generator`, neither of which changes the
+function: the weights are constants of the graph, so that the optimiser may fold and reorder them,
+and a convolution of an enlarged map is computed on the small map. Enlarging by nearest neighbours
+repeats every cell as 2x2 pixels, so a 3x3 kernel over those pixels reads a 2x2 window of cells, and
+which weights add up in a cell depends only on the output pixel's place in its own cell. Four
+2x2 convolutions, one for each place, take 16 products instead of 36 for every cell and channel, and
+the enlarged map is never written to memory.
+"""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cigan_tf import masks
+from cigan_tf.models.generator import SMALLEST_SCALE_PX, Generator
+
+# Channels of the stack that joins the features at every scale: context, mask and two class maps.
+_CONTEXT, _MASK, _CLASS = 0, 1, slice(2, 4)
+_PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def fold(generator: Generator) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns generate(context, mask, label) with the generator's present weights built in.
+
+    Args of what is returned:
+        context: float32 [N, p, p, 1] in [0, 1].
+        mask: float32 [N, p, p, 1] in {0, 1}.
+        label: int32 [N] in {0, 1}.
+
+    Returns of what is returned:
+        float32 [N, p, p, 1] in (0, 1), up to rounding what the generator itself returns.
+    """
+    weights = {
+        layer.name: (layer.kernel.numpy(), layer.bias.numpy())
+        for layer in generator.layers
+        if isinstance(layer, keras.layers.Conv2D)
+    }
+
+    def generate(context, mask, label):
+        pair = tf.concat([context, mask], axis=-1)
+        classes = tf.one_hot(label, masks.NUM_CLASSES)[:, None, None, :]
+        features = None
+        for block in range(masks.num_scales(generator.patch_size)):
+            scale_px = SMALLEST_SCALE_PX * 2**block
+            pair_at_scale = pair
+            if scale_px != generator.patch_size:
+                pair_at_scale = tf.image.resize(pair, (scale_px, scale_px), "nearest")
+            first, second = (weights[f"scale{scale_px}_conv{number}"] for number in (1, 2))
+            if features is None:
+                stack = tf.concat([pair_at_scale, _maps(classes, pair_at_scale)], axis=-1)
+                features = _convolve(stack, *first)
+            else:
+                features = _enlarge_and_convolve(features, pair_at_scale, classes, *first)
+            features = _convolve(features, *second)
+        return tf.sigmoid(_convolve(features, *weights["to_grey"], activation=tf.identity))
+
+    return generate
+
+
+def _convolve(features, kernel, bias, padding="SAME", activation=tf.nn.relu):
+    return activation(tf.nn.bias_add(tf.nn.conv2d(features, kernel, 1, padding), bias))
+
+
+def _maps(classes, like):
+    return tf.tile(classes, [1, *like.shape[1:3], 1])
+
+
+def _enlarge_and_convolve(features, pair, classes, kernel, bias):
+    """Enlarges `features`, joins them with the finer stack, convolves: on the coarse grid.
+
+    Args:
+        features: [N, h, w, c].
+        pair: context and mask, [N, 2h, 2w, 2].
+        classes: one-hot, [N, 1, 1, 2].
+        kernel: [3, 3, c + 4, k], of the joined channels.
+        bias: [k].
+
+    Returns:
+        [N, 2h, 2w, k], after ReLU.
+    """
+    # Cells of the coarse grid: what is constant in them once, context and mask four pixels each.
+    pixels = tf.nn.space_to_depth(pair, 2)
+    cells = tf.concat([features, pixels, _maps(classes, features)], axis=-1)
+    kernels = place_kernels(kernel)
+    places = [
+        # The window of an upper place begins a row above its own cell, that of a lower one in it.
+        _convolve(
+            cells,
+            kernels[row, column],
+            bias,
+            padding=[[0, 0], [1 - row, row], [1 - column, column], [0, 0]],
+        )
+        for row, column in _PLACES
+    ]
+    return tf.nn.depth_to_space(tf.concat(places, axis=-1), 2)
+
+
+def place_kernels(kernel: np.ndarray) -> np.ndarray:
+    """Returns the four kernels over cells that stand for one kernel over pixels.
+
+    Args:
+        kernel: float32 [3, 3, c + 4, k]; its last four input channels are context, mask, classes.
+
+    Returns:
+        float32 [2, 2, 2, 2, c + 10, k]: row and column of the output pixel in its cell, row and
+        column in the window of cells, channels as `_enlarge_and_convolve` joins them.
+    """
+    num_features = kernel.shape[2] - 4
+    stack = kernel[:, :, num_features:]
+    folded = np.zeros((2, 2, 2, 2, num_features + 10, kernel.shape[3]), kernel.dtype)
+    for row, column in _PLACES:
+        for i in range(3):
+            for j in range(3):
+                cell_row, pixel_row = _cell_and_pixel(row, i)
+                cell_column, pixel_column = _cell_and_pixel(column, j)
+                window = folded[row, column, cell_row, cell_column]
+                pixel = num_features + 2 * (2 * pixel_row + pixel_column)
+                window[:num_features] += kernel[i, j, :num_features]
+                window[pixel + _CONTEXT] += stack[i, j, _CONTEXT]
+                window[pixel + _MASK] += stack[i, j, _MASK]
+                window[num_features + 8 :] += stack[i, j, _CLASS]
+    return folded
+
+
+def _cell_and_pixel(place: int, tap: int) -> tuple[int, int]:
+    """Returns where a tap of a 3-tap kernel falls: cell in the window of two, pixel in the cell."""
+    offset = place + tap - 1
+    return offset // 2 + 1 - place, offset % 2

@@ -1,0 +1,98 @@
+"""The page that goes with an exported model: what it was trained on, how, and how far it got.
+
+Every figure is read from the run's own files and the dataset's; nothing is typed in by hand.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+
+import jinja2
+
+from cigan_tf import input_pipeline
+from cigan_tf import workdir as workdir_lib
+from cigan_tf.config import Config
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation import page, quality_table, report
+from cigan_tf.evaluation.experiment_report import QUALITY_FILE
+
+_TEMPLATE = pathlib.Path(__file__).with_name("templates") / "MODEL_CARD.md.jinja"
+
+# Scalars of TensorBoard in the order of the table, and what they are in words.
+_METRICS = {
+    "loss/feature_loss": "feature loss (VGG-19 maps of infilled and real patches)",
+    "loss/boundary_loss": "boundary loss (grey levels along the mask's rim)",
+    "loss/adversarial_generator_loss": "generator's adversarial loss",
+    "loss/adversarial_discriminator_loss": "discriminator's adversarial loss",
+    "discriminator/accuracy_real": "real patches that the discriminator takes for real",
+    "discriminator/accuracy_fake": "infilled patches that it takes for infilled",
+}
+
+
+def render(workdir: pathlib.Path, config: Config, step: int, num_parameters: int) -> str:
+    """Returns the card as Markdown.
+
+    Args:
+        workdir: the trained run.
+        config: its settings.
+        step: step of the checkpoint that is exported.
+        num_parameters: weights of the generator.
+
+    Raises:
+        UserError: the run's measures of its infills cannot be read.
+    """
+    splits = _splits(config)
+    measured = workdir / QUALITY_FILE
+    curves = report.read_scalars(workdir / workdir_lib.LOG_DIR)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_TEMPLATE.read_text()).render(
+        config=config,
+        step=step,
+        num_parameters=num_parameters,
+        splits=splits,
+        trained_on=(splits or {}).get(config.data.train_split),
+        used={config.data.train_split: "training", config.data.validation_split: "selection"},
+        duration=page.duration(report.training_seconds(curves)),
+        quality=quality_table.read(measured) if measured.is_file() else None,
+        metrics=[
+            (words, *_last_points(curves[tag], step))
+            for tag, words in _METRICS.items()
+            if tag in curves
+        ],
+        settings=config.to_json().rstrip(),
+        versions={name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
+    )
+
+
+def _last_points(curve, step: int) -> tuple[int, float]:
+    """Returns the last point of a curve at or before a step: (step, value)."""
+    points = curve[curve[:, 0] <= step]
+    last = points[-1] if len(points) else curve[0]
+    return int(last[0]), float(last[1])
+
+
+def _splits(config: Config) -> dict[str, dict] | None:
+    """Returns the dataset's own statistics by split, None where it is no longer on this machine."""
+    try:
+        builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
+    except UserError:
+        return None
+    path = pathlib.Path(builder.data_path) / "statistics.json"
+    stored = json.loads(path.read_text())["splits"] if path.is_file() else {}
+    return {
+        name: _facts(split.num_examples, stored.get(name, {}))
+        for name, split in builder.info.splits.items()
+    }
+
+
+def _facts(num_patches: int, stored: dict) -> dict:
+    lesions = stored.get("lesions", {})
+    return {
+        "patients": stored.get("patients", "not recorded"),
+        "films": stored.get("films", "not recorded"),
+        "lesions": sum(lesions.values()),
+        "simulated": sum(number for kind, number in lesions.items() if "simulated" in kind),
+        "patches": num_patches,
+    }

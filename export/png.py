@@ -1,0 +1,76 @@
+"""Grey PNGs in and out of the graph, the ones from outside treated as hostile.
+
+A PNG says its size in its first bytes and may claim any. They are read before the decoder is
+asked, so that a few bytes cannot make a server allocate gigabytes.
+"""
+
+import tensorflow as tf
+
+WHITE = 65535.0
+
+_HEADER_BYTES = 26  # signature, length and type of IHDR, width, height, bit depth, colour type
+_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_GREY = 0
+
+
+def decode(encoded, name: str, side: int):
+    """Returns PNGs as float32 [N, side, side, 1] in [0, 1]; depths below 16 bits are widened.
+
+    Args:
+        encoded: string [N].
+        name: the input's name in the signature, for the message of a failed check.
+        side: height and width in pixels that every PNG must have.
+
+    Raises:
+        tf.errors.InvalidArgumentError: an element is no whole grey PNG of that size.
+    """
+
+    def decode_one(png):
+        with tf.control_dependencies(_header_checks(png, name, side)):
+            checked = tf.identity(png)
+        # Named, because the decoder's own message names nothing but its node.
+        node = f"decode_{name.replace('/', '_')}"
+        picture = tf.io.decode_png(checked, dtype=tf.uint16, name=node)
+        shape = tf.shape(picture)
+        message = f"{name} must hold grey PNGs without transparency. Received the shape:"
+        grey = tf.debugging.Assert(tf.reduce_all(shape == (side, side, 1)), [message, shape])
+        with tf.control_dependencies([grey]):
+            # Not tf.ensure_shape: the graph optimiser lets that fail first, in words of its own.
+            return tf.reshape(tf.cast(picture, tf.float32) / WHITE, (side, side, 1))
+
+    return tf.map_fn(decode_one, encoded, fn_output_signature=tf.float32)
+
+
+def encode(grey):
+    """Returns float32 [N, p, p, 1] in [0, 1] as N 16-bit PNGs."""
+    levels = tf.cast(tf.round(grey * WHITE), tf.uint16)
+    return tf.map_fn(tf.io.encode_png, levels, fn_output_signature=tf.string)
+
+
+def _header_checks(png, name: str, side: int) -> list:
+    # Padded, so that there is something to read at every place of a string that is too short.
+    header = tf.strings.substr(tf.strings.join([png, b"\x00" * _HEADER_BYTES]), 0, _HEADER_BYTES)
+    tail = tf.strings.substr(tf.strings.join([b"\x00" * len(_END), png]), -len(_END), len(_END))
+    whole = (tf.strings.substr(header, 0, len(_START)) == _START) & (tail == _END)
+    size = tf.io.decode_raw(tf.strings.substr(header, 16, 8), tf.int32, little_endian=False)
+    colour_type = tf.io.decode_raw(tf.strings.substr(header, 25, 1), tf.uint8)
+    fits = tf.reduce_all(size == side) & tf.reduce_all(colour_type == _GREY)
+    return [
+        tf.debugging.Assert(
+            whole,
+            [
+                f"{name} must hold whole PNG files. Received this many bytes:",
+                tf.strings.length(png),
+            ],
+        ),
+        tf.debugging.Assert(
+            fits | ~whole,
+            [
+                f"{name} must hold grey PNGs of {side}x{side} pixels. Received width, height and "
+                "colour type (0 is grey):",
+                size,
+                colour_type,
+            ],
+        ),
+    ]

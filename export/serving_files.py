@@ -1,0 +1,116 @@
+"""What a model server wants beside a SavedModel: warm-up requests, configuration, manifests.
+
+    DIR/<version>/assets.extra/tf_serving_warmup_requests
+    DIR/models.config  batching.config  monitoring.config  compose.yaml  kserve.yaml
+
+Every export brings the labels in models.config up to date and leaves the rest of it, and the other
+files once they are there, as hands have made them.
+"""
+
+import pathlib
+
+import jinja2
+import numpy as np
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+from cigan_tf import workdir as workdir_lib
+from cigan_tf.errors import UserError
+from export import versions
+
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+MODELS_CONFIG = "models.config"
+_TEMPLATES = pathlib.Path(__file__).with_name("templates")
+_WRITTEN_ONCE = ("batching.config", "monitoring.config", "compose.yaml", "kserve.yaml")
+
+
+def predict_request(model: str, signature: str, inputs: dict[str, np.ndarray]):
+    """Returns a PredictRequest as a server takes it."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
+def classification_request(model: str, signature: str, examples: list[bytes]):
+    """Returns a ClassificationRequest of serialised tf.Examples."""
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    for example in examples:
+        request.input.example_list.examples.add().ParseFromString(example)
+    return request
+
+
+def write_warmup(version_dir: pathlib.Path, requests: list) -> None:
+    """Writes the requests that a server answers itself before it says that it is ready.
+
+    The first answer of a graph takes longer than all later ones: it is optimised then.
+    """
+    path = version_dir / WARMUP_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for request in requests:
+            log = prediction_log_pb2.PredictionLog()
+            if isinstance(request, predict_pb2.PredictRequest):
+                log.predict_log.request.CopyFrom(request)
+            else:
+                log.classify_log.request.CopyFrom(request)
+            writer.write(log.SerializeToString())
+
+
+def write_server_files(output_dir: pathlib.Path, model: str) -> None:
+    """Writes what a server is started with, for the versions that lie in `output_dir`.
+
+    Raises:
+        UserError: the models.config that lies there is none, or the folder cannot be written.
+    """
+    config = models_config(output_dir, model)
+    header = "# Written by every export; labels and other settings changed by hand are kept.\n"
+    files = {MODELS_CONFIG: header + text_format.MessageToString(config)}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    for name in _WRITTEN_ONCE:
+        if not (output_dir / name).exists():
+            template = environment.from_string((_TEMPLATES / f"{name}.jinja").read_text())
+            # Names of Kubernetes resources and of hosts know no underscores.
+            files[name] = template.render(model=model, host=model.replace("_", "-"))
+    try:
+        for name, text in files.items():
+            workdir_lib.write_whole(output_dir / name, text)
+    except OSError as error:
+        raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
+
+
+def models_config(
+    output_dir: pathlib.Path, model: str
+) -> model_server_config_pb2.ModelServerConfig:
+    """Returns the server's list of models, with the labels that `output_dir`'s versions get.
+
+    `canary` is the newest version. `stable` stays where it is until a hand moves it; if its version
+    is gone, or on the first export, it is the newest too. Both are loaded, older ones are not.
+    """
+    path = output_dir / MODELS_CONFIG
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(path.read_text(), config)
+    except FileNotFoundError:
+        pass
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{str(path)!r} is no list of models ({error}); mend it, or move it away."
+        ) from None
+    entries = config.model_config_list.config
+    entry = next((entry for entry in entries if entry.name == model), None)
+    if entry is None:
+        entry = entries.add(name=model, base_path=f"/models/{model}", model_platform="tensorflow")
+    present = versions.numbers(output_dir)
+    stable = entry.version_labels.get("stable", present[-1])
+    entry.version_labels["stable"] = stable if stable in present else present[-1]
+    entry.version_labels["canary"] = present[-1]
+    wanted = sorted(set(entry.version_labels.values()) & set(present))
+    entry.model_version_policy.specific.versions[:] = wanted
+    return config

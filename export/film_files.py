@@ -5,7 +5,6 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import pydicom
 
@@ -13,6 +12,7 @@ from cigan_tf import workdir
 from cigan_tf.errors import UserError
 from export import derived_dicom
 from export.film_infill import FilmLesion
+from tfds_ddsm import png_file
 from tfds_ddsm.mammogram import UnreadableFilmError
 from tfds_ddsm.sources import image_file
 
@@ -87,7 +87,11 @@ def files_of(
     picture = np.zeros(pixels.shape, np.uint8)
     for lesion in lesions:
         picture[lesion.on_film(pixels.shape)] = _GREY_OF_CLASS[lesion.malignant]
-    return {"_seg.dcm": dicom_files[0], "_mask.png": to_png(picture), ".dcm": dicom_files[1]}
+    return {
+        "_seg.dcm": dicom_files[0],
+        "_mask.png": png_file.encode(picture[..., None]),
+        ".dcm": dicom_files[1],
+    }
 
 
 def write_files(output: pathlib.Path, files: dict[str, bytes]) -> list[pathlib.Path]:
@@ -104,11 +108,6 @@ def write_files(output: pathlib.Path, files: dict[str, bytes]) -> list[pathlib.P
     except OSError as error:
         raise UserError(f"output {str(output)!r} cannot be written: {error.strerror}.") from None
     return paths
-
-
-def to_png(picture: np.ndarray) -> bytes:
-    """Returns a grey picture of 8 or 16 bits as PNG."""
-    return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
 def _decoded(data: bytes, name: str) -> np.ndarray:

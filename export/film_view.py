@@ -93,9 +93,7 @@ class FilmView:
         width, height = self._size_px.values()
         step = max((rows[1] - rows[0]) / height, (columns[1] - columns[0]) / width)
         row, column = sum(rows) / 2, sum(columns) / 2
-        self.figure.x_range.update(
-            start=column - step * width / 2, end=column + step * width / 2
-        )
+        self.figure.x_range.update(start=column - step * width / 2, end=column + step * width / 2)
         self.figure.y_range.update(start=row + step * height / 2, end=row - step * height / 2)
         self._refresh()
 

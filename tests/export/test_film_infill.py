@@ -36,8 +36,9 @@ def test_the_patch_is_what_the_generator_makes_of_the_rescaled_film(
 ):
     film, part = infilled
     scale = infill.scale(film.shape)
-    rows = slice(*(round(2437 * scale) + half for half in (-16, 16)))
-    columns = slice(*(round(1085 * scale) + half for half in (-16, 16)))
+    places = np.nonzero(patches.rescale(lesion.on_film(film.shape), scale))
+    corner = [(place.min() + place.max() + 1 - 32) // 2 for place in places]
+    rows, columns = (slice(start, start + 32) for start in corner)
     before = patches.rescale(sample_film[1], scale)[rows, columns]
     outside = ~part.patch_mask
     np.testing.assert_array_equal(part.patch[outside], before[outside])

@@ -6,6 +6,7 @@ before anything is allocated.
 
 import contextlib
 import io
+import logging
 import pathlib
 import struct
 import zlib
@@ -18,6 +19,9 @@ from etils import epath
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from tfds_ddsm.mammogram import UnreadableFilmError
+
+# What it logs of damaged files, with tracebacks, is the reason of the refusal.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 PNG_SUFFIX = ".png"
@@ -140,12 +144,12 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def _decode_png(data: bytes) -> np.ndarray:
-    """Decodes a grey picture of 8 or 16 bits."""
+    """Decodes a grey picture of 16 bits, or of 8 and fewer."""
     with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         _check_size(image.height, image.width)
-        if image.mode not in ("L", "I;16"):
+        if image.mode not in ("1", "L", "I;16"):
             raise ValueError(f"a grey PNG has mode L or I;16 (8 or 16 bits), received {image.mode}")
-        return np.asarray(image)
+        return np.asarray(image.convert("L") if image.mode == "1" else image)
 
 
 def _check_size(height: int, width: int) -> None:

@@ -68,6 +68,7 @@ lint: .venv/.test
 	.venv/bin/ruff format --check .
 
 bench: .venv/.test
+	.venv/bin/python -m benchmarks.whole_film
 	@test -n "$(TCIA_CSV_DIR)" || { \
 	  echo "error: pass TCIA_CSV_DIR=DIR, the folder of TCIA's four CSV files of CBIS-DDSM."; exit 2; }
 	.venv/bin/python benchmarks/dataset_build.py --csv_dir=$(TCIA_CSV_DIR)

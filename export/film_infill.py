@@ -114,7 +114,8 @@ class FilmInfiller:
         film_size: height and width that the films of its training were rescaled towards.
 
     Attributes:
-        patch_size: side in pixels of the generator's patches.
+        generator: the generator of patches.
+        patch_size: side in pixels of its patches.
         generator_id: tells the SavedModel from every other: a digest of its graph and weights.
 
     Raises:
@@ -122,9 +123,9 @@ class FilmInfiller:
     """
 
     def __init__(self, saved_model: str | os.PathLike, film_size: tuple[int, int]):
-        self._generator = ExportedGenerator(saved_model)
-        self.generator_id = _generator_id(self._generator.path)
-        self.patch_size = self._generator.patch_size
+        self.generator = ExportedGenerator(saved_model)
+        self.generator_id = _generator_id(self.generator.path)
+        self.patch_size = self.generator.patch_size
         self._film_size = film_size
         if min(film_size) < self.patch_size:
             raise UserError(
@@ -133,7 +134,7 @@ class FilmInfiller:
             )
         # The first call of a SavedModel takes longer than all that follow.
         blank = np.zeros((1, self.patch_size, self.patch_size, 1), np.float32)
-        self._generator(blank, blank, np.zeros(1, np.int32), np.zeros(1, np.int32))
+        self.generator(blank, blank, np.zeros(1, np.int32), np.zeros(1, np.int32))
 
     def __call__(
         self, film: np.ndarray, lesions: Sequence[FilmLesion], seed: int
@@ -179,7 +180,7 @@ class FilmInfiller:
             )
         row, column, patch_mask = _patch_around(patches.rescale(mask, factor), self.patch_size)
         window = slice(row, row + self.patch_size), slice(column, column + self.patch_size)
-        infilled = self._generator(
+        infilled = self.generator(
             image=before[window][None, ..., None].astype(np.float32) / WHITE,
             mask=patch_mask[None, ..., None].astype(np.float32),
             label=np.array([lesion.malignant], np.int32),

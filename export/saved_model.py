@@ -50,7 +50,7 @@ def export(workdir: str | os.PathLike, output_dir: str | os.PathLike) -> pathlib
     workdir, output_dir = pathlib.Path(workdir), pathlib.Path(output_dir)
     config = workdir_lib.load_config(workdir)
     generator, _ = checkpoints.restore_generator(workdir, config)
-    archive = _archive(generator, config)
+    archive = build_archive(generator, config)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         versions = [int(p.name) for p in output_dir.iterdir() if p.name.isdigit()]
@@ -65,7 +65,7 @@ def export(workdir: str | os.PathLike, output_dir: str | os.PathLike) -> pathlib
     return target
 
 
-def _archive(generator: Generator, config: Config) -> keras.export.ExportArchive:
+def build_archive(generator: Generator, config: Config) -> keras.export.ExportArchive:
     side = config.model.patch_size
 
     def infill(image, mask, label, seed):

@@ -88,7 +88,7 @@ def test_the_files_say_where_the_film_is_synthetic(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="output .* cannot be written"):
+    with pytest.raises(UserError, match=r"output .* cannot be written"):
         film_files.write_files(tmp_path / "file" / "new.dcm", {".dcm": b"0"})
 
 

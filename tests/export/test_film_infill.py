@@ -112,7 +112,7 @@ def test_a_lesion_without_room_is_named(infill, sample_film, mask, row, column, 
 
 def test_numbers_beyond_the_rules_are_named(infill, sample_film, lesion):
     film = sample_film[1]
-    with pytest.raises(UserError, match="1 to 16 lesions at a time. Received: 17"):
+    with pytest.raises(UserError, match=r"1 to 16 lesions at a time\. Received: 17"):
         infill(film, [lesion] * (MAX_LESIONS + 1), seed=0)
     with pytest.raises(UserError, match=r"seed must lie in .* Received: -1"):
         infill(film, [lesion], seed=-1)
@@ -121,7 +121,7 @@ def test_numbers_beyond_the_rules_are_named(infill, sample_film, lesion):
 def test_a_film_that_is_too_narrow_at_the_generators_scale_is_named(exported, sample_film):
     infill = FilmInfiller(exported, (64, 32))
     strip = sample_film[1][:, :300]
-    with pytest.raises(UserError, match="must hold a patch of 32 pixels .* Received: 268 x 18 "):
+    with pytest.raises(UserError, match=r"must hold a patch of 32 pixels .* Received: 268 x 18 "):
         infill(strip, [FilmLesion.centred(disc(101), 2000, 150, True)], seed=0)
 
 

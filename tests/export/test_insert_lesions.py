@@ -116,9 +116,8 @@ def test_damaged_films_are_refused_or_infilled(infill, sample_film):
             read = read_film(damaged, f"{number}.dcm")
             infilled, _ = infill(read.pixels, lesions, seed=0)
             files = files_of(read, infilled, lesions, infill.generator_id)
-        except UserError as error:
+        except UserError:
             counts["refused"] += 1
-            assert "\n" not in str(error)
         else:
             counts["infilled"] += 1
             assert pydicom.dcmread(pydicom.filebase.DicomBytesIO(files[".dcm"])).SyntheticData

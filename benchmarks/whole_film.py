@@ -63,7 +63,9 @@ def _steps(film: str, lesions, infill: FilmInfiller, output: pathlib.Path) -> di
         ),
         "  reading the film": lambda: film_files.read_film(pathlib.Path(film).read_bytes(), film),
         "  infilling 4 lesions": lambda: infill(read.pixels, placed, 0),
-        "    of it the generator": lambda: [infill.generator(blank, blank, one, one) for _ in placed],
+        "    of it the generator": lambda: [
+            infill.generator(blank, blank, one, one) for _ in placed
+        ],
         "  making the DICOM objects and the PNG": lambda: film_files.files_of(
             read, pixels, placed, infill.generator_id
         ),

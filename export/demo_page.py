@@ -9,6 +9,7 @@ import base64
 import functools
 import importlib.util
 import io
+import itertools
 import pathlib
 import zipfile
 from collections.abc import Callable
@@ -181,8 +182,8 @@ class FilmPage:
             files = film_files.files_of(self.film, pixels, lesions, self._infill.generator_id)
             content = files[ending]
         name = f"{pathlib.PurePath(self.film.name).stem}_synthetic{ending}"
-        self.sent.tags = [name]
         self.sent.data = {"content": [np.frombuffer(content, np.uint8)]}
+        self.download.tags = [name, next(self._send_number)]
         self.say(f"Sent {name}.")
 
     def _open(self, data: bytes, name: str) -> None:
@@ -294,7 +295,9 @@ class FilmPage:
         )
         self.download.on_event(MenuItemClick, lambda event: self.send(event.item))
         self.sent = ColumnDataSource({"content": []})
-        self.sent.js_on_change("data", CustomJS(code=_SAVE_AS_FILE))
+        # The number tells the browser of a file that is sent once more under the same name.
+        self._send_number = itertools.count()
+        self.download.js_on_change("tags", CustomJS(args={"sent": self.sent}, code=_SAVE_AS_FILE))
         self.status = Div(name="status", render_as_text=True)
         controls = column(
             self.status,
@@ -326,10 +329,10 @@ class FilmPage:
         self.pen.default_overrides = {"label": self._label()}
 
 
-# Runs in the browser: `this` is the data source.
+# Runs in the browser: `this` is the download button.
 _SAVE_AS_FILE = """
     const link = document.createElement("a")
-    link.href = URL.createObjectURL(new Blob([this.data.content[0]]))
+    link.href = URL.createObjectURL(new Blob([sent.data.content[0]]))
     link.download = this.tags[0]
     link.click()
     setTimeout(() => URL.revokeObjectURL(link.href), 60000)

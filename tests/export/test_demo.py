@@ -1,5 +1,6 @@
 """The page in a real browser, headless Chromium, as a visitor uses it."""
 
+import contextlib
 import http.client
 import os
 import pathlib
@@ -51,7 +52,7 @@ def server(exported):
         assert process.poll() is None, "the server has ended"
     finally:
         process.terminate()
-        process.wait(20)
+        process.communicate(timeout=60)
 
 
 class Visitor:
@@ -117,9 +118,10 @@ def visitor(server, tmp_path):
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
         options.add_argument(argument)
     options.add_argument("--window-size=1400,1000")
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:
+        downloads = {"behavior": "allow", "downloadPath": str(tmp_path)}
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
         driver.get(f"http://127.0.0.1:{server}/")
         person = Visitor(driver)
         person.wait(lambda: driver.execute_script("return globalThis.Bokeh?.documents.length"))
@@ -195,6 +197,6 @@ def test_requests_that_are_none_leave_it_standing(server):
             answer = connection.recv(100)
             assert b" 200 " not in answer
             assert b" 500 " not in answer
-    connection = http.client.HTTPConnection("127.0.0.1", server, timeout=60)
-    connection.request("GET", "/")
-    assert connection.getresponse().status == 200
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server, timeout=60)) as good:
+        good.request("GET", "/")
+        assert good.getresponse().status == 200

@@ -35,7 +35,7 @@ def place_disc(page, row, column, diameter=281):
 
 def sent(page, ending):
     page.send(ending)
-    assert page.sent.tags == [f"1-130_synthetic{ending}"]
+    assert page.download.tags[0] == f"1-130_synthetic{ending}"
     return page.sent.data["content"][0].tobytes()
 
 

@@ -18,7 +18,7 @@ TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi
 RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) --workdir=$(EXPERIMENT) \
   --flagfile=cigan_tf/flagfiles/experiment.flags
 
-.PHONY: quickstart test experiment lint bench
+.PHONY: quickstart test experiment lint bench browser
 
 # The main job on real films: build the patches, train, export, reload, infill, report.
 quickstart: .venv/.quickstart
@@ -48,8 +48,20 @@ experiment: .venv/.quickstart
 	@echo "[4/4] Training the classifiers of all arms and seeds; table and report"
 	$(RUN_EXPERIMENT) --mode=experiment
 
-test: .venv/.test
+test: .venv/.test browser
 	.venv/bin/python -m pytest
+
+# The page's tests drive Debian's Chromium; without it they are skipped, and say so.
+browser:
+	@if ! { command -v chromium && command -v chromedriver; } > /dev/null \
+	    && command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "Installing chromium and chromium-driver for the page's tests"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  { timeout 300 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20 update \
+	    && timeout 600 apt-get -qq -o DPkg::Lock::Timeout=60 install --yes \
+	      --no-install-recommends chromium chromium-driver; } > /dev/null 2>&1 \
+	    || echo "They could not be installed: the page's tests will be skipped."; \
+	fi
 
 lint: .venv/.test
 	.venv/bin/ruff check .
@@ -58,6 +70,7 @@ lint: .venv/.test
 bench: .venv/.bench
 	.venv/bin/python benchmarks/training.py --markdown=RESULTS.md
 	.venv/bin/python -m benchmarks.serving_speed
+	.venv/bin/python -m benchmarks.whole_film
 	@test -n "$(TCIA_CSV_DIR)" || echo "The dataset's build is measured with TCIA_CSV_DIR=DIR," \
 	  "the folder of TCIA's four CSV files of CBIS-DDSM."
 	test -z "$(TCIA_CSV_DIR)" || \

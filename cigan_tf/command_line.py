@@ -1,20 +1,25 @@
 """The frame of every command: a user's mistake ends in one line and exit code 2."""
 
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
 from cigan_tf.errors import DivergedError, Preempted, UserError
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags, runs `main`, exits: 0, or with one line and the code of `errors`."""
+def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
+    """Parses the flags, runs `main`, exits: 0, or with one line and the code of `errors`.
+
+    Args:
+        main: takes the arguments that are no flags.
+        arguments: their names; all must be given.
+    """
 
     def guarded(argv: list[str]) -> int:
-        del argv
         try:
-            main()
+            main(*argv[1:])
         except (UserError, DivergedError) as error:
             return fail(str(error), error.exit_code)
         except Preempted as stop:
@@ -22,7 +27,7 @@ def run(main: Callable[[], None]) -> None:
             return stop.exit_code
         return 0
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, arguments))
 
 
 def fail(message: str, exit_code: int = UserError.exit_code) -> int:
@@ -35,13 +40,14 @@ def _one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(fail(str(error)))
-    if len(rest) > 1:
+    if len(rest) - 1 != len(arguments):
         # A flagfile's line without its two dashes ends here too, instead of being ignored.
         given = " ".join(rest[1:])
-        sys.exit(fail(f"Every argument is a flag, --name=value. Received: {given!r}."))
+        but = f" but {' '.join(arguments)}" if arguments else ""
+        sys.exit(fail(f"Every argument{but} is a flag, --name=value. Received: {given!r}."))
     return rest

@@ -39,8 +39,18 @@ MAY_IMPORT = {
     "cigan_tf.main": ["errors", "command_line", "flags", "training", "classifier", "evaluation"],
     "export": [
         *["errors", "command_line", "config", "workdir", "masks", "input_pipeline", "models"],
-        *["training", "evaluation"],
+        *["training", "evaluation", "exported_generator"],
     ],
+}
+# What of tfds_ddsm reads and rescales films: what puts lesions into whole films does it as the
+# dataset does. The rest of the export, and all that serves patches, knows no films.
+KNOW_FILMS = {
+    "export.demo_page": ("tfds_ddsm.png_file", "tfds_ddsm.sources.sample"),
+    "export.film_files": (
+        *("tfds_ddsm.mammogram", "tfds_ddsm.png_file"),
+        "tfds_ddsm.sources.image_file",
+    ),
+    "export.film_infill": ("tfds_ddsm.patches",),
 }
 KNOW_FLAGS = {"cigan_tf.flags", "cigan_tf.command_line", "tfds_ddsm.check"}
 
@@ -70,6 +80,8 @@ def test_imports_run_one_way(name, path):
     if name.startswith("tfds_ddsm"):
         assert not ours, "the dataset knows nothing of the model"
         return
+    if not name.startswith("export"):
+        assert not any(n.startswith("export") for n in ours), "nothing imports a command"
     if name in ("cigan_tf", "export"):
         return
     if name.startswith("export"):
@@ -99,3 +111,11 @@ def test_the_export_imports_checkpoints_and_no_other_training_code():
         if name.startswith("export"):
             training = {n for n in imported_names(path) if n.startswith("cigan_tf.training")}
             assert training <= {"cigan_tf.training.checkpoints"}
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [(name, path) for name, path in ALL if name.startswith("export")]
+)
+def test_the_export_takes_from_the_dataset_how_films_are_read_and_nothing_else(name, path):
+    films = {n for n in imported_names(path) if n.startswith("tfds_ddsm")}
+    assert all(n.startswith(KNOW_FILMS.get(name, ())) for n in films), films

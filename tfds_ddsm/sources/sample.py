@@ -97,20 +97,28 @@ class SampleSource:
 
     def read(self, film: Film) -> Mammogram:
         """Returns the film's pixels, its real lesions and, after them, the simulated ones."""
-        series = _SERIES + _SERIES_OF_FILM[film.film_id]
-        path = _paths_by_series().get(series)
-        if path is None:
-            raise UnreadableFilmError(f"{film.film_id}: no DICOM file of series {series}.")
-        image = read_pixels(path)
-        lesions = tuple(
-            Lesion("mass", pathology == "MALIGNANT", _ellipse(image.shape, rows, columns))
-            for film_id, _, pathology, rows, columns in _LESIONS
-            if film_id == film.film_id
-        )
+        image = read_pixels(self.path(film))
+        lesions = self.real_lesions(film, image.shape)
         if self.simulated_lesions:
             image, simulated = self._simulate(film, image, lesions)
             lesions += simulated
         return Mammogram(film, image, lesions)
+
+    def path(self, film: Film) -> epath.Path:
+        """Returns the film's DICOM file; raises UnreadableFilmError where it is missing."""
+        series = _SERIES + _SERIES_OF_FILM[film.film_id]
+        path = _paths_by_series().get(series)
+        if path is None:
+            raise UnreadableFilmError(f"{film.film_id}: no DICOM file of series {series}.")
+        return path
+
+    def real_lesions(self, film: Film, shape: tuple[int, int]) -> tuple[Lesion, ...]:
+        """Returns the lesions that CBIS-DDSM marks on the film of this shape, as ellipses."""
+        return tuple(
+            Lesion("mass", pathology == "MALIGNANT", _ellipse(shape, rows, columns))
+            for film_id, _, pathology, rows, columns in _LESIONS
+            if film_id == film.film_id
+        )
 
     def _simulate(self, film, image, lesions):
         return phantom.insert_lesions(

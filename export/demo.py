@@ -1,0 +1,71 @@
+"""Serves a page on which one can try an exported generator on whole films.
+
+    python -m export.demo --saved_model=DIR/saved_model
+
+The page is for this machine alone unless --address says otherwise; it asks nobody who they are.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pathlib
+
+from absl import flags
+from bokeh.document import Document
+from bokeh.server.server import Server
+
+from cigan_tf import command_line
+from cigan_tf.errors import UserError
+from export.demo_page import FilmPage
+from export.film_infill import FilmInfiller, parse_film_size
+
+# A film of image_file.MAX_PIXELS in base64, and what the message says besides.
+_MAX_MESSAGE_BYTES = 150 * 2**20
+
+_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
+_FILM_SIZE = flags.DEFINE_list(
+    "film_size",
+    ["1375", "750"],
+    "Height and width that the films of the generator's training were rescaled towards: the "
+    "film_size of its dataset.",
+)
+_ADDRESS = flags.DEFINE_string("address", "127.0.0.1", "Address to serve at; others can reach it.")
+_PORT = flags.DEFINE_integer("port", 5006, "Port to serve at; 0: any free one.", 0, 65535)
+
+
+def page_server(infill: FilmInfiller, address: str, port: int) -> Server:
+    """Returns a server of the page; raises UserError where the address or port is taken."""
+    template = pathlib.Path(__file__).with_name("demo_page.html.jinja").read_text()
+
+    def fill(document: Document) -> None:
+        FilmPage(document, infill)
+        document.title = "ciGAN"
+        document.template = template
+
+    try:
+        return Server(
+            {"/": fill},
+            address=address,
+            port=port,
+            websocket_max_message_size=_MAX_MESSAGE_BYTES,
+        )
+    except OSError as error:
+        raise UserError(
+            f"Nothing can be served at {address}:{port} ({error.strerror}); pass another --port."
+        ) from None
+
+
+def main() -> None:
+    """Serves as the flags say, until it is interrupted."""
+    if _SAVED_MODEL.value is None:
+        raise UserError("Pass --saved_model=DIR/saved_model.")
+    infill = FilmInfiller(_SAVED_MODEL.value, parse_film_size(_FILM_SIZE.value))
+    server = page_server(infill, _ADDRESS.value, _PORT.value)
+    server.start()
+    print(f"http://{_ADDRESS.value}:{server.port}/", flush=True)
+    server.run_until_shutdown()
+
+
+if __name__ == "__main__":
+    command_line.run(main)

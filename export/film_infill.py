@@ -1,0 +1,296 @@
+"""Lesions put into a whole film, or taken out of it, at the film's full resolution.
+
+The generator works where it was trained: on a square patch of the rescaled film. Back on the film,
+a pixel is the sum of what is coarse enough to survive rescaling and of the rest, the film's grain.
+Inside the lesion mask the coarse part becomes the infill's (fading in from the mask's edge within
+one pixel of the rescaled film) and the grain stays the film's own; outside no pixel changes.
+
+The grain of a lesion that is taken out may hold its sharpest parts, calcifications above all. So it
+is limited to what the grain in a rim around the mask reaches.
+"""
+
+import dataclasses
+import hashlib
+import math
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from scipy.interpolate import RectBivariateSpline
+
+from cigan_tf.errors import UserError
+from cigan_tf.exported_generator import ExportedGenerator
+from tfds_ddsm import patches
+
+WHITE = 65535
+MAX_LESIONS = 16
+
+# Width of the rim in which grain is measured, in pixels of the rescaled film.
+_RIM_PX = 4
+# A normal distribution leaves one pixel in 370 beyond; a calcification lies far beyond.
+_GRAIN_LIMIT_SIGMAS = 3.0
+_SIGMAS_PER_MAD = 1.4826
+# A cubic spline forgets what lies further off: its weights fall by 3.7 a pixel.
+_SPLINE_MARGIN_PX = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmLesion:
+    """Where on a film something is to be put in or taken out.
+
+    Attributes:
+        mask: bool [height, width], the lesion's shape in pixels of the film.
+        row: film row of the mask's first row.
+        column: film column of the mask's first column.
+        malignant: the class to infill; non-malignant takes a lesion out.
+    """
+
+    mask: np.ndarray
+    row: int
+    column: int
+    malignant: bool
+
+    @classmethod
+    def centred(cls, mask: np.ndarray, row: int, column: int, malignant: bool) -> "FilmLesion":
+        """Returns a lesion whose mask picture has its centre on a pixel of the film."""
+        return cls(mask, row - mask.shape[0] // 2, column - mask.shape[1] // 2, malignant)
+
+    @property
+    def label(self) -> str:
+        """The class as the dataset calls it."""
+        return "malignant" if self.malignant else "non_malignant"
+
+    def on_film(self, shape: tuple[int, int]) -> np.ndarray:
+        """Returns the mask on a film's grid, bool `shape`; raises UserError if it reaches out."""
+        rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
+        if not rows.size:
+            raise UserError("The lesion mask is empty; its pixels above 0 are the lesion.")
+        top, bottom = self.row + rows[0], self.row + rows[-1] + 1
+        left, right = self.column + columns[0], self.column + columns[-1] + 1
+        if top < 0 or left < 0 or bottom > shape[0] or right > shape[1]:
+            raise UserError(
+                f"A lesion mask must lie on the film of {shape[0]} x {shape[1]} pixels. Received: "
+                f"rows {top} to {bottom - 1}, columns {left} to {right - 1}."
+            )
+        placed = np.zeros(shape, bool)
+        inside = self.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        placed[top:bottom, left:right] = inside
+        return placed
+
+
+@dataclasses.dataclass(frozen=True)
+class InfilledLesion:
+    """What infilling one lesion gave.
+
+    Attributes:
+        pixels: uint16 [height, width], the part of the new film around the mask.
+        row: film row of the part's first row.
+        column: film column of its first column.
+        patch: uint16 [p, p], the infilled patch at the generator's scale.
+        patch_mask: bool [p, p].
+    """
+
+    pixels: np.ndarray
+    row: int
+    column: int
+    patch: np.ndarray
+    patch_mask: np.ndarray
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """The part's rows and columns on the film."""
+        height, width = self.pixels.shape
+        return slice(self.row, self.row + height), slice(self.column, self.column + width)
+
+
+class FilmInfiller:
+    """Infills lesions of whole films through an exported generator.
+
+    Args:
+        saved_model: the SavedModel's folder, or a folder of numbered versions.
+        film_size: height and width that the films of its training were rescaled towards.
+
+    Attributes:
+        generator: the generator of patches.
+        patch_size: side in pixels of its patches.
+        generator_id: tells the SavedModel from every other: a digest of its graph and weights.
+
+    Raises:
+        UserError: there is no such SavedModel, or its patch does not fit into `film_size`.
+    """
+
+    def __init__(self, saved_model: str | os.PathLike, film_size: tuple[int, int]):
+        self.generator = ExportedGenerator(saved_model)
+        self.generator_id = _generator_id(self.generator.path)
+        self.patch_size = self.generator.patch_size
+        self._film_size = film_size
+        if min(film_size) < self.patch_size:
+            raise UserError(
+                f"film_size must be at least the generator's patch of {self.patch_size} pixels, "
+                f"both ways. Received: {film_size[0]},{film_size[1]}."
+            )
+        # The first call of a SavedModel takes longer than all that follow.
+        blank = np.zeros((1, self.patch_size, self.patch_size, 1), np.float32)
+        self.generator(blank, blank, np.zeros(1, np.int32), np.zeros(1, np.int32))
+
+    def __call__(
+        self, film: np.ndarray, lesions: Sequence[FilmLesion], seed: int
+    ) -> tuple[np.ndarray, list[InfilledLesion]]:
+        """Infills lesions one after the other, each into the film that the last one left.
+
+        Args:
+            film: uint16 [height, width].
+            lesions: what to infill.
+            seed: of the first lesion; the next has the next.
+
+        Returns:
+            The new film, uint16 [height, width], and one entry per lesion.
+
+        Raises:
+            UserError: a lesion does not fit the film or the patch; the message tells which.
+        """
+        if not 1 <= len(lesions) <= MAX_LESIONS:
+            raise UserError(
+                f"A film takes 1 to {MAX_LESIONS} lesions at a time. Received: {len(lesions)}."
+            )
+        if not 0 <= seed < 2**31 - MAX_LESIONS:
+            raise UserError(f"seed must lie in [0, 2**31 - {MAX_LESIONS}). Received: {seed}.")
+        film = film.copy()
+        infilled = []
+        for index, lesion in enumerate(lesions):
+            try:
+                part = self._infill(film, lesion, seed + index)
+            except UserError as error:
+                raise UserError(f"Lesion {index + 1}: {error}") from None
+            film[part.place] = part.pixels
+            infilled.append(part)
+        return film, infilled
+
+    def _infill(self, film: np.ndarray, lesion: FilmLesion, seed: int) -> InfilledLesion:
+        mask = lesion.on_film(film.shape)
+        factor = self.scale(film.shape)
+        before = patches.rescale(film, factor)
+        if min(before.shape) < self.patch_size:
+            raise UserError(
+                f"The film must hold a patch of {self.patch_size} pixels at the generator's "
+                f"scale. Received: {before.shape[0]} x {before.shape[1]} pixels there."
+            )
+        row, column, patch_mask = _patch_around(patches.rescale(mask, factor), self.patch_size)
+        window = slice(row, row + self.patch_size), slice(column, column + self.patch_size)
+        infilled = self.generator(
+            image=before[window][None, ..., None].astype(np.float32) / WHITE,
+            mask=patch_mask[None, ..., None].astype(np.float32),
+            label=np.array([lesion.malignant], np.int32),
+            seed=np.array([seed], np.int32),
+        )[0, ..., 0]
+        after = before.astype(np.float32)
+        after[window] = infilled * WHITE
+        place, pixels = _on_film(film, mask, before, after)
+        return InfilledLesion(
+            pixels=pixels,
+            row=place[0].start,
+            column=place[1].start,
+            patch=_to_uint16(after[window]),
+            patch_mask=patch_mask,
+        )
+
+    def scale(self, shape: tuple[int, int]) -> float:
+        """Returns the factor that a film is rescaled by: the middle of those in training."""
+        return (self._film_size[0] / shape[0] + self._film_size[1] / shape[1]) / 2
+
+
+def parse_film_size(values: Sequence[str]) -> tuple[int, int]:
+    """Returns what the flag --film_size=HEIGHT,WIDTH says; raises UserError if it is no size."""
+    if len(values) != 2 or not all(re.fullmatch(r"[1-9]\d{0,4}", value) for value in values):
+        raise UserError(
+            f"film_size must be HEIGHT,WIDTH in pixels, such as 1375,750. Received: "
+            f"{','.join(values)!r}."
+        )
+    height, width = map(int, values)
+    return height, width
+
+
+def _patch_around(mask: np.ndarray, patch_size: int) -> tuple[int, int, np.ndarray]:
+    """Returns the corner of the patch with the mask in its middle, and the mask in it."""
+    corner = []
+    for axis in (0, 1):
+        places = np.flatnonzero(mask.any(axis=1 - axis))
+        if not places.size:
+            raise UserError(
+                "The lesion mask is too small: it fills no pixel at the generator's scale."
+            )
+        extent = places[-1] + 1 - places[0]
+        if extent > patch_size:
+            raise UserError(
+                f"A lesion must fit into the generator's patch of {patch_size} pixels. Received: "
+                f"{extent} pixels at the generator's scale; a smaller mask, or larger patches, fit."
+            )
+        middle = (places[0] + places[-1] + 1 - patch_size) // 2
+        corner.append(int(np.clip(middle, 0, mask.shape[axis] - patch_size)))
+    row, column = corner
+    return row, column, mask[row : row + patch_size, column : column + patch_size]
+
+
+def _on_film(
+    film: np.ndarray, mask: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Writes the change between two rescaled films into the mask on the film.
+
+    Args:
+        film: uint16 [height, width].
+        mask: bool [height, width].
+        before: the rescaled film, grey levels, any smaller shape.
+        after: the same with the infill.
+
+    Returns:
+        The place around the mask, and the new film's pixels there, uint16.
+    """
+    steps = film.shape[0] / before.shape[0], film.shape[1] / before.shape[1]
+    place = tuple(
+        _range_around(mask.any(axis=1 - axis), math.ceil(_RIM_PX * steps[axis])) for axis in (0, 1)
+    )
+    inside = mask[place]
+    grain = film[place] - _enlarged(before, place, steps)
+    outside = grain[~inside]
+    sigma = _SIGMAS_PER_MAD * np.median(np.abs(outside)) if outside.size else np.inf
+    limit = _GRAIN_LIMIT_SIGMAS * sigma
+    infilled = _enlarged(after, place, steps) + np.clip(grain, -limit, limit)
+    # Within one pixel of the rescaled film from the mask's edge its steps would show.
+    depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    weight = np.minimum(depth / max(steps), 1)
+    return place, _to_uint16(film[place] + weight * (infilled - film[place]))
+
+
+def _range_around(used: np.ndarray, margin: int) -> slice:
+    places = np.flatnonzero(used)
+    return slice(max(0, places[0] - margin), min(len(used), places[-1] + 1 + margin))
+
+
+def _enlarged(
+    rescaled: np.ndarray, place: tuple[slice, slice], steps: tuple[float, float]
+) -> np.ndarray:
+    """Returns a place on the film as the rescaled film shows it: a cubic spline, float64."""
+    points, cut = [], []
+    for wanted, step, size in zip(place, steps, rescaled.shape, strict=True):
+        # The centre of film pixel i lies at i + 0.5; of pixel j of the rescaled film, at
+        # (j + 0.5) * step.
+        at = (np.arange(wanted.start, wanted.stop) + 0.5) / step - 0.5
+        first = max(0, int(at[0]) - _SPLINE_MARGIN_PX)
+        cut.append(slice(first, min(size, int(at[-1]) + 2 + _SPLINE_MARGIN_PX)))
+        points.append(at - first)
+    part = rescaled[tuple(cut)]
+    return RectBivariateSpline(*map(np.arange, part.shape), part)(*points)
+
+
+def _to_uint16(grey: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(grey), 0, WHITE).astype(np.uint16)
+
+
+def _generator_id(saved_model: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    for path in [saved_model / "saved_model.pb", *sorted(saved_model.glob("variables/*"))]:
+        digest.update(path.read_bytes())
+    return f"SavedModel {digest.hexdigest()[:40]}"

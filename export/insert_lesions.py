@@ -1,0 +1,109 @@
+"""Puts lesions into a whole film, or takes them out.
+
+    python -m export.insert_lesions FILM.dcm --lesion=2100,900,mask.png,malignant \
+        --saved_model=DIR/saved_model --output=OUT.dcm
+
+FILM is a DICOM file or a 16-bit grey PNG. OUT.dcm is the new film at full resolution, OUT_seg.dcm
+and OUT_mask.png say where it is synthetic.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+from absl import flags
+
+from cigan_tf import command_line
+from cigan_tf.errors import UserError
+from export import film_files
+from export.film_infill import FilmInfiller, FilmLesion, parse_film_size
+
+_LABELS = ("non_malignant", "malignant")
+
+_LESION = flags.DEFINE_multi_string(
+    "lesion",
+    [],
+    "ROW,COLUMN,MASK,CLASS, once for each lesion. MASK: a grey picture of the lesion, above 0 "
+    "inside, in pixels of the film; its centre comes to lie on the film's pixel ROW, COLUMN. Or "
+    "MASK,CLASS for a mask as large as the film. CLASS: malignant, or non_malignant to take a "
+    "lesion out.",
+)
+_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
+_OUTPUT = flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the first infill; the next has the next.")
+_FILM_SIZE = flags.DEFINE_list(
+    "film_size",
+    ["1375", "750"],
+    "Height and width that the films of the generator's training were rescaled towards: the "
+    "film_size of its dataset.",
+)
+
+
+def insert_lesions(
+    film_path: str, lesions: Sequence[str], infill: FilmInfiller, output: pathlib.Path, seed: int
+) -> list[pathlib.Path]:
+    """Writes the film with its lesions infilled, and their masks beside it.
+
+    Args:
+        film_path: a DICOM file or a 16-bit PNG.
+        lesions: each as the flag --lesion tells.
+        infill: the generator for whole films.
+        output: the DICOM file to write.
+        seed: of the first infill.
+
+    Returns:
+        The files written; the film is the last.
+
+    Raises:
+        UserError: a file is none of these, or a lesion has no room.
+    """
+    if output.suffix != ".dcm":
+        raise UserError(f"output must be a name ending in .dcm. Received: {str(output)!r}.")
+    if output.exists() and output.samefile(film_path):
+        raise UserError(f"output must not be the source film itself. Received: {str(output)!r}.")
+    film = film_files.read_film(film_files.read_file(film_path), film_path)
+    placed = [parse_lesion(text, film.pixels.shape) for text in lesions]
+    pixels, _ = infill(film.pixels, placed, seed)
+    files = film_files.files_of(film, pixels, placed, infill.generator_id)
+    return film_files.write_files(output, files)
+
+
+def parse_lesion(text: str, film_shape: tuple[int, int]) -> FilmLesion:
+    """Returns the lesion that a --lesion flag asks for; raises UserError if it is none."""
+    # The mask's path may hold commas of its own.
+    place_and_path, _, label = text.rpartition(",")
+    match = re.fullmatch(r"(?:(\d{1,6}),(\d{1,6}),)?(.+)", place_and_path)
+    if label not in _LABELS or match is None:
+        raise UserError(
+            "lesion must be ROW,COLUMN,MASK,CLASS or MASK,CLASS with the class malignant or "
+            f"non_malignant. Received: {text!r}."
+        )
+    row, column, path = match.groups()
+    mask = film_files.read_mask(film_files.read_file(path), path)
+    if row is not None:
+        return FilmLesion.centred(mask, int(row), int(column), label == "malignant")
+    if mask.shape != film_shape:
+        raise UserError(
+            "A mask without ROW,COLUMN must be as large as the film, {} x {} pixels. Received: {} "
+            "x {} in {!r}.".format(*film_shape, *mask.shape, path)
+        )
+    return FilmLesion(mask, 0, 0, label == "malignant")
+
+
+def main(film: str) -> None:
+    """Infills as the flags say."""
+    for flag, example in ((_SAVED_MODEL, "DIR/saved_model"), (_OUTPUT, "OUT.dcm")):
+        if flag.value is None:
+            raise UserError(f"Pass --{flag.name}={example}.")
+    infill = FilmInfiller(_SAVED_MODEL.value, parse_film_size(_FILM_SIZE.value))
+    output = pathlib.Path(_OUTPUT.value).expanduser()
+    for path in insert_lesions(film, _LESION.value, infill, output, _SEED.value):
+        print(path)
+
+
+if __name__ == "__main__":
+    command_line.run(main, arguments=("FILM",))

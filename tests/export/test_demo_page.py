@@ -1,0 +1,206 @@
+import base64
+import io
+import pathlib
+import zipfile
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from bokeh.document import Document
+from bokeh.events import Tap
+
+from export import demo_page
+from export.demo_page import FilmPage
+
+
+@pytest.fixture
+def page(infill):
+    opened = FilmPage(Document(), infill)
+    assert opened.film.name == "1-130.dcm"
+    return opened
+
+
+def upload(widget, content, name):
+    """Sets what the browser alone may set."""
+    widget.set_from_json("value", base64.b64encode(content).decode())
+    widget.set_from_json("filename", name)
+
+
+def place_disc(page, row, column, diameter=281):
+    page.hand.active = 2
+    page.diameter.value = diameter
+    page.place(Tap(page.view.figure, x=column, y=row))
+
+
+def sent(page, ending):
+    page.send(ending)
+    assert page.download.tags[0] == f"1-130_synthetic{ending}"
+    return page.sent.data["content"][0].tobytes()
+
+
+def test_a_lesion_is_placed_infilled_and_sent(page):
+    before = page.film.pixels.copy()
+    place_disc(page, 1800, 500)
+    page.seed.value = 7
+    page.infill()
+    assert page.status.text.startswith("Infilled: 1")
+    film = pydicom.dcmread(io.BytesIO(sent(page, ".dcm")))
+    mask = cv2.imdecode(np.frombuffer(sent(page, "_mask.png"), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(mask)) == {0, 255}
+    np.testing.assert_array_equal(film.pixel_array[mask == 0], before[mask == 0])
+    assert (film.pixel_array[mask == 255] != before[mask == 255]).mean() > 0.9
+    segments = pydicom.dcmread(io.BytesIO(sent(page, "_seg.dcm")))
+    assert segments.SegmentSequence[0].SegmentLabel == "malignant infill 1"
+    patches = zipfile.ZipFile(io.BytesIO(sent(page, "_patches.zip")))
+    patch = cv2.imdecode(np.frombuffer(patches.read("patch_1.png"), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert (patch.shape, patch.dtype) == ((32, 32), np.uint16)
+
+
+def test_the_class_is_that_of_the_moment_when_an_outline_is_made(page):
+    page.label.active = 0
+    page.mark_known()
+    page.label.active = 1
+    place_disc(page, 1800, 500)
+    assert page.outlines.data["label"] == ["non_malignant", "malignant"]
+    assert page.pen.default_overrides == {"label": "malignant"}
+    assert [lesion.malignant for lesion in page.lesions()] == [False, True]
+    page.undo()
+    assert page.outlines.data["label"] == ["non_malignant"]
+    page.clear()
+    assert page.lesions() == []
+
+
+def test_a_shape_is_placed_from_a_mask_picture(page):
+    mask = np.zeros((60, 90), np.uint8)
+    mask[10:50, 20:80] = 255
+    upload(page.shape_upload, cv2.imencode(".png", mask)[1].tobytes(), "m.png")
+    page.open_shape()
+    page.place(Tap(page.view.figure, x=500, y=1800))
+    on_film = page.lesions()[0].on_film(page.film.pixels.shape)
+    rows, columns = np.nonzero(on_film)
+    assert abs(rows.mean() - 1800) <= 1
+    assert abs(columns.mean() - 500) <= 1
+    assert on_film.sum() == pytest.approx(40 * 60, rel=0.05)
+
+
+def test_a_film_is_opened_in_place_of_the_sample(page):
+    place_disc(page, 1800, 500)
+    page.infill()
+    film = np.random.default_rng(0).integers(0, 65_536, (900, 500), np.uint16)
+    upload(page.upload, cv2.imencode(".png", film)[1].tobytes(), "mine.png")
+    page.open_upload()
+    np.testing.assert_array_equal(page.film.pixels, film)
+    assert page.status.text.startswith("mine.png: 900 x 500 pixels.")
+    assert page.lesions() == []
+    page.send(".dcm")
+    assert page.status.text == "Infill the film first."
+
+
+def malformed():
+    """Yields functions of a page that each ask for something impossible, and what is answered."""
+    colour = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+    eight_bit = cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes()
+    deep = cv2.imencode(".png", np.zeros((900, 500), np.uint16))[1].tobytes()
+    files = [
+        (b"", "film.png", "the file is empty"),
+        (b"", "", "the file is empty"),
+        (colour, "film.png", "film.png: a grey PNG"),
+        (eight_bit, "film.png", "film.png: a film must have 16 bits"),
+        (deep[:200], "film.png", "film.png:"),
+        (deep, "film.dcm", "film.dcm:"),
+        (b"<script>", "<b>film</b>.dcm", "<b>film</b>.dcm:"),
+    ]
+
+    def file(content, name):
+        def ask(page):
+            upload(page.upload, content, name)
+            page.open_upload()
+
+        return ask
+
+    def not_base64(page):
+        page.upload.set_from_json("value", "%%%")
+        page.open_upload()
+
+    def outline(xs, ys):
+        def ask(page):
+            page.outlines.data = {"xs": [xs], "ys": [ys], "label": ["malignant"]}
+            page.infill()
+
+        return ask
+
+    def many(page):
+        page.outlines.data = {
+            "xs": [[9, 99, 9]] * 999,
+            "ys": [[9, 9, 99]] * 999,
+            "label": [""] * 999,
+        }
+        page.infill()
+
+    def seed(value):
+        def ask(page):
+            place_disc(page, 1800, 500)
+            page.seed.value = value
+            page.infill()
+
+        return ask
+
+    for content, name, answer in files:
+        yield file(content, name), answer
+    yield not_base64, "did not arrive whole"
+    for xs, ys, answer in (
+        ([1, 2], [1, 2], "An outline must have"),
+        ([1, 2, float("nan")], [1, 2, 3], "An outline must have"),
+        (["a"], [None], "An outline must have"),
+        ([1e300, 1e308, 1e300], [1, 5, 9], "An outline must enclose"),
+        ([0, 2800, 2800, 0], [0, 0, 4400, 4400], "Lesion 1: A lesion must fit"),
+        ([10, 11, 11], [10, 10, 11], "Lesion 1: The lesion mask is too small"),
+    ):
+        yield outline(xs, ys), answer
+    yield many, "1 to 16 lesions"
+    for value, answer in ((None, "Seed must be"), (-1, "seed must lie"), (2**40, "seed must lie")):
+        yield seed(value), answer
+    yield lambda page: place_disc(page, 9, 9, diameter=None), "Diameter must lie"
+    yield lambda page: place_disc(page, float("nan"), 9) or page.infill(), "An outline must have"
+    yield lambda page: page.open_sample("P_99999"), "There is no sample film 'P_99999'"
+    yield lambda page: page.send("../../etc"), "Infill the film first"
+
+
+def memory_bytes():
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def test_malformed_requests_are_answered_and_the_next_good_one_is_right(page):
+    def good():
+        page.clear()
+        page.seed.value = 7
+        place_disc(page, 1800, 500)
+        page.infill()
+        return page.infilled[0].copy()
+
+    asked = list(malformed())
+    expected = good()
+    held = []
+    for _ in range(5):
+        for ask, answer in asked:
+            page.clear()
+            page.say("")
+            page.seed.value = 7
+            if "Infill" in answer:
+                page.infilled = None
+            ask(page)
+            assert answer in page.status.text
+            assert page.status.render_as_text
+        held.append(memory_bytes())
+    assert held[-1] - held[1] < 64 * 2**20
+    np.testing.assert_array_equal(good(), expected)
+
+
+def test_without_the_samples_it_waits_for_a_film(infill, monkeypatch):
+    monkeypatch.setattr(demo_page, "_samples", dict)
+    page = FilmPage(Document(), infill)
+    assert page.status.text.startswith("Open a film to begin.")
+    page.infill()
+    assert page.status.text == "Open a film first."

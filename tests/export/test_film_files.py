@@ -1,0 +1,97 @@
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import PIL.Image
+import pydicom
+import pytest
+
+from cigan_tf.errors import UserError
+from export import film_files
+from export.film_infill import FilmLesion
+
+PIXELS = np.random.default_rng(0).integers(0, 65_536, (90, 70), np.uint16)
+
+
+def png(picture, **options):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(picture).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def huge_png_header(side):
+    def chunk(kind, data):
+        length, check = struct.pack(">I", len(data)), struct.pack(">I", zlib.crc32(kind + data))
+        return length + kind + data + check
+
+    header = struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+def test_a_16_bit_png_is_a_film_without_a_header():
+    film = film_files.read_film(png(PIXELS), "folder/film.PNG")
+    np.testing.assert_array_equal(film.pixels, PIXELS)
+    assert film.header is None
+
+
+def test_a_dicom_film_brings_its_header(sample_film):
+    path, pixels, _ = sample_film
+    film = film_files.read_film(path.read_bytes(), path.name)
+    np.testing.assert_array_equal(film.pixels, pixels)
+    assert film.header.PatientID == "Mass-Test_P_00173_LEFT_CC"
+    assert "PixelData" not in film.header
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (png((PIXELS >> 8).astype(np.uint8)), "must have 16 bits a pixel. Received: 8"),
+        (png(np.zeros((5, 5, 3), np.uint8)), "mode L or I;16 .* received RGB"),
+        (png(PIXELS)[:500], "film.png: "),
+        (huge_png_header(20_000), "film.png: .*(pixels|exceeds limit)"),
+        (b"", "the file is empty"),
+        (b"plain text", "film.png: cannot identify"),
+    ],
+    ids=["8 bits", "colour", "truncated", "huge", "empty", "text"],
+)
+def test_what_is_no_film_is_refused(content, message):
+    with pytest.raises(UserError, match=message):
+        film_files.read_film(content, "film.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_a_mask_is_a_grey_picture(mode):
+    mask = np.zeros((12, 9), bool)
+    mask[3:7, 2:5] = True
+    picture = PIL.Image.fromarray(mask.astype(np.uint8) * 255).convert(mode)
+    np.testing.assert_array_equal(film_files.read_mask(png(np.array(picture)), "m.png"), mask)
+
+
+def test_the_files_say_where_the_film_is_synthetic(tmp_path):
+    lesions = [
+        FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True),
+        FilmLesion(np.ones((5, 5), bool), 60, 30, malignant=False),
+    ]
+    film = film_files.FilmFile("film.png", PIXELS, None)
+    files = film_files.files_of(film, PIXELS, lesions, "SavedModel 0123")
+    paths = film_files.write_files(tmp_path / "deep" / "new.dcm", files)
+    assert [path.name for path in paths] == ["new_seg.dcm", "new_mask.png", "new.dcm"]
+    np.testing.assert_array_equal(pydicom.dcmread(paths[2]).pixel_array, PIXELS)
+    expected = np.zeros(PIXELS.shape, np.uint8)
+    expected[10:30, 20:50] = 255
+    expected[60:65, 30:35] = 128
+    np.testing.assert_array_equal(cv2.imread(str(paths[1]), cv2.IMREAD_UNCHANGED), expected)
+    assert len(list(paths[0].parent.iterdir())) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output .* cannot be written"):
+        film_files.write_files(tmp_path / "file" / "new.dcm", {".dcm": b"0"})
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent.dcm' cannot be read: No such file"):
+        film_files.read_file(tmp_path / "absent.dcm")

@@ -1,0 +1,143 @@
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from cigan_tf.errors import UserError
+from export.film_infill import MAX_LESIONS, FilmInfiller, FilmLesion, parse_film_size
+from tfds_ddsm import patches
+
+
+def disc(diameter):
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (diameter, diameter)).astype(bool)
+
+
+@pytest.fixture(scope="module")
+def lesion():
+    return FilmLesion.centred(disc(281), 2437, 1085, malignant=True)
+
+
+@pytest.fixture(scope="module")
+def infilled(infill, sample_film, lesion):
+    film, (part,) = infill(sample_film[1], [lesion], seed=3)
+    return film, part
+
+
+def test_the_change_stays_inside_the_mask(sample_film, lesion, infilled):
+    film, _ = infilled
+    mask = lesion.on_film(film.shape)
+    assert np.count_nonzero(mask) == np.count_nonzero(lesion.mask)
+    np.testing.assert_array_equal(film[~mask], sample_film[1][~mask])
+    assert (film[mask] != sample_film[1][mask]).mean() > 0.95
+
+
+def test_the_patch_is_what_the_generator_makes_of_the_rescaled_film(
+    infill, sample_film, lesion, infilled
+):
+    film, part = infilled
+    scale = infill.scale(film.shape)
+    places = np.nonzero(patches.rescale(lesion.on_film(film.shape), scale))
+    corner = [(place.min() + place.max() + 1 - 32) // 2 for place in places]
+    rows, columns = (slice(start, start + 32) for start in corner)
+    before = patches.rescale(sample_film[1], scale)[rows, columns]
+    outside = ~part.patch_mask
+    np.testing.assert_array_equal(part.patch[outside], before[outside])
+    # Back at the generator's scale, the new film shows the infill.
+    again = patches.rescale(film, scale)[rows, columns].astype(float)
+    inner = ndimage.binary_erosion(part.patch_mask, iterations=2)
+    change = np.abs(part.patch[inner] - before[inner].astype(float)).mean()
+    assert np.abs(again[inner] - part.patch[inner]).mean() < 0.1 * change
+
+
+def test_grain_inside_the_mask_is_the_films_own(sample_film, infilled):
+    def grain(film):
+        part = film[2437 - 80 : 2437 + 80, 1085 - 80 : 1085 + 80].astype(np.float32)
+        return part - cv2.GaussianBlur(part, (0, 0), 3)
+
+    before, after = grain(sample_film[1]), grain(infilled[0])
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
+    assert 0.85 < after.std() / before.std() < 1.1
+
+
+def test_what_is_sharper_than_grain_does_not_survive(infill, sample_film, lesion):
+    def height(film):
+        return [
+            int(film[row, column]) - np.median(film[row - 9 : row + 10, column - 9 : column + 10])
+            for row, column in spots
+        ]
+
+    film = sample_film[1].copy()
+    spots = [(2400, 1050), (2437, 1085), (2480, 1120)]
+    for row, column in spots:
+        film[row - 1 : row + 2, column - 1 : column + 2] += 15_000
+    after, _ = infill(film, [lesion], seed=0)
+    assert min(height(film)) > 10_000
+    assert max(height(after)) < 0.3 * min(height(film))
+
+
+def test_class_and_seed_decide_the_infill(infill, sample_film, lesion, infilled):
+    def infilled_again(malignant=True, seed=3):
+        asked = FilmLesion(lesion.mask, lesion.row, lesion.column, malignant)
+        return infill(sample_film[1], [asked], seed)[0]
+
+    np.testing.assert_array_equal(infilled_again(), infilled[0])
+    assert (infilled_again(malignant=False) != infilled[0]).any()
+    assert (infilled_again(seed=4) != infilled[0]).any()
+
+
+def test_a_later_lesion_is_infilled_into_the_film_that_an_earlier_one_left(
+    infill, sample_film, lesion, infilled
+):
+    beside = FilmLesion.centred(disc(201), 2500, 1250, malignant=False)
+    together, parts = infill(sample_film[1], [lesion, beside], seed=3)
+    alone, _ = infill(infilled[0], [beside], seed=4)
+    np.testing.assert_array_equal(together, alone)
+    assert len(parts) == 2
+
+
+@pytest.mark.parametrize(
+    ("mask", "row", "column", "message"),
+    [
+        (disc(281), 60, 1085, "Lesion 1: .* must lie on the film of 4432 x 2864 .* rows -80 to"),
+        (disc(281), 2437, 2800, "columns 2660 to 2940"),
+        (np.zeros((9, 9), bool), 2437, 1085, "mask is empty"),
+        (disc(5), 2437, 1085, "too small"),
+        (disc(701), 2437, 1085, "fit into the generator's patch of 32 pixels. Received: 5"),
+    ],
+)
+def test_a_lesion_without_room_is_named(infill, sample_film, mask, row, column, message):
+    with pytest.raises(UserError, match=message):
+        infill(sample_film[1], [FilmLesion.centred(mask, row, column, True)], seed=0)
+
+
+def test_numbers_beyond_the_rules_are_named(infill, sample_film, lesion):
+    film = sample_film[1]
+    with pytest.raises(UserError, match=r"1 to 16 lesions at a time\. Received: 17"):
+        infill(film, [lesion] * (MAX_LESIONS + 1), seed=0)
+    with pytest.raises(UserError, match=r"seed must lie in .* Received: -1"):
+        infill(film, [lesion], seed=-1)
+
+
+def test_a_film_that_is_too_narrow_at_the_generators_scale_is_named(exported, sample_film):
+    infill = FilmInfiller(exported, (64, 32))
+    strip = sample_film[1][:, :300]
+    with pytest.raises(UserError, match=r"must hold a patch of 32 pixels .* Received: 268 x 18 "):
+        infill(strip, [FilmLesion.centred(disc(101), 2000, 150, True)], seed=0)
+
+
+@pytest.mark.parametrize("film_size", [(16, 16), (344, 31)])
+def test_a_film_size_below_the_patch_is_named(exported, film_size):
+    with pytest.raises(UserError, match="at least the generator's patch of 32 pixels"):
+        FilmInfiller(exported, film_size)
+
+
+def test_the_id_tells_generators_apart(infill, exported, tmp_path):
+    assert infill.generator_id.startswith("SavedModel ")
+    assert infill.generator_id == FilmInfiller(exported.parent, (344, 188)).generator_id
+
+
+def test_film_size_is_parsed():
+    assert parse_film_size(["1375", "750"]) == (1375, 750)
+    for values in ([], ["1375"], ["0", "750"], ["1375", "750", "1"], ["a", "b"], ["-1", "2"]):
+        with pytest.raises(UserError, match="film_size must be HEIGHT,WIDTH"):
+            parse_film_size(values)

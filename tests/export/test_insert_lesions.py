@@ -1,0 +1,126 @@
+import signal
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+
+from cigan_tf.errors import UserError
+from export.film_files import files_of, read_film
+from export.film_infill import FilmLesion
+from export.insert_lesions import insert_lesions, parse_lesion
+
+
+@pytest.fixture
+def mask_file(tmp_path):
+    """A round mask in a file whose path holds a comma."""
+    path = tmp_path / "round, soft.png"
+    cv2.imwrite(str(path), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (281, 281)) * 255)
+    return path
+
+
+def test_a_lesion_is_put_into_a_real_film_and_taken_out_again(
+    infill, sample_film, mask_file, tmp_path
+):
+    path, pixels, _ = sample_film
+    output = tmp_path / "with.dcm"
+    put_in = [f"1800,500,{mask_file},malignant"]
+    written = insert_lesions(str(path), put_in, infill, output, seed=1)
+    assert [p.name for p in written] == ["with_seg.dcm", "with_mask.png", "with.dcm"]
+    with_lesion = pydicom.dcmread(output)
+    mask = cv2.imread(str(written[1]), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(with_lesion.pixel_array[mask == 0], pixels[mask == 0])
+    assert (with_lesion.pixel_array[mask == 255] != pixels[mask == 255]).mean() > 0.9
+    rows, columns = np.nonzero(mask)
+    assert (rows.mean(), columns.mean()) == (1800, 500)
+    # The mask that was written is as large as the film and needs no place.
+    take_out = [f"{written[1]},non_malignant"]
+    insert_lesions(str(output), take_out, infill, tmp_path / "without.dcm", seed=1)
+    without = pydicom.dcmread(tmp_path / "without.dcm")
+    np.testing.assert_array_equal(without.pixel_array[mask == 0], pixels[mask == 0])
+    (reference,) = without.SourceImageSequence
+    assert reference.ReferencedSOPInstanceUID == with_lesion.SOPInstanceUID
+    assert len(without.ContributingEquipmentSequence) == 2
+
+
+def test_a_16_bit_png_will_do(infill, sample_film, tmp_path):
+    mask_file = tmp_path / "small.png"
+    cv2.imwrite(str(mask_file), np.full((90, 90), 255, np.uint8))
+    crop = sample_film[1][1000:2500, :1000]
+    cv2.imwrite(str(tmp_path / "film.png"), crop)
+    lesions = [f"800,500,{mask_file},malignant"]
+    insert_lesions(str(tmp_path / "film.png"), lesions, infill, tmp_path / "out.dcm", seed=0)
+    assert pydicom.dcmread(tmp_path / "out.dcm").pixel_array.shape == crop.shape
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1800,500,{},cancer", "lesion must be ROW,COLUMN,MASK,CLASS .* Received: '1800,500,"),
+        ("malignant", "lesion must be"),
+        (",malignant", "lesion must be"),
+        ("-1,500,{},malignant", "'-1,500,.* cannot be read"),
+        ("1800,500,absent.png,malignant", "'absent.png' cannot be read"),
+        ("{},malignant", "as large as the film, 4432 x 2864 pixels. Received: 281 x 281"),
+    ],
+)
+def test_a_lesion_that_cannot_be_read_is_named(mask_file, text, message):
+    with pytest.raises(UserError, match=message):
+        parse_lesion(text.format(mask_file), (4432, 2864))
+
+
+def test_the_source_is_never_overwritten(infill, tmp_path, mask_file):
+    film = tmp_path / "film.dcm"
+    film.write_bytes(b"mine")
+    with pytest.raises(UserError, match="output must not be the source film itself"):
+        insert_lesions(str(film), [f"9,9,{mask_file},malignant"], infill, film, seed=0)
+    with pytest.raises(UserError, match=r"output must be a name ending in .dcm"):
+        insert_lesions(str(film), [], infill, tmp_path / "out.png", seed=0)
+    assert film.read_bytes() == b"mine"
+
+
+def mutations(data, count):
+    """Yields damaged copies of a DICOM file: most in the header, some cut short or spliced."""
+    rng = np.random.default_rng(0)
+    header = 2000
+    for number in range(count):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        if number % 4 == 0:
+            damaged = damaged[: rng.integers(len(data))]
+        elif number % 4 == 1:
+            start, past = sorted(rng.integers(0, header, 2))
+            damaged = np.delete(damaged, slice(start, past))
+        else:
+            damaged[rng.integers(128, header, 4)] = rng.integers(0, 256, 4)
+        yield damaged.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of odd values before it fails on them
+def test_damaged_films_are_refused_or_infilled(infill, sample_film):
+    path, pixels, _ = sample_film
+    film = pydicom.dcmread(path)
+    film.set_pixel_data(np.ascontiguousarray(pixels[1600:2200, 200:700]), "MONOCHROME2", 16)
+    film.compress(pydicom.uid.RLELossless)
+    film.save_as(content := pydicom.filebase.DicomBytesIO())
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (51, 51)).astype(bool)
+    lesions = [FilmLesion.centred(disc, 250, 250, malignant=True)]
+    counts = {"refused": 0, "infilled": 0}
+
+    def hangs(signum, frame):
+        raise AssertionError("a damaged film took more than a minute")
+
+    signal.signal(signal.SIGALRM, hangs)
+    for number, damaged in enumerate(mutations(content.getvalue(), 200)):
+        signal.alarm(60)
+        try:
+            read = read_film(damaged, f"{number}.dcm")
+            infilled, _ = infill(read.pixels, lesions, seed=0)
+            files = files_of(read, infilled, lesions, infill.generator_id)
+        except UserError:
+            counts["refused"] += 1
+        else:
+            counts["infilled"] += 1
+            assert pydicom.dcmread(pydicom.filebase.DicomBytesIO(files[".dcm"])).SyntheticData
+        finally:
+            signal.alarm(0)
+    assert min(counts.values()) > 20, counts

@@ -110,7 +110,7 @@ def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, for
         feature_layers=("input",),
         batch_size=2,
         pretraining_steps=10,
-        adversarial_steps=70,
+        adversarial_steps=50,
         checkpoint_every_steps=2,
         log_every_steps=3,
         picture_every_steps=40,

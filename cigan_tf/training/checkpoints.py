@@ -74,6 +74,10 @@ class RunCheckpoints:
         self._checkpoint = tf.train.Checkpoint(
             **networks, **means, iterator=iterator, best_loss=self._best_loss
         )
+        best = tf.train.Checkpoint(**networks)
+        for checkpoint in (self._checkpoint, best):
+            # Made here, by every worker: making a variable is a communication among them.
+            _ = checkpoint.save_counter
         self._newest = tf.train.CheckpointManager(
             self._checkpoint,
             str(self.directory),
@@ -81,7 +85,7 @@ class RunCheckpoints:
             step_counter=model.step.value,
         )
         self._best = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**networks), str(self.directory / _BEST_DIR), max_to_keep=1
+            best, str(self.directory / _BEST_DIR), max_to_keep=1
         )
 
     def restore(self) -> None:

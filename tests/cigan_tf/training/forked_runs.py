@@ -64,9 +64,10 @@ def killed(config: Config, folder: pathlib.Path, num_kills: str) -> None:
     workdir = folder / "killed"
     for _ in range(int(num_kills)):
         process = fork(train_eagerly, config, workdir)
-        # Anywhere: while it starts, restores, steps, saves. Never far beyond a new checkpoint, so
-        # that the run does not end before its kills.
-        wait_for_progress(workdir, newest_step(workdir), moments.uniform(0, to_first_checkpoint_s))
+        # Anywhere: while it starts, restores, steps, saves; half of the lives come to a checkpoint.
+        # Never far beyond it, so that the run does not end before its kills.
+        at_most_s = moments.uniform(0, 2 * to_first_checkpoint_s)
+        wait_for_progress(workdir, newest_step(workdir), at_most_s)
         time.sleep(moments.uniform(0, 0.3))
         os.kill(process, signal.SIGKILL)
         status = os.waitpid(process, 0)[1]

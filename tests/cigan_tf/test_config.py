@@ -12,7 +12,13 @@ from cigan_tf.hardware_config import HardwareConfig
 def test_the_defaults_are_the_papers():
     config = Config().validate()
     assert (config.model.patch_size, config.data.batch_size) == (256, 8)
-    assert dataclasses.astuple(config.loss) == (1.0, 10.0, 10000.0, 10.0)
+    weights = (
+        config.loss.adversarial_weight,
+        config.loss.feature_weight,
+        config.loss.boundary_weight,
+    )
+    assert weights == (1.0, 10.0, 10000.0)
+    assert (config.loss.boundary_sigma_px, config.loss.wrong_class_weight) == (10.0, 0)
     training = config.training
     assert (training.pretraining_steps, training.adversarial_steps) == (10_000, 100_000)
     assert (training.learning_rate, training.switch_threshold) == (1e-4, 0.3)
@@ -30,6 +36,15 @@ def test_the_defaults_are_the_papers():
         (Config(data=DataConfig(shuffle_buffer_patches=0)), "shuffle_buffer_patches=0"),
         (Config(loss=LossConfig(feature_weight=-1)), "feature_weight=-1"),
         (Config(loss=LossConfig(boundary_sigma_px=0)), "boundary_sigma_px=0"),
+        (Config(loss=LossConfig(wrong_class_weight=-1)), "wrong_class_weight=-1"),
+        (
+            Config(
+                loss=LossConfig(wrong_class_weight=1),
+                model=ModelConfig(discriminator_sees_class=False),
+            ),
+            "discriminator_sees_class=False",
+        ),
+        (Config(data=DataConfig(train_patient_share=0)), "train_patient_share=0"),
         (Config(training=TrainingConfig(pretraining_steps=-1)), "pretraining_steps=-1"),
         (Config(training=TrainingConfig(learning_rate=0.0)), "learning_rate=0.0"),
         (Config(training=TrainingConfig(adam_beta_1=1.0)), "adam_beta_1=1.0"),

@@ -124,3 +124,23 @@ def with_classifier():
         )
 
     return replaced
+
+
+@pytest.fixture(scope="module")
+def small_classifier():
+    """Puts a network of seconds in the place of ResNet-50, which test_resnet.py tests."""
+    import keras
+
+    from cigan_tf.classifier import train
+
+    def build(patch_size, weights, seed):
+        keras.utils.set_random_seed(seed)
+        image = keras.Input((patch_size, patch_size, 1))
+        features = keras.layers.Conv2D(8, 3, strides=2)(image)
+        features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
+        features = keras.layers.GlobalAveragePooling2D(name="avg_pool")(features)
+        return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(features))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "build_classifier", build)
+        yield

@@ -11,26 +11,11 @@ from cigan_tf.classifier import batches, train
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import scores
 
-
-def small_classifier(patch_size, weights, seed):
-    """Stands for ResNet-50, which test_resnet.py tests: seconds instead of minutes."""
-    keras.utils.set_random_seed(seed)
-    image = keras.Input((patch_size, patch_size, 1))
-    features = keras.layers.Conv2D(8, 3, strides=2)(image)
-    features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
-    features = keras.layers.GlobalAveragePooling2D(name="avg_pool")(features)
-    return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(features))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_resnet():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "build_classifier", small_classifier)
-        yield
+pytestmark = pytest.mark.usefixtures("small_classifier")
 
 
 @pytest.fixture(scope="module")
-def finished(discs_config, tmp_path_factory):
+def finished(discs_config, small_classifier, tmp_path_factory):
     """The working directory of a finished baseline classifier."""
     workdir = tmp_path_factory.mktemp("classifier")
     train.train_classifier(discs_config, 0, workdir, workdir)
@@ -52,7 +37,7 @@ def test_a_run_leaves_scores_settings_and_the_classifier(finished, discs_config)
 
 def test_training_has_changed_the_classifier(finished, discs_config):
     trained = keras.models.load_model(finished / train.CLASSIFIER_FILE)
-    fresh = small_classifier(32, "random", seed=0)
+    fresh = train.build_classifier(32, "random", seed=0)
     for before, after in zip(fresh.trainable_weights, trained.trainable_weights, strict=True):
         assert np.abs(before.numpy() - after.numpy()).max() > 0, before.path
 

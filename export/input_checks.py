@@ -30,14 +30,16 @@ def shape_checks(**inputs: tuple[tf.Tensor, tuple[int, ...]]) -> list[tf.Operati
     checks = []
     for name, (tensor, rest) in inputs.items():
         shape = _shape_as_sent(tensor)
-        # Vectors of different lengths, as those of another rank are, compare as unequal.
+        # Vectors of different lengths, as those of another rank are, compare as unequal, but for a
+        # scalar's, which is empty.
         equal = tf.raw_ops.Equal(
             x=shape, y=tf.stack([batch, *rest]), incompatible_shape_error=False
         )
         in_words = f"[{','.join(['N', *map(str, rest)])}]"
         of = "" if name == first else f", N as of {first}"
         message = f"{name} must be of shape {in_words}{of}. Received:"
-        checks.append(tf.debugging.Assert(tf.reduce_all(equal), [message, shape], summarize=8))
+        holds = tf.reduce_all(equal) & (tf.size(shape) > 0)
+        checks.append(tf.debugging.Assert(holds, [message, shape], summarize=8))
     return checks
 
 

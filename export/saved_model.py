@@ -91,9 +91,10 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
     @tf.function(autograph=False)
     def infill(image, mask, label, seed):
         # One draw per patch from its own seed: an answer does not depend on the rest of a batch.
+        # By index, since a shape is looked at before any check of it: every shape has a size.
         noise = tf.map_fn(
-            lambda s: tf.random.stateless_uniform((side, side, 1), tf.stack([s, 0])),
-            seed,
+            lambda i: tf.random.stateless_uniform((side, side, 1), tf.stack([seed[i], 0])),
+            tf.range(tf.size(seed)),
             fn_output_signature=tf.float32,
         )
         generated = generate(masks.corrupt(image, mask, noise), mask, label)

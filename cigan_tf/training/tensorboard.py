@@ -5,9 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.hparams import api as hparams
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cigan_tf import pictures
 from cigan_tf.config import Config, LossConfig
@@ -56,13 +54,10 @@ class RunWriter:
     Args:
         logdir: folder of the event files.
         config: shown as text and as HParams.
-        first_step: the step at which the run is taken up: what a process that was killed has
-            written of later steps is withdrawn.
+        first_step: the step at which the run is taken up.
     """
 
     def __init__(self, logdir: str, config: Config, first_step: int = 0):
-        if first_step:
-            _withdraw_after(first_step, logdir)
         self._writer = tf.summary.create_file_writer(logdir)
         with self._writer.as_default(step=first_step):
             hparams.hparams(_settings(config))
@@ -97,14 +92,6 @@ class RunWriter:
     def close(self) -> None:
         """Closes the event file."""
         self._writer.close()
-
-
-def _withdraw_after(step: int, logdir: str) -> None:
-    # TensorBoard drops what it has read of this step and later ones when it comes to this event.
-    writer = EventFileWriter(logdir)
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    writer.add_event(event_pb2.Event(step=step + 1, session_log=start))
-    writer.close()
 
 
 def _settings(config: Config) -> dict[str, bool | int | float | str]:

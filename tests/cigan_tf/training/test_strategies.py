@@ -29,7 +29,7 @@ def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
         assert together.keys() == alone.keys()
         for name, value in alone.items():
             np.testing.assert_allclose(
-                together[name], value, rtol=1e-4, atol=1e-5, err_msg=f"{strategy} {name}"
+                together[name], value, rtol=1e-3, atol=1e-4, err_msg=f"{strategy} {name}"
             )
             if "/_kernel/" in name or "/bias/" in name:
                 assert np.abs(together[name] - value).max() < 1e-5, f"{strategy} {name}"

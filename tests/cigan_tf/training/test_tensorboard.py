@@ -87,15 +87,3 @@ def test_settings_are_hyperparameters(trained_run, events):
     assert hparams["learning_rate"].number_value == pytest.approx(1e-4)
     assert hparams["feature_layers"].string_value == "input,pool1"
     assert hparams["composite"].bool_value is True
-
-
-def test_what_a_killed_process_wrote_too_far_is_withdrawn(tiny_config, tmp_path):
-    for first_step, value in ((0, 1.0), (4, 2.0)):
-        writer = tensorboard.RunWriter(str(tmp_path), tiny_config, first_step)
-        for step in range(first_step + 2, first_step + 8, 2):
-            writer.write_scalars(step, {"loss": value})
-        writer.close()
-    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
-    events.Reload()
-    assert curve(events, "loss") == {2: 1.0, 4: 1.0, 6: 2.0, 8: 2.0, 10: 2.0}
-    assert len(events.Tensors("loss")) == 5

@@ -103,7 +103,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         assert stopped[tag].keys() == points.keys(), tag
 
 
-def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, forked_runs):
+def test_kills_at_random_moments_change_not_one_bit(tiny_config, replace, forked_runs):
     config = replace(
         tiny_config,
         deterministic=True,
@@ -117,7 +117,7 @@ def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, for
         picture_every_steps=40,
         held_out_per_kind=1,
     )
-    folder = forked_runs("killed", config, "20")
+    folder = forked_runs("killed", config, "6")
     assert_same_run(folder / "killed", folder / "undisturbed")
     assert curves(folder / "killed") == curves(folder / "undisturbed")
 

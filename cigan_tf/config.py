@@ -11,7 +11,7 @@ import re
 from cigan_tf.errors import UserError
 from cigan_tf.experiment_config import ClassifierConfig, ExperimentConfig
 from cigan_tf.hardware_config import HardwareConfig
-from cigan_tf.settings import require, require_choice, setting
+from cigan_tf.settings import require, require_choice, require_positive, setting
 
 FEATURE_LAYERS = ("input", "pool1", "pool2", "pool3")
 LOSS_TERMS = (
@@ -148,11 +148,7 @@ class LossConfig:
         ):
             value = getattr(self, name)
             require(value >= 0, f"{name} must not be negative.", **{name: value})
-        require(
-            self.boundary_sigma_px > 0,
-            "boundary_sigma_px must be positive.",
-            boundary_sigma_px=self.boundary_sigma_px,
-        )
+        require_positive(self, "boundary_sigma_px")
         require(
             self.feature_reach_px >= 0,
             "feature_reach_px must not be negative.",
@@ -205,7 +201,8 @@ class TrainingConfig:
         for name in ("pretraining_steps", "adversarial_steps"):
             value = getattr(self, name)
             require(value >= 0, f"{name} must not be negative.", **{name: value})
-        for name in (
+        require_positive(
+            self,
             "learning_rate",
             "learning_rate_decay_rate",
             "learning_rate_decay_steps",
@@ -217,9 +214,7 @@ class TrainingConfig:
             "checkpoint_every_steps",
             "checkpoints_to_keep",
             "held_out_per_kind",
-        ):
-            value = getattr(self, name)
-            require(value > 0, f"{name} must be positive.", **{name: value})
+        )
         for name in ("adam_beta_1", "adam_beta_2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must lie in [0, 1).", **{name: value})

@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from cigan_tf.errors import UserError
-from cigan_tf.settings import require, setting
+from cigan_tf.settings import require, require_choice, require_positive, setting
 
 SYNTHETIC_USES = ("none", "mixed", "pretraining", "only")
 REAL_SHARE_READINGS = ("share_x1.2", "synthetic_x0.8", "plus_20_points")
@@ -56,16 +56,15 @@ class ClassifierConfig:
 
     def validate(self) -> None:
         """Raises UserError for a value that no run can use."""
-        for name in (
+        require_positive(
+            self,
             "classifier_steps",
             "classifier_learning_rate",
             "classifier_decay_rate",
             "classifier_decay_steps",
             "real_share_steps",
             "validation_every_steps",
-        ):
-            value = getattr(self, name)
-            require(value > 0, f"{name} must be positive.", **{name: value})
+        )
         require(
             self.classifier_batch_size >= 2 and self.classifier_batch_size % 2 == 0,
             "classifier_batch_size must be an even number of patches, half of each class.",
@@ -83,14 +82,8 @@ class ClassifierConfig:
             min_scale=self.min_scale,
             max_scale=self.max_scale,
         )
-        for name, choices in (
-            ("synthetic_use", SYNTHETIC_USES),
-            ("real_share_reading", REAL_SHARE_READINGS),
-        ):
-            value = getattr(self, name)
-            require(
-                value in choices, f"{name} must be one of {', '.join(choices)}.", **{name: value}
-            )
+        require_choice("synthetic_use", self.synthetic_use, SYNTHETIC_USES)
+        require_choice("real_share_reading", self.real_share_reading, REAL_SHARE_READINGS)
         require(
             0 < self.synthetic_pretraining_share < 1,
             "synthetic_pretraining_share must lie in (0, 1).",

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cigan_tf.settings import require, require_choice, setting
+from cigan_tf.settings import require, require_choice, require_positive, setting
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 PRECISIONS = ("none", "bfloat16", "float16")
@@ -34,9 +34,7 @@ class HardwareConfig:
         """Raises UserError for a value that no run can use."""
         require_choice("strategy", self.strategy, STRATEGIES)
         require_choice("mixed_precision", self.mixed_precision, PRECISIONS)
-        for name in ("steps_per_execution", "peer_timeout_s"):
-            value = getattr(self, name)
-            require(value > 0, f"{name} must be positive.", **{name: value})
+        require_positive(self, "steps_per_execution", "peer_timeout_s")
         require(
             not (self.deterministic and self.jit_compile),
             "deterministic and jit_compile exclude one another: XLA adds in any order.",

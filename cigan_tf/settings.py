@@ -25,6 +25,13 @@ def require(condition: bool, rule: str, **received: Any) -> None:
         raise UserError(f"{rule} Received: {values}.")
 
 
+def require_positive(settings: Any, *names: str) -> None:
+    """Raises UserError, one line, unless each of these settings is above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        require(value > 0, f"{name} must be positive.", **{name: value})
+
+
 def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises UserError, one line, unless the value is one of the choices."""
     require(value in choices, f"{name} must be one of {', '.join(choices)}.", **{name: value})

@@ -23,16 +23,6 @@ from export.film_infill import FilmInfiller, parse_film_size
 # A film of image_file.MAX_PIXELS in base64, and what the message says besides.
 _MAX_MESSAGE_BYTES = 150 * 2**20
 
-_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
-_FILM_SIZE = flags.DEFINE_list(
-    "film_size",
-    ["1375", "750"],
-    "Height and width that the films of the generator's training were rescaled towards: the "
-    "film_size of its dataset.",
-)
-_ADDRESS = flags.DEFINE_string("address", "127.0.0.1", "Address to serve at; others can reach it.")
-_PORT = flags.DEFINE_integer("port", 5006, "Port to serve at; 0: any free one.", 0, 65535)
-
 
 def page_server(infill: FilmInfiller, address: str, port: int) -> Server:
     """Returns a server of the page; raises UserError where the address or port is taken."""
@@ -58,14 +48,24 @@ def page_server(infill: FilmInfiller, address: str, port: int) -> Server:
 
 def main() -> None:
     """Serves as the flags say, until it is interrupted."""
-    if _SAVED_MODEL.value is None:
+    options = flags.FLAGS
+    if options.saved_model is None:
         raise UserError("Pass --saved_model=DIR/saved_model.")
-    infill = FilmInfiller(_SAVED_MODEL.value, parse_film_size(_FILM_SIZE.value))
-    server = page_server(infill, _ADDRESS.value, _PORT.value)
+    infill = FilmInfiller(options.saved_model, parse_film_size(options.film_size))
+    server = page_server(infill, options.address, options.port)
     server.start()
-    print(f"http://{_ADDRESS.value}:{server.port}/", flush=True)
+    print(f"http://{options.address}:{server.port}/", flush=True)
     server.run_until_shutdown()
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
+    flags.DEFINE_list(
+        "film_size",
+        ["1375", "750"],
+        "Height and width that the films of the generator's training were rescaled towards: the "
+        "film_size of its dataset.",
+    )
+    flags.DEFINE_string("address", "127.0.0.1", "Address to serve at; others can reach it.")
+    flags.DEFINE_integer("port", 5006, "Port to serve at; 0: any free one.", 0, 65535)
     command_line.run(main)

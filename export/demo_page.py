@@ -37,8 +37,8 @@ from bokeh.models import (
 from bokeh.transform import factor_cmap
 
 from cigan_tf.errors import UserError
-from export import film_files, outlines
-from export.film_infill import WHITE, FilmInfiller, FilmLesion, InfilledLesion
+from export import film_files, outlines, png
+from export.film_infill import FilmInfiller, FilmLesion, InfilledLesion
 from export.film_view import FilmView
 from tfds_ddsm import png_file
 from tfds_ddsm.sources.sample import SampleSource
@@ -244,8 +244,8 @@ class FilmPage:
             name="window",
             title="Window: black, white",
             start=0,
-            end=WHITE,
-            value=(0, WHITE),
+            end=png.WHITE,
+            value=(0, png.WHITE),
             format="0",
         )
         for index, end in enumerate(("low", "high")):

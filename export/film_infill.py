@@ -10,10 +10,8 @@ is limited to what the grain in a rim around the mask reaches.
 """
 
 import dataclasses
-import hashlib
 import math
 import os
-import pathlib
 import re
 from collections.abc import Sequence
 
@@ -23,9 +21,9 @@ from scipy.interpolate import RectBivariateSpline
 
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
+from export import png
 from tfds_ddsm import patches
 
-WHITE = 65535
 MAX_LESIONS = 16
 
 # Width of the rim in which grain is measured, in pixels of the rescaled film.
@@ -124,7 +122,7 @@ class FilmInfiller:
 
     def __init__(self, saved_model: str | os.PathLike, film_size: tuple[int, int]):
         self.generator = ExportedGenerator(saved_model)
-        self.generator_id = _generator_id(self.generator.path)
+        self.generator_id = f"SavedModel {self.generator.sha256[:40]}"
         self.patch_size = self.generator.patch_size
         self._film_size = film_size
         if min(film_size) < self.patch_size:
@@ -181,13 +179,13 @@ class FilmInfiller:
         row, column, patch_mask = _patch_around(patches.rescale(mask, factor), self.patch_size)
         window = slice(row, row + self.patch_size), slice(column, column + self.patch_size)
         infilled = self.generator(
-            image=before[window][None, ..., None].astype(np.float32) / WHITE,
+            image=before[window][None, ..., None].astype(np.float32) / png.WHITE,
             mask=patch_mask[None, ..., None].astype(np.float32),
             label=np.array([lesion.malignant], np.int32),
             seed=np.array([seed], np.int32),
         )[0, ..., 0]
         after = before.astype(np.float32)
-        after[window] = infilled * WHITE
+        after[window] = infilled * png.WHITE
         place, pixels = _on_film(film, mask, before, after)
         return InfilledLesion(
             pixels=pixels,
@@ -286,11 +284,4 @@ def _enlarged(
 
 
 def _to_uint16(grey: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(grey), 0, WHITE).astype(np.uint16)
-
-
-def _generator_id(saved_model: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    for path in [saved_model / "saved_model.pb", *sorted(saved_model.glob("variables/*"))]:
-        digest.update(path.read_bytes())
-    return f"SavedModel {digest.hexdigest()[:40]}"
+    return np.clip(np.round(grey), 0, png.WHITE).astype(np.uint16)

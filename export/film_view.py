@@ -14,7 +14,7 @@ from bokeh.models import ColumnDataSource, LinearColorMapper, PanTool, Range1d, 
 from bokeh.palettes import Greys256
 from bokeh.plotting import figure
 
-from export.film_infill import WHITE
+from export import png
 
 _REFRESH_MS = 120
 _NO_IMAGES = {"image": [], "x": [], "y": [], "width": [], "height": []}
@@ -57,7 +57,7 @@ class FilmView:
             min_border=0,
         )
         self.figure.grid.visible = False
-        self.window = LinearColorMapper(palette=Greys256, low=0, high=WHITE)
+        self.window = LinearColorMapper(palette=Greys256, low=0, high=png.WHITE)
         self.before, self.after = (
             self.figure.image(
                 image="image",

@@ -24,24 +24,6 @@ from export.film_infill import FilmInfiller, FilmLesion, parse_film_size
 
 _LABELS = ("non_malignant", "malignant")
 
-_LESION = flags.DEFINE_multi_string(
-    "lesion",
-    [],
-    "ROW,COLUMN,MASK,CLASS, once for each lesion. MASK: a grey picture of the lesion, above 0 "
-    "inside, in pixels of the film; its centre comes to lie on the film's pixel ROW, COLUMN. Or "
-    "MASK,CLASS for a mask as large as the film. CLASS: malignant, or non_malignant to take a "
-    "lesion out.",
-)
-_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
-_OUTPUT = flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the first infill; the next has the next.")
-_FILM_SIZE = flags.DEFINE_list(
-    "film_size",
-    ["1375", "750"],
-    "Height and width that the films of the generator's training were rescaled towards: the "
-    "film_size of its dataset.",
-)
-
 
 def insert_lesions(
     film_path: str, lesions: Sequence[str], infill: FilmInfiller, output: pathlib.Path, seed: int
@@ -96,14 +78,33 @@ def parse_lesion(text: str, film_shape: tuple[int, int]) -> FilmLesion:
 
 def main(film: str) -> None:
     """Infills as the flags say."""
-    for flag, example in ((_SAVED_MODEL, "DIR/saved_model"), (_OUTPUT, "OUT.dcm")):
-        if flag.value is None:
-            raise UserError(f"Pass --{flag.name}={example}.")
-    infill = FilmInfiller(_SAVED_MODEL.value, parse_film_size(_FILM_SIZE.value))
-    output = pathlib.Path(_OUTPUT.value).expanduser()
-    for path in insert_lesions(film, _LESION.value, infill, output, _SEED.value):
+    options = flags.FLAGS
+    for name, example in (("saved_model", "DIR/saved_model"), ("output", "OUT.dcm")):
+        if options[name].value is None:
+            raise UserError(f"Pass --{name}={example}.")
+    infill = FilmInfiller(options.saved_model, parse_film_size(options.film_size))
+    output = pathlib.Path(options.output).expanduser()
+    for path in insert_lesions(film, options.lesion, infill, output, options.seed):
         print(path)
 
 
 if __name__ == "__main__":
+    # Here, because other programs that import this module have flags of these names too.
+    flags.DEFINE_multi_string(
+        "lesion",
+        [],
+        "ROW,COLUMN,MASK,CLASS, once for each lesion. MASK: a grey picture of the lesion, above 0 "
+        "inside, in pixels of the film; its centre comes to lie on the film's pixel ROW, COLUMN. "
+        "Or MASK,CLASS for a mask as large as the film. CLASS: malignant, or non_malignant to "
+        "take a lesion out.",
+    )
+    flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
+    flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")
+    flags.DEFINE_integer("seed", 0, "Of the first infill; the next has the next.")
+    flags.DEFINE_list(
+        "film_size",
+        ["1375", "750"],
+        "Height and width that the films of the generator's training were rescaled towards: the "
+        "film_size of its dataset.",
+    )
     command_line.run(main, arguments=("FILM",))

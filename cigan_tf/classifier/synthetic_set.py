@@ -5,7 +5,6 @@ malignant patch the lesion is replaced by non-malignant tissue. It is stored as 
 the features of `ddsm_patches` and each record's origin.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -113,7 +112,7 @@ def write_synthetic_set(
         "train_patient_share": data.train_patient_share,
         "patch_size": patch_size,
         "seed": config.training.seed,
-        "generator": _hash_of_weights(generator.path),
+        "generator": generator.sha256,
     }
     present = read_facts(folder)
     if present is not None:
@@ -257,10 +256,3 @@ class _PngWriter:
         for name, picture in ((stem, image), (f"{stem}_mask", 255 * mask)):
             encoded = cv2.imencode(".png", picture)[1].tobytes()
             workdir_lib.write_whole(self._folder / f"{name}.png", encoded)
-
-
-def _hash_of_weights(saved_model: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted((saved_model / "variables").glob("variables.data*")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -21,7 +21,9 @@ import sys
 import tempfile
 import time
 
+# As cigan_tf.main sets them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
 from absl import app, flags

@@ -1,5 +1,7 @@
 """The feature loss of the paper (section 2.2), computed where a lesion mask can change it."""
 
+import math
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -7,6 +9,10 @@ from keras import layers
 from cigan_tf import losses, masks
 from cigan_tf.models import vgg_features
 from cigan_tf.models.feature_window import FeatureWindow
+
+# Pixels of patches whose maps stay in a processor's cache; more at once run slower, fewer leave it
+# little to do at a time.
+_CACHED_PX = 2**14
 
 
 class FeatureLoss:
@@ -47,48 +53,62 @@ class FeatureLoss:
             return losses.feature_loss(self._features(real), self._features(infilled))
 
         # The gradient comes with the value: no map outlives its window, no tape sees inside.
-        total, gradient = self._total_and_gradient(real, infilled, mask)
-        by_infilled = tf.stop_gradient(gradient) * (infilled - tf.stop_gradient(infilled))
+        fixed = tf.stop_gradient(infilled)
+        total, gradient = self._total_and_gradient(real, fixed, mask)
+        by_infilled = gradient * (infilled - fixed)
         num_pixels = tf.cast(tf.size(infilled), tf.float32)
-        return (tf.stop_gradient(total) + tf.reduce_sum(by_infilled)) / num_pixels
+        return (total + tf.reduce_sum(by_infilled)) / num_pixels
 
     def _compute(self, real, infilled, mask):
         """Returns the loss times the batch's pixels, and its gradient by `infilled`."""
         first_px, last_px = masks.bounding_box(mask)
         first_cell, last_cell = self._window.first_and_last_cell(first_px, last_px)
         cells = tf.reduce_max(last_cell - first_cell + 1, axis=-1)
+        # Patches are computed in groups of like lesions, each group in a window of its own size.
+        order = tf.argsort(cells)
+        cells, first_cell, real, infilled = (
+            tf.gather(values, order) for values in (cells, first_cell, real, infilled)
+        )
+        at_once = self._patches_at_once(real.shape[0])
+        cells = tf.reduce_max(tf.reshape(cells, (-1, at_once)), axis=1)
+
         largest = self._window.squares(self._sizes[-1])[0]
         corner = first_cell * largest.per_cell + largest.offset
         real_window = _cut(real, corner, largest.real)
         inside = _cut(tf.ones_like(real), corner, largest.real) > 0
         corner += largest.ring
         change_window = _cut(infilled, corner, largest.change)
+        groups = (
+            tf.reshape(values, (-1, at_once, *values.shape[1:]))
+            for values in (real, infilled, real_window, change_window, inside)
+        )
+        patches = (self._patch_size, self._patch_size, 1)
+        totals, gradients = tf.map_fn(
+            lambda group: self._in_common_window(*group),
+            (cells, *groups),
+            parallel_iterations=1,
+            fn_output_signature=(
+                tf.TensorSpec((), tf.float32),
+                tf.TensorSpec((at_once, *patches), tf.float32),
+            ),
+        )
+        whole = tf.repeat(cells > self._sizes[-1], at_once)[:, None]
+        gradient = tf.reshape(gradients, (-1, *patches))
+        gradient = _cut(gradient, tf.where(whole, 0, -corner), self._patch_size)
+        return tf.reduce_sum(totals), tf.gather(gradient, tf.argsort(order))
+
+    def _patches_at_once(self, batch_size: int | None) -> int:
+        if batch_size is None:
+            return 1
         if _has_accelerator():
-            # One window for the whole batch: few large kernels.
-            cells = tf.ones_like(cells) * tf.reduce_max(cells)
-            total, gradient = self._in_common_window(
-                cells, real, infilled, real_window, change_window, inside
-            )
-        else:
-            # One by one: each in a window of its own size, and its maps stay in the cache.
-            totals, gradients = tf.map_fn(
-                lambda patch: self._in_common_window(*(value[None] for value in patch)),
-                (cells, real, infilled, real_window, change_window, inside),
-                parallel_iterations=1,
-                fn_output_signature=(
-                    tf.TensorSpec((), tf.float32),
-                    tf.TensorSpec((1, self._patch_size, self._patch_size, 1), tf.float32),
-                ),
-            )
-            total, gradient = tf.reduce_sum(totals), tf.squeeze(gradients, axis=1)
-        whole = cells[:, None] > self._sizes[-1]
-        return total, _cut(gradient, tf.where(whole, 0, -corner), self._patch_size)
+            return batch_size  # few large kernels
+        return math.gcd(batch_size, max(1, _CACHED_PX // self._patch_size**2))
 
     def _in_common_window(self, cells, real, infilled, *windows):
-        """The same for patches that share the smallest window which fits the largest mask."""
+        """The same for patches that share the smallest window which holds so many cells."""
         branches = [lambda size=size: self._in_window(size, *windows) for size in self._sizes]
         branches.append(lambda: self._in_whole_patch(real, infilled))
-        smaller = tf.constant(self._sizes) < tf.reduce_max(cells)
+        smaller = tf.constant(self._sizes) < cells
         return tf.switch_case(tf.reduce_sum(tf.cast(smaller, tf.int32)), branches)
 
     def _in_whole_patch(self, real, infilled):

@@ -8,15 +8,15 @@ QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64
   "film_size": [688, 375], "patches_per_class": 4000, "background_share": 0.75, \
   "simulated_lesions": 8, "difficulty": 0.15}
 
-# Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
-export TF_CPP_MIN_LOG_LEVEL = 3
-
 EXPERIMENT = runs/experiment
 EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients": 200, \
   "patch_size": 32, "film_size": [344, 188], "patches_per_class": 8000, "difficulty": 0.1}
 TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing
 RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) --workdir=$(EXPERIMENT) \
   --flagfile=cigan_tf/flagfiles/experiment.flags
+
+# Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
+export TF_CPP_MIN_LOG_LEVEL = 3
 
 .PHONY: quickstart test experiment lint bench browser
 
@@ -49,7 +49,7 @@ experiment: .venv/.quickstart
 	$(RUN_EXPERIMENT) --mode=experiment
 
 test: .venv/.test browser
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist=loadfile
 
 # The page's tests drive Debian's Chromium; without it they are skipped, and say so.
 browser:

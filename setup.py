@@ -42,7 +42,8 @@ EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     # dill: tensorflow_datasets.testing imports it without requiring it.
     "test": [
-        *["dill>=0.4", "pytest>=9.2,<10", "pyyaml>=6,<7", "ruff>=0.17,<0.18"],
+        *["dill>=0.4", "pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "pyyaml>=6,<7"],
+        "ruff>=0.17,<0.18",
         *[*SERVING_REQUIRE, *DEMO_REQUIRE, "selenium>=4.51,<5"],
     ],
     "bench": ["onnx>=1.23,<2", "onnxruntime>=1.32,<2", "onnxscript>=0.7,<0.8", "torch==2.13.0"],

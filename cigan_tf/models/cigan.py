@@ -166,7 +166,8 @@ class CiGAN(ReplicatedModel):
         return (step, _CHECKED[int(self._nonfinite_term.numpy())]) if step else None
 
     def _noise(self, like, step):
-        # The generator of random numbers is named: XLA would choose another one.
+        # Named, or it would depend on the device. XLA's draws differ from TensorFlow's even so:
+        # this is called outside of what `jit_compile` compiles.
         seed = [self.training_config.seed, tf.cast(step, tf.int32)]
         return tf.random.stateless_uniform(tf.shape(like), seed, alg="philox")
 

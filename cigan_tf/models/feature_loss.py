@@ -113,7 +113,7 @@ class FeatureLoss:
 
     def _in_whole_patch(self, real, infilled):
         real_maps = self._features(real)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(infilled)
             infilled_maps = self._features(infilled)
             total = tf.add_n(
@@ -125,7 +125,7 @@ class FeatureLoss:
         squares = self._window.squares(cells)
         real, inside = (maps[:, : squares[0].real, : squares[0].real] for maps in (real, inside))
         infilled = infilled[:, : squares[0].change, : squares[0].change]
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(infilled)
             total = self._total_in_window(squares, real, infilled, inside)
         gradient = tape.gradient(total, infilled)

@@ -27,7 +27,7 @@ def patches(box, places=EVERYWHERE, size=PATCH):
 def value_and_gradient(loss, real, infilled, mask, **compile_options):
     @tf.function(autograph=False, **compile_options)
     def compute():
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(infilled)
             value = loss(real, infilled, mask)
         return value, mask * tape.gradient(value, infilled)

@@ -9,6 +9,10 @@ or, from Python, with arrays or PNGs:
     infilled = client.infill(image, mask, label, seed)
 """
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
 import pathlib
 import time
 

@@ -68,7 +68,7 @@ def killed(config: Config, folder: pathlib.Path, num_kills: str) -> None:
         # Never far beyond it, so that the run does not end before its kills.
         at_most_s = moments.uniform(0, 2 * to_first_checkpoint_s)
         wait_for_progress(workdir, newest_step(workdir), at_most_s)
-        time.sleep(moments.uniform(0, 0.3))
+        time.sleep(moments.uniform(0, 0.2))
         os.kill(process, signal.SIGKILL)
         status = os.waitpid(process, 0)[1]
         assert os.WIFSIGNALED(status), f"ended by itself at step {newest_step(workdir)}"

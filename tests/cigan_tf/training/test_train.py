@@ -103,21 +103,21 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         assert stopped[tag].keys() == points.keys(), tag
 
 
-def test_kills_at_random_moments_change_not_one_bit(tiny_config, replace, forked_runs):
+def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, forked_runs):
     config = replace(
         tiny_config,
         deterministic=True,
         vgg_weights="random",
         feature_layers=("input",),
         batch_size=2,
-        pretraining_steps=10,
-        adversarial_steps=50,
-        checkpoint_every_steps=2,
+        pretraining_steps=8,
+        adversarial_steps=40,
+        checkpoint_every_steps=1,
         log_every_steps=3,
         picture_every_steps=40,
         held_out_per_kind=1,
     )
-    folder = forked_runs("killed", config, "6")
+    folder = forked_runs("killed", config, "20")
     assert_same_run(folder / "killed", folder / "undisturbed")
     assert curves(folder / "killed") == curves(folder / "undisturbed")
 

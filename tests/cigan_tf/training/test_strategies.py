@@ -20,7 +20,15 @@ def newest_variables(workdir):
 def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
     tiny_config, replace, forked_runs
 ):
-    config = replace(tiny_config, held_out_per_kind=1, steps_per_execution=2, switch_threshold=1e-9)
+    config = replace(
+        tiny_config,
+        held_out_per_kind=1,
+        steps_per_execution=2,
+        switch_threshold=1e-9,
+        # A small epsilon would let Adam blow up what rounding leaves of a gradient of zero.
+        learning_rate=0.1,
+        adam_epsilon=1.0,
+    )
     folder = forked_runs("replicated", config)
     alone = newest_variables(folder / "one_device")
     assert len(alone) > 50
@@ -29,7 +37,7 @@ def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
         assert together.keys() == alone.keys()
         for name, value in alone.items():
             np.testing.assert_allclose(
-                together[name], value, rtol=1e-3, atol=1e-4, err_msg=f"{strategy} {name}"
+                together[name], value, rtol=1e-4, atol=1e-5, err_msg=f"{strategy} {name}"
             )
             if "/_kernel/" in name or "/bias/" in name:
                 assert np.abs(together[name] - value).max() < 1e-5, f"{strategy} {name}"

@@ -1,5 +1,6 @@
 """An exported generator in use: the SavedModel is loaded from its folder alone."""
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -20,7 +21,6 @@ class ExportedGenerator:
     Attributes:
         path: the folder that was loaded.
         patch_size: side in pixels of the patches that it takes.
-        sha256: of the SavedModel's graph and weights, in hexadecimal digits.
 
     Raises:
         UserError: there is no such SavedModel.
@@ -28,7 +28,6 @@ class ExportedGenerator:
 
     def __init__(self, path: str | os.PathLike, batch_size: int = 32):
         self.path = _newest_version(pathlib.Path(path))
-        self.sha256 = _sha256(self.path)
         self._batch_size = batch_size
         # The signature's tensors live as long as the object that was loaded.
         self._loaded = tf.saved_model.load(str(self.path))
@@ -65,6 +64,14 @@ class ExportedGenerator:
         ]
         return np.concatenate(infilled)
 
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the SavedModel's graph and weights, in hexadecimal digits."""
+        digest = hashlib.sha256()
+        for path in [self.path / "saved_model.pb", *sorted(self.path.glob("variables/*"))]:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
     def _batches(self, count: int):
         return [slice(at, at + self._batch_size) for at in range(0, count, self._batch_size)]
 
@@ -80,10 +87,3 @@ def _newest_version(path: pathlib.Path) -> pathlib.Path:
             "python -m export.saved_model --workdir=DIR."
         )
     return max(versions, key=lambda version: int(version.name))
-
-
-def _sha256(saved_model: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    for path in [saved_model / "saved_model.pb", *sorted(saved_model.glob("variables/*"))]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -38,7 +38,7 @@ from bokeh.transform import factor_cmap
 
 from cigan_tf.errors import UserError
 from export import film_files, outlines, png
-from export.film_infill import FilmInfiller, FilmLesion, InfilledLesion
+from export.film_infill import FilmInfiller, FilmLesion, InfilledLesion, off_the_breast
 from export.film_view import FilmView
 from tfds_ddsm import png_file
 from tfds_ddsm.sources.sample import SampleSource
@@ -159,7 +159,8 @@ class FilmPage:
         self.view.show_after(pixels)
         self.flip.update(active=1, disabled=False)
         self.download.disabled = False
-        self.say(f"Infilled: {len(lesions)}. Flip between before and after.")
+        warning = off_the_breast(parts) or ""
+        self.say(f"Infilled: {len(lesions)}. Flip between before and after. {warning}".strip())
 
     def lesions(self) -> list[FilmLesion]:
         """Returns what the outlines on the film ask for; raises UserError for a broken one."""

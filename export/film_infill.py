@@ -3,7 +3,9 @@
 The generator works where it was trained: on a square patch of the rescaled film. Back on the film,
 a pixel is the sum of what is coarse enough to survive rescaling and of the rest, the film's grain.
 Inside the lesion mask the coarse part becomes the infill's (fading in from the mask's edge within
-one pixel of the rescaled film) and the grain stays the film's own; outside no pixel changes.
+one pixel of the rescaled film) and the grain stays the film's own; outside no pixel changes. Where
+the infill is brighter or darker along the mask's edge than the tissue beyond, the step would show
+where the mask was: it is taken out of the infill's outermost pixels.
 
 The grain of a lesion that is taken out may hold its sharpest parts, calcifications above all. So it
 is limited to what the grain in a rim around the mask reaches.
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
 from cigan_tf.errors import UserError
@@ -31,6 +34,10 @@ _RIM_PX = 4
 # A normal distribution leaves one pixel in 370 beyond; a calcification lies far beyond.
 _GRAIN_LIMIT_SIGMAS = 3.0
 _SIGMAS_PER_MAD = 1.4826
+# In pixels of the rescaled film: how far along and across the mask's edge a step is measured, and
+# how far into the mask it is evened out.
+_STEP_SIGMA_PX = 1.5
+_STEP_FADE_PX = 6.0
 # A cubic spline forgets what lies further off: its weights fall by 3.7 a pixel.
 _SPLINE_MARGIN_PX = 8
 
@@ -89,6 +96,8 @@ class InfilledLesion:
         column: film column of its first column.
         patch: uint16 [p, p], the infilled patch at the generator's scale.
         patch_mask: bool [p, p].
+        tissue_fraction: of the patch, the part that is breast, 0 to 1; training's patches have
+            more than `patches.MIN_TISSUE_FRACTION`.
     """
 
     pixels: np.ndarray
@@ -96,6 +105,7 @@ class InfilledLesion:
     column: int
     patch: np.ndarray
     patch_mask: np.ndarray
+    tissue_fraction: float
 
     @property
     def place(self) -> tuple[slice, slice]:
@@ -185,7 +195,7 @@ class FilmInfiller:
             seed=np.array([seed], np.int32),
         )[0, ..., 0]
         after = before.astype(np.float32)
-        after[window] = infilled * png.WHITE
+        after[window] = _without_step(after[window], infilled * png.WHITE, patch_mask)
         place, pixels = _on_film(film, mask, before, after)
         return InfilledLesion(
             pixels=pixels,
@@ -193,11 +203,27 @@ class FilmInfiller:
             column=place[1].start,
             patch=_to_uint16(after[window]),
             patch_mask=patch_mask,
+            tissue_fraction=float(patches.breast_mask(before)[window].mean()),
         )
 
     def scale(self, shape: tuple[int, int]) -> float:
         """Returns the factor that a film is rescaled by: the middle of those in training."""
         return (self._film_size[0] / shape[0] + self._film_size[1] / shape[1]) / 2
+
+
+def off_the_breast(infilled: Sequence[InfilledLesion]) -> str | None:
+    """Returns the line that tells which lesions lie where the generator was not trained, if any."""
+    lesions = [
+        f"lesion {number} ({part.tissue_fraction:.0%})"
+        for number, part in enumerate(infilled, 1)
+        if part.tissue_fraction <= patches.MIN_TISSUE_FRACTION
+    ]
+    if not lesions:
+        return None
+    return (
+        f"The generator knows patches that are breast by more than "
+        f"{patches.MIN_TISSUE_FRACTION:.0%}; the patch around {', '.join(lesions)} is not."
+    )
 
 
 def parse_film_size(values: Sequence[str]) -> tuple[int, int]:
@@ -230,6 +256,32 @@ def _patch_around(mask: np.ndarray, patch_size: int) -> tuple[int, int, np.ndarr
         corner.append(int(np.clip(middle, 0, mask.shape[axis] - patch_size)))
     row, column = corner
     return row, column, mask[row : row + patch_size, column : column + patch_size]
+
+
+def _without_step(context: np.ndarray, infilled: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Evens out the step between an infill and its surroundings at the mask's edge.
+
+    Args:
+        context: float32 [p, p], the patch before.
+        infilled: float32 [p, p], the same outside of the mask.
+        mask: bool [p, p].
+
+    Returns:
+        float32 [p, p]: the infill, which begins at the mask's edge with the mean level beyond it.
+    """
+    if mask.all():
+        return infilled
+
+    def mean_level(image, weight):
+        summed = cv2.GaussianBlur(image * weight, (0, 0), _STEP_SIGMA_PX)
+        return summed / np.maximum(cv2.GaussianBlur(weight, (0, 0), _STEP_SIGMA_PX), 1e-6)
+
+    inside = mask.astype(np.float32)
+    step = mean_level(context, 1 - inside) - mean_level(infilled, inside)
+    # Each pixel takes the step of the pixel beyond the edge that is nearest: both means hold there.
+    depth, nearest = ndimage.distance_transform_edt(mask, return_indices=True)
+    fade = np.exp((1 - depth) / _STEP_FADE_PX).astype(np.float32)
+    return np.where(mask, infilled + fade * step[tuple(nearest)], infilled)
 
 
 def _on_film(

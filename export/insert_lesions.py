@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pathlib
 import re
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -20,7 +21,7 @@ from absl import flags
 from cigan_tf import command_line
 from cigan_tf.errors import UserError
 from export import film_files
-from export.film_infill import FilmInfiller, FilmLesion, parse_film_size
+from export.film_infill import FilmInfiller, FilmLesion, off_the_breast, parse_film_size
 
 _LABELS = ("non_malignant", "malignant")
 
@@ -29,6 +30,8 @@ def insert_lesions(
     film_path: str, lesions: Sequence[str], infill: FilmInfiller, output: pathlib.Path, seed: int
 ) -> list[pathlib.Path]:
     """Writes the film with its lesions infilled, and their masks beside it.
+
+    A lesion off the breast is infilled too, with a warning on stderr.
 
     Args:
         film_path: a DICOM file or a 16-bit PNG.
@@ -49,7 +52,9 @@ def insert_lesions(
         raise UserError(f"output must not be the source film itself. Received: {str(output)!r}.")
     film = film_files.read_film(film_files.read_file(film_path), film_path)
     placed = [parse_lesion(text, film.pixels.shape) for text in lesions]
-    pixels, _ = infill(film.pixels, placed, seed)
+    pixels, infilled = infill(film.pixels, placed, seed)
+    if warning := off_the_breast(infilled):
+        print(f"warning: {warning}", file=sys.stderr)
     files = film_files.files_of(film, pixels, placed, infill.generator_id)
     return film_files.write_files(output, files)
 

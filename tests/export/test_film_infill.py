@@ -1,10 +1,18 @@
+import re
+
 import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from cigan_tf.errors import UserError
-from export.film_infill import MAX_LESIONS, FilmInfiller, FilmLesion, parse_film_size
+from export.film_infill import (
+    MAX_LESIONS,
+    FilmInfiller,
+    FilmLesion,
+    off_the_breast,
+    parse_film_size,
+)
 from tfds_ddsm import patches
 
 
@@ -46,7 +54,7 @@ def test_the_patch_is_what_the_generator_makes_of_the_rescaled_film(
     again = patches.rescale(film, scale)[rows, columns].astype(float)
     inner = ndimage.binary_erosion(part.patch_mask, iterations=2)
     change = np.abs(part.patch[inner] - before[inner].astype(float)).mean()
-    assert np.abs(again[inner] - part.patch[inner]).mean() < 0.1 * change
+    assert np.abs(again[inner] - part.patch[inner]).mean() < 0.15 * change
 
 
 def test_grain_inside_the_mask_is_the_films_own(sample_film, infilled):
@@ -73,6 +81,32 @@ def test_what_is_sharper_than_grain_does_not_survive(infill, sample_film, lesion
     after, _ = infill(film, [lesion], seed=0)
     assert min(height(film)) > 10_000
     assert max(height(after)) < 0.3 * min(height(film))
+
+
+def test_no_step_is_left_at_the_masks_edge(infill, sample_film, lesion, infilled):
+    def step(patch):
+        """The mean over the outermost pixels of the mask, less that over those around it."""
+        mask = part.patch_mask
+        rim = mask & ~ndimage.binary_erosion(mask)
+        around = ndimage.binary_dilation(mask) & ~mask
+        return patch[rim].mean() - patch[around].mean()
+
+    _, part = infilled
+    as_generated = infill.generator(
+        image=part.patch[None, ..., None].astype(np.float32) / 65535,
+        mask=part.patch_mask[None, ..., None].astype(np.float32),
+        label=np.array([1], np.int32),
+        seed=np.array([3], np.int32),
+    )[0, ..., 0]
+    assert abs(step(65535 * as_generated)) > 1000
+    assert abs(step(part.patch.astype(float))) < 0.3 * abs(step(65535 * as_generated))
+
+
+def test_a_lesion_beside_the_breast_is_told(infill, sample_film, lesion):
+    beside = FilmLesion.centred(disc(201), 3000, 2600, malignant=True)
+    _, parts = infill(sample_film[1], [lesion, beside], seed=0)
+    assert off_the_breast(parts[:1]) is None
+    assert re.search(r"more than 75%; the patch around lesion 2 \(\d%\)", off_the_breast(parts))
 
 
 def test_class_and_seed_decide_the_infill(infill, sample_film, lesion, infilled):

@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from cigan_tf.errors import DivergedError, Preempted, UserError
 
@@ -45,6 +45,9 @@ def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(fail(str(error)))
+    if not flags.FLAGS["verbosity"].present:
+        # absl would raise it to INFO now, and TFDS tells of every file that it opens.
+        flags.FLAGS.verbosity = logging.WARNING
     if len(rest) - 1 != len(arguments):
         # A flagfile's line without its two dashes ends here too, instead of being ignored.
         given = " ".join(rest[1:])

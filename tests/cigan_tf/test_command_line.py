@@ -30,3 +30,21 @@ def test_an_early_end_is_one_line_and_a_code_of_its_own(error, exit_code, line):
     )
     assert finished.returncode == exit_code
     assert finished.stderr.splitlines() == [line]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [([], ["careful"]), (["--verbosity=0"], ["by the way", "careful"])]
+)
+def test_notes_of_libraries_are_shown_where_they_are_asked_for(given, shown):
+    script = """
+from absl import logging
+from cigan_tf import command_line
+def main():
+    logging.info("by the way")
+    logging.warning("careful")
+command_line.run(main)
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", script, *given], capture_output=True, text=True, check=True
+    )
+    assert [line.partition("] ")[2] for line in finished.stderr.splitlines()] == shown

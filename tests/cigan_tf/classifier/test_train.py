@@ -42,6 +42,17 @@ def test_training_has_changed_the_classifier(finished, discs_config):
         assert np.abs(before.numpy() - after.numpy()).max() > 0, before.path
 
 
+def test_runs_of_one_process_do_not_know_of_each_other(finished, discs_config, tmp_path):
+    train.train_classifier(discs_config, 1, tmp_path / "other", tmp_path / "other")
+    train.train_classifier(discs_config, 0, tmp_path / "again", tmp_path / "again")
+    first, other, again = (
+        scores.read(folder / scores.FILE_NAME).probability
+        for folder in (finished, tmp_path / "other", tmp_path / "again")
+    )
+    np.testing.assert_allclose(again, first, atol=1e-6)
+    assert np.abs(other - first).max() > 1e-3
+
+
 def test_tensorboard_shows_loss_auc_and_curves(finished):
     events = EventAccumulator(str(finished / "logs"))
     events.Reload()

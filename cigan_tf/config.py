@@ -129,13 +129,14 @@ class LossConfig:
     )
     windowed_feature_loss: bool = setting(
         True,
-        "Compute the feature loss only where a lesion mask can change it: the same value and "
+        "Compute the feature loss in a window around each lesion mask: the same value and "
         "gradient for less arithmetic. Without --composite it is computed everywhere.",
     )
     feature_reach_px: int = setting(
         EXACT_REACH_PX,
         "Pixels beyond a lesion mask's bounding box up to which differences of feature maps are "
-        f"followed; exact from {EXACT_REACH_PX} on at pool3, 6 at pool2, 2 at pool1.",
+        "followed; as many again are computed around them. "
+        f"Exact from {EXACT_REACH_PX} on at pool3, 6 at pool2, 2 at pool1.",
     )
 
     def validate(self) -> None:

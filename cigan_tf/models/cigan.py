@@ -318,10 +318,7 @@ def build_cigan(config: Config) -> CiGAN:
             config.model.patch_size, config.model.discriminator_sees_class
         )
         vgg_features = build_vgg_features(
-            config.model.patch_size,
-            config.model.vgg_weights,
-            config.training.seed,
-            config.model.feature_layers,
+            config.model.vgg_weights, config.training.seed, config.model.feature_layers
         )
     model = CiGAN(
         generator,

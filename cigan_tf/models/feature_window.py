@@ -1,110 +1,66 @@
-"""Which part of each VGG-19 map a lesion mask can change: geometry alone.
+"""Which part of a patch decides the feature loss: geometry alone.
 
-Real and infilled patches agree outside the mask, so their maps agree wherever no convolution has
-carried the mask's inside to. Of each map two concentric squares are of interest: the change, where
-the two patches' maps may differ, and the real patch's map around it, wide enough that no
-convolution further on misses a neighbour. Both follow, layer by layer backwards, from the cells of
-the last map that the mask reaches; their sides depend on the number of those cells alone.
+Real and infilled patches agree outside the lesion mask, so their maps agree wherever no convolution
+has carried the mask's inside to. A window around it leaves the loss as it is if it is wide enough:
+what its edges spoil, where zeros stand for the patch's pixels, must not reach what the mask
+changes. Positions are counted in cells of the last map, on whose grid all pools agree.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
+import tensorflow as tf
 from keras import layers
 
-
-@dataclasses.dataclass(frozen=True)
-class Squares:
-    """What is computed of one map, in its own pixels.
-
-    Attributes:
-        per_cell: this map's pixels per cell of the last map.
-        offset: from the first cell's first pixel to the real map's first.
-        real: side of the real patch's map.
-        change: side of the change, in the middle of it.
-    """
-
-    per_cell: int
-    offset: int
-    real: int
-    change: int
-
-    @property
-    def ring(self) -> int:
-        """Pixels of the real map on each side of the change."""
-        return (self.real - self.change) // 2
+# Each is compiled; the larger ones save little.
+_MAX_SIZES = 5
 
 
 class FeatureWindow:
-    """The squares of every map for a network of 3x3 convolutions and 2x2 pools in a row.
+    """Windows for a network of 3x3 convolutions and 2x2 pools in a row that ends with a pool.
 
     Args:
-        network: its `Conv2D` and `MaxPooling2D` layers in order; the last one is a pool.
-        reach_px: pixels of the patch up to which a change is followed beyond a mask. VGG-19 up to
-            pool3 carries it 22 px, up to pool1 2 px; what lies further is left out.
+        network: its `Conv2D` and `MaxPooling2D` layers in order.
+        reach_px: pixels of the patch up to which a change is followed, from the mask outwards and
+            from the window's edges inwards. VGG-19 up to pool3 carries it 22 px, up to pool1 2 px.
     """
 
     def __init__(self, network: Sequence[layers.Layer], reach_px: int):
-        self.network = tuple(network)
-        stride, grown, followed = 1, 0, []
-        for layer in self.network:
+        stride, carried_px = 1, 0
+        for layer in network:
             if isinstance(layer, layers.MaxPooling2D):
                 stride *= 2
-            followed.append(isinstance(layer, layers.Conv2D) and grown + stride <= reach_px)
-            grown += stride * followed[-1]
-        self.followed = tuple(followed)  # per layer: does the change grow by one pixel a side?
-        self.cell_px = stride
-        self.grown_px = grown
-
-    def first_and_last_cell(self, first_px, last_px):
-        """Returns the cells that pixels from `first_px` to `last_px` change, along one axis."""
-        return (
-            (first_px - self.grown_px) // self.cell_px,
-            (last_px + self.grown_px) // self.cell_px,
-        )
-
-    def squares(self, cells: int) -> list[Squares]:
-        """Returns those of the patch and of each layer's output, for so many cells a side."""
-        squares = [Squares(per_cell=1, offset=0, real=cells, change=cells)]
-        for layer, followed in zip(self.network[::-1], self.followed[::-1], strict=True):
-            after = squares[-1]
-            if isinstance(layer, layers.MaxPooling2D):
-                before = Squares(*(2 * value for value in dataclasses.astuple(after)))
             else:
-                before = dataclasses.replace(
-                    after,
-                    offset=after.offset - 1,
-                    real=after.real + 2,
-                    change=after.change - 2 * followed,
-                )
-            squares.append(before)
-        return squares[::-1]
+                carried_px += stride
+        self.cell_px = stride
+        self._reach_px = min(carried_px, reach_px)
+
+    def first_and_last_cell(self, first_px, last_px, patch_size: int):
+        """Returns the cells that a window must hold for a mask, along one axis or several.
+
+        Args:
+            first_px: the mask's first row or column in the patch, int tensor or array.
+            last_px: its last one.
+            patch_size: side of the patch in pixels; beyond it lies nothing to hold.
+        """
+        spoiled = -(-self._reach_px // self.cell_px)
+        first = (first_px - self._reach_px) // self.cell_px - spoiled
+        last = (last_px + self._reach_px) // self.cell_px + spoiled
+        end = patch_size // self.cell_px - 1
+        return tf.clip_by_value(first, 0, end), tf.clip_by_value(last, 0, end)
 
     def sizes(self, patch_size: int) -> list[int]:
-        """Returns the numbers of cells worth a window of their own, ascending.
+        """Returns the sides of windows in cells, ascending; the last one is the whole patch.
 
-        About five, for each is compiled; those left out that cost more than the whole patch.
+        The whole patch alone where there is no pool, the last one leaves out the patch's edge, or
+        no window is smaller.
         """
-        cells = patch_size // self.cell_px
-        step = max(1, cells // 6)
-        return [
-            size
-            for size in range(cells - step, 0, -step)
-            if self.squares(size)[0].change > 0 and self._pays(size, patch_size)
-        ][::-1]
-
-    def _pays(self, cells: int, patch_size: int) -> bool:
-        """Returns whether a window needs fewer multiplications than the whole patch.
-
-        The real map is computed forwards; the infilled one, or the change, both ways.
-        """
-        window = whole = 0
-        side = patch_size
-        for layer, squares in zip(self.network, self.squares(cells)[1:], strict=True):
-            if isinstance(layer, layers.MaxPooling2D):
-                side //= 2
-            else:
-                weights = layer.kernel.shape[-2] * layer.filters
-                window += weights * (squares.real**2 + 2 * squares.change**2)
-                whole += weights * 3 * side**2
-        return window < whole
+        whole = patch_size // self.cell_px
+        if self.cell_px == 1 or patch_size % self.cell_px:
+            return [whole]
+        step = -(-whole // 12)
+        middle_px = patch_size // 2
+        first, last = self.first_and_last_cell(middle_px, middle_px, patch_size)
+        smallest = int(last - first) + 1
+        # A window that leaves out one step alone is not worth its compilation.
+        smaller = range(whole - 2 * step, smallest - 1, -step)[:_MAX_SIZES]
+        return [*reversed(smaller), whole]

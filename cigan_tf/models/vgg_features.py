@@ -10,28 +10,23 @@ from cigan_tf.config import FEATURE_LAYERS
 from cigan_tf.models.pretrained import load_weights
 
 _POOLS = {"pool1": "block1_pool", "pool2": "block2_pool", "pool3": "block3_pool"}
-MAP_OF_LAYER = {layer: name for name, layer in _POOLS.items()}
 
 
 def build_vgg_features(
-    patch_size: int,
-    weights: str,
-    seed: int = 0,
-    feature_layers: Sequence[str] = FEATURE_LAYERS,
+    weights: str, seed: int = 0, feature_layers: Sequence[str] = FEATURE_LAYERS
 ) -> keras.Model:
     """Returns a frozen network from grey patches to the maps that the feature loss compares.
 
     Args:
-        patch_size: side of a patch in pixels.
         weights: 'imagenet' (fetched by keras.applications), 'random' (He normal by `seed`), or the
             path of a .weights.h5 file of keras.applications.VGG19 without its top.
         seed: seed of the random weights.
         feature_layers: which of the four maps; what lies beyond the last is not computed.
 
     Returns:
-        A model from [N, p, p, 1] in [0, 1] to a dict of maps: `input` (0..255 less the ImageNet
-        mean, [N, p, p, 3]), `pool1` [N, p/2, p/2, 64], `pool2` [N, p/4, p/4, 128] and `pool3`
-        [N, p/8, p/8, 256].
+        A model from [N, p, p, 1] in [0, 1], p as it comes, to a dict of maps: `input` (0..255 less
+        the ImageNet mean, [N, p, p, 3]), `pool1` [N, p/2, p/2, 64], `pool2` [N, p/4, p/4, 128] and
+        `pool3` [N, p/8, p/8, 256].
 
     Raises:
         UserError: the weights cannot be fetched or do not fit.
@@ -45,8 +40,9 @@ def build_vgg_features(
         file_to_bring="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
         draw=lambda network: _draw_he_normal(network, seed),
     )
-    grey = keras.Input((patch_size, patch_size, 1), name="image")
-    maps = {"input": vgg_input(grey)}
+    grey = keras.Input((None, None, 1), name="image")
+    rgb = ops.concatenate([grey * 255.0] * 3, axis=-1)
+    maps = {"input": keras.applications.vgg19.preprocess_input(rgb)}
     pools = [name for name in feature_layers if name in _POOLS]
     if pools:
         outputs = {name: vgg.get_layer(_POOLS[name]).output for name in pools}
@@ -54,11 +50,6 @@ def build_vgg_features(
     features = keras.Model(grey, {name: maps[name] for name in feature_layers}, name="vgg_features")
     features.trainable = False
     return features
-
-
-def vgg_input(grey):
-    """Returns patches [N, h, w, 1] in [0, 1] as VGG-19 takes them: 0..255 less ImageNet's mean."""
-    return keras.applications.vgg19.preprocess_input(ops.concatenate([grey * 255.0] * 3, axis=-1))
 
 
 def network(features: keras.Model) -> list[layers.Layer]:

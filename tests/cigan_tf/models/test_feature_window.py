@@ -1,4 +1,4 @@
-"""Which part of each map is computed."""
+"""Which part of a patch goes through VGG-19."""
 
 import numpy as np
 import pytest
@@ -9,54 +9,55 @@ from cigan_tf.models.feature_window import FeatureWindow
 
 
 def window(*feature_layers, reach_px=22):
-    features = vgg_features.build_vgg_features(64, "random", feature_layers=feature_layers)
+    features = vgg_features.build_vgg_features("random", feature_layers=feature_layers)
     return FeatureWindow(vgg_features.network(features), reach_px)
 
 
-@pytest.mark.parametrize(
-    ("layer", "grown_px", "field_px"), [("pool1", 2, 6), ("pool2", 6, 16), ("pool3", 22, 52)]
-)
-def test_one_cell_sees_its_receptive_field(layer, grown_px, field_px):
-    geometry = window(layer)
-    assert geometry.grown_px == grown_px
-    assert geometry.squares(1)[0].real == field_px
+def num_cells(geometry, first_px, last_px, patch_size):
+    first, last = geometry.first_and_last_cell(first_px, last_px, patch_size)
+    return int(last - first) + 1
 
 
-def test_no_change_leaves_the_cells():
-    # Gradients show which pixels one cell of a map depends on.
-    features = vgg_features.build_vgg_features(64, "random", feature_layers=("pool2",))
-    geometry = FeatureWindow(vgg_features.network(features), 6)
-    image = tf.random.stateless_uniform((1, 64, 64, 1), (1, 2))
-    with tf.GradientTape() as tape:
-        tape.watch(image)
-        cell = tf.reduce_sum(features(image)["pool2"][:, 7, 9])
-    rows, columns = np.nonzero(tape.gradient(cell, image)[0, :, :, 0])
-    for pixels, at in ((rows, 7), (columns, 9)):
-        for pixel in np.unique(pixels):
-            first, last = geometry.first_and_last_cell(pixel, pixel)
-            assert first <= at <= last
-        # Its neighbours beyond the receptive field change the next cell at most.
-        assert geometry.first_and_last_cell(at * 4 - 7, at * 4 - 7)[1] == at - 1
-        assert geometry.first_and_last_cell(at * 4 + 10, at * 4 + 10)[0] == at + 1
+@pytest.mark.parametrize(("layer", "cell_px"), [("pool1", 2), ("pool2", 4), ("pool3", 8)])
+def test_it_holds_what_a_pixel_changes_and_what_that_is_computed_from(layer, cell_px):
+    features = vgg_features.build_vgg_features("random", feature_layers=(layer,))
+    geometry = FeatureWindow(vgg_features.network(features), 22)
+    assert geometry.cell_px == cell_px
+    image = np.random.default_rng(0).random((1, 128, 128, 1), dtype=np.float32)
+    for column in (64, 63 + cell_px):
+        changed = image.copy()
+        changed[:, :, column] += 1
+        difference = np.abs(features(changed)[layer] - features(image)[layer])
+        cells = np.flatnonzero(difference.max(axis=(0, 1, 3)) > 1e-3)
+        with tf.GradientTape() as tape:
+            given = tf.Variable(image)
+            seen = tf.reduce_sum(features(given)[layer][:, 8:9, cells[0] : cells[-1] + 1])
+        columns = np.flatnonzero(np.abs(tape.gradient(seen, given)).max(axis=(0, 1, 3)))
+        first, last = geometry.first_and_last_cell(column, column, 128)
+        assert first * cell_px <= columns[0]
+        assert columns[-1] < (last + 1) * cell_px
+        assert (last + 1 - first) * cell_px - np.ptp(columns) <= 4 * cell_px
 
 
-def test_the_median_lesion_fits_little_more_than_itself():
+def test_the_median_lesion_takes_half_of_the_patch():
     geometry = window("input", "pool1", "pool2", "pool3")
-    for first_px in range(8):
-        first, last = geometry.first_and_last_cell(first_px, first_px + 79)
-        assert last - first + 1 <= 17
-    assert 17 in geometry.sizes(256)
-    patch = geometry.squares(17)[0]
-    assert (patch.real, patch.change) == (180, 92)
+    assert {num_cells(geometry, first, first + 79, 256) for first in range(88, 96)} == {22, 23}
+    assert geometry.sizes(256) == [14, 17, 20, 23, 26, 32]
+
+
+def test_nothing_is_held_beyond_the_patch():
+    geometry = window("pool1")
+    assert num_cells(geometry, 31, 31, 64) == 5
+    assert num_cells(geometry, 0, 0, 64) == 3
+    assert num_cells(geometry, 0, 63, 64) == 32
 
 
 def test_a_shorter_reach_makes_smaller_windows():
     exact, short = window("pool3"), window("pool3", reach_px=10)
-    assert short.grown_px == 10
-    assert short.first_and_last_cell(100, 180) == (11, 23)
-    assert exact.first_and_last_cell(100, 180) == (9, 25)
+    assert num_cells(short, 100, 180, 256) < num_cells(exact, 100, 180, 256)
 
 
-def test_windows_larger_than_the_patch_are_not_offered():
-    assert window("pool3").sizes(32) == []
-    assert window("input").sizes(256) == []
+def test_the_whole_patch_stands_alone_where_no_window_is_smaller():
+    assert window("pool3").sizes(32) == [4]
+    assert window("pool2").sizes(66) == [16]
+    assert window("input").sizes(256) == [256]

@@ -16,6 +16,8 @@ _SHUFFLE_SEED = {("real", 0): 11, ("real", 1): 12, ("synthetic", 0): 13, ("synth
 _NEEDED = ("image", "label", "patient_id")
 _MIXING_SEED = 15
 _AUGMENTATION_SEED = 16
+# Small patches are scored many at a time: ResNet-50's weights weigh more than their maps.
+_SCORED_PX_AT_ONCE = 2**20
 
 
 def training_batches(
@@ -107,7 +109,8 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
         lambda patch: input_pipeline.decode_image(patch["image"], config.model.patch_size),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    return images.batch(2 * config.classifier.classifier_batch_size).prefetch(2), facts
+    at_once = max(1, _SCORED_PX_AT_ONCE // config.model.patch_size**2)
+    return images.batch(at_once).prefetch(2), facts
 
 
 def refuse_shared_patients(config: Config) -> None:

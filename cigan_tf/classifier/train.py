@@ -51,9 +51,9 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
     validation = batches.scored_batches(config, config.data.validation_split)
     test = batches.scored_batches(config, config.experiment.test_split)
     classifier = _untrained(config.model.patch_size, settings, seed)
-    _run_steps(classifier, iterator, validation, run_dir, config, seed)
+    validation_scores = _run_steps(classifier, iterator, validation, run_dir, config, seed)
     classifier.save(run_dir / CLASSIFIER_FILE)
-    scores_lib.write(run_dir / VALIDATION_SCORES_FILE, score(classifier, *validation))
+    scores_lib.write(run_dir / VALIDATION_SCORES_FILE, validation_scores)
     scores_lib.write(run_dir / scores_lib.FILE_NAME, score(classifier, *test))
     shutil.rmtree(run_dir / _CHECKPOINT_DIR, ignore_errors=True)
 
@@ -102,7 +102,10 @@ def _compiled(
     return classifier
 
 
-def _run_steps(classifier, iterator, validation, run_dir: pathlib.Path, config: Config, seed: int):
+def _run_steps(
+    classifier, iterator, validation, run_dir: pathlib.Path, config: Config, seed: int
+) -> Scores:
+    """Trains to the last step; returns what the classifier says of the validation patches then."""
     settings = config.classifier
     step = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(
@@ -111,7 +114,6 @@ def _run_steps(classifier, iterator, validation, run_dir: pathlib.Path, config: 
     manager = tf.train.CheckpointManager(checkpoint, str(run_dir / _CHECKPOINT_DIR), max_to_keep=1)
     manager.restore_or_initialize()
     writer = tensorboard.ClassifierWriter(str(run_dir / workdir_lib.LOG_DIR), settings)
-    classifier.make_train_function()
     progress = tqdm.tqdm(
         initial=int(step),
         total=settings.classifier_steps,
@@ -121,8 +123,10 @@ def _run_steps(classifier, iterator, validation, run_dir: pathlib.Path, config: 
     )
     classifier.reset_metrics()
     since, steps_since = time.monotonic(), 0
+    scores = None
     for number in range(int(step) + 1, settings.classifier_steps + 1):
-        classifier.train_function(iterator)
+        # Not the iterator itself: a function that takes it is traced again for the next run's.
+        classifier.train_on_batch(*next(iterator))
         progress.update()
         steps_since += 1
         if number % settings.validation_every_steps and number < settings.classifier_steps:
@@ -144,6 +148,8 @@ def _run_steps(classifier, iterator, validation, run_dir: pathlib.Path, config: 
         since, steps_since = time.monotonic(), 0
     progress.close()
     writer.close()
+    # None where the run had been interrupted after its last step.
+    return scores or score(classifier, *validation)
 
 
 def _open_synthetic(config: Config, workdir: pathlib.Path) -> SyntheticSet | None:

@@ -7,6 +7,7 @@ ones many, fine pleomorphic and clustered or in a line.
 """
 
 import dataclasses
+import functools
 import math
 
 import cv2
@@ -79,14 +80,29 @@ def power_law_noise(
     """
     height, width = (fft.next_fast_len(n, real=True) for n in shape)
     spectrum = fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
-    f_rows = fft.fftfreq(height, pixel_size_mm)[:, None].astype(np.float32)
-    f_columns = fft.rfftfreq(width, pixel_size_mm)[None, :].astype(np.float32)
-    squared = f_rows**2 + (stretch * f_columns) ** 2
-    spectrum *= (squared + 1 / longest_mm**2) ** (-beta / 4)
-    spectrum *= np.exp(-squared * (shortest_mm / 2) ** 2)
+    for factor in _amplitudes(height, width, pixel_size_mm, beta, longest_mm, shortest_mm, stretch):
+        spectrum *= factor
     spectrum[0, 0] = 0
     noise = fft.irfft2(spectrum, s=(height, width))[: shape[0], : shape[1]]
     return (noise / max(float(noise.std()), 1e-12)).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=8)  # films are alike in size: as many as a film has layers of noise
+def _amplitudes(
+    height: int,
+    width: int,
+    pixel_size_mm: float,
+    beta: float,
+    longest_mm: float,
+    shortest_mm: float,
+    stretch: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the power law's amplitudes on the grid of `rfft2`, and those of the fading out."""
+    f_rows = fft.fftfreq(height, pixel_size_mm)[:, None].astype(np.float32)
+    f_columns = fft.rfftfreq(width, pixel_size_mm)[None, :].astype(np.float32)
+    squared = f_rows**2 + (stretch * f_columns) ** 2
+    law = (squared + 1 / longest_mm**2) ** (-beta / 4)
+    return law, np.exp(-squared * (shortest_mm / 2) ** 2)
 
 
 def _grid(radius_mm: float, pixel_size_mm: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,65 @@
+"""What windows save of a recipe's own generator step, on its own patches.
+
+    python -m benchmarks.feature_windows --flagfile=cigan_tf/flagfiles/quickstart.flags \
+        --data_dir=runs/data
+
+Two models that differ in --windowed_feature_loss alone take the same steps in turn, pair by pair,
+so that a machine whose speed varies gives both the same; the median of the pairs' ratios counts.
+"""
+
+import dataclasses
+import os
+import time
+
+# As cigan_tf.main sets them.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+import numpy as np
+from absl import flags
+
+from cigan_tf import command_line, input_pipeline
+from cigan_tf.flags import config_from_flags
+from cigan_tf.models.cigan import Turn, build_cigan
+
+_PAIRS = flags.DEFINE_integer("pairs", 150, "Steps of either model that are timed.")
+
+_NUM_BATCHES = 8
+_WARM_UP_PAIRS = 10
+
+
+def main() -> None:
+    """Prints one line."""
+    config = config_from_flags()
+    batches = input_pipeline.training_batches(config).take(_NUM_BATCHES).cache().repeat()
+    arms = {}
+    for windowed in (True, False):
+        loss = dataclasses.replace(config.loss, windowed_feature_loss=windowed)
+        model = build_cigan(dataclasses.replace(config, loss=loss))
+        model.make_train_function()
+        arms[windowed] = model, iter(batches)
+    ms = {windowed: [] for windowed in arms}
+    for pair in range(_WARM_UP_PAIRS + _PAIRS.value):
+        for windowed in (True, False) if pair % 2 else (False, True):
+            ms[windowed].append(_generator_step_ms(*arms[windowed]))
+    windows, whole = (np.array(ms[windowed][_WARM_UP_PAIRS:]) for windowed in (True, False))
+    ratios = whole / windows
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    print(
+        f"generator step: windows {np.median(windows):.0f} ms, whole patches "
+        f"{np.median(whole):.0f} ms; {np.median(ratios):.3f}x as fast ({low:.3f} to {high:.3f}), "
+        f"medians of {len(ratios)} pairs"
+    )
+
+
+def _generator_step_ms(model, batches) -> float:
+    model.turn.assign(Turn.GENERATOR)
+    start = time.perf_counter()
+    model.train_function(batches)
+    model.step.numpy()
+    return (time.perf_counter() - start) * 1e3
+
+
+if __name__ == "__main__":
+    command_line.run(main)

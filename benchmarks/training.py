@@ -1,6 +1,6 @@
 """How fast ciGAN trains on this machine: this package beside plain PyTorch (pytorch_cigan.py).
 
-    python benchmarks/training.py [--markdown=RESULTS.md]
+    python -m benchmarks.training [--markdown=RESULTS.md]
 
 One generator step and one discriminator step at 256 px and batch 8, on noise with the same masks
 for both sides: ellipses in boxes of 80 px, the median lesion. Each side is a process of its own
@@ -125,8 +125,9 @@ class _Arm:
 
 class _PyTorchArm(_Arm):
     def __init__(self, batch: dict):
-        import pytorch_cigan
         import torch
+
+        from benchmarks import pytorch_cigan
 
         size = batch["image"].shape[1]
         self._model = pytorch_cigan.CiGAN(size)
@@ -168,13 +169,10 @@ class _OursArm(_Arm):
 
     def step(self, network: str) -> float:
         """Trains one network once and returns the seconds."""
+        from benchmarks.step_time import step_seconds
         from cigan_tf.models.cigan import Turn
 
-        self._model.turn.assign(Turn[network.upper()])
-        start = time.perf_counter()
-        self._model.train_function(self._batches)
-        self._model.step.numpy()
-        return time.perf_counter() - start
+        return step_seconds(self._model, self._batches, Turn[network.upper()])
 
     def parts(self) -> dict[str, float]:
         """Returns the seconds that VGG-19, generator and discriminator take of both steps."""
@@ -295,7 +293,9 @@ def _batch() -> dict[str, np.ndarray]:
 def _first_step_seconds() -> float:
     start = time.perf_counter()
     options = [f"--{flag.name}={flag.value}" for flag in (_PATCH_SIZE, _BATCH_SIZE, _LESION_PX)]
-    subprocess.run([sys.executable, __file__, "--first_step", *options], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", "--first_step", *options], check=True
+    )
     return time.perf_counter() - start
 
 
@@ -382,7 +382,7 @@ def _machine_lines() -> list[str]:
     ).stdout.strip()
     return [
         "",
-        f"`python benchmarks/training.py {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"`python -m benchmarks.training {' '.join(sys.argv[1:])}`".replace(" `", "`"),
         f"at {commit or 'no commit'}; {_BATCH_SIZE.value} patches of {_PATCH_SIZE.value} px, "
         f"lesions in boxes of {_LESION_PX.value} px, medians of {_ROUNDS.value}; {_cpu()}, "
         f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}.",

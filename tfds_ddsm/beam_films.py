@@ -1,13 +1,18 @@
 """Many workers read films, by Apache Beam, before one process writes the records."""
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from tensorflow_datasets.core.utils import tqdm_utils
 
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
 from tfds_ddsm.film_cache import FilmCache
 from tfds_ddsm.mammogram import Film, Source
+
+_PROGRESS_EVERY_S = 2.0
 
 
 class _Keep(beam.DoFn):
@@ -42,10 +47,36 @@ def keep_films(
         runner: as `beam.Pipeline` takes it.
         options: the same.
     """
-    with beam.Pipeline(runner=runner, options=options) as pipeline:
+    with _progress_bar(cache, len(films)), beam.Pipeline(runner, options) as pipeline:
         _ = (
             pipeline
             | "Films" >> beam.Create(films)
             | "Spread" >> beam.Reshuffle()
             | "Keep" >> beam.ParDo(_Keep(cache, source, config))
         )
+
+
+@contextlib.contextmanager
+def _progress_bar(cache: FilmCache, num_films: int) -> Iterator[None]:
+    """Shows how many films lie in the cache: the runners tell nothing until all of them do."""
+    over = threading.Event()
+    at_first = min(cache.num_finished(), num_films)
+
+    def follow(bar):
+        shown, last = at_first, False
+        while not last:
+            last = over.wait(_PROGRESS_EVERY_S)
+            finished = min(cache.num_finished(), num_films)
+            bar.update(finished - shown)
+            shown = finished
+
+    with tqdm_utils.tqdm(
+        initial=at_first, total=num_films, desc="Reading films", unit=" films"
+    ) as bar:
+        follower = threading.Thread(target=follow, args=(bar,), daemon=True)
+        follower.start()
+        try:
+            yield
+        finally:
+            over.set()
+            follower.join()

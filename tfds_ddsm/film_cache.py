@@ -71,6 +71,12 @@ class FilmCache:
                 _write_example(file, key, example)
         return path
 
+    def num_finished(self) -> int:
+        """Counts the films that were read, whole or not."""
+        if not self._folder.exists():
+            return 0
+        return sum(not py_utils.is_incomplete_file(path) for path in self._folder.iterdir())
+
     def forget_incomplete_films(self) -> None:
         """Deletes films that were not read whole: their files may be mended before the next try."""
         for path in self._folder.glob(f"*{_TO_TRY_AGAIN}"):

@@ -6,6 +6,7 @@ import pytest
 from scipy import ndimage
 
 from cigan_tf.errors import UserError
+from export import png
 from export.film_infill import (
     MAX_LESIONS,
     FilmInfiller,
@@ -50,11 +51,18 @@ def test_the_patch_is_what_the_generator_makes_of_the_rescaled_film(
     before = patches.rescale(sample_film[1], scale)[rows, columns]
     outside = ~part.patch_mask
     np.testing.assert_array_equal(part.patch[outside], before[outside])
-    # Back at the generator's scale, the new film shows the infill.
+    # Back at the generator's scale, the new film shows the infill: what differs is little beside
+    # what the generator itself changed, before its step at the mask's edge was evened out.
+    (made,) = infill.generator(
+        image=before[None, ..., None].astype(np.float32) / png.WHITE,
+        mask=part.patch_mask[None, ..., None].astype(np.float32),
+        label=np.ones(1, np.int32),
+        seed=np.array([3], np.int32),
+    )
     again = patches.rescale(film, scale)[rows, columns].astype(float)
     inner = ndimage.binary_erosion(part.patch_mask, iterations=2)
-    change = np.abs(part.patch[inner] - before[inner].astype(float)).mean()
-    assert np.abs(again[inner] - part.patch[inner]).mean() < 0.15 * change
+    change = np.abs(made[..., 0] * png.WHITE - before)[inner].mean()
+    assert np.abs(again - part.patch)[inner].mean() < 0.1 * change
 
 
 def test_grain_inside_the_mask_is_the_films_own(sample_film, infilled):

@@ -116,9 +116,11 @@ def test_half_a_film_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             read(cache, source)
     assert not list(tmp_path.glob("*/*.film"))
+    assert cache.num_finished() == 0
 
     assert len(read(cache, source)[1]) == 7
     assert source.num_reads == 2
+    assert cache.num_finished() == 1
 
 
 def test_pictures_are_bytes_of_any_kind(tmp_path, monkeypatch):

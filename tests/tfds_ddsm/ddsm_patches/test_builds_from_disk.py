@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import importlib.util
 import pathlib
+import re
 
 import apache_beam as beam
 import numpy as np
@@ -227,7 +228,7 @@ def test_every_layout_and_arrangement_gives_true_patches(
             check_patch(example, truth[film.film_id], LESION_TYPES[film.film_id])
 
 
-def test_a_second_build_and_beam_give_the_same_records_and_tables(tmp_path, built, tree):
+def test_a_second_build_and_beam_give_the_same_records_and_tables(tmp_path, built, tree, capsys):
     second = build(tmp_path / "second", tree)
     with_beam = build(
         tmp_path / "beam",
@@ -238,6 +239,7 @@ def test_a_second_build_and_beam_give_the_same_records_and_tables(tmp_path, buil
         },
     )
 
+    assert re.search(r"Reading films: 100%.* (\d+)/\1 ", capsys.readouterr().err)
     assert_same_records(built, second)
     assert_same_records(built, with_beam)
     for name in ("statistics.json", "statistics.md", "skipped.csv", "patches.png"):

@@ -1,0 +1,21 @@
+"""How long one training step takes, for the benchmarks that compare steps."""
+
+import time
+from collections.abc import Iterator
+
+from cigan_tf.models.cigan import CiGAN, Turn
+
+
+def step_seconds(model: CiGAN, batches: Iterator, turn: Turn) -> float:
+    """Trains the network whose turn it shall be once, and returns the seconds.
+
+    Args:
+        model: of `build_cigan`, its train function made.
+        batches: iterator over a `tf.data.Dataset` of batches.
+        turn: the network to train.
+    """
+    model.turn.assign(turn)
+    start = time.perf_counter()
+    model.train_function(batches)
+    model.step.numpy()  # waits for the step's end
+    return time.perf_counter() - start

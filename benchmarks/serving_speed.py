@@ -6,8 +6,9 @@ Four arms with the same weights on the same 256 px patches: the SavedModel as `e
 writes it, the SavedModel that Keras itself exports of the generator, PyTorch (eager, inference
 mode), and ONNX Runtime on what PyTorch exports. Each lives in a process of its own with the number
 of threads asked for; they answer in turn, so that whatever else the machine does meets all of them
-alike, and each time twice: the second answer is timed. Outputs are compared first. The SavedModel of this package draws the noise,
-checks its inputs and composites besides; the others are handed the finished context.
+alike, and each time twice: the second answer is timed. Outputs are compared first. The SavedModel
+of this package draws the noise, checks its inputs and composites besides; the others are handed the
+finished context.
 
 The ceiling is the network's arithmetic, counted as written, at the speed of a large matrix product.
 """

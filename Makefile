@@ -11,8 +11,7 @@ QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64
 EXPERIMENT = runs/experiment
 EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients": 200, \
   "patch_size": 32, "film_size": [344, 188], "patches_per_class": 8000, "difficulty": 0.1}
-TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing,$\
-  default_sdk_harness_log_level=ERROR
+TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing,default_sdk_harness_log_level=ERROR
 RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) --workdir=$(EXPERIMENT) \
   --flagfile=cigan_tf/flagfiles/experiment.flags
 

@@ -58,7 +58,7 @@ def keep_films(
 
 @contextlib.contextmanager
 def _progress_bar(cache: FilmCache, num_films: int) -> Iterator[None]:
-    """Shows how many films lie in the cache: the runners tell nothing until all of them do."""
+    """Shows how many films lie in the cache: Beam's runners tell nothing before the last one."""
     over = threading.Event()
     at_first = min(cache.num_finished(), num_films)
 

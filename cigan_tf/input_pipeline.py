@@ -229,6 +229,21 @@ def encoded_patches(
     return patches.map(facts)
 
 
+def patches_per_patient(
+    builder: tfds.core.DatasetBuilder, split: str, patient_share: float = 1.0
+) -> dict[str, int]:
+    """Returns how many patches of a split belong to each patient; arguments as `encoded_patches`.
+
+    Raises:
+        UserError: there is no such split.
+    """
+    patients = encoded_patches(builder, split, patient_share).map(lambda patch: patch["patient_id"])
+    counts = collections.Counter()
+    for batch in patients.batch(1024).as_numpy_iterator():
+        counts.update(batch.tolist())
+    return {patient.decode(): count for patient, count in counts.items()}
+
+
 def in_share(patient_id: tf.Tensor, patient_share: float) -> tf.Tensor:
     """Says whether a patient is in the share of patients, by a hash of the id (str -> bool)."""
     bucket = tf.strings.to_hash_bucket_fast(patient_id, _PATIENT_BUCKETS)

@@ -20,26 +20,27 @@ MAY_IMPORT = {
     "cigan_tf.masks": [],
     "cigan_tf.losses": [],
     "cigan_tf.pictures": [],
-    "cigan_tf.exported_generator": ["errors"],
+    "cigan_tf.exported_generator": ["errors", "provenance"],
     "cigan_tf.input_pipeline": ["errors", "config"],
+    "cigan_tf.provenance": ["errors", "config", "workdir", "input_pipeline"],
     "cigan_tf.models": ["errors", "config", "masks", "losses", "models"],
     "cigan_tf.training": [
         *["errors", "config", "hardware_config", "workdir", "masks", "losses", "pictures"],
-        *["input_pipeline", "models", "training"],
+        *["input_pipeline", "models", "provenance", "training"],
     ],
     "cigan_tf.evaluation": [
         *["errors", "config", "workdir", "pictures"],
-        *["exported_generator", "input_pipeline", "evaluation"],
+        *["exported_generator", "input_pipeline", "provenance", "evaluation"],
     ],
     "cigan_tf.classifier": [
         *["errors", "config", "experiment_config", "workdir", "pictures", "models"],
-        *["exported_generator", "input_pipeline", "evaluation", "classifier"],
+        *["exported_generator", "input_pipeline", "provenance", "evaluation", "classifier"],
     ],
     "cigan_tf.flags": ["errors", "config"],
     "cigan_tf.main": ["errors", "command_line", "flags", "training", "classifier", "evaluation"],
     "export": [
         *["errors", "command_line", "config", "workdir", "masks", "input_pipeline", "models"],
-        *["training", "evaluation", "exported_generator"],
+        *["training", "evaluation", "exported_generator", "provenance"],
     ],
 }
 # What of tfds_ddsm reads and rescales films: what puts lesions into whole films does it as the

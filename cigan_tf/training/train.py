@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from cigan_tf import input_pipeline
+from cigan_tf import input_pipeline, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config, TrainingConfig
 from cigan_tf.errors import Preempted, UserError
@@ -23,8 +23,8 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
 
     Args:
         config: validated settings.
-        workdir: receives config.json, checkpoints/ and logs/ (TensorBoard); several workers share
-            it.
+        workdir: receives config.json, provenance.json, checkpoints/ and logs/ (TensorBoard);
+            several workers share it.
         resume_changed: take up the run although its settings were others.
 
     Returns:
@@ -48,6 +48,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         chief = strategies.is_chief(strategy)
         if chief:
             workdir_lib.claim(workdir, config, resume_changed)
+            provenance.write_training(workdir, config, resume_changed)
         iterator = iter(batches)
         checkpoints = RunCheckpoints(model, iterator, workdir, config, writes=chief)
         checkpoints.restore()

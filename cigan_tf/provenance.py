@@ -1,0 +1,251 @@
+"""Where a generator comes from: the record that lies beside everything that is made with it.
+
+A record is a JSON object. A training run writes one into its workdir (`training_record`), the
+export adds `step` and `weights_sha256`, and what is made with the exported generator keeps a copy.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from etils import epath
+
+from cigan_tf import input_pipeline
+from cigan_tf import workdir as workdir_lib
+from cigan_tf.config import Config
+from cigan_tf.errors import UserError
+
+FILE_NAME = "provenance.json"
+
+# A TFRecord is its data's length (uint64), that length's checksum (uint32), the data, and the
+# data's checksum (uint32).
+_RECORD_HEADER = struct.Struct("<QI")
+_RECORD_FOOTER = struct.Struct("<I")
+_BLOCK_BYTES = 2**20
+
+
+def dataset_record(config: Config) -> dict[str, Any]:
+    """Returns what identifies the dataset that a configuration names.
+
+    Returns:
+        `name`, `version`, `recipe` (the settings it was built with, None where it does not say),
+        `film_size` ([height, width] that its films were rescaled towards, or None), `patch_size`,
+        `splits` (patches by split), `fingerprint` (see `fingerprint`).
+
+    Raises:
+        UserError: the dataset has not been built, or holds patches of another size.
+    """
+    builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
+    recipe = _recipe(epath.Path(builder.data_path))
+    return {
+        "name": builder.info.full_name.rpartition("/")[0],
+        "version": str(builder.version),
+        "recipe": recipe,
+        "film_size": (recipe or {}).get("film_size"),
+        "patch_size": config.model.patch_size,
+        "splits": {name: split.num_examples for name, split in builder.info.splits.items()},
+        "fingerprint": fingerprint(builder),
+    }
+
+
+def fingerprint(builder) -> str:
+    """Returns a SHA-256, in hexadecimal digits, of the records of a dataset that is open.
+
+    Of TFRecord files it covers the length and checksum of each record, so that only a few bytes of
+    each are read; of other formats the files' bytes. The dataset's folder does not count.
+    """
+    digest = hashlib.sha256()
+    for name, split in sorted(builder.info.splits.items()):
+        for path in sorted(map(epath.Path, split.filepaths)):
+            digest.update(f"{name}/{path.name}\n".encode())
+            is_tfrecord = builder.info.file_format.value == "tfrecord"
+            for part in _record_headers(path) if is_tfrecord else _blocks(path):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def training_record(config: Config) -> dict[str, Any]:
+    """Returns what a training run depends on, beside its settings.
+
+    Returns:
+        `package_version`, `commit` (of the checkout, with `-dirty` where files differ from it; None
+        where there is none), `dataset` (as of `dataset_record`), `train_split`, `patient_share`,
+        `patients` (sorted ids of those that ciGAN trains on), `num_patches`, `seed`.
+
+    Raises:
+        UserError: the dataset cannot be used, or has no such split.
+    """
+    data = config.data
+    builder = input_pipeline.open_dataset(data, config.model.patch_size)
+    counts = input_pipeline.patches_per_patient(builder, data.train_split, data.train_patient_share)
+    return {
+        "package_version": _package_version(),
+        "commit": _commit(),
+        "dataset": dataset_record(config),
+        "train_split": data.train_split,
+        "patient_share": data.train_patient_share,
+        "patients": sorted(counts),
+        "num_patches": sum(counts.values()),
+        "seed": config.training.seed,
+    }
+
+
+def write_training(
+    workdir: str | os.PathLike, config: Config, resume_changed: bool = False
+) -> dict[str, Any] | None:
+    """Writes the record of a training run that starts or resumes in `workdir`.
+
+    A run that resumes with another dataset has seen the patients of both; the earlier datasets are
+    in the record's `earlier_datasets`. A run that was started before there were records gets none,
+    with a warning: what it was trained on is not known.
+
+    Args:
+        workdir: folder of the run.
+        config: the run's settings.
+        resume_changed: let the run resume with another dataset.
+
+    Returns:
+        The record, None where none is written.
+
+    Raises:
+        UserError: the run was trained on a dataset with other records.
+    """
+    path = pathlib.Path(workdir) / FILE_NAME
+    before = read(path)
+    if before is None and any((path.parent / workdir_lib.CHECKPOINT_DIR).glob("*")):
+        print(
+            f"warning: the run in {str(workdir)!r} was started without {FILE_NAME}: its data are "
+            "not recorded, and its generator is refused for an experiment.",
+            file=sys.stderr,
+        )
+        return None
+    record = training_record(config)
+    if before is not None:
+        record = _continued(before, record, workdir, resume_changed)
+    write(path, record)
+    return record
+
+
+def _continued(before: dict, record: dict, workdir: str | os.PathLike, resume_changed: bool):
+    """Returns the record of a run that resumes; raises UserError where its data have changed."""
+    earlier = before.get("earlier_datasets", [])
+    was, now = before["dataset"]["fingerprint"], record["dataset"]["fingerprint"]
+    if was != now:
+        if not resume_changed:
+            raise UserError(
+                f"The run in {str(workdir)!r} was trained on other records of "
+                f"{before['dataset']['name']} (fingerprint {was[:12]}, now {now[:12]}); pass "
+                "--resume_changed to resume it with these, or another --workdir."
+            )
+        earlier = [*earlier, before["dataset"]]
+    patients = sorted({*before["patients"], *record["patients"]})
+    return record | {"patients": patients} | ({"earlier_datasets": earlier} if earlier else {})
+
+
+def read(path: str | os.PathLike) -> dict[str, Any] | None:
+    """Returns the record in a file, None where there is no such file.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        record = json.loads(pathlib.Path(path).read_text())
+        if not isinstance(record, dict) or not {"dataset", "patients"} <= set(record):
+            raise ValueError("it has no dataset and patients")
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is not a provenance record ({error}).") from None
+    return record
+
+
+def write(path: str | os.PathLike, record: dict[str, Any]) -> None:
+    """Writes a record to a file, atomically; its folder must exist."""
+    workdir_lib.write_whole(pathlib.Path(path), json.dumps(record, indent=2) + "\n")
+
+
+def require(record: dict[str, Any] | None, path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the record of a generator; raises UserError where there is none.
+
+    Args:
+        record: of the generator, or None.
+        path: the SavedModel, for the message.
+    """
+    if record is None:
+        raise UserError(
+            f"An experiment needs to know what its generator was trained on; {str(path)!r} has no "
+            "provenance record. Train with this version, then export it again with "
+            "python -m export.saved_model --workdir=DIR."
+        )
+    return record
+
+
+def refuse_leaks(record: dict[str, Any], test_patients: Iterable[str]) -> None:
+    """Raises UserError where the generator was trained on a patient that is to test it."""
+    leaked = sorted(set(record["patients"]) & set(test_patients))
+    if leaked:
+        raise UserError(
+            f"The generator was trained on {len(leaked)} of the test patients, {leaked[0]!r} among "
+            "them; train it on another split, or test on patients that it has not seen."
+        )
+
+
+def _recipe(folder: epath.Path) -> dict[str, Any] | None:
+    try:
+        metadata = json.loads((folder / "metadata.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return metadata.get("recipe") if isinstance(metadata, dict) else None
+
+
+def _record_headers(path: epath.Path) -> Iterator[bytes]:
+    """Yields the length and checksum of each record; the data between them are skipped."""
+    with path.open("rb") as file:
+        while header := file.read(_RECORD_HEADER.size):
+            if len(header) < _RECORD_HEADER.size:
+                raise UserError(f"{str(path)!r} is cut short; build the dataset again.")
+            length, _ = _RECORD_HEADER.unpack(header)
+            file.seek(length, os.SEEK_CUR)
+            footer = file.read(_RECORD_FOOTER.size)
+            if len(footer) < _RECORD_FOOTER.size:
+                raise UserError(f"{str(path)!r} is cut short; build the dataset again.")
+            yield header[:8] + footer
+
+
+def _blocks(path: epath.Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
+
+
+def _package_version() -> str | None:
+    try:
+        return importlib.metadata.version("cigan")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Returns the commit of the checkout that this package is imported from, None if it is none."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        # An installed package may lie in somebody else's repository: its root must be ours.
+        if _git(root, "rev-parse", "--show-prefix") or not _git(root, "ls-files", "setup.py"):
+            return None
+        return _git(root, *describe)
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: pathlib.Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return finished.stdout.strip()

@@ -13,6 +13,7 @@ from cigan_tf.experiment_config import ClassifierConfig, ExperimentConfig
 from cigan_tf.hardware_config import HardwareConfig
 from cigan_tf.settings import require, require_choice, require_positive, setting
 
+DISCRIMINATOR_VIEWS = ("patch", "lesion")
 FEATURE_LAYERS = ("input", "pool1", "pool2", "pool3")
 LOSS_TERMS = (
     "feature_loss",
@@ -91,6 +92,12 @@ class ModelConfig:
     discriminator_sees_class: bool = setting(
         True, "Give the discriminator the class, D(c, .); off: the image alone."
     )
+    discriminator_view: str = setting(
+        "patch",
+        "What the discriminator looks at: patch, the whole patch (paper); lesion, the half of the "
+        "patch around the lesion with its local contrast and mask, which it learns to judge much "
+        "sooner.",
+    )
     vgg_weights: str = setting("imagenet", f"VGG-19 of the feature loss: {WEIGHT_SOURCES}.")
     feature_layers: tuple[str, ...] = setting(
         FEATURE_LAYERS,
@@ -104,6 +111,7 @@ class ModelConfig:
             "patch_size must be a power of two from 32 to 512.",
             patch_size=self.patch_size,
         )
+        require_choice("discriminator_view", self.discriminator_view, DISCRIMINATOR_VIEWS)
         require(bool(self.vgg_weights), f"vgg_weights must be {WEIGHT_SOURCES}.", vgg_weights="")
         require(
             len(self.feature_layers) > 0 and set(self.feature_layers) <= set(FEATURE_LAYERS),

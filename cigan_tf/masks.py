@@ -14,6 +14,14 @@ NUM_CLASSES = 2
 # A Gaussian is cut where it has fallen to exp(-8), as scipy.ndimage does by default.
 _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 
+# Detail is what a filter of this width takes away, whatever the patch's size: a film's grain and
+# the threads of its tissue are a few pixels wide.
+_DETAIL_SIGMA_PX = 2.0
+# Wide beside the detail, so that a lesion smoother than the tissue around it stays so.
+_CONTRAST_SIGMA_PX = 6.0
+# Below it there is no texture but rounding: 8-bit films have steps of 0.004.
+_LEAST_DEVIATION = 1e-3
+
 
 def corrupt(image, mask, noise):
     """Returns the context image: the lesion replaced by noise (paper section 2.1).
@@ -76,6 +84,48 @@ def bounding_box(mask):
     return ops.cast(first, "int32"), ops.cast(last, "int32")
 
 
+def lesion_window(images, mask):
+    """Returns the square of half the patch's side around each mask's bounding box.
+
+    Args:
+        images: [N, p, p, c].
+        mask: [N, p, p, 1].
+
+    Returns:
+        [N, p/2, p/2, c], inside the patch: off the lesion's centre where that is near its edge.
+    """
+    size = images.shape[1]
+    side = size // 2
+    first, last = bounding_box(mask)
+    corner = ops.clip((first + last + 1 - side) // 2, 0, size - side)
+    rows, columns = (corner[:, axis, None] + ops.arange(side, dtype="int32") for axis in (0, 1))
+    window = ops.take_along_axis(images, rows[:, :, None, None], axis=1)
+    return ops.take_along_axis(window, columns[:, None, :, None], axis=2)
+
+
+def local_contrast(image):
+    """Returns each pixel's difference from its surroundings in units of their deviation.
+
+    Texture has the same strength in dark and bright tissue then, and smooth shading is gone.
+
+    Args:
+        image: [N, p, p, 1] in [0, 1].
+
+    Returns:
+        [N, p, p, 1], about -3 to 3.
+    """
+    detail = image - gaussian_blur(image, _DETAIL_SIGMA_PX)
+    variance = gaussian_blur(detail * detail, _CONTRAST_SIGMA_PX)
+    return detail / ops.sqrt(variance + _LEAST_DEVIATION**2)
+
+
+def gaussian_blur(image, sigma_px: float):
+    """Returns [N, p, p, 1] under a Gaussian filter; what lies beyond the patch is 0."""
+    kernel = ops.cast(gaussian_kernel(sigma_px), image.dtype)
+    blurred = ops.conv(image, ops.reshape(kernel, (-1, 1, 1, 1)), padding="same")
+    return ops.conv(blurred, ops.reshape(kernel, (1, -1, 1, 1)), padding="same")
+
+
 def gaussian_kernel(sigma_px: float) -> np.ndarray:
     """Returns a normalised, truncated one-dimensional Gaussian, float32 [2 * radius + 1]."""
     radius = int(_GAUSSIAN_TRUNCATE_SIGMAS * sigma_px + 0.5)
@@ -94,11 +144,7 @@ def boundary_weight(mask, sigma_px: float):
     Returns:
         [N, p, p, 1], not rescaled: about 0.4 / sigma_px at a straight rim.
     """
-    kernel = ops.cast(gaussian_kernel(sigma_px), mask.dtype)
-    rows = ops.reshape(kernel, (-1, 1, 1, 1))
-    columns = ops.reshape(kernel, (1, -1, 1, 1))
-    blurred = ops.conv(inner_rim(mask), rows, padding="same")
-    return ops.conv(blurred, columns, padding="same")
+    return gaussian_blur(inner_rim(mask), sigma_px)
 
 
 def sigma_for_patch(sigma_px_at_256: float, patch_size: int) -> float:

@@ -253,9 +253,7 @@ class CiGAN(ReplicatedModel):
             infilled,
             masks.boundary_weight(batch["mask"], self.boundary_sigma_px),
         )
-        adversarial = losses.adversarial_generator_loss(
-            self._discriminate(infilled, batch["label"])
-        )
+        adversarial = losses.adversarial_generator_loss(self._discriminate(infilled, batch))
         total = (
             self.loss_config.adversarial_weight * adversarial
             + self.loss_config.feature_weight * features
@@ -269,11 +267,13 @@ class CiGAN(ReplicatedModel):
 
     def _discriminator_loss(self, batch, infilled):
         """Returns the adversarial loss, and the terms."""
-        real_logits = self._discriminate(batch["image"], batch["label"])
-        fake_logits = self._discriminate(infilled, batch["label"])
+        real_logits = self._discriminate(batch["image"], batch)
+        fake_logits = self._discriminate(infilled, batch)
         wrong_class_weight = self.loss_config.wrong_class_weight
         wrong_class_logits = (
-            self._discriminate(batch["image"], 1 - batch["label"]) if wrong_class_weight else None
+            self._discriminate(batch["image"], batch, 1 - batch["label"])
+            if wrong_class_weight
+            else None
         )
         loss = losses.adversarial_discriminator_loss(
             real_logits, fake_logits, wrong_class_logits, wrong_class_weight
@@ -284,11 +284,12 @@ class CiGAN(ReplicatedModel):
             "discriminator_accuracy_fake": tf.reduce_mean(tf.cast(fake_logits < 0, "float32")),
         }
 
-    def _discriminate(self, image, label):
-        inputs = {"image": image}
-        if self.discriminator.sees_class:
+    def _discriminate(self, image, batch, label=None):
+        """Returns the discriminator's logits of images in the place of a batch's own."""
+        inputs = {"image": image, "mask": batch["mask"], "label": batch["label"]}
+        if label is not None:
             inputs["label"] = label
-        return self.discriminator(inputs)
+        return self.discriminator({name: inputs[name] for name in self.discriminator.input})
 
     def _end_step(self, adversarial_loss):
         """Counts the step, and passes the turn where it is over (paper, Training details)."""
@@ -315,7 +316,9 @@ def build_cigan(config: Config) -> CiGAN:
     with _default_policy(_POLICIES[config.hardware.mixed_precision]):
         generator = Generator(config.model.patch_size)
         discriminator = Discriminator(
-            config.model.patch_size, config.model.discriminator_sees_class
+            config.model.patch_size,
+            config.model.discriminator_sees_class,
+            config.model.discriminator_view,
         )
         vgg_features = build_vgg_features(
             config.model.vgg_weights, config.training.seed, config.model.feature_layers

@@ -1,9 +1,10 @@
-"""The discriminator (paper section 2.1): five convolutions, from the patch to one logit."""
+"""The discriminator (paper section 2.1): five convolutions, to one logit."""
 
 import keras
 from keras import layers, ops
 
 from cigan_tf import masks
+from cigan_tf.config import DISCRIMINATOR_VIEWS
 
 KERNELS = (32, 64, 128, 256, 512)
 
@@ -15,34 +16,61 @@ class Discriminator(keras.Model):
     Args:
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
         sees_class: whether the two class maps join the image at the input, D(c, .).
+        view: 'patch', the paper's: the whole patch, without the mask. 'lesion': a window of half
+            the patch around the lesion, its grey levels joined by their local contrast and by the
+            mask. Texture fills the window, so the network finds it within a few hundred steps.
 
     Inputs:
-        A dict: `image` [N, p, p, 1] in [0, 1] and, if it sees the class, `label` int [N].
+        A dict: `image` [N, p, p, 1] in [0, 1]; if it sees the class, `label` int [N]; for the view
+        'lesion', `mask` [N, p, p, 1] in {0, 1}.
 
     Outputs:
         [N, 1] in (-inf, inf): positive where the patch is taken for real.
     """
 
     def __init__(
-        self, patch_size: int, sees_class: bool = True, *, name: str = "discriminator", **kwargs
+        self,
+        patch_size: int,
+        sees_class: bool = True,
+        view: str = DISCRIMINATOR_VIEWS[0],
+        *,
+        name: str = "discriminator",
+        **kwargs,
     ):
         inputs = {"image": keras.Input((patch_size, patch_size, 1), name="image")}
         features = inputs["image"]
+        if view == "lesion":
+            inputs["mask"] = keras.Input((patch_size, patch_size, 1), name="mask")
+            features = _lesion_view(inputs["image"], inputs["mask"])
         if sees_class:
             inputs["label"] = keras.Input((), dtype="int32", name="label")
-            maps = masks.class_maps(inputs["label"], inputs["image"])
+            maps = masks.class_maps(inputs["label"], features[..., :1])
             features = ops.concatenate([features, maps], axis=-1)
         for block, kernels in enumerate(KERNELS, start=1):
             features = layers.Conv2D(
                 kernels, 3, padding="same", kernel_initializer="he_normal", name=f"conv{block}"
             )(features)
-            # LeakyReLU keeps the order: after the pool it gives the same, from fewer pixels.
-            features = layers.MaxPooling2D()(features)
+            # The smallest window, 16 px, has one pixel left before the last block.
+            if features.shape[1] > 1:
+                # LeakyReLU keeps the order: after the pool it gives the same, from fewer pixels.
+                features = layers.MaxPooling2D()(features)
             features = layers.LeakyReLU(negative_slope=0.2)(features)
         logit = layers.Dense(1, dtype="float32", name="logit")(layers.Flatten()(features))
         super().__init__(inputs, logit, name=name, **kwargs)
         self.patch_size = patch_size
         self.sees_class = sees_class
+        self.view = view
 
     def get_config(self):
-        return {"patch_size": self.patch_size, "sees_class": self.sees_class, "name": self.name}
+        return {
+            "patch_size": self.patch_size,
+            "sees_class": self.sees_class,
+            "view": self.view,
+            "name": self.name,
+        }
+
+
+def _lesion_view(image, mask):
+    """Returns grey levels, local contrast and mask around the lesion, [N, p/2, p/2, 3]."""
+    channels = [image, masks.local_contrast(image), mask]
+    return masks.lesion_window(ops.concatenate(channels, axis=-1), mask)

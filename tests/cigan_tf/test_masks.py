@@ -89,3 +89,28 @@ def test_the_bounding_box_of_no_mask_is_the_whole_patch():
     first, last = masks.bounding_box(np.zeros((1, 8, 8, 1), np.float32))
     np.testing.assert_array_equal(first, [[0, 0]])
     np.testing.assert_array_equal(last, [[7, 7]])
+
+
+def test_lesion_window_is_the_half_patch_around_each_mask():
+    images = np.arange(2 * 16 * 16 * 2, dtype=np.float32).reshape(2, 16, 16, 2)
+    mask = np.zeros((2, 16, 16, 1), np.float32)
+    mask[0, 6:8, 9:12] = 1  # middle (6.5, 10): rows 3 to 10, columns 6 to 13
+    mask[1, 15, 0] = 1  # at the corner: the window stays inside
+    window = np.asarray(masks.lesion_window(images, mask))
+    np.testing.assert_array_equal(window[0], images[0, 3:11, 6:14])
+    np.testing.assert_array_equal(window[1], images[1, 8:, :8])
+
+
+def test_local_contrast_sees_texture_and_neither_brightness_nor_shading():
+    rng = np.random.default_rng(0)
+    texture = 0.02 * rng.standard_normal((1, 64, 64, 1)).astype(np.float32)
+    shading = np.linspace(0, 0.3, 64, dtype=np.float32)[None, :, None, None]
+    dark, bright = 0.2 + texture, 0.5 + shading + 2 * texture
+    middle = np.s_[:, 20:-20, 20:-20]
+    contrasts = [np.asarray(masks.local_contrast(image))[middle] for image in (dark, bright)]
+    np.testing.assert_allclose(*contrasts, atol=0.05)
+    assert 0.7 < contrasts[0].std() < 1.3
+    smooth = texture.copy()
+    smooth[:, 24:40, 24:40] = 0
+    inside = np.asarray(masks.local_contrast(0.2 + smooth))[:, 28:36, 28:36]
+    assert inside.std() < 0.1

@@ -1,8 +1,12 @@
 """The discriminator against the paper's section 2.1."""
 
+import cv2
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from cigan_tf import input_pipeline, losses, masks
 from cigan_tf.models.discriminator import Discriminator
 
 
@@ -27,3 +31,68 @@ def test_the_class_changes_the_answer():
     benign = discriminator({"image": image, "label": np.array([0])})
     malignant = discriminator({"image": image, "label": np.array([1])})
     assert float(benign[0, 0]) != float(malignant[0, 0])
+
+
+def test_the_lesion_view_reads_half_the_patch_and_two_more_channels():
+    patch, lesion = Discriminator(64), Discriminator(64, view="lesion")
+    assert set(lesion.input) == {"image", "mask", "label"}
+    first = lesion.get_layer("conv1")
+    assert first.kernel.shape[2] == patch.get_layer("conv1").kernel.shape[2] + 2
+    rng = np.random.default_rng(0)
+    image, mask = rng.random((1, 64, 64, 1), dtype=np.float32), np.zeros((1, 64, 64, 1))
+    mask[:, :10, :10] = 1
+    far_off = image.copy()
+    far_off[:, 60:, 60:] = 0  # beyond the window and the filters' reach
+    logits = [lesion({"image": i, "mask": mask, "label": np.array([1])}) for i in (image, far_off)]
+    np.testing.assert_array_equal(*logits)
+
+
+@pytest.mark.parametrize("patch_size", [32, 256])
+def test_the_lesion_view_fits_every_patch(patch_size):
+    patch = np.ones((2, patch_size, patch_size, 1), np.float32)
+    inputs = {"image": patch, "mask": patch, "label": np.array([0, 1])}
+    assert Discriminator(patch_size, view="lesion")(inputs).shape == (2, 1)
+
+
+def test_it_is_saved_with_its_view(tmp_path):
+    Discriminator(32, view="lesion").save(tmp_path / "discriminator.keras")
+    assert keras.models.load_model(tmp_path / "discriminator.keras").view == "lesion"
+
+
+def mean_loss_of_last_steps(view, blurs, config, steps, last=20):
+    """Trains a discriminator of real patches against infills that a fixed generator blurs."""
+    keras.utils.set_random_seed(0)
+    discriminator = Discriminator(32, view=view)
+    optimizer = keras.optimizers.Adam(5e-4, 0.5)
+    optimizer.build(discriminator.trainable_variables)
+    batches = input_pipeline.training_batches(config).take(steps)
+
+    @tf.function(autograph=False)
+    def train_step(image, infilled, mask, label):
+        with tf.GradientTape() as tape:
+            real, fake = (
+                discriminator({n: v for n, v in inputs.items() if n in discriminator.input})
+                for inputs in (
+                    {"image": image, "mask": mask, "label": label},
+                    {"image": masks.composite(image, mask, infilled), "mask": mask, "label": label},
+                )
+            )
+            loss = losses.adversarial_discriminator_loss(real, fake)
+        variables = discriminator.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    found = []
+    for batch in batches.as_numpy_iterator():
+        image = batch["image"]
+        smooth = [cv2.GaussianBlur(patch, (0, 0), 2)[..., None] for patch in image]
+        infilled = np.stack(smooth) if blurs else image
+        found.append(float(train_step(image, infilled, batch["mask"], batch["label"])))
+    return np.mean(found[-last:])
+
+
+def test_the_lesion_view_learns_to_tell_blurred_infills_within_150_steps(tiny_config, replace):
+    config = replace(tiny_config, batch_size=8, random_flips=True)
+    assert mean_loss_of_last_steps("lesion", True, config, steps=150) < 0.45
+    # Nothing is there to be told: it must not find anything either.
+    assert mean_loss_of_last_steps("lesion", False, config, steps=40) > 0.65

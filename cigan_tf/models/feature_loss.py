@@ -1,5 +1,6 @@
 """The feature loss of the paper (section 2.2), computed where a lesion mask can change it."""
 
+import math
 import os
 
 import keras
@@ -88,6 +89,9 @@ class FeatureLoss:
         side_px = cells * self._window.cell_px
         # No window leaves its patch: where it ends at the patch's edge, so do the whole maps.
         corner_px = tf.minimum(first_cell * self._window.cell_px, self._patch_size - side_px)
+        # A mean's gradient is too small for float16, and the optimizer's loss scale comes only
+        # after this tape. Times the pixels it is 1/16 to 1/4; a power of two is exact.
+        scale = 2.0 ** round(math.log2(infilled.shape[0] * self._patch_size**2))
         real_maps = self._features(_cut(real, corner_px, side_px))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(infilled)
@@ -95,7 +99,8 @@ class FeatureLoss:
             # The mean over the patch: outside the window there is no difference.
             share = (side_px / self._patch_size) ** 2
             value = share * losses.feature_loss(real_maps, infilled_maps)
-        return value, tape.gradient(value, infilled)
+            scaled = value * scale
+        return value, tape.gradient(scaled, infilled) / scale
 
 
 def _patches_at_once(batch_size: int | None) -> int:

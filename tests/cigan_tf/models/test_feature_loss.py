@@ -1,5 +1,6 @@
 """The feature loss in windows beside the same loss on whole patches."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -85,6 +86,25 @@ def test_patches_of_a_batch_may_share_a_window(two_pools, whole, monkeypatch):
     expected = value_and_gradient(whole, *given)
     monkeypatch.setattr(feature_loss, "_has_accelerator", lambda: True)
     assert_same(value_and_gradient(FeatureLoss(two_pools, PATCH, True, 6), *given), expected)
+
+
+def test_the_gradient_survives_float16_at_the_papers_size(monkeypatch):
+    # All 8 patches of 256 px in one mean, as on a GPU: a pixel's gradient is about 2**-20.
+    monkeypatch.setattr(feature_loss, "_has_accelerator", lambda: True)
+    given = patches(20, places=[(0.1 * i, 0.5) for i in range(8)], size=256)
+    gradients = {}
+    for policy in ("float32", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            features = build_vgg_features("random", feature_layers=("pool1", "pool2"))
+        finally:
+            keras.config.set_dtype_policy("float32")
+        loss = FeatureLoss(features, 256, windows=True, reach_px=6)
+        _, gradients[policy] = value_and_gradient(loss, *given)
+    exact, half = gradients["float32"].ravel(), gradients["mixed_float16"].ravel()
+    cosine = exact @ half / (np.linalg.norm(exact) * np.linalg.norm(half))
+    assert cosine >= 0.99
+    assert np.linalg.norm(half) == pytest.approx(np.linalg.norm(exact), rel=0.02)
 
 
 def test_it_compiles_as_a_whole():

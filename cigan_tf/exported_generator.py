@@ -8,7 +8,10 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from cigan_tf import provenance
 from cigan_tf.errors import UserError
+
+PROVENANCE_FILE = f"assets.extra/{provenance.FILE_NAME}"
 
 
 class ExportedGenerator:
@@ -21,9 +24,11 @@ class ExportedGenerator:
     Attributes:
         path: the folder that was loaded.
         patch_size: side in pixels of the patches that it takes.
+        provenance: the record of its training run with `step` and `weights_sha256`; None where the
+            SavedModel has no record.
 
     Raises:
-        UserError: there is no such SavedModel.
+        UserError: there is no such SavedModel, or its record is damaged or of other weights.
     """
 
     def __init__(self, path: str | os.PathLike, batch_size: int = 32):
@@ -40,6 +45,12 @@ class ExportedGenerator:
                 f"The SavedModel {str(self.path)!r} is no infilling generator; export one with "
                 "python -m export.saved_model."
             ) from None
+        self.provenance = provenance.read(self.path / PROVENANCE_FILE)
+        if self.provenance and self.provenance.get("weights_sha256") != self.sha256:
+            raise UserError(
+                f"The provenance record of the SavedModel {str(self.path)!r} is of other weights; "
+                "export it again with python -m export.saved_model --workdir=DIR."
+            )
 
     def __call__(self, image, mask, label, seed) -> np.ndarray:
         """Returns the patches with their masks filled for the class asked for.
@@ -62,18 +73,24 @@ class ExportedGenerator:
             )["infilled"].numpy()
             for rows in self._batches(len(image))
         ]
-        return np.concatenate(infilled)
+        side = self.patch_size
+        return np.concatenate(infilled) if infilled else np.zeros((0, side, side, 1), np.float32)
 
     @functools.cached_property
     def sha256(self) -> str:
         """SHA-256 of the SavedModel's graph and weights, in hexadecimal digits."""
-        digest = hashlib.sha256()
-        for path in [self.path / "saved_model.pb", *sorted(self.path.glob("variables/*"))]:
-            digest.update(path.read_bytes())
-        return digest.hexdigest()
+        return weights_sha256(self.path)
 
     def _batches(self, count: int):
         return [slice(at, at + self._batch_size) for at in range(0, count, self._batch_size)]
+
+
+def weights_sha256(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a SavedModel's graph and weights, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for file in [path / "saved_model.pb", *sorted(path.glob("variables/*"))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _newest_version(path: pathlib.Path) -> pathlib.Path:

@@ -10,6 +10,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pathlib
+import sys
 
 from absl import flags
 from bokeh.document import Document
@@ -52,6 +53,8 @@ def main() -> None:
     if options.saved_model is None:
         raise UserError("Pass --saved_model=DIR/saved_model.")
     infill = FilmInfiller(options.saved_model, parse_film_size(options.film_size))
+    if infill.scale_warning:
+        print(f"warning: {infill.scale_warning}", file=sys.stderr)
     server = page_server(infill, options.address, options.port)
     server.start()
     print(f"http://{options.address}:{server.port}/", flush=True)
@@ -62,9 +65,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
     flags.DEFINE_list(
         "film_size",
-        ["1375", "750"],
-        "Height and width that the films of the generator's training were rescaled towards: the "
-        "film_size of its dataset.",
+        None,
+        "HEIGHT,WIDTH that the films of the generator's training were rescaled towards; needed "
+        "where the SavedModel does not record it: the film_size of its dataset.",
     )
     flags.DEFINE_string("address", "127.0.0.1", "Address to serve at; others can reach it.")
     flags.DEFINE_integer("port", 5006, "Port to serve at; 0: any free one.", 0, 65535)

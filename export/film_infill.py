@@ -119,22 +119,28 @@ class FilmInfiller:
 
     Args:
         saved_model: the SavedModel's folder, or a folder of numbered versions.
-        film_size: height and width that the films of its training were rescaled towards.
+        film_size: height and width that the films of its training were rescaled towards; None:
+            as the SavedModel's provenance record says.
 
     Attributes:
         generator: the generator of patches.
+        film_size: the one that is used.
+        scale_warning: one line where it contradicts the record, else None.
         patch_size: side in pixels of its patches.
         generator_id: tells the SavedModel from every other: a digest of its graph and weights.
 
     Raises:
-        UserError: there is no such SavedModel, or its patch does not fit into `film_size`.
+        UserError: there is no such SavedModel, its film_size is neither recorded nor given, or its
+            patch does not fit into it.
     """
 
-    def __init__(self, saved_model: str | os.PathLike, film_size: tuple[int, int]):
+    def __init__(self, saved_model: str | os.PathLike, film_size: tuple[int, int] | None = None):
         self.generator = ExportedGenerator(saved_model)
+        recorded = ((self.generator.provenance or {}).get("dataset") or {}).get("film_size")
+        self.film_size = film_size = _film_size(recorded, film_size, self.generator.path)
+        self.scale_warning = _scale_warning(recorded, film_size)
         self.generator_id = f"SavedModel {self.generator.sha256[:40]}"
         self.patch_size = self.generator.patch_size
-        self._film_size = film_size
         if min(film_size) < self.patch_size:
             raise UserError(
                 f"film_size must be at least the generator's patch of {self.patch_size} pixels, "
@@ -208,7 +214,27 @@ class FilmInfiller:
 
     def scale(self, shape: tuple[int, int]) -> float:
         """Returns the factor that a film is rescaled by: the middle of those in training."""
-        return (self._film_size[0] / shape[0] + self._film_size[1] / shape[1]) / 2
+        return (self.film_size[0] / shape[0] + self.film_size[1] / shape[1]) / 2
+
+
+def _film_size(
+    recorded: Sequence[int] | None, given: tuple[int, int] | None, path: os.PathLike
+) -> tuple[int, int]:
+    if given is None and recorded is None:
+        raise UserError(
+            f"The SavedModel {str(path)!r} does not record the film_size of its training; pass "
+            "--film_size=HEIGHT,WIDTH, that of its dataset (the paper's: 1375,750)."
+        )
+    return given or (recorded[0], recorded[1])
+
+
+def _scale_warning(recorded: Sequence[int] | None, used: tuple[int, int]) -> str | None:
+    if recorded is None or tuple(recorded) == used:
+        return None
+    return (
+        "The generator was trained on films rescaled towards {},{}; --film_size={},{} shows it "
+        "tissue of another size.".format(*recorded, *used)
+    )
 
 
 def off_the_breast(infilled: Sequence[InfilledLesion]) -> str | None:
@@ -226,8 +252,10 @@ def off_the_breast(infilled: Sequence[InfilledLesion]) -> str | None:
     )
 
 
-def parse_film_size(values: Sequence[str]) -> tuple[int, int]:
+def parse_film_size(values: Sequence[str] | None) -> tuple[int, int] | None:
     """Returns what the flag --film_size=HEIGHT,WIDTH says; raises UserError if it is no size."""
+    if values is None:
+        return None
     if len(values) != 2 or not all(re.fullmatch(r"[1-9]\d{0,4}", value) for value in values):
         raise UserError(
             f"film_size must be HEIGHT,WIDTH in pixels, such as 1375,750. Received: "

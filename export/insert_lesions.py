@@ -88,6 +88,8 @@ def main(film: str) -> None:
         if options[name].value is None:
             raise UserError(f"Pass --{name}={example}.")
     infill = FilmInfiller(options.saved_model, parse_film_size(options.film_size))
+    if infill.scale_warning:
+        print(f"warning: {infill.scale_warning}", file=sys.stderr)
     output = pathlib.Path(options.output).expanduser()
     for path in insert_lesions(film, options.lesion, infill, output, options.seed):
         print(path)
@@ -108,8 +110,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Of the first infill; the next has the next.")
     flags.DEFINE_list(
         "film_size",
-        ["1375", "750"],
-        "Height and width that the films of the generator's training were rescaled towards: the "
-        "film_size of its dataset.",
+        None,
+        "HEIGHT,WIDTH that the films of the generator's training were rescaled towards; needed "
+        "where the SavedModel does not record it: the film_size of its dataset.",
     )
     command_line.run(main, arguments=("FILM",))

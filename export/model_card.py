@@ -29,7 +29,13 @@ _METRICS = {
 }
 
 
-def render(workdir: pathlib.Path, config: Config, step: int, num_parameters: int) -> str:
+def render(
+    workdir: pathlib.Path,
+    config: Config,
+    step: int,
+    num_parameters: int,
+    record: dict | None = None,
+) -> str:
     """Returns the card as Markdown.
 
     Args:
@@ -37,6 +43,7 @@ def render(workdir: pathlib.Path, config: Config, step: int, num_parameters: int
         config: its settings.
         step: step of the checkpoint that is exported.
         num_parameters: weights of the generator.
+        record: the generator's provenance record, None where the run has none.
 
     Raises:
         UserError: the run's measures of its infills cannot be read.
@@ -50,6 +57,7 @@ def render(workdir: pathlib.Path, config: Config, step: int, num_parameters: int
     return environment.from_string(_TEMPLATE.read_text()).render(
         config=config,
         step=step,
+        record=record,
         num_parameters=num_parameters,
         splits=splits,
         trained_on=(splits or {}).get(config.data.train_split),

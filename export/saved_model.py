@@ -11,13 +11,14 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pathlib
+import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from cigan_tf import command_line, masks
+from cigan_tf import command_line, exported_generator, masks, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -39,6 +40,10 @@ def export(
         infill_png: image_bytes string [N] (8- or 16-bit grey PNG), mask_bytes string [N], label
             int32 [N], seed int32 [N] -> infilled_bytes string [N] (16-bit PNG).
 
+    The run's provenance record goes to assets.extra/provenance.json, with the checkpoint's step and
+    a hash of graph and weights. A run that has none is exported without one, with a warning on
+    stderr.
+
     Returns:
         The folder written.
 
@@ -48,12 +53,24 @@ def export(
     workdir = pathlib.Path(workdir)
     config = workdir_lib.load_config(workdir)
     generator, step = checkpoints.restore_generator(workdir, config, best)
+    record = provenance.read(workdir / provenance.FILE_NAME)
+    if record is None:
+        print(
+            f"warning: the run in {str(workdir)!r} has no {provenance.FILE_NAME}: its generator "
+            "can be served, and is refused for an experiment.",
+            file=sys.stderr,
+        )
     archive = build_archive(generator, config)
-    card = model_card.render(workdir, config, step, generator.count_params())
 
     def write(folder: pathlib.Path) -> None:
         archive.write_out(str(folder), verbose=False)
         serving_files.write_warmup(folder, _warmup_requests(config.model.patch_size))
+        of_version = None
+        if record is not None:
+            weights = exported_generator.weights_sha256(folder)
+            of_version = record | {"step": step, "weights_sha256": weights}
+            provenance.write(folder / exported_generator.PROVENANCE_FILE, of_version)
+        card = model_card.render(workdir, config, step, generator.count_params(), of_version)
         (folder / "MODEL_CARD.md").write_text(card)
 
     target = versions.write_next(output_dir, write)

@@ -69,6 +69,15 @@ def write_server_files(output_dir: pathlib.Path, model: str) -> None:
     Raises:
         UserError: the models.config that lies there is none, or the folder cannot be written.
     """
+    try:
+        with versions.locked(output_dir):
+            for name, text in _server_files(output_dir, model).items():
+                workdir_lib.write_whole(output_dir / name, text)
+    except OSError as error:
+        raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
+
+
+def _server_files(output_dir: pathlib.Path, model: str) -> dict[str, str]:
     config = models_config(output_dir, model)
     header = "# Written by every export; labels and other settings changed by hand are kept.\n"
     files = {MODELS_CONFIG: header + text_format.MessageToString(config)}
@@ -78,11 +87,7 @@ def write_server_files(output_dir: pathlib.Path, model: str) -> None:
             template = environment.from_string((_TEMPLATES / f"{name}.jinja").read_text())
             # Names of Kubernetes resources and of hosts know no underscores.
             files[name] = template.render(model=model, host=model.replace("_", "-"))
-    try:
-        for name, text in files.items():
-            workdir_lib.write_whole(output_dir / name, text)
-    except OSError as error:
-        raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
+    return files
 
 
 def models_config(

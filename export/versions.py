@@ -1,21 +1,31 @@
 """Numbered versions of a model in a folder that a server may be watching while they are written."""
 
+import contextlib
+import errno
+import fcntl
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 
 from cigan_tf.errors import UserError
+
+_UNFINISHED = ".writing-"
+# An export takes minutes: what is older was left by one that was killed.
+_ABANDONED_AFTER_S = 24 * 3600
+_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 def write_next(
     output_dir: str | os.PathLike, write: Callable[[pathlib.Path], None]
 ) -> pathlib.Path:
-    """Writes `output_dir`/<next free number>/ whole or not at all.
+    """Writes `output_dir`/<next free number>/ atomically; several exports may run at once.
 
     Args:
         output_dir: the model's folder; made if it is missing.
-        write: fills the folder that it is given.
+        write: fills the folder that it is given, which it makes.
 
     Returns:
         The folder written.
@@ -26,15 +36,50 @@ def write_next(
     output_dir = pathlib.Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        target = output_dir / str(max(numbers(output_dir), default=0) + 1)
+        _remove_abandoned(output_dir)
         # A server that watches output_dir looks at numbers only: it never sees this half written.
-        beside = output_dir / f".writing-{target.name}"
-        shutil.rmtree(beside, ignore_errors=True)
-        write(beside)
-        beside.rename(target)
+        unfinished = pathlib.Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=output_dir))
+        try:
+            # Not the temporary folder itself, which only its owner can read.
+            write(unfinished / "version")
+            return _publish(unfinished / "version", output_dir)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
-    return target
+
+
+def _publish(version: pathlib.Path, output_dir: pathlib.Path) -> pathlib.Path:
+    """Moves a finished version to the next number; another export may take that one meanwhile."""
+    number = max(numbers(output_dir), default=0) + 1
+    while True:
+        target = output_dir / str(number)
+        try:
+            version.rename(target)
+            return target
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            number += 1
+
+
+def _remove_abandoned(output_dir: pathlib.Path) -> None:
+    for path in output_dir.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(FileNotFoundError):  # its export has just finished
+            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(output_dir: pathlib.Path) -> Iterator[None]:
+    """Waits for other exports that are inside: one at a time changes what versions share."""
+    descriptor = os.open(output_dir, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system that knows no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def numbers(output_dir: pathlib.Path) -> list[int]:

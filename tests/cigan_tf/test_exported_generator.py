@@ -19,6 +19,22 @@ def test_batches_are_cut_and_put_together_again(exported, tiny_config):
     np.testing.assert_allclose(whole(*inputs), cut(*inputs), atol=1e-6)
 
 
+def test_no_patches_give_no_infills(exported):
+    nothing = np.zeros((0, 32, 32, 1), np.float32)
+    infilled = ExportedGenerator(exported)(nothing, nothing, np.zeros(0), np.zeros(0))
+    assert infilled.shape == (0, 32, 32, 1)
+    assert infilled.dtype == np.float32
+
+
+def test_a_record_of_other_weights_is_refused(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "1")
+    path = tmp_path / "1" / "assets.extra" / "provenance.json"
+    assert ExportedGenerator(tmp_path / "1").provenance["dataset"]["name"] == "ddsm_patches/tiny"
+    path.write_text(path.read_text().replace("weights_sha256", "other_sha256"))
+    with pytest.raises(UserError, match="is of other weights"):
+        ExportedGenerator(tmp_path / "1")
+
+
 def test_the_newest_version_is_taken(exported, tmp_path):
     for version in ("2", "10"):
         shutil.copytree(exported, tmp_path / version)

@@ -38,7 +38,7 @@ def server(exported):
     """The command, as a user starts it; yields the port that it says."""
     command = [sys.executable, "-m", "export.demo", f"--saved_model={exported}"]
     process = subprocess.Popen(
-        [*command, "--film_size=344,188", "--port=0"],
+        [*command, "--port=0"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

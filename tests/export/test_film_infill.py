@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -178,7 +179,37 @@ def test_the_id_tells_generators_apart(infill, exported, tmp_path):
     assert infill.generator_id == FilmInfiller(exported.parent, (344, 188)).generator_id
 
 
+@pytest.fixture
+def without_record(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "1")
+    (tmp_path / "1" / "assets.extra" / "provenance.json").unlink()
+    return tmp_path / "1"
+
+
+def test_the_scale_is_that_of_the_training(exported):
+    infill = FilmInfiller(exported)
+    assert infill.film_size == (344, 188)
+    assert infill.scale_warning is None
+    assert FilmInfiller(exported, (344, 188)).scale_warning is None
+
+
+def test_a_scale_that_contradicts_the_training_is_warned_of(exported):
+    infill = FilmInfiller(exported, (688, 376))
+    assert infill.scale((4432, 2864)) == 2 * FilmInfiller(exported).scale((4432, 2864))
+    assert "344,188; --film_size=688,376" in infill.scale_warning
+
+
+def test_a_scale_that_is_not_recorded_has_to_be_given(without_record):
+    with pytest.raises(UserError, match="pass --film_size=HEIGHT,WIDTH") as error:
+        FilmInfiller(without_record)
+    assert "\n" not in str(error.value)
+    infill = FilmInfiller(without_record, (688, 376))
+    assert infill.film_size == (688, 376)
+    assert infill.scale_warning is None
+
+
 def test_film_size_is_parsed():
+    assert parse_film_size(None) is None
     assert parse_film_size(["1375", "750"]) == (1375, 750)
     for values in ([], ["1375"], ["0", "750"], ["1375", "750", "1"], ["a", "b"], ["-1", "2"]):
         with pytest.raises(UserError, match="film_size must be HEIGHT,WIDTH"):

@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+from cigan_tf import provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.evaluation import report
 from cigan_tf.evaluation.experiment_report import QUALITY_FILE
@@ -28,6 +29,20 @@ def test_the_card_lies_in_the_version(exported, trained_run, tiny_config):
     assert f"| {int(step)} | {value:.4g} |" in card
     for word in ("{{", "{%", "None", " nan "):
         assert word not in card
+
+
+def test_the_record_is_in_the_card(exported):
+    card = (exported / "MODEL_CARD.md").read_text()
+    record = provenance.read(exported / "assets.extra" / "provenance.json")
+    for text in (
+        f"| fingerprint of its records | {record['dataset']['fingerprint'][:12]} |",
+        "`ddsm_patches/tiny`, version",
+        "films rescaled towards 344 x 188",
+        "patches of the split `train`, 1 patient(s)",
+        record["weights_sha256"],
+    ):
+        assert text in card
+    assert "Not recorded" not in card
 
 
 def test_measures_of_the_infills_are_in_the_card(trained_run, tiny_config, tmp_path):

@@ -1,5 +1,6 @@
 """The exported generator: its signatures, its promises, and that it stands alone."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cigan_tf import input_pipeline
+from cigan_tf import input_pipeline, provenance
 from cigan_tf.errors import UserError
+from cigan_tf.exported_generator import ExportedGenerator
 from export.saved_model import export
 
 
@@ -198,4 +200,25 @@ def test_a_failed_export_leaves_no_version(trained_run, tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "rename", full_disk)
     with pytest.raises(UserError, match="No space left"):
         export(trained_run, tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_record_of_the_run_is_in_the_version(exported, trained_run):
+    record = provenance.read(exported / "assets.extra" / "provenance.json")
+    of_run = provenance.read(trained_run / "provenance.json")
+    generator = ExportedGenerator(exported)
+    assert record == of_run | {"step": 6, "weights_sha256": generator.sha256}
+    assert generator.provenance == record
+
+
+def test_a_run_without_a_record_is_exported_with_a_warning(trained_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run, ignore=shutil.ignore_patterns("provenance.json"))
+    version = export(run, tmp_path / "saved_model")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "has no provenance.json" in warning
+    generator = ExportedGenerator(version)
+    assert generator.provenance is None
+    with pytest.raises(UserError, match="no provenance record"):
+        provenance.require(generator.provenance, generator.path)
+    assert "Not recorded" in (version / "MODEL_CARD.md").read_text()

@@ -127,6 +127,12 @@ class LossConfig:
     adversarial_weight: float = setting(1.0, "Weight of the generator's adversarial loss.")
     feature_weight: float = setting(10.0, "Weight of the VGG-19 feature loss.")
     boundary_weight: float = setting(10000.0, "Weight of the boundary loss.")
+    opposite_class_weight: float = setting(
+        0.0,
+        "Train adversarially, and on the boundary loss, on infills of the opposite class as well, "
+        "at this weight beside those of a patch's own class: the synthetic set asks for them, and "
+        "no other loss sees them. 0: paper.",
+    )
     wrong_class_weight: float = setting(
         0.0,
         "Show the discriminator real patches with the wrong class as fakes, too, at this weight "
@@ -154,6 +160,7 @@ class LossConfig:
             "feature_weight",
             "boundary_weight",
             "wrong_class_weight",
+            "opposite_class_weight",
         ):
             value = getattr(self, name)
             require(value >= 0, f"{name} must not be negative.", **{name: value})
@@ -179,6 +186,11 @@ class TrainingConfig:
     adam_beta_1: float = setting(0.9, "Adam's decay of the first moment.")
     adam_beta_2: float = setting(0.999, "Adam's decay of the second moment.")
     adam_epsilon: float = setting(1e-8, "Adam's epsilon.")
+    generator_ema: float = setting(
+        0.0,
+        "Momentum of a moving average of the generator's weights, such as 0.999; infills that are "
+        "shown, measured and exported are the average's. 0: none (paper).",
+    )
     switch_threshold: float = setting(
         0.3, "The turn passes when the adversarial loss of the network in training is below this."
     )
@@ -224,7 +236,7 @@ class TrainingConfig:
             "checkpoints_to_keep",
             "held_out_per_kind",
         )
-        for name in ("adam_beta_1", "adam_beta_2"):
+        for name in ("adam_beta_1", "adam_beta_2", "generator_ema"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must lie in [0, 1).", **{name: value})
         require(0 <= self.seed < 2**31, "seed must lie in [0, 2**31).", seed=self.seed)
@@ -267,12 +279,14 @@ class Config:
             group.validate()
         self.classifier.validate()
         self.experiment.validate(self.classifier)
-        require(
-            self.model.discriminator_sees_class or not self.loss.wrong_class_weight,
-            "wrong_class_weight needs a discriminator that sees the class.",
-            wrong_class_weight=self.loss.wrong_class_weight,
-            discriminator_sees_class=self.model.discriminator_sees_class,
-        )
+        for name in ("wrong_class_weight", "opposite_class_weight"):
+            weight = getattr(self.loss, name)
+            require(
+                self.model.discriminator_sees_class or not weight,
+                f"{name} needs a discriminator that sees the class.",
+                **{name: weight},
+                discriminator_sees_class=self.model.discriminator_sees_class,
+            )
         return self
 
     def to_json(self) -> str:

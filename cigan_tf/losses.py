@@ -21,7 +21,12 @@ def adversarial_generator_loss(fake_logits):
 
 
 def adversarial_discriminator_loss(
-    real_logits, fake_logits, wrong_class_logits=None, wrong_class_weight=0.0
+    real_logits,
+    fake_logits,
+    wrong_class_logits=None,
+    wrong_class_weight=0.0,
+    opposite_logits=None,
+    opposite_class_weight=0.0,
 ):
     """Returns the mean of -log D(c, R) and -log(1 - D(c, S)).
 
@@ -34,6 +39,9 @@ def adversarial_discriminator_loss(
         wrong_class_logits: [N, 1], the discriminator on real patches given the other class; they
             count as fakes too.
         wrong_class_weight: their weight beside the infilled patches' 1.
+        opposite_logits: [N, 1], the discriminator on patches infilled as the opposite class, given
+            that class; they count as fakes too.
+        opposite_class_weight: their weight beside the 1 of patches infilled as their own class.
 
     Returns:
         Scalar >= 0; log 2 = 0.693 where the discriminator cannot tell.
@@ -42,10 +50,18 @@ def adversarial_discriminator_loss(
         Reed et al. Generative Adversarial Text to Image Synthesis. ICML 2016 (GAN-CLS).
     """
     on_fakes = ops.mean(ops.softplus(fake_logits))
+    if opposite_class_weight:
+        on_opposite = ops.mean(ops.softplus(opposite_logits))
+        on_fakes = weighted_mean(on_fakes, on_opposite, opposite_class_weight)
     if wrong_class_weight:
         on_wrong_class = ops.mean(ops.softplus(wrong_class_logits))
-        on_fakes += wrong_class_weight * (on_wrong_class - on_fakes) / (1 + wrong_class_weight)
+        on_fakes = weighted_mean(on_fakes, on_wrong_class, wrong_class_weight)
     return 0.5 * (ops.mean(ops.softplus(-real_logits)) + on_fakes)
+
+
+def weighted_mean(value, other, other_weight: float):
+    """Returns the mean of a value of weight 1 and another of weight `other_weight`."""
+    return value + other_weight * (other - value) / (1 + other_weight)
 
 
 def feature_loss(real_features, infilled_features):

@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -106,8 +107,9 @@ class CiGAN(ReplicatedModel):
         """Takes one optimizer per network; Adam as configured where none is given."""
         # super() would otherwise make an optimizer of its own and keep it in every checkpoint.
         super().compile(optimizer=None, **kwargs)
-        self.generator_optimizer = generator_optimizer or _adam(self.training_config)
-        self.discriminator_optimizer = discriminator_optimizer or _adam(self.training_config)
+        defaults = build_optimizers(self.training_config)
+        self.generator_optimizer = generator_optimizer or defaults[0]
+        self.discriminator_optimizer = discriminator_optimizer or defaults[1]
         self.generator_optimizer.build(self.generator.trainable_variables)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
@@ -128,6 +130,24 @@ class CiGAN(ReplicatedModel):
             {"context": context, "mask": mask, "label": label}, training=training
         )
         return masks.composite(image, mask, generated) if self.keep_context else generated
+
+    @contextlib.contextmanager
+    def averaged_generator(self) -> Iterator[None]:
+        """Gives the generator the moving average of its weights, where there is one, for a while.
+
+        The average's place is the optimizer, as Keras keeps it.
+        """
+        if not averages_weights(self.generator_optimizer):
+            yield
+            return
+        weights = self.generator.trainable_variables
+        before = [keras.ops.convert_to_numpy(weight) for weight in weights]
+        self.generator_optimizer.finalize_variable_values(weights)
+        try:
+            yield
+        finally:
+            for weight, value in zip(weights, before, strict=True):
+                weight.assign(value)
 
     def train_step(self, batch):
         """Trains the network whose turn it is with the whole batch, spread over all replicas."""
@@ -176,7 +196,8 @@ class CiGAN(ReplicatedModel):
 
         def loss(part):
             infilled = self.infill(**part, training=True)
-            return self._generator_loss(part, infilled, adversarially)
+            opposite = self._opposite_infill(part, training=True) if adversarially else None
+            return self._generator_loss(part, infilled, adversarially, opposite)
 
         terms = self._update(self.generator, self.generator_optimizer, loss, batch)
         return terms.get("adversarial_generator_loss", tf.constant(float("inf")))
@@ -185,7 +206,7 @@ class CiGAN(ReplicatedModel):
         """Returns the adversarial loss."""
 
         def loss(part):
-            return self._discriminator_loss(part, self.infill(**part))
+            return self._discriminator_loss(part, self.infill(**part), self._opposite_infill(part))
 
         terms = self._update(self.discriminator, self.discriminator_optimizer, loss, batch)
         return terms["adversarial_discriminator_loss"]
@@ -242,8 +263,21 @@ class CiGAN(ReplicatedModel):
         self._nonfinite_step.assign(tf.where(first, self.step.value + 1, earlier_step))
         self.skipped_steps.assign_add(1)
 
-    def _generator_loss(self, batch, infilled, adversarially: bool):
-        """Returns the weighted sum, and the terms unweighted."""
+    def _opposite_infill(self, batch, training=False):
+        """Returns the batch infilled as the opposite class, None where nothing is trained on it."""
+        if not self.loss_config.opposite_class_weight:
+            return None
+        return self.infill(**{**batch, "label": 1 - batch["label"]}, training=training)
+
+    def _generator_loss(self, batch, infilled, adversarially: bool, opposite=None):
+        """Returns the weighted sum, and the terms unweighted.
+
+        Args:
+            batch: real patches.
+            infilled: the same infilled as their own class.
+            adversarially: whether to compute more than the feature loss.
+            opposite: the same infilled as the opposite class, or None.
+        """
         features = self.feature_loss(batch["image"], infilled, batch["mask"])
         if not adversarially:
             return self.loss_config.feature_weight * features, {"feature_loss": features}
@@ -265,8 +299,8 @@ class CiGAN(ReplicatedModel):
             "adversarial_generator_loss": adversarial,
         }
 
-    def _discriminator_loss(self, batch, infilled):
-        """Returns the adversarial loss, and the terms."""
+    def _discriminator_loss(self, batch, infilled, opposite=None):
+        """Returns the adversarial loss, and the terms; arguments as of `_generator_loss`."""
         real_logits = self._discriminate(batch["image"], batch)
         fake_logits = self._discriminate(infilled, batch)
         wrong_class_weight = self.loss_config.wrong_class_weight
@@ -275,8 +309,18 @@ class CiGAN(ReplicatedModel):
             if wrong_class_weight
             else None
         )
+        opposite_logits = (
+            self._discriminate(opposite, batch, 1 - batch["label"])
+            if opposite is not None
+            else None
+        )
         loss = losses.adversarial_discriminator_loss(
-            real_logits, fake_logits, wrong_class_logits, wrong_class_weight
+            real_logits,
+            fake_logits,
+            wrong_class_logits,
+            wrong_class_weight,
+            opposite_logits,
+            self.loss_config.opposite_class_weight,
         )
         return loss, {
             "adversarial_discriminator_loss": loss,
@@ -332,7 +376,7 @@ def build_cigan(config: Config) -> CiGAN:
         keep_context=config.model.composite,
         name="cigan",
     )
-    optimizers = [_adam(config.training) for _ in range(2)]
+    optimizers = build_optimizers(config.training)
     if config.hardware.mixed_precision == "float16":
         optimizers = [keras.optimizers.LossScaleOptimizer(adam) for adam in optimizers]
     model.compile(
@@ -358,12 +402,20 @@ def _all_finite(tensors) -> tf.Tensor:
     return tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(t)) for t in tensors]))
 
 
-def _adam(config: TrainingConfig) -> keras.optimizers.Optimizer:
+def build_optimizers(config: TrainingConfig) -> list[keras.optimizers.Optimizer]:
+    """Returns Adam for the generator, which may average its weights, and for the discriminator."""
     learning_rate = config.learning_rate
     if config.learning_rate_decay_rate != 1:
         learning_rate = keras.optimizers.schedules.ExponentialDecay(
             learning_rate, config.learning_rate_decay_steps, config.learning_rate_decay_rate
         )
-    return keras.optimizers.Adam(
-        learning_rate, config.adam_beta_1, config.adam_beta_2, config.adam_epsilon
-    )
+    adam = (learning_rate, config.adam_beta_1, config.adam_beta_2, config.adam_epsilon)
+    averages = {"use_ema": config.generator_ema > 0, "ema_momentum": config.generator_ema}
+    return [keras.optimizers.Adam(*adam, **averages), keras.optimizers.Adam(*adam)]
+
+
+def averages_weights(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Returns whether an optimizer holds a moving average of what it has updated."""
+    # Loss scaling wraps the optimizer that keeps the average.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return inner.use_ema and int(inner.iterations) > 0

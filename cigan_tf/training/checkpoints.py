@@ -11,11 +11,12 @@ import shutil
 import sys
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.models.cigan import CiGAN
+from cigan_tf.models.cigan import CiGAN, averages_weights, build_optimizers
 from cigan_tf.models.generator import Generator
 from cigan_tf.workdir import CHECKPOINT_DIR
 
@@ -146,6 +147,8 @@ def restore_generator(
 ) -> tuple[Generator, int]:
     """Returns the generator of a checkpoint and the step at which it was saved.
 
+    Its weights are their moving average where the run keeps one.
+
     Args:
         workdir: folder of the run.
         config: the run's settings.
@@ -156,12 +159,19 @@ def restore_generator(
     """
     generator = Generator(config.model.patch_size)
     step = tf.Variable(0, dtype=tf.int64)
-    checkpoint = tf.train.Checkpoint(generator=generator, step=step)
+    optimizer = build_optimizers(config.training)[0]
+    if config.hardware.mixed_precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(generator.trainable_variables)
+    parts = {"generator_optimizer": optimizer} if config.training.generator_ema else {}
+    checkpoint = tf.train.Checkpoint(generator=generator, step=step, **parts)
     directory = workdir / CHECKPOINT_DIR / (_BEST_DIR if best else "")
     if not _restore_newest(directory, lambda path: checkpoint.restore(path).expect_partial()):
         raise UserError(
             f"The run in {str(workdir)!r} has no checkpoint yet; train it with --mode=train."
         )
+    if averages_weights(optimizer):
+        optimizer.finalize_variable_values(generator.trainable_variables)
     return generator, int(step)
 
 

@@ -112,7 +112,8 @@ class Chief(Silent):
             self.warn(step, warning)
 
     def held_out_loss(self, step: int) -> float:
-        measured = [self._measure(batch) for batch in self._held_out]
+        with self._model.averaged_generator():
+            measured = [self._measure(batch) for batch in self._held_out]
         means = {
             f"validation/{name}": float(np.mean([terms[name] for terms in measured]))
             for name in measured[0]

@@ -111,6 +111,7 @@ def model_infill(model: CiGAN):
     def call(image, mask, label, seed):
         noise = np.stack([np.random.default_rng(s).random(image.shape[1:]) for s in seed])
         inputs = (image, mask, label, noise.astype(np.float32))
-        return infill(*(tf.convert_to_tensor(value) for value in inputs)).numpy()
+        with model.averaged_generator():
+            return infill(*(tf.convert_to_tensor(value) for value in inputs)).numpy()
 
     return call

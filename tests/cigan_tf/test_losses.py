@@ -50,3 +50,12 @@ def test_real_patches_of_the_wrong_class_count_as_fakes():
     on_wrong_alone = losses.adversarial_discriminator_loss(real, wrong)
     both = losses.adversarial_discriminator_loss(real, fake, wrong, 3.0)
     assert float(both) == pytest.approx(0.25 * float(paper) + 0.75 * float(on_wrong_alone))
+
+
+def test_infills_of_the_opposite_class_count_by_their_weight():
+    zero, logits = np.zeros((2, 1), np.float32), np.full((2, 1), 2.0, np.float32)
+    loss = losses.adversarial_discriminator_loss(
+        zero, zero, opposite_logits=logits, opposite_class_weight=3.0
+    )
+    on_fakes = (np.log(2) + 3 * np.log1p(np.exp(2))) / 4
+    np.testing.assert_allclose(loss, 0.5 * (np.log(2) + on_fakes), rtol=1e-6)

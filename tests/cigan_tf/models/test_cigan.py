@@ -182,3 +182,65 @@ def test_loss_weights_are_applied():
     assert total(**zero) == 0
     parts = sum(total(**{**zero, name: getattr(LossConfig(), name)}) for name in zero)
     assert total() == pytest.approx(parts, rel=1e-5)
+
+
+def test_the_generator_can_be_used_with_the_average_of_its_weights():
+    model = make_model(pretraining_steps=9, generator_ema=0.75, learning_rate=1e-2)
+    weight = model.generator.trainable_variables[0]
+    initial = np.array(weight)
+    with model.averaged_generator():  # before any step there is no average
+        np.testing.assert_array_equal(weight, initial)
+    values = []
+    for seed in range(3):
+        train_one_step(model, make_batch(seed))
+        values.append(np.array(weight))
+    expected = values[0]
+    for value in values[1:]:
+        expected = 0.75 * expected + 0.25 * value
+    with model.averaged_generator():
+        np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(weight, values[-1])
+
+
+def classes_judged(opposite_class_weight):
+    """The class of each set of malignant patches that the discriminator's loss looks at."""
+    model = make_model()
+    model.loss_config = LossConfig(opposite_class_weight=opposite_class_weight)
+    batch = {**make_batch(), "label": tf.ones(4, tf.int32)}
+    noise = tf.zeros_like(batch["image"])
+    seen = []
+    model._discriminate = lambda image, batch, label=None: (
+        seen.append(batch["label"] if label is None else label) or tf.reduce_mean(image, (1, 2))
+    )
+    infilled = model.infill(**batch, noise=noise)
+    opposite = model._opposite_infill({**batch, "noise": noise})
+    model._discriminator_loss(batch, infilled, opposite)
+    return [int(label[0]) for label in seen]
+
+
+def test_infills_of_the_opposite_class_are_judged_as_that_class():
+    assert classes_judged(0.0) == [1, 1]  # real, infilled
+    assert classes_judged(1.0) == [1, 1, 0]
+
+
+@pytest.mark.parametrize("turn", [Turn.GENERATOR, Turn.DISCRIMINATOR])
+def test_a_step_with_the_opposite_class_and_the_lesion_view_trains_one_network(turn):
+    config = Config(
+        model=ModelConfig(patch_size=PATCH, vgg_weights="random", discriminator_view="lesion"),
+        loss=LossConfig(opposite_class_weight=1.0),
+        training=TrainingConfig(pretraining_steps=0, adversarial_steps=4, generator_ema=0.9),
+    )
+    model = build_cigan(config)
+    model.run_eagerly = True
+    model.turn.assign(turn)
+    before = snapshot(model)
+    train_one_step(model, make_batch())
+    after = snapshot(model)
+    moved = {
+        name: any(not np.array_equal(a, b) for a, b in zip(before[name], after[name], strict=True))
+        for name in before
+    }
+    assert moved == {
+        "generator": turn == Turn.GENERATOR,
+        "discriminator": turn == Turn.DISCRIMINATOR,
+    }

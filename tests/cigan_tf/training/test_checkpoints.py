@@ -189,3 +189,17 @@ def test_as_many_are_kept_as_asked_for_and_the_best(tiny_config, replace, tmp_pa
 def test_a_run_without_a_checkpoint_is_named(tiny_config, tmp_path):
     with pytest.raises(UserError, match="no checkpoint yet"):
         restore_generator(tmp_path, tiny_config)
+
+
+def test_the_exported_generator_has_the_average_of_its_weights(tiny_config, replace, tmp_path):
+    config = replace(tiny_config, generator_ema=0.5, learning_rate=1e-2)
+    model, iterator, checkpoints = make_run(config, tmp_path)
+    for _ in range(2):
+        model.train_function(iterator)
+    checkpoints.save(2)
+    generator, _ = restore_generator(tmp_path, config)
+    last = np.array(model.generator.trainable_variables[0])
+    with model.averaged_generator():
+        for restored, average in zip(generator.weights, model.generator.weights, strict=True):
+            np.testing.assert_array_equal(restored, average)
+    assert not np.array_equal(generator.trainable_variables[0], last)

@@ -1,12 +1,17 @@
 """Settings of the classifier and of the experiment that compares ways to train it."""
 
 import dataclasses
+import itertools
+import pathlib
 import re
+from typing import NamedTuple
 
 from cigan_tf.errors import UserError
 from cigan_tf.settings import require, require_choice, require_positive, setting
 
 SYNTHETIC_USES = ("none", "mixed", "pretraining", "only")
+# Names of arms and generators become names of folders.
+_NAME = r"[A-Za-z0-9][\w.-]*"
 REAL_SHARE_READINGS = ("share_x1.2", "synthetic_x0.8", "plus_20_points")
 
 
@@ -101,6 +106,21 @@ class ClassifierConfig:
         return self.synthetic_use != "none"
 
 
+class Cell(NamedTuple):
+    """One classifier of an experiment.
+
+    Attributes:
+        arm: name of the arm.
+        generator: name of the generator whose patches the classifier is trained on, one of
+            `ExperimentConfig.generator_workdirs`; None where none of them is.
+        seed: of the classifier.
+    """
+
+    arm: str
+    generator: str | None
+    seed: int
+
+
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
     """Which classifiers are trained, and how they are compared."""
@@ -115,8 +135,13 @@ class ExperimentConfig:
     classifier_seeds: tuple[int, ...] = setting(
         (0, 1, 2, 3, 4), "Every arm is trained once per seed: weights, order, augmentation."
     )
+    generators: tuple[str, ...] = setting(
+        (),
+        "Workdirs of ciGAN runs, each with a saved_model and a synthetic set; arms that use "
+        "synthetic patches are trained once per generator. Empty: the experiment's own workdir.",
+    )
     comparisons: tuple[str, ...] = setting(
-        (), "Pairs of arms to test, each 'ARM:OTHER'; empty: every arm against the first."
+        (), "Pairs of arms to test, each 'ARM:OTHER'; empty: all pairs."
     )
     test_split: str = setting("test", "Split that the table is made from.")
     quality_features: str = setting(
@@ -140,6 +165,13 @@ class ExperimentConfig:
             and all(0 <= seed < 2**31 for seed in self.classifier_seeds),
             "classifier_seeds must be different whole numbers in [0, 2**31), one at least.",
             classifier_seeds=self.classifier_seeds,
+        )
+        require(
+            len(self.generator_workdirs) == len(self.generators)
+            and all(re.fullmatch(_NAME, name) for name in self.generator_workdirs),
+            "generators must be folders whose names differ, made of letters, digits, '_', '-', "
+            "'.'.",
+            generators=",".join(self.generators),
         )
         arms = self.named_arms(classifier)
         for pair in self.comparisons:
@@ -169,18 +201,47 @@ class ExperimentConfig:
             require(name in defined, f"arms must be among those defined ({known}).", arms=name)
         return {name: defined[name] for name in self.arms or defined}
 
+    @property
+    def generator_workdirs(self) -> dict[str, str]:
+        """The workdirs of `generators` by their names, which are their folders' names."""
+        return {pathlib.Path(workdir).name: workdir for workdir in self.generators}
+
+    def cells(self, classifier: ClassifierConfig) -> list[Cell]:
+        """Returns every classifier of the experiment.
+
+        The seed is the outer loop: an experiment that is interrupted has all arms of its first
+        seeds. An arm that names its own synthetic_dir does not depend on `generators`.
+
+        Args:
+            classifier: the settings that an arm keeps where it names no others.
+
+        Raises:
+            UserError: as `named_arms`.
+        """
+        arms = self.named_arms(classifier)
+        return [
+            Cell(arm, generator, seed)
+            for seed in self.classifier_seeds
+            for arm, settings in arms.items()
+            for generator in self._generators_of(settings)
+        ]
+
+    def _generators_of(self, settings: ClassifierConfig) -> list[str | None]:
+        if settings.needs_synthetic and not settings.synthetic_dir:
+            return list(self.generator_workdirs) or [None]
+        return [None]
+
     def pairs(self, arms: list[str]) -> list[tuple[str, str]]:
-        """Returns the pairs of arms to test, of the arms given in order."""
+        """Returns the pairs of arms to test, of the arms given in order: the later less the earlier."""
         if self.comparisons:
             return [tuple(pair.split(":")) for pair in self.comparisons]
-        return [(arm, arms[0]) for arm in arms[1:]]
+        return [(arm, other) for other, arm in itertools.combinations(arms, 2)]
 
 
 def _parse_arm(text: str, classifier: ClassifierConfig) -> tuple[str, ClassifierConfig]:
     name, colon, rest = text.partition(":")
-    # Names of arms become names of folders.
     require(
-        bool(colon) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) is not None,
+        bool(colon) and re.fullmatch(_NAME, name) is not None,
         "An arm is 'NAME: setting=value ...', its name of letters, digits, '_', '-', '.'.",
         arm=text,
     )

@@ -6,6 +6,7 @@ import pathlib
 
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
+from cigan_tf.experiment_config import Cell
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_DIR = "checkpoints"
@@ -42,9 +43,9 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     beside.replace(path)
 
 
-def classifier_dir(workdir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
+def cell_dir(workdir: pathlib.Path, cell: Cell) -> pathlib.Path:
     """Returns the folder of one classifier of an experiment."""
-    return workdir / CLASSIFIER_DIR / arm / f"seed_{seed}"
+    return workdir / CLASSIFIER_DIR / cell.arm / (cell.generator or "") / f"seed_{cell.seed}"
 
 
 def claim(workdir: pathlib.Path, config: Config, resume_changed: bool = False) -> None:

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "cigan_tf.experiment_config": ["errors", "settings"],
     "cigan_tf.hardware_config": ["settings"],
     "cigan_tf.config": ["errors", "settings", "experiment_config", "hardware_config"],
-    "cigan_tf.workdir": ["errors", "config"],
+    "cigan_tf.workdir": ["errors", "config", "experiment_config"],
     "cigan_tf.command_line": ["errors"],
     "cigan_tf.masks": [],
     "cigan_tf.losses": [],
@@ -29,7 +29,7 @@ MAY_IMPORT = {
         *["input_pipeline", "models", "provenance", "training"],
     ],
     "cigan_tf.evaluation": [
-        *["errors", "config", "workdir", "pictures"],
+        *["errors", "config", "experiment_config", "workdir", "pictures"],
         *["exported_generator", "input_pipeline", "provenance", "evaluation"],
     ],
     "cigan_tf.classifier": [

@@ -13,6 +13,7 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import scores as scores_lib
 from cigan_tf.evaluation.experiment_report import write_report
+from cigan_tf.experiment_config import Cell
 
 
 def run_experiment(
@@ -62,7 +63,7 @@ def train_arms(config: Config, workdir: str | os.PathLike) -> None:
     for seed in config.experiment.classifier_seeds:
         for arm, settings in arms.items():
             of_arm = dataclasses.replace(config, classifier=settings)
-            run_dir = workdir_lib.classifier_dir(workdir, arm, seed)
+            run_dir = workdir_lib.cell_dir(workdir, Cell(arm, None, seed))
             train_classifier(of_arm, seed, workdir, run_dir)
 
 

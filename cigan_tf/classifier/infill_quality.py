@@ -22,6 +22,7 @@ from cigan_tf.evaluation import checks, drawing, fidelity, roc, scores, seam
 from cigan_tf.evaluation.class_consistency import class_consistency
 from cigan_tf.evaluation.experiment_report import INFILLS_FILE, QUALITY_FILE
 from cigan_tf.evaluation.memorisation import Nearest, memorisation
+from cigan_tf.experiment_config import Cell
 from cigan_tf.exported_generator import ExportedGenerator
 from cigan_tf.input_pipeline import CLASS_NAMES
 
@@ -61,8 +62,8 @@ def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str
             f"{', '.join(arms)}. Add one with synthetic_use=none."
         )
     generator = ExportedGenerator(saved_model or workdir / "saved_model")
-    run_dir = workdir_lib.classifier_dir(
-        workdir, real_alone[0], config.experiment.classifier_seeds[0]
+    run_dir = workdir_lib.cell_dir(
+        workdir, Cell(real_alone[0], None, config.experiment.classifier_seeds[0])
     )
     classifier = keras.models.load_model(run_dir / CLASSIFIER_FILE)
     validation = scores.read(run_dir / VALIDATION_SCORES_FILE)

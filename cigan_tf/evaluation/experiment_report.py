@@ -14,6 +14,7 @@ from cigan_tf.evaluation import scores as scores_lib
 from cigan_tf.evaluation.experiment_table import ExperimentTable, compare_arms
 from cigan_tf.evaluation.report import read_scalars, training_seconds
 from cigan_tf.evaluation.table_text import TextTable
+from cigan_tf.experiment_config import Cell
 
 QUALITY_FILE = "infill_quality.json"
 INFILLS_FILE = "infills.png"
@@ -58,7 +59,7 @@ def experiment_table(workdir: pathlib.Path, config: Config) -> ExperimentTable:
     scores = {
         arm: {
             seed: scores_lib.read(
-                workdir_lib.classifier_dir(workdir, arm, seed) / scores_lib.FILE_NAME
+                workdir_lib.cell_dir(workdir, Cell(arm, None, seed)) / scores_lib.FILE_NAME
             )
             for seed in experiment.classifier_seeds
         }
@@ -131,6 +132,6 @@ def _training_seconds(workdir: pathlib.Path, config: Config) -> float:
     total = 0.0
     for arm in config.experiment.named_arms(config.classifier):
         for seed in config.experiment.classifier_seeds:
-            logs = workdir_lib.classifier_dir(workdir, arm, seed) / workdir_lib.LOG_DIR
+            logs = workdir_lib.cell_dir(workdir, Cell(arm, None, seed)) / workdir_lib.LOG_DIR
             total += training_seconds(read_scalars(logs)) if logs.is_dir() else 0.0
     return total

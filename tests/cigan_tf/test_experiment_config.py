@@ -3,7 +3,7 @@
 import pytest
 
 from cigan_tf.errors import UserError
-from cigan_tf.experiment_config import ClassifierConfig, ExperimentConfig
+from cigan_tf.experiment_config import Cell, ClassifierConfig, ExperimentConfig
 
 ARMS = (
     "plain:",
@@ -42,13 +42,39 @@ def test_arms_are_chosen_by_name_in_the_order_given():
     ) == ["few", "plain"]
 
 
-def test_every_arm_is_compared_with_the_first_unless_pairs_are_named():
+def test_all_arms_are_compared_with_each_other_unless_pairs_are_named():
     assert ExperimentConfig(arm=ARMS).pairs(["plain", "turned", "few"]) == [
         ("turned", "plain"),
         ("few", "plain"),
+        ("few", "turned"),
     ]
     named = ExperimentConfig(arm=ARMS, comparisons=("few:turned",))
     assert named.pairs(["plain", "turned", "few"]) == [("few", "turned")]
+
+
+def cells_of(*arms, **settings):
+    return ExperimentConfig(arm=arms, classifier_seeds=(0, 3), **settings).cells(ClassifierConfig())
+
+
+def test_arms_with_synthetic_patches_are_trained_once_per_generator_and_seed():
+    cells = cells_of("plain:", "cigan: synthetic_use=mixed", generators=("runs/a", "runs/b"))
+    assert cells == [
+        *(Cell("plain", None, 0), Cell("cigan", "a", 0), Cell("cigan", "b", 0)),
+        *(Cell("plain", None, 3), Cell("cigan", "a", 3), Cell("cigan", "b", 3)),
+    ]
+
+
+def test_an_arm_with_a_synthetic_set_of_its_own_depends_on_no_generator():
+    assert cells_of("few: synthetic_use=only synthetic_dir=there", generators=("a", "b")) == [
+        *(Cell("few", None, 0), Cell("few", None, 3))
+    ]
+    assert cells_of("cigan: synthetic_use=mixed")[0] == Cell("cigan", None, 0)
+
+
+@pytest.mark.parametrize("generators", [("runs/a", "other/a"), ("runs/a b",)])
+def test_generators_must_differ_in_name(generators):
+    with pytest.raises(UserError, match="generators must be"):
+        ExperimentConfig(generators=generators).validate(ClassifierConfig())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import drawing, experiment_report
 from cigan_tf.evaluation import scores as scores_lib
-from cigan_tf.experiment_config import ExperimentConfig
+from cigan_tf.experiment_config import Cell, ExperimentConfig
 
 ARMS = {"baseline": 0.8, "traditional": 1.0, "cigan": 1.8}
 DEFINITIONS = (
@@ -33,7 +33,7 @@ def experiment(tmp_path, synthetic_scores):
     scores = synthetic_scores(ARMS, seeds=(3, 4), scanners=("lumisys", "<script>"))
     for arm, runs in scores.items():
         for seed, run in runs.items():
-            folder = workdir_lib.classifier_dir(tmp_path, arm, seed)
+            folder = workdir_lib.cell_dir(tmp_path, Cell(arm, None, seed))
             folder.mkdir(parents=True)
             scores_lib.write(folder / "scores.csv", run)
     return tmp_path
@@ -76,7 +76,7 @@ def test_infills_their_quality_and_the_time_taken_are_shown_where_they_are_there
     measure = {"measure": "class_auc", "of_class": "both", "infills": side, "real": None}
     (experiment / "infill_quality.json").write_text(json.dumps({"measures": [measure]}))
     (experiment / "infills.png").write_bytes(drawing.picture(tf.zeros((8, 8), tf.uint8).numpy()))
-    logs = workdir_lib.classifier_dir(experiment, "cigan", 4) / "logs"
+    logs = workdir_lib.cell_dir(experiment, Cell("cigan", None, 4)) / "logs"
     with tf.summary.create_file_writer(str(logs)).as_default(step=700):
         tf.summary.scalar("speed/steps_per_second", 2.0)
 
@@ -89,7 +89,7 @@ def test_infills_their_quality_and_the_time_taken_are_shown_where_they_are_there
 
 
 def test_a_classifier_that_has_not_finished_is_named(experiment):
-    (workdir_lib.classifier_dir(experiment, "cigan", 4) / "scores.csv").unlink()
+    (workdir_lib.cell_dir(experiment, Cell("cigan", None, 4)) / "scores.csv").unlink()
     with pytest.raises(UserError, match=r"There are no scores in .*cigan/seed_4/scores\.csv"):
         experiment_report.write_report(experiment)
     assert not (experiment / "report.html").exists()

@@ -232,7 +232,7 @@ class ExperimentConfig:
         return [None]
 
     def pairs(self, arms: list[str]) -> list[tuple[str, str]]:
-        """Returns the pairs of arms to test, of the arms given in order: the later less the earlier."""
+        """Returns the pairs of arms to test, each arm after one that stands before it in `arms`."""
         if self.comparisons:
             return [tuple(pair.split(":")) for pair in self.comparisons]
         return [(arm, other) for other, arm in itertools.combinations(arms, 2)]

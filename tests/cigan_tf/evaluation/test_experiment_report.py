@@ -54,6 +54,7 @@ def test_the_page_and_the_tables(experiment):
     assert [(pair.arm, pair.other) for pair in table.comparisons] == [
         ("traditional", "baseline"),
         ("cigan", "baseline"),
+        ("cigan", "traditional"),
     ]
     for expected in (
         "240 patches (80 malignant) of 120 films of 60 patients",
@@ -67,7 +68,7 @@ def test_the_page_and_the_tables(experiment):
     assert "<script>" not in text
     assert "Is the generator any good?" not in text
     assert len((experiment / "table.csv").read_text().splitlines()) == 1 + 3
-    assert len((experiment / "comparisons.csv").read_text().splitlines()) == 1 + 2
+    assert len((experiment / "comparisons.csv").read_text().splitlines()) == 1 + 3
     assert "| cigan − baseline" in (experiment / "table.md").read_text()
 
 

@@ -13,8 +13,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
+from cigan_tf import masks
 from cigan_tf.config import Config, DataConfig
 from cigan_tf.errors import UserError
+from cigan_tf.randomness import seeded
 
 CLASS_NAMES = ("non_malignant", "malignant")
 WHITE = 65535.0  # the brightest grey level of a 16-bit film
@@ -26,6 +28,9 @@ _AUGMENTATION_SEED = 4
 # Shares of patients are exact to this many parts.
 _PATIENT_BUCKETS = 2**20
 
+# Masks among which a patch without a lesion finds one that lies on tissue.
+_CANDIDATE_MASKS = 8
+
 # Patches among which those that are shown are chosen.
 _CANDIDATES = 200
 
@@ -34,15 +39,20 @@ def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
     """Returns the dataset as it lies on disk.
 
     Raises:
-        UserError: it has not been built, or holds patches of another size.
+        UserError: it has not been built, cannot be read, or holds patches of another size.
     """
     data_dir = os.path.expanduser(data.data_dir)
     try:
         builder = read_only_builder.builder_from_files(data.dataset, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError):
+    except tfds.core.DatasetNotFoundError:
         raise UserError(
             f"There is no dataset {data.dataset!r} in data_dir {data_dir!r}; make it with: "
             f"tfds build {data.dataset} --imports tfds_ddsm --data_dir={data_dir}"
+        ) from None
+    except ValueError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"The dataset {data.dataset!r} in data_dir {data_dir!r} cannot be read: {reason}."
         ) from None
     stored = builder.info.features["image"].shape[0]
     if stored != patch_size:
@@ -59,10 +69,15 @@ def training_batches(config: Config) -> tf.data.Dataset:
     Returns:
         A dataset of dicts: `image` float32 [N, p, p, 1] in [0, 1], `mask` float32 [N, p, p, 1] in
         {0, 1}, `label` int32 [N] in {0, 1}. A patch without a lesion has the mask of another
-        lesion of the split, drawn at random. The order follows from `config.training.seed`.
+        lesion of the split, drawn at random among those that lie on its tissue. The order follows
+        from `config.training.seed`.
     """
+    with seeded(config.training.seed):
+        return _training_batches(config)
+
+
+def _training_batches(config: Config) -> tf.data.Dataset:
     data, seed = config.data, config.training.seed
-    own_randomness(seed)
     builder = open_dataset(data, config.model.patch_size)
     encoded = encoded_patches(builder, data.train_split, data.train_patient_share)
 
@@ -73,7 +88,9 @@ def training_batches(config: Config) -> tf.data.Dataset:
         shuffled = chosen.shuffle(data.shuffle_buffer_patches, seed + _SHUFFLE_SEED[stream])
         return shuffled.repeat()
 
-    lesion_masks = endless("lesion_masks", encoded.filter(lambda patch: patch["has_lesion"]))
+    lesions = encoded.filter(lambda patch: patch["has_lesion"])
+    masks_alone = lesions.map(lambda patch: patch["mask"])
+    lesion_masks = _candidates(endless("lesion_masks", masks_alone), masks_alone)
     classes = [
         endless(name, encoded.filter(lambda patch, label=label: patch["label"] == label))
         for label, name in enumerate(CLASS_NAMES)
@@ -82,8 +99,8 @@ def training_batches(config: Config) -> tf.data.Dataset:
     patches = tf.data.Dataset.choose_from_datasets(classes, alternating)
     patches = tf.data.Dataset.zip(patches, lesion_masks, seeds_of_draws(seed + _AUGMENTATION_SEED))
 
-    def to_example(patch, lesion, augmentation_seed):
-        example = decode(_lend_mask(patch, lesion), config.model.patch_size)
+    def to_example(patch, candidates, augmentation_seed):
+        example = _decode_with_mask(patch, candidates, config.model.patch_size)
         if data.random_flips:
             example = _flip(example, augmentation_seed)
         if data.max_random_gamma > 1:
@@ -106,8 +123,12 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
         A dict as of `training_batches`, and `kind`, `film_id`, `lesion_type` (str [N]),
         `simulated` (bool [N]).
     """
+    with seeded(config.training.seed):
+        return _picture_patches(config, split, num_per_kind)
+
+
+def _picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, np.ndarray]:
     seed = config.training.seed
-    own_randomness(seed)
     builder = open_dataset(config.data, config.model.patch_size)
     encoded = encoded_patches(builder, split)
     lesions = encoded.filter(lambda patch: patch["has_lesion"])
@@ -120,9 +141,9 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
     examples = []
     for kind, patches in kinds.items():
         shuffled = patches.shuffle(config.data.shuffle_buffer_patches, seed)
-        lent = lesions.shuffle(config.data.shuffle_buffer_patches, seed + 1).repeat()
-        for patch, lesion in zip(_spread(shuffled, num_per_kind), lent, strict=False):
-            example = decode(_lend_mask(patch, lesion), config.model.patch_size)
+        candidates = _shuffled_candidates(lesions, config.data.shuffle_buffer_patches, seed + 1)
+        for patch, chosen in zip(_spread(shuffled, num_per_kind), candidates, strict=False):
+            example = _decode_with_mask(patch, chosen, config.model.patch_size)
             facts = {name: patch[name] for name in ("film_id", "lesion_type", "simulated")}
             examples.append({**example, **facts, "kind": kind})
     batch = {name: np.stack([np.asarray(e[name]) for e in examples]) for name in examples[0]}
@@ -159,19 +180,25 @@ def drawn_patches(
     Raises:
         UserError: there is no such split, or it holds no patch with a lesion.
     """
+    with seeded(config.training.seed):
+        return _drawn_patches(config, split, max_patches, patient_share)
+
+
+def _drawn_patches(
+    config: Config, split: str, max_patches: int, patient_share: float
+) -> dict[str, np.ndarray]:
     seed, patch_size = config.training.seed, config.model.patch_size
-    own_randomness(seed)
     encoded = encoded_patches(open_dataset(config.data, patch_size), split, patient_share)
     lesions = encoded.filter(lambda patch: patch["has_lesion"])
     require_some(lesions, f"{split} split of {config.data.dataset}", "patch with a lesion")
     buffer = config.data.shuffle_buffer_patches
     pairs = tf.data.Dataset.zip(
         encoded.shuffle(max(buffer, max_patches), seed).take(max_patches),
-        lesions.shuffle(buffer, seed + 1).repeat(),
+        _shuffled_candidates(lesions, buffer, seed + 1),
     )
 
-    def to_example(patch, lesion):
-        example = decode(_lend_mask(patch, lesion), patch_size)
+    def to_example(patch, candidates):
+        example = _decode_with_mask(patch, candidates, patch_size)
         return {**example, "patient_id": patch["patient_id"]}
 
     examples = list(pairs.map(to_example).as_numpy_iterator())
@@ -192,8 +219,9 @@ def encoded_patches(
 
     Returns:
         A dataset of dicts of scalars: `image`, `mask` (bytes), `label` (int32), `has_lesion`,
-        `simulated` (bool), `lesion_type`, `patient_id`, `film_id`, `scanner`, and `patch`, the id
-        of the patch in the dataset (str).
+        `simulated` (bool), `lesion_type`, `patient_id`, `film_id`, `scanner`, `patch`, the id of
+        the patch in the dataset (str), `tissue_fraction` (float32), and `density`, `subtlety`
+        (int32, -1 where the dataset does not know them).
 
     Raises:
         UserError: there is no such split.
@@ -209,6 +237,7 @@ def encoded_patches(
         read_config=tfds.ReadConfig(try_autocache=False, skip_prefetch=True, add_tfds_id=True),
     )
     lesion_types = tf.constant(builder.info.features["lesion_type"].names)
+    unknown = tf.constant(-1)
 
     def facts(patch):
         return {
@@ -222,6 +251,10 @@ def encoded_patches(
             "film_id": patch["film_id"],
             "scanner": patch["scanner"],
             "patch": patch["tfds_id"],
+            # Synthetic sets, and datasets that were built earlier, lack some of them.
+            "tissue_fraction": patch.get("tissue_fraction", tf.constant(1.0)),
+            "density": patch.get("density", unknown),
+            "subtlety": patch.get("subtlety", unknown),
         }
 
     if patient_share < 1:
@@ -250,19 +283,60 @@ def in_share(patient_id: tf.Tensor, patient_share: float) -> tf.Tensor:
     return tf.cast(bucket, tf.float64) < patient_share * _PATIENT_BUCKETS
 
 
-def _lend_mask(patch, lesion):
-    """Gives a patch without a lesion the mask of another one (design: synthesis needs it too)."""
-    return {**patch, "mask": tf.where(patch["has_lesion"], patch["mask"], lesion["mask"])}
+def _shuffled_candidates(lesions: tf.data.Dataset, buffer: int, seed: int) -> tf.data.Dataset:
+    masks_alone = lesions.map(lambda patch: patch["mask"])
+    return _candidates(masks_alone.shuffle(buffer, seed).repeat(), masks_alone)
+
+
+def _candidates(drawn: tf.data.Dataset, stored: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns with each mask that is drawn those before it, the newest first: PNG [candidates].
+
+    A mask is read for one patch only, and still each patch has several to choose from.
+    """
+    first = list(stored.take(_CANDIDATE_MASKS).as_numpy_iterator())
+    first = tf.constant([first[i % len(first)] for i in range(_CANDIDATE_MASKS)])
+
+    def push(newest_first, mask):
+        newest_first = tf.concat([mask[None], newest_first[:-1]], axis=0)
+        return newest_first, newest_first
+
+    return drawn.scan(first, push)
+
+
+def _decode_with_mask(patch, candidates: tf.Tensor, patch_size: int) -> dict[str, tf.Tensor]:
+    """Decodes a patch; one without a lesion gets the first candidate that lies on its tissue.
+
+    Synthesis needs a mask in every patch (the paper, 3.2). Where no candidate lies on tissue it is
+    the one with the largest share of it.
+    """
+    example = decode(patch, patch_size)
+
+    def borrowed():
+        decoded = tf.map_fn(
+            lambda png: _decode_mask(png, patch_size),
+            candidates,
+            fn_output_signature=tf.TensorSpec((patch_size, patch_size, 1), tf.float32),
+        )
+        share = masks.tissue_share(example["image"], decoded, patch["tissue_fraction"])
+        # argmax takes the first of equal ones.
+        return decoded[tf.argmax(tf.minimum(share, masks.MIN_TISSUE_SHARE))]
+
+    mask = tf.cond(patch["has_lesion"], lambda: example["mask"], borrowed)
+    return {**example, "mask": mask}
 
 
 def decode(patch, patch_size: int) -> dict[str, tf.Tensor]:
     """Returns `image` in [0, 1] and `mask` in {0, 1}, float32 [p, p, 1], and `label` of a patch."""
-    mask = tf.io.decode_png(patch["mask"], channels=1, dtype=tf.uint8)
     return {
         "image": decode_image(patch["image"], patch_size),
-        "mask": tf.ensure_shape(tf.cast(mask > 0, tf.float32), (patch_size, patch_size, 1)),
+        "mask": _decode_mask(patch["mask"], patch_size),
         "label": patch["label"],
     }
+
+
+def _decode_mask(png: tf.Tensor, patch_size: int) -> tf.Tensor:
+    mask = tf.io.decode_png(png, channels=1, dtype=tf.uint8)
+    return tf.ensure_shape(tf.cast(mask > 0, tf.float32), (patch_size, patch_size, 1))
 
 
 def decode_image(png: tf.Tensor, patch_size: int) -> tf.Tensor:
@@ -285,14 +359,6 @@ def _change_exposure(example, seed, max_gamma: float):
     """Raises the grey levels to a power, as likely below 1 as above; 0 and 1 stay."""
     log_gamma = tf.random.stateless_uniform((), seed, -1, 1) * math.log(max_gamma)
     return {**example, "image": example["image"] ** tf.exp(log_gamma)}
-
-
-def own_randomness(seed: int) -> None:
-    """Sets the process's global seed, which tf.data mixes into every seed that it is given.
-
-    Without this the order of patches would depend on what ran before in the process.
-    """
-    tf.random.set_seed(seed)
 
 
 def seeds_of_draws(seed: int) -> tf.data.Dataset:

@@ -11,6 +11,9 @@ from keras import ops
 
 NUM_CLASSES = 2
 
+# The least share of a borrowed mask's pixels that must lie on breast tissue.
+MIN_TISSUE_SHARE = 0.9
+
 # A Gaussian is cut where it has fallen to exp(-8), as scipy.ndimage does by default.
 _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 
@@ -124,6 +127,28 @@ def gaussian_blur(image, sigma_px: float):
     kernel = ops.cast(gaussian_kernel(sigma_px), image.dtype)
     blurred = ops.conv(image, ops.reshape(kernel, (-1, 1, 1, 1)), padding="same")
     return ops.conv(blurred, ops.reshape(kernel, (1, -1, 1, 1)), padding="same")
+
+
+def tissue_share(image, mask, tissue_fraction):
+    """Returns which share of a mask's pixels lies on breast tissue, and not on air beside it.
+
+    Air is the darkest part of a patch, and the dataset says how large a part of it is tissue.
+
+    Args:
+        image: the patch, [p, p, 1].
+        mask: masks to be tried on it, [..., p, p, 1], none of them empty.
+        tissue_fraction: share of the patch that is tissue, in [0, 1], as the dataset records it.
+
+    Returns:
+        float32 [...] in [0, 1].
+    """
+    levels = ops.sort(ops.reshape(image, (-1,)))
+    num_pixels = levels.shape[0]
+    num_air = ops.cast(ops.round((1.0 - tissue_fraction) * num_pixels), "int32")
+    brightest_air = ops.take(levels, ops.maximum(num_air - 1, 0))
+    tissue = ops.cast(ops.logical_or(image > brightest_air, num_air == 0), "float32")
+    mask = ops.cast(mask, "float32")
+    return ops.sum(mask * tissue, axis=(-3, -2, -1)) / ops.sum(mask, axis=(-3, -2, -1))
 
 
 def gaussian_kernel(sigma_px: float) -> np.ndarray:

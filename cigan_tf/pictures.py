@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cigan_tf.randomness import consecutive_seeds
+
 COLUMNS = ("original", "input", "same class", "opposite class")
 _GAP_PX = 4
 
@@ -39,7 +41,7 @@ def comparison_rows(batch: dict[str, np.ndarray], infill, seed: int) -> list[lis
         N rows of four uint8 [p, p] pictures, the columns of the paper's Fig. 1 and one more.
     """
     image, mask, label = batch["image"], batch["mask"], batch["label"]
-    seeds = (seed + np.arange(len(label))).astype(np.int32)
+    seeds = consecutive_seeds(seed, len(label))
     same = np.asarray(infill(image, mask, label, seeds))
     opposite = np.asarray(infill(image, mask, 1 - label, seeds))
     noise = np.random.default_rng(seed).random(image.shape, dtype=np.float32)

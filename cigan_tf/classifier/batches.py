@@ -9,6 +9,7 @@ from cigan_tf.classifier.augmentation import augment
 from cigan_tf.classifier.mixing import real_share_by_step
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
+from cigan_tf.randomness import seeded
 
 # Streams that draw at random take the classifier's seed plus a number of their own.
 _SHUFFLE_SEED = {("real", 0): 11, ("real", 1): 12, ("synthetic", 0): 13, ("synthetic", 1): 14}
@@ -37,8 +38,12 @@ def training_batches(
     Raises:
         UserError: a class is missing, or has fewer than two patients.
     """
+    with seeded(seed):
+        return _training_batches(config, seed, synthetic)
+
+
+def _training_batches(config: Config, seed: int, synthetic) -> tf.data.Dataset:
     settings, data = config.classifier, config.data
-    input_pipeline.own_randomness(seed)
     builder = input_pipeline.open_dataset(data, config.model.patch_size)
     real = input_pipeline.encoded_patches(builder, data.train_split, settings.patient_share)
     sources = {"real": real}

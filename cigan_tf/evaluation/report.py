@@ -16,6 +16,7 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import drawing, page
 from cigan_tf.exported_generator import ExportedGenerator
+from cigan_tf.randomness import consecutive_seeds
 
 _PATCHES_PER_KIND = 5
 _SEEDS_SHOWN = 4
@@ -149,7 +150,7 @@ def _seed_section(batch, generator: ExportedGenerator, seed: int) -> dict:
     rows = []
     for i in chosen:
         image, mask = (np.repeat(batch[n][i : i + 1], _SEEDS_SHOWN, 0) for n in ("image", "mask"))
-        seeds = np.arange(seed + 100, seed + 100 + _SEEDS_SHOWN, dtype=np.int32)
+        seeds = consecutive_seeds(seed + 100, _SEEDS_SHOWN)
         infills = generator(image, mask, np.ones(_SEEDS_SHOWN, np.int32), seeds)
         window = pictures.display_window(batch["image"][i])
         shown = [pictures.to_8_bit(infill[..., 0], window) for infill in infills]
@@ -157,7 +158,7 @@ def _seed_section(batch, generator: ExportedGenerator, seed: int) -> dict:
     return {
         "title": "One mask, several seeds",
         "text": "The class asked for is malignant throughout; only the seed of the noise differs.",
-        "columns": [f"Seed {seed + 100 + i}" for i in range(_SEEDS_SHOWN)],
+        "columns": [f"Seed {shown}" for shown in consecutive_seeds(seed + 100, _SEEDS_SHOWN)],
         "rows": rows,
     }
 

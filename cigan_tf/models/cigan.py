@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from cigan_tf import losses, masks
+from cigan_tf import losses, masks, randomness
 from cigan_tf.config import Config, LossConfig, TrainingConfig
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.feature_loss import FeatureLoss
@@ -356,8 +356,8 @@ class CiGAN(ReplicatedModel):
 
 def build_cigan(config: Config) -> CiGAN:
     """Returns the compiled networks that a configuration describes, weights drawn by its seed."""
-    keras.utils.set_random_seed(config.training.seed)
-    with _default_policy(_POLICIES[config.hardware.mixed_precision]):
+    policy = _default_policy(_POLICIES[config.hardware.mixed_precision])
+    with randomness.seeded(config.training.seed), policy:
         generator = Generator(config.model.patch_size)
         discriminator = Discriminator(
             config.model.patch_size,

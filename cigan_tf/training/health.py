@@ -7,6 +7,7 @@ import numpy as np
 from cigan_tf.config import TrainingConfig
 from cigan_tf.errors import DivergedError
 from cigan_tf.models.cigan import CiGAN, Turn
+from cigan_tf.randomness import consecutive_seeds
 
 _SEEDS = 4
 # Differences of infills are measured in the contrast (standard deviation) of the real lesion.
@@ -140,11 +141,12 @@ def infill_spread(infill, batch: dict[str, np.ndarray], seed: int) -> tuple[floa
     inside = mask > 0.5
 
     def infilled(of_label, draw):
-        return infill(image, mask, of_label, np.full(len(label), seed + draw, np.int32))
+        return infill(image, mask, of_label, np.full(len(label), draw))
 
-    draws = np.stack([infilled(label, draw) for draw in range(_SEEDS)])
+    seeds = consecutive_seeds(seed, _SEEDS)
+    draws = np.stack([infilled(label, draw) for draw in seeds])
     contrast = np.mean([patch[where].std() for patch, where in zip(image, inside, strict=True)])
     scale = max(float(contrast), 1e-6)
     over_seeds = draws.std(axis=0)[inside].mean() / scale
-    over_classes = np.abs(draws[0] - infilled(1 - label, 0))[inside].mean() / scale
+    over_classes = np.abs(draws[0] - infilled(1 - label, seeds[0]))[inside].mean() / scale
     return float(over_seeds), float(over_classes)

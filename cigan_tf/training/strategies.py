@@ -1,6 +1,5 @@
 """What the steps run on: one device, all GPUs of a machine, several machines, or a TPU."""
 
-import keras
 import tensorflow as tf
 
 from cigan_tf.config import Config
@@ -19,7 +18,6 @@ def build(config: Config) -> tf.distribute.Strategy:
             cannot be shared out.
     """
     if config.hardware.deterministic:
-        keras.utils.set_random_seed(config.training.seed)
         tf.config.experimental.enable_op_determinism()
     makers = {
         "one_device": lambda hardware: tf.distribute.get_strategy(),

@@ -1,11 +1,14 @@
 """Batches of real patches: balance, masks, flips, order, and what is refused."""
 
+import random
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from cigan_tf import input_pipeline
+from cigan_tf import input_pipeline, masks
 from cigan_tf.errors import UserError
+from cigan_tf.models.cigan import build_cigan
 
 
 def take(config, count):
@@ -25,6 +28,67 @@ def test_every_patch_has_a_mask(tiny_config):
     for batch in take(tiny_config, 20):
         assert set(np.unique(batch["mask"])) <= {0.0, 1.0}
         assert (batch["mask"].sum(axis=(1, 2, 3)) > 0).all()
+
+
+def test_borrowed_masks_lie_on_tissue(tiny_config, monkeypatch):
+    def shares():
+        batch = input_pipeline.drawn_patches(tiny_config, "train", 60)
+        builder = input_pipeline.open_dataset(tiny_config.data, 32)
+        encoded = input_pipeline.encoded_patches(builder, "train").as_numpy_iterator()
+        facts = {patch["image"]: patch for patch in encoded}
+        found = []
+        for patch in facts.values():
+            image = input_pipeline.decode_image(patch["image"], 32).numpy()
+            (drawn,) = np.flatnonzero([np.array_equal(image, one) for one in batch["image"]])[:1]
+            fraction = patch["tissue_fraction"]
+            if not patch["has_lesion"] and fraction < 0.95:
+                found.append(float(masks.tissue_share(image, batch["mask"][drawn], fraction)))
+        return np.array(found)
+
+    assert len(shares()) >= 2
+    assert (shares() >= 0.9).all()
+    monkeypatch.setattr(masks, "MIN_TISSUE_SHARE", 0.0)
+    assert (shares() < 0.9).any(), "any mask is taken, some of them in air"
+
+
+def test_what_a_dataset_does_not_record_is_unknown(tiny_config):
+    builder = input_pipeline.open_dataset(tiny_config.data, 32)
+    patch = next(input_pipeline.encoded_patches(builder, "train").as_numpy_iterator())
+    for name in ("density", "subtlety"):
+        assert patch[name].dtype == np.int32
+        if name not in builder.info.features:
+            assert patch[name] == -1
+
+
+def test_nothing_reseeds_the_process(tiny_config):
+    def draws():
+        return random.random(), np.random.random(), float(tf.random.uniform(()))
+
+    random.seed(1)
+    np.random.seed(1)
+    tf.random.set_seed(1)
+    expected = [draws(), draws()]
+    random.seed(1)
+    np.random.seed(1)
+    tf.random.set_seed(1)
+    found = [draws()]
+    iterator = iter(input_pipeline.training_batches(tiny_config))
+    next(iterator)
+    input_pipeline.picture_patches(tiny_config, "validation", 1)
+    input_pipeline.drawn_patches(tiny_config, "validation", 2)
+    build_cigan(tiny_config)
+    found.append(draws())
+    assert found == expected
+
+
+def test_a_dataset_that_cannot_be_read_is_not_called_absent(tiny_config, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("Unknown feature type.")
+
+    monkeypatch.setattr(input_pipeline.read_only_builder, "builder_from_files", broken)
+    with pytest.raises(UserError, match="cannot be read: Unknown feature type") as error:
+        input_pipeline.open_dataset(tiny_config.data, 32)
+    assert "tfds build" not in str(error.value)
 
 
 def test_grey_levels_keep_16_bits(tiny_config):

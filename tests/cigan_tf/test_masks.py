@@ -114,3 +114,19 @@ def test_local_contrast_sees_texture_and_neither_brightness_nor_shading():
     smooth[:, 24:40, 24:40] = 0
     inside = np.asarray(masks.local_contrast(0.2 + smooth))[:, 28:36, 28:36]
     assert inside.std() < 0.1
+
+
+def test_the_share_of_a_mask_on_tissue():
+    # A fifth of the patch is air: dark, with the fog that a film has.
+    image = np.full((10, 10, 1), 0.5, np.float32)
+    image[:, :2] = np.linspace(0.01, 0.03, 20).reshape(10, 2, 1)
+    inside, half, outside = np.zeros((3, 10, 10, 1), np.float32)
+    inside[2:6, 4:8] = 1
+    half[2:6, 0:4] = 1
+    outside[2:6, 0:2] = 1
+    tried = np.stack([inside, half, outside])
+    np.testing.assert_allclose(masks.tissue_share(image, tried, 0.8), [1, 0.5, 0])
+    np.testing.assert_allclose(masks.tissue_share(image, tried, 1.0), [1, 1, 1])
+    # Air may be one level.
+    image[:, :2] = 0
+    np.testing.assert_allclose(masks.tissue_share(image, half, 0.85), 0.5)

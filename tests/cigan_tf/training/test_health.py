@@ -136,9 +136,9 @@ def test_a_step_that_is_not_finite_moves_nothing_and_is_named(model, batch, turn
 def test_a_gradient_that_is_not_finite_is_named(model, batch, monkeypatch):
     model.turn.assign(Turn.DISCRIMINATOR)
 
-    def steep(batch, infilled):
+    def steep(batch, infilled, opposite):
         # sqrt has an infinite slope at zero, and a finite value.
-        loss = tf.sqrt(0.0 * tf.reduce_sum(model._discriminate(infilled, batch["label"])))
+        loss = tf.sqrt(0.0 * tf.reduce_sum(model._discriminate(infilled, batch)))
         return loss, {"adversarial_discriminator_loss": loss}
 
     monkeypatch.setattr(model, "_discriminator_loss", steep)

@@ -34,7 +34,7 @@ class FilmCache:
 
     Args:
         folder: where the dataset's folder lies, too.
-        recipe: what decides the content of the patches.
+        recipe: what decides the content of the patches: the dataset's config, version, features.
         manual_dir: where the films come from.
     """
 

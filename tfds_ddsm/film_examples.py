@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tfds_ddsm import patches, png_file
-from tfds_ddsm.mammogram import Film, Lesion, Source, UnreadableFilmError
+from tfds_ddsm.mammogram import Description, Film, Lesion, Source, UnreadableFilmError
 
 KINDS = ("malignant", "benign", "background")
 
@@ -176,15 +176,17 @@ def _cut_out(
     size: int,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the patches one by one, so that a film's patches never lie in memory together."""
-    masks = {
-        "malignant": _union([lesion for lesion in lesions if lesion.malignant], image.shape),
-        "benign": _union([lesion for lesion in lesions if not lesion.malignant], image.shape),
-        "background": np.zeros(image.shape, bool),
+    lesions_of_kind = {
+        "malignant": [lesion for lesion in lesions if lesion.malignant],
+        "benign": [lesion for lesion in lesions if not lesion.malignant],
+        "background": [],
     }
+    masks = {kind: _union(of_kind, image.shape) for kind, of_kind in lesions_of_kind.items()}
     simulated = _union([lesion for lesion in lesions if lesion.simulated], image.shape)
     for draw in draws:
         window = np.s_[draw.row : draw.row + size, draw.column : draw.column + size]
         key = f"{film.film_id}/{draw.kind}/{draw.row}/{draw.column}"
+        description = _description_of_largest(lesions_of_kind[draw.kind], window)
         yield (
             key,
             {
@@ -203,8 +205,17 @@ def _cut_out(
                 "rescale_factor": np.float32(factor),
                 "corner": np.array([draw.row, draw.column], np.int32),
                 "tissue_fraction": draw.tissue_fraction,
+                "density": film.density,
+                **dataclasses.asdict(description),
             },
         )
+
+
+def _description_of_largest(lesions: Sequence[Lesion], window: tuple[slice, slice]) -> Description:
+    """Returns the description of the lesion with the most pixels in a patch."""
+    if not lesions:
+        return Description()
+    return max(lesions, key=lambda lesion: np.count_nonzero(lesion.mask[window])).description
 
 
 def _union(lesions: Sequence[Lesion], shape: tuple[int, int]) -> np.ndarray:

@@ -1,12 +1,16 @@
 """What every source of mammograms yields: an index of films, and films with their lesions."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 LESION_TYPES = ("mass", "calcification")
+NOT_RECORDED = -1
+
+_WORDS = re.compile(r"[A-Z][A-Z_ /-]{0,79}")
 
 
 class UnreadableFilmError(Exception):
@@ -25,6 +29,7 @@ class Film:
         scanner: make of the film digitizer; 'unknown' where the source does not say.
         num_malignant: malignant lesions marked on the film.
         num_benign: benign lesions marked on the film.
+        density: BI-RADS density of the breast, 1 (fatty) to 4 (dense); -1 where not recorded.
     """
 
     film_id: str
@@ -34,6 +39,48 @@ class Film:
     scanner: str
     num_malignant: int
     num_benign: int
+    density: int = NOT_RECORDED
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """How a radiologist described a lesion.
+
+    Attributes:
+        assessment: BI-RADS assessment, 0 to 5; -1 where not recorded.
+        subtlety: 1 (subtle) to 5 (obvious); -1 where not recorded.
+        mass_shape: such as 'IRREGULAR'; several are joined by '-'; '' where there is none.
+        mass_margins: such as 'SPICULATED', likewise.
+    """
+
+    assessment: int = NOT_RECORDED
+    subtlety: int = NOT_RECORDED
+    mass_shape: str = ""
+    mass_margins: str = ""
+
+    @classmethod
+    def from_text(
+        cls, assessment: str, subtlety: str, mass_shape: str, mass_margins: str
+    ) -> "Description":
+        """Returns what a source's text files say; what cannot be read counts as not recorded."""
+        return cls(
+            assessment=grade(assessment, 0, 5),
+            subtlety=grade(subtlety, 1, 5),
+            mass_shape=_words(mass_shape),
+            mass_margins=_words(mass_margins),
+        )
+
+
+def grade(text: str, lowest: int, highest: int) -> int:
+    """Returns a grade of a scale, -1 where the text is none; spreadsheets write 3 as 3.0, too."""
+    match = re.fullmatch(r"([0-9])(\.0*)?", text.strip(), re.ASCII)
+    value = int(match[1]) if match else NOT_RECORDED
+    return value if lowest <= value <= highest else NOT_RECORDED
+
+
+def _words(text: str) -> str:
+    text = text.strip().upper()
+    return text if _WORDS.fullmatch(text) and text not in ("N/A", "NA") else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +92,14 @@ class Lesion:
         malignant: proven by pathology; benign with or without callback is False.
         mask: bool [height, width], the film's own grid.
         simulated: True where the lesion was drawn by a simulation and not found in a woman.
+        description: how a radiologist described it.
     """
 
     lesion_type: str
     malignant: bool
     mask: np.ndarray
     simulated: bool = False
+    description: Description = Description()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,6 +64,7 @@ def test_a_finished_film_is_not_read_again_and_gives_the_very_same_examples(tmp_
     "other",
     [
         {"recipe": CONFIG.recipe() | {"seed": 1}},
+        {"recipe": CONFIG.recipe() | {"version": "1.1.0"}},
         {"manual_dir": "/other"},
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfds_ddsm import film_examples, patches
-from tfds_ddsm.mammogram import Film, Lesion, Mammogram
+from tfds_ddsm.mammogram import Description, Film, Lesion, Mammogram
 
 SIZE = 32
 FILM = Film("P_1_LEFT_CC", "P_1", "LEFT", "CC", "unknown", 2, 1)
@@ -88,6 +88,42 @@ def test_every_example_is_cut_from_the_rescaled_film_by_the_rules():
             case "background":
                 assert example["lesion_type"] == "none"
                 assert not (first | second | benign)[window].any()
+
+
+def described(example):
+    return Description(**{f.name: example[f.name] for f in dataclasses.fields(Description)})
+
+
+def test_a_patch_has_the_description_of_its_largest_lesion():
+    large, small, benign = Description(5, 4, "OVAL"), Description(4, 2), Description(2, 5)
+    lesions = (
+        Lesion("mass", True, disc(120, 60, 9), description=large),
+        Lesion("mass", True, disc(120, 75, 4), description=small),
+        Lesion("mass", False, disc(260, 70, 12), description=benign),
+    )
+    film = dataclasses.replace(FILM, density=3)
+    _, examples = film_examples.film_examples(OneFilm(lesions), film, (30, 10, 10), Settings())
+    factor = patches.rescale_factor(FILM.film_id, 400, 300, (200, 150))
+    first, second, _ = (patches.rescale(lesion.mask, factor) for lesion in lesions)
+    found = set()
+    for key, example in examples:
+        row, column = example["corner"].tolist()
+        window = np.s_[row : row + SIZE, column : column + SIZE]
+        if "/malignant/" in key:
+            expected = large if first[window].sum() >= second[window].sum() else small
+        else:
+            expected = benign if "/benign/" in key else Description()
+        assert described(example) == expected
+        assert example["density"] == 3
+        found.add(expected)
+    assert {large, benign, Description()} <= found
+
+
+def test_what_is_not_recorded_is_told_from_what_is():
+    _, examples = draw((5, 5, 5))
+    for example in examples.values():
+        assert example["density"] == example["assessment"] == example["subtlety"] == -1
+        assert example["mass_shape"] == example["mass_margins"] == ""
 
 
 def test_lesions_of_a_class_share_its_patches_evenly():

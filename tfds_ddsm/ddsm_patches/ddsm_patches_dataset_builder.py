@@ -48,8 +48,11 @@ def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Sou
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Patches of mammograms with lesion masks."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "Initial release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "Initial release.",
+        "1.1.0": "Adds density, assessment, subtlety, mass_shape and mass_margins.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     `phantom` needs no data, `sample` only `pip install 'cigan[sample]'` (69 MB). The others read
     films from manual_dir (`--manual_dir=DIR`), in any arrangement of folders below it.
@@ -104,6 +107,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 "rescale_factor": tfds.features.Scalar(np.float32),
                 "corner": tfds.features.Tensor(shape=(2,), dtype=np.int32),
                 "tissue_fraction": tfds.features.Scalar(np.float32),
+                "density": tfds.features.Scalar(np.int32),
+                "assessment": tfds.features.Scalar(np.int32),
+                "subtlety": tfds.features.Scalar(np.int32),
+                "mass_shape": tfds.features.Text(),
+                "mass_margins": tfds.features.Text(),
             }
         )
         return self.dataset_info_from_configs(
@@ -152,7 +160,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._selection = selection.select(source, config)
         runner, options = self._download_config.beam_runner, self._download_config.beam_options
         if manual_dir or runner or options:
-            self._cache = FilmCache(self.data_path.parent, config.recipe(), str(manual_dir))
+            # Films that another version has read follow other rules, or lack features.
+            rules = {"version": str(self.version), "features": sorted(self.info.features)}
+            recipe = config.recipe() | rules
+            self._cache = FilmCache(self.data_path.parent, recipe, str(manual_dir))
             self._cache.forget_incomplete_films()
         if runner or options:
             from tfds_ddsm import beam_films

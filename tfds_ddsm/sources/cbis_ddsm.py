@@ -92,7 +92,14 @@ class CbisDdsmSource:
             except _UnusableMaskError as error:
                 left_out.append(str(error))
             else:
-                lesions.append(Lesion(lesion.lesion_type, lesion.malignant, mask))
+                lesions.append(
+                    Lesion(
+                        lesion.lesion_type,
+                        lesion.malignant,
+                        mask,
+                        description=lesion.description,
+                    )
+                )
         return Mammogram(film, image, tuple(lesions), tuple(left_out))
 
     def _read_mask(self, lesion: LesionFiles, film_shape: tuple[int, int]) -> np.ndarray:

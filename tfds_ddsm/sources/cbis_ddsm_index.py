@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
-from tfds_ddsm.mammogram import LESION_TYPES, Film
+from tfds_ddsm.mammogram import LESION_TYPES, NOT_RECORDED, Description, Film
 from tfds_ddsm.sources import cbis_ddsm_rows, folders
 from tfds_ddsm.sources.cbis_ddsm_rows import CSV_NAMES, RejectedRow, Row
 from tfds_ddsm.sources.image_file import JPEG_SUFFIXES
@@ -39,12 +39,14 @@ class LesionFiles:
         lesion_type: 'mass' or 'calcification'.
         malignant: proven by pathology.
         paths: files below the root, crop and mask in no order that can be trusted.
+        description: how the radiologist described the lesion.
     """
 
     name: str
     lesion_type: str
     malignant: bool
     paths: tuple[str, ...]
+    description: Description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +268,9 @@ def _film_files(
             reason = f"{len(paths)} of {_NUM_LESION_FILES} files, crop and mask ({row.where})"
             return LeftOutFilm(film_id, row.lesion_folder, reason)
         name = f"{film_id} {row.lesion_type} {row.abnormality_id}"
-        lesions.append(LesionFiles(name, row.lesion_type, row.malignant, tuple(paths)))
+        lesions.append(
+            LesionFiles(name, row.lesion_type, row.malignant, tuple(paths), row.description)
+        )
     num_malignant = sum(lesion.malignant for lesion in lesions)
     film = Film(
         film_id=film_id,
@@ -276,6 +280,7 @@ def _film_files(
         scanner="unknown",  # neither the CSV files nor the DICOM headers name the digitizer
         num_malignant=num_malignant,
         num_benign=len(lesions) - num_malignant,
+        density=next((row.density for row in rows if row.density > 0), NOT_RECORDED),
     )
     return FilmFiles(
         film, film_paths[0], tuple(lesions), tuple(f"{bad.where}: {bad.reason}" for bad in rejected)

@@ -12,6 +12,8 @@ import re
 
 from etils import epath
 
+from tfds_ddsm.mammogram import Description, grade
+
 CSV_NAMES = tuple(
     f"{table}_case_description_{split}_set.csv"
     for table in ("mass", "calc")
@@ -29,6 +31,8 @@ _COLUMNS = (
     "cropped image file path",
     "roi mask file path",
 )
+# Files without these are read too; the calcification files have no shape and no margins.
+_DESCRIPTION_COLUMNS = ("assessment", "subtlety", "mass shape", "mass margins")
 _TABLES = ("Mass-Training", "Mass-Test", "Calc-Training", "Calc-Test")
 _IS_MALIGNANT = {"MALIGNANT": True, "BENIGN": False, "BENIGN_WITHOUT_CALLBACK": False}
 _PATIENT_ID = re.compile(r"P_[0-9]{5}")
@@ -49,6 +53,8 @@ class Row:
         lesion_type: 'mass' or 'calcification'.
         abnormality_id: number of the lesion on this copy of the film; not always from 1.
         malignant: proven by pathology; benign with or without callback is False.
+        density: BI-RADS density of the breast, 1 to 4; -1 where the file does not say.
+        description: how the radiologist described the lesion.
         film_folder: first folder of the film's path, such as 'Mass-Test_P_00016_LEFT_CC'.
         film_series: series UID of the film, the name of the folder that holds the file.
         lesion_folder: first folder of the lesion's crop and mask, the film's plus '_1'.
@@ -63,6 +69,8 @@ class Row:
     lesion_type: str
     abnormality_id: int
     malignant: bool
+    density: int
+    description: Description
     film_folder: str
     film_series: str
     lesion_folder: str
@@ -180,6 +188,10 @@ def _parse(cells: dict[str, str], where: str, official_split: str) -> Row | Reje
         lesion_type=lesion_type,
         abnormality_id=int(abnormality_id),
         malignant=_IS_MALIGNANT[pathology],
+        density=grade(cells.get("breast density", ""), 1, 4),
+        description=Description.from_text(
+            *(cells.get(column, "") for column in _DESCRIPTION_COLUMNS)
+        ),
         film_folder=film_folder,
         film_series=film_series,
         lesion_folder=mask_folder,

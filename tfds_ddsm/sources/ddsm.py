@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from tfds_ddsm.mammogram import Film, Lesion, Mammogram, UnreadableFilmError
+from tfds_ddsm.mammogram import NOT_RECORDED, Film, Lesion, Mammogram, UnreadableFilmError
 from tfds_ddsm.sources import ddsm_records, folders, ljpeg
 from tfds_ddsm.sources.ddsm_records import FilmRecord, Mark
 
@@ -96,9 +96,9 @@ class DdsmSource:
     def _index_film(self, film_id: str) -> Film:
         name = _FILM_NAME.fullmatch(f"{film_id}.LJPEG")
         try:
-            scanner, record, marks = self._read_records(film_id)
+            scanner, density, record, marks = self._read_records(film_id)
         except UnreadableFilmError:
-            scanner, record, marks = "unknown", None, ()
+            scanner, density, record, marks = "unknown", NOT_RECORDED, None, ()
         pathologies = [mark.pathology for mark in marks if not mark.why_unusable(record)]
         num_malignant = pathologies.count(ddsm_records.MALIGNANT)
         return Film(
@@ -109,6 +109,7 @@ class DdsmSource:
             scanner=scanner,
             num_malignant=num_malignant,
             num_benign=len(pathologies) - num_malignant,
+            density=density,
         )
 
     def read(self, film: Film) -> Mammogram:
@@ -123,7 +124,7 @@ class DdsmSource:
                 is known for its digitizer, or two cases of the same number hold it.
             ValueError: the film is not one of this source's.
         """
-        scanner, record, marks = self._read_records(film.film_id)
+        scanner, _, record, marks = self._read_records(film.film_id)
         path = self._folder(film.film_id) / f"{film.film_id}.LJPEG"
         image = _grey_levels(scanner)[_read_samples(path, record)]
         lesions, left_out = [], []
@@ -133,8 +134,14 @@ class DdsmSource:
                 overlay = path.with_suffix(".OVERLAY")
                 left_out.append(f"{overlay}: abnormality {mark.number}: {reason}")
             else:
-                malignant = mark.pathology == ddsm_records.MALIGNANT
-                lesions.append(Lesion(mark.lesion_type, malignant, _fill(mark, image.shape)))
+                lesions.append(
+                    Lesion(
+                        mark.lesion_type,
+                        mark.pathology == ddsm_records.MALIGNANT,
+                        _fill(mark, image.shape),
+                        description=mark.description,
+                    )
+                )
         return Mammogram(film, image, tuple(lesions), tuple(left_out))
 
     def _folder(self, film_id: str) -> epath.Path:
@@ -149,8 +156,8 @@ class DdsmSource:
             )
         return epath.Path(found[0])
 
-    def _read_records(self, film_id: str) -> tuple[str, FilmRecord, tuple[Mark, ...]]:
-        """Returns the scanner, the film's line of the .ics file and the marks of its overlay."""
+    def _read_records(self, film_id: str) -> tuple[str, int, FilmRecord, tuple[Mark, ...]]:
+        """Returns scanner, density, the film's line of the .ics file, the marks of its overlay."""
         folder = self._folder(film_id)
         case_id, view = film_id.split(".")
         ics_path = folder / f"{case_id.replace('_', '-')}.ics"
@@ -166,11 +173,12 @@ class DdsmSource:
         record = case.films[view]
         overlay_path = folder / f"{film_id}.OVERLAY"
         if not record.has_overlay and not overlay_path.exists():
-            return scanner, record, ()
+            return scanner, case.density, record, ()
         try:
-            return scanner, record, ddsm_records.parse_overlay(_read_text(overlay_path))
+            marks = ddsm_records.parse_overlay(_read_text(overlay_path))
         except ddsm_records.RecordError as error:
             raise UnreadableFilmError(f"{overlay_path}: {error}") from None
+        return scanner, case.density, record, marks
 
 
 def _read_text(path: epath.Path) -> str:

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from tfds_ddsm.mammogram import LESION_TYPES
+from tfds_ddsm.mammogram import LESION_TYPES, NOT_RECORDED, Description, grade
 
 MALIGNANT = "MALIGNANT"
 BENIGN = ("BENIGN", "BENIGN_WITHOUT_CALLBACK")
@@ -24,7 +24,10 @@ _ABNORMALITY = re.compile(r"^[ \t]*ABNORMALITY\b", re.MULTILINE)
 _TOTAL = re.compile(r"^[ \t]*TOTAL_ABNORMALITIES[ \t]+([0-9]{1,6})\b", re.MULTILINE)
 _LESION_TYPE = re.compile(r"^[ \t]*LESION_TYPE[ \t]+(\S+)", re.MULTILINE)
 _PATHOLOGY = re.compile(r"^[ \t]*PATHOLOGY[ \t]+(\S+)", re.MULTILINE)
+_MASS = re.compile(r"^[ \t]*LESION_TYPE[ \t]+MASS\b(.*)", re.MULTILINE | re.IGNORECASE)
 _BOUNDARY = re.compile(r"^[ \t]*BOUNDARY\b([0-9\s]*#?)", re.MULTILINE)
+
+_NOT_DESCRIBED = Description()
 
 # Columns and rows that the codes 0..7 step: 0 is up, then clockwise.
 _STEPS = np.array([(0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1)])
@@ -50,10 +53,12 @@ class CaseRecord:
     Attributes:
         digitizer: its make: 'DBA', 'HOWTEK' or 'LUMISYS'; '' where the file does not say.
         films: by 'LEFT_CC', 'LEFT_MLO', 'RIGHT_CC' and 'RIGHT_MLO', those that are listed.
+        density: BI-RADS density of the breasts, 1 to 4; -1 where the file does not say.
     """
 
     digitizer: str
     films: dict[str, FilmRecord]
+    density: int = NOT_RECORDED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Mark:
         pathology: 'MALIGNANT', 'BENIGN', 'BENIGN_WITHOUT_CALLBACK', 'UNPROVEN'; '' where missing.
         outlines: int32 [points, 2] each, column and row; cores, drawn inside, are left away.
         problem: why there are no outlines; '' where there are.
+        description: how the radiologist described it.
     """
 
     number: int
@@ -73,6 +79,7 @@ class Mark:
     pathology: str
     outlines: tuple[np.ndarray, ...]
     problem: str = ""
+    description: Description = _NOT_DESCRIBED
 
     def why_unusable(self, film: FilmRecord) -> str:
         """Returns why the mark is no lesion with class, type and place on the film; '' if it is."""
@@ -98,16 +105,18 @@ def parse_ics(text: str) -> CaseRecord:
     Lines are known by their first word: blank lines, blanks at their ends, other lines and another
     order than the usual one do no harm. A film's line that lacks a size counts as not there.
     """
-    digitizer, films = "", {}
+    digitizer, films, density = "", {}, NOT_RECORDED
     for words in map(str.split, text.splitlines()):
         if len(words) > 1 and words[0] == "DIGITIZER":
             digitizer = words[1].upper()[:32]
+        elif len(words) > 1 and words[0] == "DENSITY":
+            density = grade(words[1], 1, 4)
         elif words and _FILM_LINE.fullmatch(words[0]):
             num_lines = _number_after("LINES", words)
             pixels_per_line = _number_after("PIXELS_PER_LINE", words)
             if num_lines and pixels_per_line:
                 films[words[0]] = FilmRecord(num_lines, pixels_per_line, "OVERLAY" in words)
-    return CaseRecord(digitizer, films)
+    return CaseRecord(digitizer, films, density)
 
 
 def _number_after(keyword: str, words: list[str]) -> int:
@@ -153,7 +162,22 @@ def _parse_mark(number: int, block: str) -> Mark:
         outlines = tuple(map(_trace, chains))
     except RecordError as error:
         return Mark(number, lesion_type, pathology, (), str(error))
-    return Mark(number, lesion_type, pathology, outlines)
+    return Mark(number, lesion_type, pathology, outlines, description=_description(block))
+
+
+def _description(block: str) -> Description:
+    def value(keyword: str, text: str) -> str:
+        match = re.search(rf"(?:^|[ \t]){keyword}[ \t]+(\S+)", text, re.MULTILINE)
+        return match[1] if match else ""
+
+    mass = _MASS.search(block)
+    mass = mass[1] if mass else ""
+    return Description.from_text(
+        value("ASSESSMENT", block),
+        value("SUBTLETY", block),
+        value("SHAPE", mass),
+        value("MARGINS", mass),
+    )
 
 
 def _trace(chain: str) -> np.ndarray:

@@ -18,7 +18,7 @@ import pydicom
 from etils import epath
 
 from tfds_ddsm import patches
-from tfds_ddsm.mammogram import Film, Lesion, Mammogram, UnreadableFilmError
+from tfds_ddsm.mammogram import Description, Film, Lesion, Mammogram, UnreadableFilmError
 from tfds_ddsm.sources import phantom
 from tfds_ddsm.sources.image_file import read_pixels
 
@@ -58,6 +58,21 @@ _LESIONS = (
     ("P_00820_RIGHT_MLO", 1, "BENIGN", (1957, 2237), (1640, 1893)),
 )
 
+# The same CSV, columns "breast_density", "assessment", "subtlety", "mass shape", "mass margins".
+_DENSITY_OF_PATIENT = {"P_00173": 2, "P_00820": 3}
+_DESCRIPTIONS = {
+    ("P_00173_LEFT_CC", 1): Description(3, 5, "LOBULATED", "CIRCUMSCRIBED"),
+    ("P_00173_LEFT_MLO", 1): Description(3, 5, "LOBULATED", "CIRCUMSCRIBED"),
+    ("P_00173_RIGHT_CC", 1): Description(3, 5, "OVAL", "CIRCUMSCRIBED"),
+    ("P_00173_RIGHT_CC", 2): Description(3, 5, "LOBULATED", "CIRCUMSCRIBED"),
+    ("P_00173_RIGHT_MLO", 1): Description(3, 5, "OVAL", "CIRCUMSCRIBED"),
+    ("P_00173_RIGHT_MLO", 2): Description(3, 4, "LOBULATED", "CIRCUMSCRIBED"),
+    ("P_00820_LEFT_CC", 1): Description(5, 5, "IRREGULAR", "SPICULATED"),
+    ("P_00820_LEFT_MLO", 1): Description(5, 5, "IRREGULAR", "MICROLOBULATED"),
+    ("P_00820_RIGHT_CC", 1): Description(3, 5, "OVAL", "CIRCUMSCRIBED"),
+    ("P_00820_RIGHT_MLO", 1): Description(3, 5, "OVAL", "CIRCUMSCRIBED"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class SampleSource:
@@ -91,6 +106,7 @@ class SampleSource:
                     scanner="unknown",
                     num_malignant=pathologies.count("MALIGNANT") + num_simulated[0],
                     num_benign=pathologies.count("BENIGN") + num_simulated[1],
+                    density=_DENSITY_OF_PATIENT[patient_id],
                 )
             )
         return films
@@ -115,8 +131,13 @@ class SampleSource:
     def real_lesions(self, film: Film, shape: tuple[int, int]) -> tuple[Lesion, ...]:
         """Returns the lesions that CBIS-DDSM marks on the film of this shape, as ellipses."""
         return tuple(
-            Lesion("mass", pathology == "MALIGNANT", _ellipse(shape, rows, columns))
-            for film_id, _, pathology, rows, columns in _LESIONS
+            Lesion(
+                "mass",
+                pathology == "MALIGNANT",
+                _ellipse(shape, rows, columns),
+                description=_DESCRIPTIONS[film_id, number],
+            )
+            for film_id, number, pathology, rows, columns in _LESIONS
             if film_id == film.film_id
         )
 

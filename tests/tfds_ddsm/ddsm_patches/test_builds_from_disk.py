@@ -286,7 +286,57 @@ def test_a_build_goes_on_where_it_was_interrupted(tmp_path, built, tree, monkeyp
 
     assert sorted(films) == sorted(LESION_TYPES)  # none twice
     assert_same_records(built, dataset)
-    assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.0.0"]
+    assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.1.0"]
+
+
+@pytest.mark.parametrize("rules", ["version", "features"])
+def test_films_of_other_rules_are_read_again(tmp_path, built, tree, monkeypatch, rules):
+    builder = ddsm_patches_dataset_builder.Builder
+    read, films = CbisDdsmSource.read, []
+
+    def read_one(self, film):
+        if films:
+            raise KeyboardInterrupt
+        films.append(film.film_id)
+        return read(self, film)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CbisDdsmSource, "read", read_one)
+        if rules == "version":
+            patch.setattr(builder, "VERSION", tfds.core.Version("1.0.0"))
+        else:
+            info = builder._info
+
+            def with_one_feature_less(self):
+                made = info(self)
+                del made.features._feature_dict["density"]
+                return made
+
+            patch.setattr(builder, "_info", with_one_feature_less)
+        # TFDS refuses an example with a feature too many, after the film was kept.
+        with pytest.raises(KeyboardInterrupt if rules == "version" else RuntimeError):
+            build(tmp_path, tree)
+    assert list(tmp_path.glob("ddsm_patches/tiny/unfinished_films_*/*.film"))
+
+    monkeypatch.setattr(
+        CbisDdsmSource, "read", lambda self, film: films.append(film.film_id) or read(self, film)
+    )
+    dataset = build(tmp_path, tree)
+
+    assert sorted(films[1:]) == sorted(LESION_TYPES)
+    assert_same_records(built, dataset)
+
+
+def test_the_csv_files_describe_the_lesions(built):
+    names = built.info.features["lesion_type"].names
+    for examples in records(built).values():
+        for example in examples:
+            kind = names[example["lesion_type"]]
+            grades = tuple(int(example[n]) for n in ("density", "assessment", "subtlety"))
+            words = (example["mass_shape"].decode(), example["mass_margins"].decode())
+            assert grades == ((2, -1, -1) if kind == "none" else (2, 3, 5))
+            # A patch drawn for a calcification may hold a larger mass, and the other way round.
+            assert words in ({("", "")} if kind == "none" else {("", ""), ("OVAL", "")})
 
 
 @pytest.mark.parametrize("with_beam", [False, True])

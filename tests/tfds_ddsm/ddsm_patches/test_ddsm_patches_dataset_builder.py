@@ -110,6 +110,7 @@ def test_the_features_and_their_types_are_those_of_the_contract(built):
         *("image", "mask", "label", "lesion_type", "simulated"),
         *("patient_id", "film_id", "scanner", "view", "laterality"),
         *("rescale_factor", "corner", "tissue_fraction"),
+        *("density", "assessment", "subtlety", "mass_shape", "mass_margins"),
     }
     assert (features["image"].shape, features["image"].np_dtype) == ((SIZE, SIZE, 1), np.uint16)
     assert (features["mask"].shape, features["mask"].np_dtype) == ((SIZE, SIZE, 1), np.uint8)
@@ -117,6 +118,35 @@ def test_the_features_and_their_types_are_those_of_the_contract(built):
     assert features["lesion_type"].names == ["none", "mass", "calcification"]
     assert (features["corner"].shape, features["corner"].np_dtype) == ((2,), np.int32)
     assert features["simulated"].np_dtype == np.bool_
+    for name in ("density", "assessment", "subtlety"):
+        assert (features[name].shape, features[name].np_dtype) == ((), np.int32)
+
+
+def described(example):
+    numbers = [int(example[name]) for name in ("density", "assessment", "subtlety")]
+    return (*numbers, *(example[name].decode() for name in ("mass_shape", "mass_margins")))
+
+
+@needs_films
+def test_real_lesions_are_described_and_nothing_else_is(built):
+    found = {
+        (split, ("background", "real", "simulated")[kind], described(example))
+        for split, examples in records(built).items()
+        for example in examples
+        for kind in [int(example["lesion_type"] > 0) + int(example["simulated"])]
+    }
+    assert ("train", "real", (3, 5, 5, "IRREGULAR", "MICROLOBULATED")) in found
+    assert ("validation", "real", (2, 3, 5, "OVAL", "CIRCUMSCRIBED")) in found
+    for split, density in (("train", 3), ("validation", 2)):
+        of_split = [entry for entry in found if entry[0] == split]
+        assert {values[0] for _, _, values in of_split} == {density}
+        assert {values[1:] for _, kind, values in of_split if kind == "background"} == {
+            (-1, -1, "", "")
+        }
+        assert all(values[1:] != (-1, -1, "", "") for _, kind, values in of_split if kind == "real")
+        # A patch may show a simulated lesion beside a larger real one.
+        simulated = {values[1:] for _, kind, values in of_split if kind == "simulated"}
+        assert (-1, -1, "", "") in simulated
 
 
 @needs_films
@@ -142,7 +172,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path, monkeypa
 
     assert not builder(tmp_path).is_prepared()
     assert not list(tmp_path.glob("**/dataset_info.json"))
-    assert not list(tmp_path.glob("ddsm_patches/tiny/1.0.0/*"))
+    assert not list(tmp_path.glob("ddsm_patches/tiny/1.1.0/*"))
 
 
 @needs_films

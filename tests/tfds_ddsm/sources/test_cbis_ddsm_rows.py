@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from tests.tfds_ddsm.sources import cbis_ddsm_tree
+from tfds_ddsm.mammogram import Description
 from tfds_ddsm.sources import cbis_ddsm_rows
 
 REAL_CSVS = pathlib.Path(__file__).parents[4] / "shared" / "data" / "cbis_ddsm"
@@ -60,6 +61,27 @@ def test_row_holds_what_the_file_says(tmp_path):
     assert len(rows[0].lesion_series) == 1
     # Every record takes two lines: its last cell ends with a line end inside the quotes.
     assert [row.where.rsplit(" ", 1)[1] for row in rows] == ["2", "4", "6"]
+
+
+def test_row_holds_how_the_lesion_was_described(tmp_path):
+    rows, _ = _read(tmp_path, _text().encode())
+    assert {row.density for row in rows} == {2}
+    assert {row.description for row in rows} == {Description(3, 5, "OVAL")}
+    text = _text().replace(",2,LEFT", ",0,LEFT").replace(",5,Mass-Test", ",0,Mass-Test")
+    rows, rejected = _read(tmp_path, text.replace("OVAL,N/A,3", "N/A,SPICULATED,").encode())
+    assert not rejected
+    assert rows[0].density == -1
+    assert rows[0].description == Description(-1, -1, "", "SPICULATED")
+
+
+def test_files_without_descriptions_are_read(tmp_path):
+    text = _text()
+    for column in ("breast_density", "mass shape", "mass margins", "assessment", "subtlety"):
+        text = text.replace(f"{column},", f"other {column},", 1)
+    rows, rejected = _read(tmp_path, text.encode())
+    assert len(rows) == 3
+    assert not rejected
+    assert {(row.density, row.description) for row in rows} == {(-1, Description())}
 
 
 def test_split_series_gives_two(tmp_path):

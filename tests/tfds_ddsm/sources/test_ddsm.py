@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from tfds_ddsm.mammogram import Film, UnreadableFilmError
+from tfds_ddsm.mammogram import Description, Film, UnreadableFilmError
 from tfds_ddsm.sources import ddsm
 
 _HERE = pathlib.Path(__file__).parent
@@ -48,7 +48,8 @@ def write_case(
     """Writes the files of one case; `overlays` and `samples` by view."""
     overlays, samples = overlays or {}, samples or {}
     folder.mkdir(parents=True)
-    lines = [" ", "ics_version 1.0", f"filename {case}", "FILM ", f"DIGITIZER {digitizer}"]
+    lines = [" ", "ics_version 1.0", f"filename {case}", "FILM ", "DENSITY 4 "]
+    lines.append(f"DIGITIZER {digitizer}")
     lines.append("SEQUENCE")
     for seed, view in enumerate(("LEFT_CC", "LEFT_MLO", "RIGHT_CC", "RIGHT_MLO")):
         flag = "OVERLAY" if view in overlays else "NON_OVERLAY "
@@ -90,8 +91,8 @@ def test_index_lists_films_sorted_with_their_lesions(tmp_path):
         for case in ("A_0001_1", "D_0002_1")
         for view in ("LEFT_CC", "LEFT_MLO", "RIGHT_CC", "RIGHT_MLO")
     ]
-    assert films[3] == Film("A_0001_1.RIGHT_MLO", "A_0001", "RIGHT", "MLO", "howtek_mgh", 1, 2)
-    assert films[4] == Film("D_0002_1.LEFT_CC", "D_0002", "LEFT", "CC", "howtek_ismd", 0, 0)
+    assert films[3] == Film("A_0001_1.RIGHT_MLO", "A_0001", "RIGHT", "MLO", "howtek_mgh", 1, 2, 4)
+    assert films[4] == Film("D_0002_1.LEFT_CC", "D_0002", "LEFT", "CC", "howtek_ismd", 0, 0, 4)
 
 
 def test_reads_pixels_on_the_common_scale_and_lesions(tmp_path):
@@ -116,6 +117,25 @@ def test_reads_pixels_on_the_common_scale_and_lesions(tmp_path):
     assert mammogram.lesions[0].mask.dtype == bool
     np.testing.assert_array_equal(mammogram.lesions[0].mask, expected)
     assert mammogram.left_out == ()
+
+
+def test_lesions_are_described_as_in_the_overlay(tmp_path):
+    both = abnormality(2).replace("ASSESSMENT", "LESION_TYPE CALCIFICATION TYPE ROUND\nASSESSMENT")
+    marks = overlay(
+        abnormality(1, "CALCIFICATION TYPE PLEOMORPHIC DISTRIBUTION CLUSTERED\nLESION_TYPE CYST"),
+        both,
+        abnormality(3).replace("SHAPE ROUND MARGINS CIRCUMSCRIBED", "SHAPE N/A"),
+        abnormality(4).replace("SUBTLETY 3 \n", "").replace("ASSESSMENT 4", "ASSESSMENT 9"),
+    )
+    write_case(tmp_path / "case0001", overlays={"LEFT_CC": marks})
+
+    assert [lesion.description for lesion in read(tmp_path).lesions] == [
+        Description(4, 3),
+        Description(4, 3, "ROUND", "CIRCUMSCRIBED"),
+        Description(4, 3),
+        Description(-1, -1, "ROUND", "CIRCUMSCRIBED"),
+    ]
+    assert film_of(ddsm.DdsmSource(tmp_path)).density == 4
 
 
 @pytest.mark.parametrize(

@@ -404,11 +404,11 @@ def _all_finite(tensors) -> tf.Tensor:
 
 def build_optimizers(config: TrainingConfig) -> list[keras.optimizers.Optimizer]:
     """Returns Adam for the generator, which may average its weights, and for the discriminator."""
-    learning_rate = config.learning_rate
-    if config.learning_rate_decay_rate != 1:
-        learning_rate = keras.optimizers.schedules.ExponentialDecay(
-            learning_rate, config.learning_rate_decay_steps, config.learning_rate_decay_rate
-        )
+    # A schedule even where it is constant: a number would be one more variable in checkpoints, and
+    # a run could not resume with or without decay.
+    learning_rate = keras.optimizers.schedules.ExponentialDecay(
+        config.learning_rate, config.learning_rate_decay_steps, config.learning_rate_decay_rate
+    )
     adam = (learning_rate, config.adam_beta_1, config.adam_beta_2, config.adam_epsilon)
     averages = {"use_ema": config.generator_ema > 0, "ema_momentum": config.generator_ema}
     return [keras.optimizers.Adam(*adam, **averages), keras.optimizers.Adam(*adam)]

@@ -22,7 +22,14 @@ from cigan_tf.workdir import CHECKPOINT_DIR
 
 _BEST_DIR = "best"
 # As TensorFlow reports checksums that do not match, files that are missing, files that are short.
-_DAMAGE = (tf.errors.OpError, OSError, IndexError, RuntimeError)
+_DAMAGE = (
+    *(tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError),
+    *(FileNotFoundError, IndexError),
+)
+# Some of it loses its class on the way to Python.
+_DAMAGE_TEXTS = ("No such file", "sstable", "corrupt", "checksum")
+# The rest is no fault of the checkpoint: memory, permissions, a file system that does not answer.
+_FAILURE = (tf.errors.OpError, OSError, IndexError, MemoryError, RuntimeError)
 
 
 class RunCheckpoints:
@@ -72,9 +79,9 @@ class RunCheckpoints:
             for metric in model.metrics
             for part in ("total", "count")
         }
-        self._checkpoint = tf.train.Checkpoint(
-            **networks, **means, iterator=iterator, best_loss=self._best_loss
-        )
+        parts = {**networks, **means, "best_loss": self._best_loss}
+        self._without_input = tf.train.Checkpoint(**parts)
+        self._checkpoint = tf.train.Checkpoint(**parts, iterator=iterator)
         best = tf.train.Checkpoint(**networks)
         for checkpoint in (self._checkpoint, best):
             # Made here, by every worker: making a variable is a communication among them.
@@ -89,15 +96,50 @@ class RunCheckpoints:
             best, str(self.directory / _BEST_DIR), max_to_keep=1
         )
 
-    def restore(self) -> None:
+    def restore(
+        self, new_iterator: Callable[[], tf.data.Iterator] | None = None
+    ) -> tf.data.Iterator:
         """Restores the newest checkpoint that is whole, if there is one at all.
 
+        Args:
+            new_iterator: makes the training batches' iterator anew, where the input may be another
+                one than the checkpoint's: then its position is dropped.
+
+        Returns:
+            The iterator at which training resumes.
+
         Raises:
-            UserError: none of them can be read, or they are of other networks.
+            UserError: none of them can be read, or they are of other networks or another input.
         """
         if self._writes:
             _remove_unfinished(self.directory)
-        _restore_newest(self.directory, self._checkpoint.restore)
+
+        def restore(path):
+            # Networks first: what fails afterwards is the position in the input.
+            status = self._without_input.read(path).expect_partial()
+            status.assert_existing_objects_matched()
+            try:
+                return self._checkpoint.restore(path)
+            except (tf.errors.DataLossError, tf.errors.ResourceExhaustedError):
+                raise
+            except tf.errors.OpError as error:
+                if new_iterator is None:
+                    raise UserError(
+                        f"The checkpoint {path} was saved with another input "
+                        f"({_first_line(error)}); pass --resume_changed to resume it at the "
+                        "beginning of this one, or another --workdir."
+                    ) from None
+                # The failed one may be restored in part.
+                self._checkpoint.iterator = new_iterator()
+                if self._writes:
+                    print(
+                        "warning: the input has changed; the run resumes at its beginning.",
+                        file=sys.stderr,
+                    )
+                return status
+
+        _restore_newest(self.directory, restore)
+        return self._checkpoint.iterator
 
     def save(self, step: int) -> None:
         """Saves the run as it is after a step, and removes the oldest checkpoint.
@@ -181,11 +223,18 @@ def _restore_newest(directory: pathlib.Path, restore: Callable) -> bool:
     for path in reversed(saved):
         try:
             restore(path).assert_existing_objects_matched()
-        except _DAMAGE as error:
-            print(
-                f"warning: the checkpoint {path} is damaged and left out ({_first_line(error)}).",
-                file=sys.stderr,
-            )
+        except _FAILURE as error:
+            if _is_damage(error):
+                reason = _first_line(error)
+                print(
+                    f"warning: the checkpoint {path} is damaged and left out ({reason}).",
+                    file=sys.stderr,
+                )
+                continue
+            raise UserError(
+                f"The checkpoint {path} cannot be read now ({_first_line(error)}). It may be "
+                "whole; no checkpoint was removed. Run the same command again once it can be read."
+            ) from None
         except (ValueError, AssertionError) as error:
             raise UserError(
                 f"The checkpoint {path} is of other networks or optimizers: {_first_line(error)} "
@@ -199,6 +248,13 @@ def _restore_newest(directory: pathlib.Path, restore: Callable) -> bool:
             "one back from a copy, or pass another --workdir."
         )
     return False
+
+
+def _is_damage(error: Exception) -> bool:
+    if isinstance(error, _DAMAGE):
+        return True
+    nameless = type(error) in (tf.errors.OpError, RuntimeError)
+    return nameless and any(text in str(error) for text in _DAMAGE_TEXTS)
 
 
 def _by_step(directory: pathlib.Path) -> list[str]:

@@ -51,7 +51,9 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
             provenance.write_training(workdir, config, resume_changed)
         iterator = iter(batches)
         checkpoints = RunCheckpoints(model, iterator, workdir, config, writes=chief)
-        checkpoints.restore()
+        # Made from the files again: a second iterator of the same batches has another order.
+        anew = (lambda: iter(input_pipeline.training_batches(config))) if resume_changed else None
+        iterator = checkpoints.restore(anew)
         agreement = strategies.Agreement(strategy)
         if not agreement.all_equal(int(model.step.numpy())):
             raise UserError(

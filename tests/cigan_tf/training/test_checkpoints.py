@@ -112,6 +112,61 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert float(model.generator.weights[-1][0]) == int(model.step.numpy())
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "out of memory"),
+        tf.errors.PermissionDeniedError(None, None, "permission denied"),
+        MemoryError("out of memory"),
+        PermissionError("permission denied"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_trouble_that_is_no_damage_stops_the_run_and_removes_nothing(
+    three_checkpoints, run, trouble, monkeypatch, capsys
+):
+    def fail(self, path):
+        raise trouble
+
+    before = steps_on_disk(three_checkpoints)
+    monkeypatch.setattr(tf.train.Checkpoint, "read", fail)
+    with pytest.raises(
+        UserError, match=r"ckpt-10 cannot be read now \((out of|permission)"
+    ) as told:
+        run[3].restore()
+    assert "\n" not in str(told.value)
+    assert "damaged" not in capsys.readouterr().err
+    assert steps_on_disk(three_checkpoints) == before
+
+
+def test_a_run_resumes_with_another_input_and_another_decay(tiny_config, replace, tmp_path, capsys):
+    saved, iterator, checkpoints = make_run(tiny_config, tmp_path)
+    saved.train_function(iterator)
+    checkpoints.save(1)
+
+    changed = replace(tiny_config, train_patient_share=0.999999, learning_rate_decay_rate=0.5)
+    restored, _, checkpoints = make_run(changed, tmp_path)
+    with pytest.raises(UserError, match=r"another input .*--resume_changed"):
+        checkpoints.restore()
+    assert capsys.readouterr().err == ""
+
+    iterator = checkpoints.restore(lambda: iter(input_pipeline.training_batches(changed)))
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "input has changed" in told
+    for old, new in zip(
+        saved.generator_optimizer.variables, restored.generator_optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(np.array(old.value), np.array(new.value))
+    first = next(iter(input_pipeline.training_batches(changed)))
+    np.testing.assert_array_equal(next(iterator)["image"], first["image"])
+    # What is saved from now on is the place in the new input.
+    checkpoints.save(2)
+    following = next(iterator)
+    _, _, again = make_run(changed, tmp_path)
+    np.testing.assert_array_equal(next(again.restore())["image"], following["image"])
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(three_checkpoints, run):
     for data in (three_checkpoints / "checkpoints").glob("ckpt-*.data*"):
         damage(data, "zeroed")

@@ -13,6 +13,12 @@ _SEEDS = 4
 # Differences of infills are measured in the contrast (standard deviation) of the real lesion.
 _LEAST_SPREAD = 1e-3
 _SATURATED_ACCURACY = 0.99
+# A discriminator that says the same of real and infilled patches has a loss of ln 2, and its two
+# accuracies add up to 1.
+_CHANCE_LOSS_MARGIN = 0.01
+_CHANCE_ACCURACY_MARGIN = 0.1
+# Looks in a row: it may be there for a moment whenever the turn passes.
+_LOOKS_AT_CHANCE = 5
 # Fewer skipped steps in a row may be bad luck.
 _MOST_SKIPPED_IN_A_ROW = 10
 
@@ -67,6 +73,7 @@ class CollapseMonitor:
     steps: int = 0
     turns: int = 0
     warned: set[str] = dataclasses.field(default_factory=set)
+    looks_at_chance: int = 0
 
     def measure(self, infill, batch: dict[str, np.ndarray], model: CiGAN) -> dict[str, float]:
         """Returns the signs by TensorBoard tag.
@@ -92,7 +99,8 @@ class CollapseMonitor:
         """Returns a line for each sign of collapse that was not there before.
 
         Args:
-            signs: what `measure` returned, and the accuracies of the last log.
+            signs: what `measure` returned, and the discriminator's loss and accuracies of the last
+                log.
             turn: pre-training shows no collapse: there is no discriminator yet.
         """
         if turn == Turn.PRETRAINING:
@@ -100,6 +108,13 @@ class CollapseMonitor:
         # One turn may end by its cap at the window's edge.
         slowest = 1000 / self.settings.max_steps_per_turn
         accuracies = [signs.get(f"discriminator/accuracy_{of}", 0.0) for of in ("real", "fake")]
+        loss = signs.get("loss/adversarial_discriminator_loss")
+        if loss is not None:  # it has had steps since the last look
+            at_chance = (
+                abs(loss - np.log(2)) < _CHANCE_LOSS_MARGIN
+                and abs(sum(accuracies) - 1) < _CHANCE_ACCURACY_MARGIN
+            )
+            self.looks_at_chance = self.looks_at_chance + 1 if at_chance else 0
         found = {
             "seeds": (
                 signs["health/infill_spread_over_seeds"] < _LEAST_SPREAD,
@@ -112,6 +127,12 @@ class CollapseMonitor:
             "saturation": (
                 min(accuracies) > _SATURATED_ACCURACY,
                 "the discriminator is always right: the generator learns little from it.",
+            ),
+            "chance": (
+                self.looks_at_chance >= _LOOKS_AT_CHANCE,
+                "the discriminator stays at chance: the generator learns nothing from it. Train it "
+                "longer per turn (--max_steps_per_turn, a lower --switch_threshold) or raise "
+                "--learning_rate.",
             ),
             "turns": (
                 signs.get("health/turns_per_1000_steps", np.inf) <= slowest,

@@ -1,5 +1,6 @@
 """What is seen of a run while it lasts: the terminal, TensorBoard, warnings."""
 
+import itertools
 import pathlib
 import sys
 import time
@@ -56,7 +57,7 @@ class Chief(Silent):
     def __init__(self, model: CiGAN, held_out: dict, workdir: pathlib.Path, config: Config):
         self._model = model
         self._settings = config.training
-        self._held_out = _whole_batches(
+        self._held_out = _interleaved_batches(
             _first_of_each_kind(held_out, config.training.held_out_per_kind),
             config.data.batch_size,
         )
@@ -114,8 +115,12 @@ class Chief(Silent):
     def held_out_loss(self, step: int) -> float:
         with self._model.averaged_generator():
             measured = [self._measure(batch) for batch in self._held_out]
+        # The last batch may be smaller than the others.
+        sizes = [len(batch["label"]) for batch in self._held_out]
         means = {
-            f"validation/{name}": float(np.mean([terms[name] for terms in measured]))
+            f"validation/{name}": float(
+                np.average([terms[name] for terms in measured], weights=sizes)
+            )
             for name in measured[0]
         }
         self._writer.write_scalars(step, means)
@@ -134,14 +139,17 @@ class Chief(Silent):
         self._writer.write_pictures(step, self._infill, self._shown, self._settings.seed)
 
 
-def _whole_batches(patches: dict[str, np.ndarray], batch_size: int) -> list[dict]:
-    """Returns the patches in batches of one size, so that they are traced once."""
-    names = ("image", "mask", "label")
-    count = len(patches["label"])
-    size = min(batch_size, count)
+def _interleaved_batches(patches: dict[str, np.ndarray], batch_size: int) -> list[dict]:
+    """Returns all patches in batches, the kinds in turn; the last batch may be smaller."""
+    of_kinds = [np.flatnonzero(patches["kind"] == kind) for kind in np.unique(patches["kind"])]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*of_kinds))
+    order = [index for index in in_turn if index is not None]
     return [
-        {name: tf.constant(patches[name][start : start + size]) for name in names}
-        for start in range(0, count - size + 1, size)
+        {
+            name: tf.constant(patches[name][order[start : start + batch_size]])
+            for name in ("image", "mask", "label")
+        }
+        for start in range(0, len(order), batch_size)
     ]
 
 

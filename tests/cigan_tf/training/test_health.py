@@ -85,6 +85,44 @@ def test_other_signs(sign, value, said):
     assert [said in warning for warning in warnings] == ([] if said is None else [True])
 
 
+AT_CHANCE = {
+    "loss/adversarial_discriminator_loss": np.log(2) + 0.004,
+    "discriminator/accuracy_real": 0.93,
+    "discriminator/accuracy_fake": 0.08,
+}
+
+
+def test_a_discriminator_that_stays_at_chance_is_told_once():
+    monitor = health.CollapseMonitor(TrainingConfig())
+    signs = HEALTHY | AT_CHANCE
+    said = [monitor.warnings(signs, Turn.GENERATOR) for _ in range(8)]
+    (warning,) = [line for lines in said for line in lines]
+    assert "stays at chance" in warning
+    assert said[4] == [warning], "at the fifth look in a row"
+
+
+@pytest.mark.parametrize(
+    "better",
+    [
+        {"loss/adversarial_discriminator_loss": 0.6},
+        # Balanced by wins of both sides: not the same answer for all.
+        {"discriminator/accuracy_real": 0.7, "discriminator/accuracy_fake": 0.7},
+    ],
+)
+def test_a_discriminator_that_can_tell_is_not_at_chance(better):
+    monitor = health.CollapseMonitor(TrainingConfig())
+    signs = HEALTHY | AT_CHANCE | better
+    assert all(monitor.warnings(signs, Turn.GENERATOR) == [] for _ in range(20))
+
+
+def test_a_discriminator_that_recovers_now_and_then_is_not_at_chance():
+    monitor = health.CollapseMonitor(TrainingConfig())
+    for look in range(20):
+        recovered = {"loss/adversarial_discriminator_loss": 0.5} if look % 4 == 3 else {}
+        signs = HEALTHY | AT_CHANCE | recovered
+        assert monitor.warnings(signs, Turn.DISCRIMINATOR) == []
+
+
 @pytest.fixture(scope="module")
 def model():
     model = build_cigan(

@@ -1,9 +1,11 @@
 """What is seen of a run while it lasts: the terminal, TensorBoard, warnings."""
 
 import itertools
+import json
 import pathlib
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,13 +14,16 @@ import tqdm
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.models.cigan import CiGAN, Turn
-from cigan_tf.training import health, tensorboard
+from cigan_tf.training import health, start, tensorboard
 
 PICTURES_PER_KIND = 4
 
 
 class Silent:
     """The observer of a worker that shows nothing; of several, all but one."""
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """Says where and on what the run begins, `facts` of start.py."""
 
     def count(self, num_steps: int) -> None:
         """Moves the progress bar."""
@@ -65,6 +70,9 @@ class Chief(Silent):
         self._measure = tf.function(model.measure, reduce_retracing=True, autograph=False)
         self._infill = tensorboard.model_infill(model)
         self._values = {}
+        self._workdir = workdir
+        self._facts = {}
+        self._timer = start.StepTimer()
         self._profiling = False
         step = int(model.step.numpy())
         self._logdir = str(workdir / workdir_lib.LOG_DIR)
@@ -81,7 +89,25 @@ class Chief(Silent):
         if step == 0:
             self._write_pictures(0)
 
+    def begin(self, facts: dict[str, Any]) -> None:
+        self._facts = facts
+        for line in start.lines(facts):
+            self._progress.write(line)
+        for warning in start.warnings(facts):
+            self.warn(int(self._model.step.numpy()), warning)
+        self._write_facts()
+
+    def _write_facts(self) -> None:
+        text = json.dumps(self._facts, indent=2) + "\n"
+        workdir_lib.write_whole(self._workdir / start.FILE_NAME, text)
+        self._writer.write_text("run", "\n\n".join(start.lines(self._facts)))
+
     def count(self, num_steps: int) -> None:
+        seconds = self._timer.count(num_steps)
+        if seconds is not None and self._facts:
+            self._facts |= {"seconds_per_step": seconds}
+            self._progress.write(start.lines(self._facts)[-1])
+            self._write_facts()
         self._progress.update(num_steps)
         self._steps_since_log += num_steps
 

@@ -72,6 +72,12 @@ class RunWriter:
                 tf.summary.scalar(tag, value)
         self._writer.flush()
 
+    def write_text(self, tag: str, text: str) -> None:
+        """Writes Markdown that belongs to no step."""
+        with self._writer.as_default(step=0):
+            tf.summary.text(tag, text)
+        self._writer.flush()
+
     def write_warning(self, step: int, text: str) -> None:
         """Writes a warning where people look for it days later."""
         with self._writer.as_default(step=step):

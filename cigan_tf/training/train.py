@@ -14,7 +14,7 @@ from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config, TrainingConfig
 from cigan_tf.errors import Preempted, UserError
 from cigan_tf.models.cigan import CiGAN, build_cigan
-from cigan_tf.training import health, observers, strategies
+from cigan_tf.training import health, observers, start, strategies
 from cigan_tf.training.checkpoints import RunCheckpoints
 
 
@@ -23,8 +23,8 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
 
     Args:
         config: validated settings.
-        workdir: receives config.json, provenance.json, checkpoints/ and logs/ (TensorBoard);
-            several workers share it.
+        workdir: receives config.json, provenance.json, run.json, checkpoints/ and logs/
+            (TensorBoard); several workers share it.
         resume_changed: take up the run although its settings were others.
 
     Returns:
@@ -48,7 +48,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         chief = strategies.is_chief(strategy)
         if chief:
             workdir_lib.claim(workdir, config, resume_changed)
-            provenance.write_training(workdir, config, resume_changed)
+            record = provenance.write_training(workdir, config, resume_changed)
         iterator = iter(batches)
         checkpoints = RunCheckpoints(model, iterator, workdir, config, writes=chief)
         # Made from the files again: a second iterator of the same batches has another order.
@@ -64,6 +64,8 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
             observers.Chief(model, held_out, workdir, config) if chief else observers.Silent()
         )
         with contextlib.closing(observer):
+            if chief:
+                observer.begin(start.facts(config, record))
             _run_steps(
                 model,
                 iterator,

@@ -1,0 +1,132 @@
+"""What a run says first: where it runs, on what, how long; and what is wrong with that."""
+
+import pathlib
+import shutil
+import subprocess
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from cigan_tf.config import Config
+
+FILE_NAME = "run.json"
+# Above this a step on a CPU takes seconds.
+_MOST_PX_ON_CPU = 128
+# The first calls trace and compile.
+_CALLS_BEFORE_TIMING = 3
+_CALLS_TIMED = 10
+
+
+def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns what a run's first lines say.
+
+    Args:
+        config: the run's settings.
+        record: of `provenance.write_training`, None where it is not known.
+    """
+    hardware, data = config.hardware, config.data
+    known = record or {}
+    return {
+        "devices": devices(),
+        "strategy": hardware.strategy,
+        "precision": {"none": "float32"}.get(hardware.mixed_precision, hardware.mixed_precision),
+        "jit_compile": hardware.jit_compile,
+        "dataset": known.get("dataset", {}).get("name", data.dataset),
+        "train_split": data.train_split,
+        "num_patients": len(known["patients"]) if known else None,
+        "num_patches": known.get("num_patches"),
+        "patch_size": config.model.patch_size,
+        "batch_size": data.batch_size,
+        "total_steps": config.training.total_steps,
+        "seconds_per_step": None,
+    }
+
+
+def devices() -> list[str]:
+    """Returns the accelerators that TensorFlow uses, with their memory where known, or the CPU."""
+    gpus = tf.config.list_physical_devices("GPU")
+    tpus = tf.config.list_logical_devices("TPU")
+    if gpus:
+        return [_describe_gpu(gpu) for gpu in gpus]
+    return [device.name for device in tpus] or ["CPU"]
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """Returns the first lines of a run."""
+    xla = "with XLA" if facts["jit_compile"] else "without XLA"
+    size = facts["patch_size"]
+    patients = (
+        f"{facts['num_patches']} patches of {facts['num_patients']} patients"
+        if facts["num_patients"] is not None
+        else "patients not recorded"
+    )
+    seconds = facts["seconds_per_step"]
+    pace = f", {seconds:.3g} s each" if seconds is not None else ""
+    return [
+        f"Device: {', '.join(facts['devices'])}; {facts['precision']}, {xla}, "
+        f"strategy {facts['strategy']}.",
+        f"Data: {facts['dataset']}, {facts['train_split']} split: {patients}, "
+        f"{size} x {size} px, {facts['batch_size']} a step.",
+        f"Steps: {facts['total_steps']}{pace}.",
+    ]
+
+
+def warnings(facts: dict[str, Any]) -> list[str]:
+    """Returns a line for each sign that the run is not where its user wants it."""
+    if facts["devices"] != ["CPU"]:
+        return []
+    found = []
+    if has_nvidia_gpu():
+        found.append(
+            "This machine has an NVIDIA GPU, but this TensorFlow cannot use it: install it with "
+            "CUDA by pip install 'cigan[gpu]' (in a checkout: pip install -e '.[gpu]')."
+        )
+    if facts["patch_size"] > _MOST_PX_ON_CPU:
+        found.append(
+            f"Patches of {facts['patch_size']} px on a CPU: a step takes seconds, the run days. "
+            "Train on a GPU, or on a dataset of 32 or 64 px patches."
+        )
+    return found
+
+
+def has_nvidia_gpu(driver: pathlib.Path = pathlib.Path("/proc/driver/nvidia/gpus")) -> bool:
+    """Returns whether the machine has an NVIDIA GPU, whatever TensorFlow sees of it."""
+    if driver.is_dir():
+        return any(driver.iterdir())
+    return shutil.which("nvidia-smi") is not None
+
+
+class StepTimer:
+    """Times a run's steps once tracing is over."""
+
+    def __init__(self):
+        self._calls, self._steps, self._since = 0, 0, 0.0
+
+    def count(self, num_steps: int) -> float | None:
+        """Takes note of steps; returns the seconds per step, once."""
+        self._calls += 1
+        if self._calls == _CALLS_BEFORE_TIMING:
+            self._since = time.monotonic()
+        elif self._calls > _CALLS_BEFORE_TIMING:
+            self._steps += num_steps
+        if self._calls == _CALLS_BEFORE_TIMING + _CALLS_TIMED:
+            return (time.monotonic() - self._since) / self._steps
+        return None
+
+
+def _describe_gpu(gpu) -> str:
+    name = tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+    return name + _memory_of(name)
+
+
+def _memory_of(name: str) -> str:
+    """Returns the memory of GPUs of that name as the driver tells it, nothing where it does not."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    gpus = [line.rsplit(", ", 1) for line in listed.stdout.splitlines()]
+    memory = {gpu[1] for gpu in gpus if gpu[0] == name and len(gpu) == 2}
+    return f" ({memory.pop()})" if len(memory) == 1 else ""

@@ -1,0 +1,64 @@
+"""The first lines of a run, and the warnings about where it runs."""
+
+import json
+
+import pytest
+
+from cigan_tf.config import Config
+from cigan_tf.training import start
+
+RECORD = {"dataset": {"name": "ddsm_patches/x"}, "patients": ["a", "b"], "num_patches": 70}
+
+
+def facts(replace, monkeypatch, devices=("CPU",), nvidia=False, **settings):
+    monkeypatch.setattr(start, "devices", lambda: list(devices))
+    monkeypatch.setattr(start, "has_nvidia_gpu", lambda: nvidia)
+    return start.facts(replace(Config(), **settings), RECORD)
+
+
+def test_the_first_lines_name_device_data_and_steps(replace, monkeypatch):
+    found = facts(replace, monkeypatch, ["A100 (80 GiB)"], mixed_precision="bfloat16")
+    text = " ".join(start.lines(found))
+    for said in ("A100 (80 GiB)", "bfloat16", "without XLA", "ddsm_patches/x", "70 patches"):
+        assert said in text
+    assert "2 patients" in text
+    assert "110000" in text
+    assert "s each" not in text
+    assert "0.25 s each" in start.lines(found | {"seconds_per_step": 0.25})[-1]
+    assert start.warnings(found) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"patch_size": 64}, []),
+        ({"patch_size": 256}, ["256 px on a CPU"]),
+        ({"patch_size": 64, "nvidia": True}, ["cigan[gpu]"]),
+        ({"patch_size": 256, "nvidia": True}, ["cigan[gpu]", "256 px on a CPU"]),
+        ({"patch_size": 256, "nvidia": True, "devices": ["A100"]}, []),
+    ],
+)
+def test_a_run_on_the_wrong_device_is_warned_of(replace, monkeypatch, settings, said):
+    found = start.warnings(facts(replace, monkeypatch, **settings))
+    assert len(found) == len(said)
+    for warning, text in zip(found, said, strict=True):
+        assert text in warning
+
+
+def test_an_nvidia_gpu_is_found_by_its_driver(tmp_path):
+    assert not start.has_nvidia_gpu(tmp_path)
+    (tmp_path / "0000:00:1e.0").mkdir()
+    assert start.has_nvidia_gpu(tmp_path)
+
+
+def test_a_step_is_timed_after_tracing():
+    timer = start.StepTimer()
+    found = [timer.count(5) for _ in range(30)]
+    (seconds,) = [value for value in found if value is not None]
+    assert 0 <= seconds < 1
+
+
+def test_a_run_leaves_its_facts(trained_run):
+    found = json.loads((trained_run / start.FILE_NAME).read_text())
+    assert found["devices"]
+    assert found["num_patches"] > 0

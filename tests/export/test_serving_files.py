@@ -1,5 +1,7 @@
 """What lies beside the SavedModel is what a server reads."""
 
+import threading
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +11,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from cigan_tf.errors import UserError
-from export import serving_files
+from export import serving_files, versions
 
 FILES = ("models.config", "batching.config", "monitoring.config", "compose.yaml", "kserve.yaml")
 
@@ -189,3 +191,15 @@ def test_a_predict_request_carries_arrays_and_bytes():
     assert request.model_spec.signature_name == "infill_png"
     assert request.inputs["image_bytes"].string_val == [b"\x89\xff"]
     assert request.inputs["seed"].dtype == tf.int32.as_datatype_enum
+
+
+def test_the_list_is_brought_up_to_date_by_one_export_at_a_time(folder):
+    with versions.locked(folder(1)):
+        other = threading.Thread(target=serving_files.write_server_files, args=(folder(), "cigan"))
+        other.start()
+        other.join(timeout=0.3)
+        assert other.is_alive()
+        assert not (folder() / "models.config").exists()
+        folder(2)
+    other.join()
+    assert labels(folder()) == {"stable": 2, "canary": 2}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from tensorflow_datasets.core import shuffle
+from tensorflow_datasets.core import example_serializer, shuffle
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from tfds_ddsm import dataset_statistics, picture_sheet, selection
@@ -146,7 +146,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._download_config = download_config
         self._reports: dict[str, list[FilmReport]] = {}
         self._cache = None
-        with _small_shuffle_buffer():
+        with _small_shuffle_buffer(), _repeatable_bytes():
             super()._download_and_prepare(dl_manager, download_config)
         if self._reports:
             self._describe()
@@ -236,6 +236,23 @@ def _small_shuffle_buffer() -> Iterator[None]:
         yield
     finally:
         shuffle.MAX_MEM_BUFFER_SIZE = size
+
+
+@contextlib.contextmanager
+def _repeatable_bytes() -> Iterator[None]:
+    """Lets TFDS write the features of a record in one order, so that a rebuild has the same bytes.
+
+    Protocol buffers write a map in an order that changes with the process.
+    """
+    serializer = example_serializer.ExampleSerializer
+    serialize = serializer.serialize_example
+    serializer.serialize_example = lambda self, example: self.get_tf_example(
+        example
+    ).SerializeToString(deterministic=True)
+    try:
+        yield
+    finally:
+        serializer.serialize_example = serialize
 
 
 def _manual_dir(

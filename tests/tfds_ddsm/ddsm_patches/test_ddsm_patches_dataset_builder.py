@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -147,6 +148,31 @@ def test_real_lesions_are_described_and_nothing_else_is(built):
         # A patch may show a simulated lesion beside a larger real one.
         simulated = {values[1:] for _, kind, values in of_split if kind == "simulated"}
         assert (-1, -1, "", "") in simulated
+
+
+def test_another_process_writes_the_same_bytes(tmp_path):
+    program = f"""
+import sys
+from tfds_ddsm.dataset_config import DdsmPatchesConfig
+from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
+fields = {TINY | {"source": "phantom", "patches_per_class": 4, "num_patients": 3}!r}
+Builder(config=DdsmPatchesConfig(**fields), data_dir=sys.argv[1]).download_and_prepare()
+"""
+    root = pathlib.Path(__file__).parents[3]
+    for folder in ("first", "second"):
+        subprocess.run(
+            [sys.executable, "-c", program, tmp_path / folder],
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            capture_output=True,
+            check=True,
+        )
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / folder).glob("**/*.tfrecord*")}
+        for folder in ("first", "second")
+    )
+    assert first
+    assert first == second
 
 
 @needs_films

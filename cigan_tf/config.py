@@ -22,7 +22,7 @@ LOSS_TERMS = (
     "adversarial_discriminator_loss",
 )
 EXACT_REACH_PX = 22  # VGG-19's convolutions up to pool3 carry a difference no further
-WEIGHT_SOURCES = "'imagenet', 'random', or the path of a .weights.h5 file"
+WEIGHT_SOURCES = "'imagenet', 'random', or the path of a weights file (.h5, .weights.h5 or .npz)"
 
 
 def _is_power_of_two(number: int) -> bool:

@@ -21,7 +21,7 @@ class ClassifierConfig:
 
     classifier_weights: str = setting(
         "imagenet",
-        "ResNet-50 before training: 'imagenet', 'random', or the path of a .weights.h5 file.",
+        "ResNet-50 before training: 'imagenet', 'random', or the path of a weights file.",
     )
     classifier_steps: int = setting(10_000, "Training steps of a classifier.")
     classifier_batch_size: int = setting(32, "Patches per step; even: half of each class.")

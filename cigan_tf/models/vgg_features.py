@@ -19,7 +19,8 @@ def build_vgg_features(
 
     Args:
         weights: 'imagenet' (fetched by keras.applications), 'random' (He normal by `seed`), or the
-            path of a .weights.h5 file of keras.applications.VGG19 without its top.
+            path of a file that `pretrained.load_weights` reads and that holds the layers of
+            keras.applications.VGG19 up to the last map.
         seed: seed of the random weights.
         feature_layers: which of the four maps; what lies beyond the last is not computed.
 
@@ -31,20 +32,12 @@ def build_vgg_features(
     Raises:
         UserError: the weights cannot be fetched or do not fit.
     """
-    vgg = keras.applications.VGG19(include_top=False, weights=None)
-    load_weights(
-        vgg,
-        keras.applications.VGG19,
-        weights,
-        setting="vgg_weights",
-        file_to_bring="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        draw=lambda network: _draw_he_normal(network, seed),
-    )
     grey = keras.Input((None, None, 1), name="image")
     rgb = ops.concatenate([grey * 255.0] * 3, axis=-1)
     maps = {"input": keras.applications.vgg19.preprocess_input(rgb)}
     pools = [name for name in feature_layers if name in _POOLS]
     if pools:
+        vgg = _first_blocks(_POOLS[max(pools)], weights, seed)
         outputs = {name: vgg.get_layer(_POOLS[name]).output for name in pools}
         maps.update(keras.Model(vgg.input, outputs)(maps["input"]))
     features = keras.Model(grey, {name: maps[name] for name in feature_layers}, name="vgg_features")
@@ -63,7 +56,22 @@ def network(features: keras.Model) -> list[layers.Layer]:
     ]
 
 
-def _draw_he_normal(vgg: keras.Model, seed: int) -> None:
+def _first_blocks(last: str, weights: str, seed: int) -> keras.Model:
+    whole = keras.applications.VGG19(include_top=False, weights=None)
+    vgg = keras.Model(whole.input, whole.get_layer(last).output)
+    load_weights(
+        vgg,
+        keras.applications.VGG19,
+        weights,
+        setting="vgg_weights",
+        file_to_bring="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        draw=lambda network: draw_he_normal(network, seed),
+    )
+    return vgg
+
+
+def draw_he_normal(vgg: keras.Model, seed: int) -> None:
+    """Gives convolutions He normal kernels by `seed`, and biases of 0."""
     # keras.applications draws Glorot weights, under which ReLU maps shrink layer by layer; He's
     # keep their variance, so that no pool level drops out of the sum.
     rng = np.random.default_rng(seed)

@@ -1,4 +1,8 @@
+import os
+import pathlib
 import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -9,6 +13,8 @@ from cigan_tf.errors import UserError
 from export.film_files import files_of, read_film
 from export.film_infill import FilmLesion
 from export.insert_lesions import insert_lesions, parse_lesion
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -124,3 +130,26 @@ def test_damaged_films_are_refused_or_infilled(infill, sample_film):
         finally:
             signal.alarm(0)
     assert min(counts.values()) > 20, counts
+
+
+def test_the_command_warns_of_another_scale(exported, sample_film, mask_file, tmp_path):
+    lesion = f"--lesion=1800,500,{mask_file},malignant"
+    command = [sys.executable, "-m", "export.insert_lesions", str(sample_film[0]), lesion]
+    errors = []
+    for name, flags in (("own", []), ("other", ["--film_size=400,218"])):
+        output = tmp_path / f"{name}.dcm"
+        finished = subprocess.run(
+            [*command, f"--saved_model={exported}", f"--output={output}", *flags],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        assert output.is_file()
+        lines = finished.stderr.splitlines()
+        errors.append([line for line in lines if line.startswith("warning: The generator was")])
+    assert errors[0] == []
+    (warning,) = errors[1]
+    assert "344,188; --film_size=400,218" in warning

@@ -45,6 +45,9 @@ class Silent:
     def warn(self, step: int, warning: str) -> None:
         """Says a warning in the terminal and in TensorBoard."""
 
+    def end(self, checkpoint: str) -> None:
+        """Says where the results are and what comes next."""
+
     def close(self) -> None:
         """Closes what was opened."""
 
@@ -155,6 +158,13 @@ class Chief(Silent):
     def warn(self, step: int, warning: str) -> None:
         self._progress.write(f"warning: step {step}: {warning}", file=sys.stderr)
         self._writer.write_warning(step, warning)
+
+    def end(self, checkpoint: str) -> None:
+        self._progress.write(
+            f"Trained to step {self._settings.total_steps}: {checkpoint}. Curves and pictures: "
+            f"tensorboard --logdir={self._logdir}. Next: python -m export.saved_model "
+            f"--workdir={self._workdir} --output_dir={self._workdir / 'saved_model'}"
+        )
 
     def close(self) -> None:
         self.profile(-1)

@@ -74,6 +74,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
                 lambda: agreement.any(terminated.is_set()),
                 config,
             )
+            observer.end(checkpoints.newest)
     return model
 
 

@@ -70,8 +70,12 @@ def test_a_run_leaves_settings_checkpoints_and_curves(trained_run, tiny_config):
     assert list((trained_run / "checkpoints" / "best").glob("ckpt-*.index"))
 
 
-def test_a_finished_run_is_not_trained_again(trained_run, tiny_config):
+def test_a_finished_run_is_not_trained_again(trained_run, tiny_config, capsys):
     model = train_lib.train(tiny_config, trained_run)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("Device: ")
+    assert "ckpt-6" in said[-1]
+    assert f"export.saved_model --workdir={trained_run} " in said[-1]
     assert int(model.step.numpy()) == tiny_config.training.total_steps
     assert int(model.generator_optimizer.iterations) == 4
     assert int(model.discriminator_optimizer.iterations) == 2

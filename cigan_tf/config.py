@@ -15,6 +15,7 @@ from cigan_tf.settings import require, require_choice, require_positive, setting
 
 DISCRIMINATOR_VIEWS = ("patch", "lesion")
 FEATURE_LAYERS = ("input", "pool1", "pool2", "pool3")
+HELD_OUT_TERMS = ("kid", "class_auc")
 LOSS_TERMS = (
     "feature_loss",
     "boundary_loss",
@@ -202,13 +203,19 @@ class TrainingConfig:
     checkpoints_to_keep: int = setting(3, "Checkpoints kept on disk, the newest ones.")
     best_term: str = setting(
         "feature_loss",
-        "Loss term on held-out patches by which the best checkpoint is kept, too: "
-        f"{', '.join(LOSS_TERMS)}.",
+        "Term on held-out patches by which the best checkpoint is kept, too: "
+        f"{', '.join(LOSS_TERMS)}; with --evaluated_patches, {' or '.join(HELD_OUT_TERMS)}.",
     )
     held_out_per_kind: int = setting(
         16,
         "Validation patches of each kind (malignant lesion, benign lesion, no lesion) on which "
         "best_term is measured.",
+    )
+    evaluated_patches: int = setting(
+        0,
+        "Held-out patches that are infilled as the opposite class at every checkpoint, for the "
+        "curves held_out/kid and held_out/class_auc, in the features of --quality_features; 0: "
+        "none. 200 of 64 px take 10 to 15 s on 2 CPU cores.",
     )
     on_nonfinite: str = setting(
         "stop", "Where a loss or gradient is NaN or infinite: stop the run, or skip the step."
@@ -240,7 +247,17 @@ class TrainingConfig:
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must lie in [0, 1).", **{name: value})
         require(0 <= self.seed < 2**31, "seed must lie in [0, 2**31).", seed=self.seed)
-        require_choice("best_term", self.best_term, LOSS_TERMS)
+        require_choice("best_term", self.best_term, LOSS_TERMS + HELD_OUT_TERMS)
+        require(
+            self.evaluated_patches == 0 or self.evaluated_patches >= 20,
+            "evaluated_patches must be 0 or at least 20.",
+            evaluated_patches=self.evaluated_patches,
+        )
+        require(
+            self.best_term in LOSS_TERMS or self.evaluated_patches > 0,
+            f"best_term {self.best_term!r} is measured only with --evaluated_patches.",
+            evaluated_patches=self.evaluated_patches,
+        )
         require_choice("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         require(
             not self.profile_steps or self.profiled is not None,

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "cigan_tf.training": [
         *["errors", "config", "hardware_config", "workdir", "masks", "losses", "pictures"],
         *["randomness", "input_pipeline", "models", "provenance", "training"],
+        *["evaluation.fidelity", "evaluation.roc"],
     ],
     "cigan_tf.evaluation": [
         *["errors", "config", "experiment_config", "workdir", "pictures", "randomness"],

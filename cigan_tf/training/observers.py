@@ -12,9 +12,11 @@ import tensorflow as tf
 import tqdm
 
 from cigan_tf import workdir as workdir_lib
-from cigan_tf.config import Config
+from cigan_tf.config import HELD_OUT_TERMS, Config
+from cigan_tf.models import quality_features
 from cigan_tf.models.cigan import CiGAN, Turn
 from cigan_tf.training import health, start, tensorboard
+from cigan_tf.training.held_out import HeldOutMeasures
 
 PICTURES_PER_KIND = 4
 
@@ -72,6 +74,7 @@ class Chief(Silent):
         self._shown = _first_of_each_kind(held_out, PICTURES_PER_KIND)
         self._measure = tf.function(model.measure, reduce_retracing=True, autograph=False)
         self._infill = tensorboard.model_infill(model)
+        self._measures = _measures(config)
         self._values = {}
         self._workdir = workdir
         self._facts = {}
@@ -152,8 +155,13 @@ class Chief(Silent):
             )
             for name in measured[0]
         }
+        if self._measures is not None:
+            means |= self._measures.measure(self._infill)
         self._writer.write_scalars(step, means)
-        return means[f"validation/{self._settings.best_term}"]
+        term = self._settings.best_term
+        if term == "class_auc":  # the only one of which more is better
+            return -means["held_out/class_auc"]
+        return means[f"held_out/{term}" if term in HELD_OUT_TERMS else f"validation/{term}"]
 
     def warn(self, step: int, warning: str) -> None:
         self._progress.write(f"warning: step {step}: {warning}", file=sys.stderr)
@@ -187,6 +195,13 @@ def _interleaved_batches(patches: dict[str, np.ndarray], batch_size: int) -> lis
         }
         for start in range(0, len(order), batch_size)
     ]
+
+
+def _measures(config: Config) -> HeldOutMeasures | None:
+    if not config.training.evaluated_patches:
+        return None
+    network = quality_features.build(config.experiment.quality_features)
+    return HeldOutMeasures(config, lambda windows: network.predict(windows, 32, verbose=0))
 
 
 def _first_of_each_kind(patches: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:

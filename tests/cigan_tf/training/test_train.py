@@ -153,6 +153,27 @@ def test_nan_stops_the_run_or_is_skipped(tiny_config, replace, tmp_path, monkeyp
 
 
 @ignore_tf_data
+def test_infills_are_measured_while_training(tiny_config, replace, tmp_path, eagerly):
+    config = replace(
+        tiny_config,
+        evaluated_patches=20,
+        quality_features="random",
+        best_term="kid",
+        held_out_per_kind=1,
+        pretraining_steps=1,
+        adversarial_steps=2,
+        batch_size=2,
+    )
+    train_lib.train(config, tmp_path)
+    shown = curves(tmp_path)
+    for term in ("kid", "class_auc"):
+        for of in (term, f"{term}_of_real_patches"):
+            assert shown[f"held_out/{of}"].keys() == {3}
+    assert 0 <= shown["held_out/class_auc"][3] <= 1
+    assert list((tmp_path / "checkpoints" / "best").glob("ckpt-3.index"))
+
+
+@ignore_tf_data
 def test_steps_are_profiled_on_request(tiny_config, replace, tmp_path, eagerly):
     config = replace(tiny_config, profile_steps="2:3", adversarial_steps=2, held_out_per_kind=1)
     train_lib.train(config, tmp_path)

@@ -18,10 +18,9 @@ from cigan_tf.classifier.resnet import build_classifier
 from cigan_tf.classifier.train import CLASSIFIER_FILE, VALIDATION_SCORES_FILE
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
-from cigan_tf.evaluation import checks, drawing, fidelity, roc, scores, seam
+from cigan_tf.evaluation import checks, drawing, fidelity, memorisation, roc, scores, seam
 from cigan_tf.evaluation.class_consistency import class_consistency
 from cigan_tf.evaluation.experiment_report import INFILLS_FILE, QUALITY_FILE
-from cigan_tf.evaluation.memorisation import Nearest, memorisation
 from cigan_tf.experiment_config import Cell
 from cigan_tf.exported_generator import ExportedGenerator
 from cigan_tf.input_pipeline import CLASS_NAMES
@@ -34,6 +33,7 @@ _BATCH_SIZE = 64
 # Patches of each side; more would take memory and time, not show more.
 _MAX_PATCHES = 2000
 _SHOWN_PER_KIND = 5
+_TRAINING_AT_A_TIME = 256
 # Infills are called malignant at the classifier's operating point on validation patches.
 _SPECIFICITY = 0.9
 
@@ -70,18 +70,16 @@ def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str
     threshold = roc.sensitivity_at_specificity(
         validation.label, validation.probability, _SPECIFICITY
     ).threshold
-    data, seed = config.data, config.training.seed
+    seed = config.training.seed
     real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)
-    training = input_pipeline.drawn_patches(
-        config, data.train_split, _MAX_PATCHES, data.train_patient_share
-    )
+    training = _TrainingPatches(config)
     asked_for = 1 - real["label"]
     seeds = (seed + np.arange(len(asked_for))).astype(np.int32)
     infilled = generator(real["image"], real["mask"], asked_for, seeds)
     quality = judge_infills(
         real,
         {**real, "image": infilled, "label": asked_for},
-        {name: training[name] for name in ("image", "patient_id")},
+        training,
         feature_function(config.experiment.quality_features, config.model.patch_size, classifier),
         lambda images: classifier.predict(images, batch_size=_BATCH_SIZE, verbose=0)[:, 0],
         threshold,
@@ -92,6 +90,23 @@ def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str
     rows = pictures.comparison_rows(shown, generator, seed)
     sheet = drawing.comparison_sheet(shown["kind"], rows)
     workdir_lib.write_whole(workdir / INFILLS_FILE, sheet)
+
+
+class _TrainingPatches:
+    """Chunks of all training patches, decoded while they are iterated."""
+
+    def __init__(self, config: Config):
+        self._data, self._patch_size = config.data, config.model.patch_size
+
+    def __iter__(self):
+        builder = input_pipeline.open_dataset(self._data, self._patch_size)
+        patches = input_pipeline.encoded_patches(
+            builder, self._data.train_split, self._data.train_patient_share
+        )
+        images = patches.map(
+            lambda patch: {"image": input_pipeline.decode_image(patch["image"], self._patch_size)}
+        )
+        return images.batch(_TRAINING_AT_A_TIME).as_numpy_iterator()
 
 
 def judge_infills(
@@ -109,7 +124,8 @@ def judge_infills(
         real: held-out patches: `image`, `mask` float32 [n, p, p, 1], `label` and `patient_id` [n];
             the mask is the lesion's, or one lent to a patch without; two patients of each class.
         infills: likewise; `label` is the class asked for, `patient_id` that of the tissue around.
-        training: real patches that the generator was trained on: `image`, `patient_id`.
+        training: real patches that the generator was trained on, in chunks that
+            `memorisation.nearest_training_patch` takes.
         features: of patches [n, p, p, 1], which are given as lesion windows; [n, d].
         probability: of malignancy by a classifier trained on real patches alone, [n].
         threshold: of that classifier, fixed on validation patches.
@@ -125,7 +141,7 @@ def judge_infills(
         UserError: fewer than two patients or four patches in a half of a class, sizes or lengths
             that differ, an empty mask, features or probabilities that are not finite.
     """
-    for name, patches in (("real patches", real), ("infills", infills), ("training", training)):
+    for name, patches in (("real patches", real), ("infills", infills)):
         lengths = {key: len(values) for key, values in patches.items()}
         if len(set(lengths.values())) > 1:
             raise UserError(f"{name}: there must be one of each per patch; received {lengths}.")
@@ -139,7 +155,7 @@ def judge_infills(
         "measures": [
             *_distances(real, infills, features, seed),
             *_consistency(real, infills, probability, threshold),
-            *_memorisation(real, infills, training),
+            *_memorisation(real, infills, training, seed),
             *_seams(real, infills),
         ],
     }
@@ -242,19 +258,13 @@ def _consistency(real, infills, probability: Probability, threshold: float) -> l
     ]
 
 
-def _memorisation(real, infills, training) -> list[dict]:
-    found = memorisation(
-        infills["image"], infills["mask"], real["image"], real["mask"], training["image"]
-    )
-    num_training = len(training["image"])
+def _memorisation(real, infills, training, seed: int) -> list[dict]:
+    found = memorisation.audit(infills, real, training, seed)
+    num_infills, num_real = len(infills["image"]), len(real["image"])
 
-    def correlation(nearest: Nearest, what: str) -> dict:
-        n = {what: len(nearest.index), "training": num_training}
+    def correlation(nearest: memorisation.Nearest, what: str) -> dict:
+        n = {what: len(nearest.index), "training": found.num_training}
         return {**_median(nearest.correlation), "n": n}
-
-    def share_of_own_patient(nearest: Nearest, patches, what: str) -> dict:
-        own = np.asarray(training["patient_id"])[nearest.index] == np.asarray(patches["patient_id"])
-        return {"value": float(own.mean()), "n": {what: own.size}}
 
     return [
         _entry(
@@ -264,16 +274,19 @@ def _memorisation(real, infills, training) -> list[dict]:
             correlation(found.held_out, "real"),
         ),
         _entry(
-            "nearer_than_real",
+            "share_copied",
             "both",
-            {"value": found.share_nearer, "n": {"infills": len(found.infills.index)}},
-            None,
+            {"value": found.share_copied, "n": {"infills": num_infills}},
+            {"value": found.false_alarms, "n": {"real": num_real}},
         ),
-        _entry(
-            "nearest_of_own_patient",
-            "both",
-            share_of_own_patient(found.infills, infills, "infills"),
-            share_of_own_patient(found.held_out, real, "real"),
+        *(
+            _entry(
+                f"recall_{kind}",
+                "both",
+                {"value": recall, "n": {"planted_copies": num_real}},
+                None,
+            )
+            for kind, recall in found.recall.items()
         ),
     ]
 

@@ -16,11 +16,11 @@ MEASURES = {
     ),
     "agreement": ("share that it calls what was asked for", "as real"),
     "nearest_training_patch": ("correlation with the nearest training patch", "as real"),
-    "nearer_than_real": (
-        "share nearer to a training patch than 95 % of the real ones",
-        "about 0.05",
-    ),
-    "nearest_of_own_patient": ("share whose nearest training patch is of its own patient", "low"),
+    "share_copied": ("share that counts as copies of training patches", "as real, about 0.01"),
+    "recall_plain": ("planted copies that are found, as they are", "about 1"),
+    "recall_flipped": ("planted copies that are found, flipped or turned", "about 1"),
+    "recall_shifted": ("planted copies that are found, shifted by up to 3 px", "about 1"),
+    "recall_noisy": ("planted copies that are found, with noise", "about 1"),
     "seam_score": ("gradient across the mask's edge over the tissue's", "as real"),
 }
 

@@ -2,88 +2,104 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import memorisation
 
+SIZE = 32
 
-def random_masks(rng, num, size):
-    masks = np.zeros((num, size, size, 1), np.uint8)
+
+def tissue(rng, num):
+    smooth = ndimage.gaussian_filter(rng.normal(size=(num, SIZE, SIZE, 1)), (0, 1.5, 1.5, 0))
+    return (0.5 + 0.5 * smooth).astype(np.float32)
+
+
+def random_masks(rng, num):
+    masks = np.zeros((num, SIZE, SIZE, 1), np.float32)
     for mask in masks:
-        top, left = rng.integers(0, size // 2, size=2)
-        mask[top : top + size // 3, left : left + size // 2] = 1
+        top, left = rng.integers(4, SIZE // 2 - 4, size=2)
+        mask[top : top + 12, left : left + 14] = 1
     return masks
 
 
-def test_correlations_are_those_of_the_pixels_inside():
-    rng = np.random.default_rng(0)
-    patches, training = rng.random((7, 12, 12, 1)), rng.random((5, 12, 12, 1))
-    masks = random_masks(rng, 7, 12)
-
-    found = memorisation.nearest_training_patch(patches, masks, training)
-
-    for i, (patch, inside) in enumerate(zip(patches, masks == 1, strict=True)):
-        expected = [np.corrcoef(patch[inside], other[inside])[0, 1] for other in training]
-        assert found.index[i] == np.argmax(expected)
-        assert found.correlation[i] == pytest.approx(max(expected), abs=1e-12)
+def patches(rng, num):
+    return {
+        "image": tissue(rng, num),
+        "mask": random_masks(rng, num),
+        "patient_id": np.arange(num) // 4,
+    }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
-def test_copies_are_found_at_any_brightness(dtype):
-    rng = np.random.default_rng(1)
-    training = (1000 + 60 * rng.random((40, 16, 16, 1))).astype(dtype)
-    masks = random_masks(rng, 30, 16)
-    copied = rng.integers(0, 40, size=30)
-    # Only what lies inside the mask is copied, with other brightness and contrast.
-    patches = np.where(masks == 1, 3.0 * training[copied] + 500, rng.random((30, 16, 16, 1)))
-
-    found = memorisation.nearest_training_patch(patches, masks, training)
-
-    np.testing.assert_array_equal(found.index, copied)
-    np.testing.assert_allclose(found.correlation, 1, atol=1e-9)
+@pytest.fixture(scope="module")
+def training():
+    images = tissue(np.random.default_rng(0), 150)
+    return [{"image": images[:100]}, {"image": images[100:]}]
 
 
-def test_chunks_do_not_change_the_result(monkeypatch):
-    rng = np.random.default_rng(2)
-    arguments = rng.random((9, 8, 8, 1)), random_masks(rng, 9, 8), rng.random((23, 8, 8, 1))
-    whole = memorisation.nearest_training_patch(*arguments)
-    monkeypatch.setattr(memorisation, "_PATCHES_AT_A_TIME", 4)
-    parts = memorisation.nearest_training_patch(*arguments)
-    np.testing.assert_array_equal(parts.index, whole.index)
-    np.testing.assert_allclose(parts.correlation, whole.correlation)
+@pytest.fixture(scope="module")
+def held_out():
+    return patches(np.random.default_rng(1), 80)
 
 
-def test_flat_regions_have_no_correlation():
-    rng = np.random.default_rng(3)
-    mask = np.zeros((2, 8, 8, 1))
-    mask[:, 2:6, 2:6] = 1
-    training = rng.random((1, 8, 8, 1))
-    patches = np.concatenate([np.full((1, 8, 8, 1), 0.1), training])
-    assert memorisation.nearest_training_patch(patches, mask, training).correlation.tolist() == [
-        0.0,
-        pytest.approx(1.0),
-    ]
-    training = np.where(mask[:1] == 1, 0.3, training)
-    assert memorisation.nearest_training_patch(patches, mask, training).correlation.tolist() == [
-        0.0,
-        0.0,
-    ]
+def audit(infills, held_out, training):
+    return memorisation.audit(infills, held_out, training, seed=0)
 
 
-def test_a_generator_that_copies_stands_out_from_new_patients():
-    rng = np.random.default_rng(4)
-    training, new, held_out = (rng.random((60, 12, 12, 1)) for _ in range(3))
-    masks = random_masks(rng, 60, 12)
+def test_a_generator_of_new_patches_copies_nothing(training, held_out):
+    found = audit(patches(np.random.default_rng(2), 80), held_out, training)
+    assert found.share_copied <= 0.1
+    assert found.false_alarms <= 0.1
+    assert min(found.recall.values()) >= 0.95
+    assert set(found.recall) == set(memorisation.PLANTED)
+    assert found.num_training == 150
 
-    honest = memorisation.memorisation(new, masks, held_out, masks, training)
-    copying = memorisation.memorisation(
-        training + 0.1 * rng.random(training.shape), masks, held_out, masks, training
-    )
 
-    assert honest.share_nearer < 0.2
-    assert copying.share_nearer == 1.0
-    np.testing.assert_array_equal(copying.infills.index, np.arange(60))
-    np.testing.assert_array_equal(copying.held_out.correlation, honest.held_out.correlation)
+@pytest.mark.parametrize("kind", memorisation.PLANTED)
+def test_a_generator_that_pastes_training_patches_is_caught(kind, training, held_out):
+    hosts = patches(np.random.default_rng(3), 60)
+    copies = memorisation.planted_copies(hosts["image"], hosts["mask"], training, kind, seed=4)
+    assert audit({**hosts, "image": copies}, held_out, training).share_copied >= 0.95
+
+
+@pytest.mark.parametrize("orientation", range(8))
+@pytest.mark.parametrize("shift", [(3, -3), (-3, 1)])
+def test_the_training_patch_is_named(orientation, shift, training):
+    rng = np.random.default_rng(5)
+    image = memorisation._oriented(training[1]["image"][7, ..., 0], orientation)
+    image = np.roll(image, shift, axis=(0, 1))[None, ..., None]
+    # Any brightness and contrast.
+    found = memorisation.nearest_training_patch(0.3 * image + 0.2, random_masks(rng, 1), training)
+    assert found.index.tolist() == [107]
+    assert found.correlation[0] > 0.99
+
+
+def test_the_correlation_is_that_of_the_pixels_inside(training):
+    rng = np.random.default_rng(6)
+    masks = random_masks(rng, 3)
+    noise = 0.05 * rng.normal(size=masks.shape).astype(np.float32)
+    images = training[0]["image"][:3] + noise
+    found = memorisation.nearest_training_patch(images, masks, training)
+    for i in range(3):
+        inside = masks[i] > 0
+        expected = np.corrcoef(images[i][inside], training[0]["image"][i][inside])[0, 1]
+        assert found.correlation[i] == pytest.approx(expected, abs=1e-4)
+
+
+def test_patches_of_the_same_group_are_left_out(training):
+    masks = random_masks(np.random.default_rng(7), 5)
+    images = training[0]["image"][:5]
+    groups = [{"image": c["image"], "group": np.arange(len(c["image"]))} for c in training[:1]]
+    found = memorisation.nearest_training_patch(images, masks, groups, np.arange(5))
+    assert (found.correlation < 0.95).all()
+    found = memorisation.nearest_training_patch(images, masks, groups, np.arange(5) + 1)
+    assert found.index.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_flat_regions_have_no_correlation(training):
+    masks = random_masks(np.random.default_rng(8), 1)
+    found = memorisation.nearest_training_patch(np.full_like(masks, 0.1), masks, training)
+    assert found.correlation.tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -92,16 +108,22 @@ def test_a_generator_that_copies_stands_out_from_new_patients():
         (((1, 8, 8, 1), (1, 8, 8, 1), (1, 9, 8, 1)), "of one size"),
         (((1, 8, 8, 1), (2, 8, 8, 1), (1, 8, 8, 1)), "of one size"),
         (((1, 8, 8, 1), (1, 8, 8, 1), (0, 8, 8, 1)), "received none"),
-        (((1, 8, 8, 1), (1, 8, 8, 1), (1, 8, 8, 1)), "empty one at 0"),
     ],
 )
 def test_wrong_input_gets_one_line(shapes, message):
+    images, masks, training = np.zeros(shapes[0]), np.ones(shapes[1]), np.zeros(shapes[2])
     with pytest.raises(UserError, match=message) as error:
-        memorisation.nearest_training_patch(*map(np.zeros, shapes))
+        memorisation.nearest_training_patch(images, masks, [{"image": training}])
     assert "\n" not in str(error.value)
 
 
-def test_a_set_without_patches_is_refused():
-    none, some = np.ones((0, 4, 4, 1)), np.ones((2, 4, 4, 1))
-    with pytest.raises(UserError, match="received 2 infills and 0 held-out"):
-        memorisation.memorisation(some, some, none, none, some)
+def test_an_empty_mask_is_refused(training):
+    none = np.zeros((1, SIZE, SIZE, 1))
+    with pytest.raises(UserError, match="empty one at 0"):
+        memorisation.nearest_training_patch(none, none, training)
+
+
+def test_a_set_without_patches_is_refused(training, held_out):
+    none = {name: values[:0] for name, values in held_out.items()}
+    with pytest.raises(UserError, match="received 80 infills and 0 held-out"):
+        audit(held_out, none, training)

@@ -12,18 +12,19 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from cigan_tf import input_pipeline, pictures
+from cigan_tf import input_pipeline, pictures, provenance
 from cigan_tf import workdir as workdir_lib
-from cigan_tf.classifier.resnet import build_classifier
 from cigan_tf.classifier.train import CLASSIFIER_FILE, VALIDATION_SCORES_FILE
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
 from cigan_tf.evaluation import checks, drawing, fidelity, memorisation, roc, scores, seam
 from cigan_tf.evaluation.class_consistency import class_consistency
 from cigan_tf.evaluation.experiment_report import INFILLS_FILE, QUALITY_FILE
+from cigan_tf.evaluation.prdc import prdc
 from cigan_tf.experiment_config import Cell
 from cigan_tf.exported_generator import ExportedGenerator
 from cigan_tf.input_pipeline import CLASS_NAMES
+from cigan_tf.models import quality_features
 
 # [n, p, p, 1] -> [n, d], and -> [n].
 Features = Callable[[np.ndarray], np.ndarray]
@@ -51,9 +52,12 @@ def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str
         saved_model: the exported generator; by default the newest in `workdir`/saved_model.
 
     Raises:
-        UserError: the generator, or a classifier trained on real patches alone, is missing; what
-            `judge_infills` refuses.
+        UserError: the generator, its record, or a classifier trained on real patches only is
+            missing; the generator was trained on a test patient; what `judge_infills` refuses.
     """
+    for name in (QUALITY_FILE, INFILLS_FILE):
+        # Where judging fails, nothing of an earlier run passes for this one's.
+        (workdir / name).unlink(missing_ok=True)
     arms = config.experiment.named_arms(config.classifier)
     real_alone = [name for name, settings in arms.items() if not settings.needs_synthetic]
     if not real_alone:
@@ -72,19 +76,27 @@ def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str
     ).threshold
     seed = config.training.seed
     real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)
+    record = provenance.require(generator.provenance, generator.path)
+    provenance.refuse_leaks(record, real["patient_id"].tolist())
     training = _TrainingPatches(config)
     asked_for = 1 - real["label"]
     seeds = (seed + np.arange(len(asked_for))).astype(np.int32)
     infilled = generator(real["image"], real["mask"], asked_for, seeds)
     quality = judge_infills(
         real,
-        {**real, "image": infilled, "label": asked_for},
+        {**real, "context": real["image"], "image": infilled, "label": asked_for},
         training,
-        feature_function(config.experiment.quality_features, config.model.patch_size, classifier),
+        feature_function(config.experiment.quality_features, classifier),
         lambda images: classifier.predict(images, batch_size=_BATCH_SIZE, verbose=0)[:, 0],
         threshold,
         seed,
     )
+    quality = {
+        "features": config.experiment.quality_features,
+        "generator": record,
+        "num_patients": len(np.unique(real["patient_id"])),
+        **quality,
+    }
     workdir_lib.write_whole(workdir / QUALITY_FILE, json.dumps(quality, indent=2) + "\n")
     shown = input_pipeline.picture_patches(config, config.experiment.test_split, _SHOWN_PER_KIND)
     rows = pictures.comparison_rows(shown, generator, seed)
@@ -123,7 +135,8 @@ def judge_infills(
     Args:
         real: held-out patches: `image`, `mask` float32 [n, p, p, 1], `label` and `patient_id` [n];
             the mask is the lesion's, or one lent to a patch without; two patients of each class.
-        infills: likewise; `label` is the class asked for, `patient_id` that of the tissue around.
+        infills: likewise; `label` is the class asked for, `patient_id` that of the tissue around,
+            and `context` the patch before it was infilled.
         training: real patches that the generator was trained on, in chunks that
             `memorisation.nearest_training_patch` takes.
         features: of patches [n, p, p, 1], which are given as lesion windows; [n, d].
@@ -156,20 +169,17 @@ def judge_infills(
             *_distances(real, infills, features, seed),
             *_consistency(real, infills, probability, threshold),
             *_memorisation(real, infills, training, seed),
-            *_seams(real, infills),
+            *_seams(infills),
         ],
     }
 
 
-def feature_function(
-    source: str, patch_size: int, classifier: keras.Model | None = None
-) -> Features:
-    """Returns the pooled features of a ResNet-50, [n, p, p, 1] in [0, 1] -> [n, 2048].
+def feature_function(source: str, classifier: keras.Model | None = None) -> Features:
+    """Returns the features that distances are computed in, [n, p, p, 1] in [0, 1] -> [n, d].
 
     Args:
-        source: 'classifier' for the one given, 'imagenet', 'random', or the path of a weights file
-            of keras.applications.ResNet50 without its top.
-        patch_size: side of a patch in pixels, at least 32.
+        source: 'classifier' for the pooled maps of the one given, or what
+            `quality_features.build` takes.
         classifier: of `build_classifier`, trained.
 
     Raises:
@@ -181,10 +191,9 @@ def feature_function(
                 "The features 'classifier' need a trained classifier; received none. Train one, or "
                 "take 'imagenet' or a weights file."
             )
-        network = classifier
+        pooled = keras.Model(classifier.input, classifier.get_layer("avg_pool").output)
     else:
-        network = build_classifier(patch_size, source, seed=0, setting="quality_features")
-    pooled = keras.Model(network.input, network.get_layer("avg_pool").output)
+        pooled = quality_features.build(source)
 
     def features(images: np.ndarray) -> np.ndarray:
         starts = range(0, len(images), _BATCH_SIZE)
@@ -207,15 +216,20 @@ def _distances(real, infills, features: Features, seed: int) -> list[dict]:
         with concerning(f"{name.replace('_', '-')} patches"):
             patients = np.asarray(real["patient_id"])[np.asarray(real["label"]) == label]
             real_of_class = of_real[np.asarray(real["label"]) == label]
-            infills_of_class = of_infills[np.asarray(infills["label"]) == label]
             floor = fidelity.real_floor(real_of_class, patients, seed)
+            first = fidelity.first_half(patients, seed)
+            # As in the floor, nobody stands on both sides.
+            apart = ~np.isin(infills["patient_id"], patients[~first])
+            infills_of_class = of_infills[(np.asarray(infills["label"]) == label) & apart]
             # A distance depends on n: infills are as many as the floor's first half, if there are.
             num_chosen = min(len(infills_of_class), floor.frechet.num_a)
             rng = np.random.default_rng(seed)
             chosen = infills_of_class[rng.permutation(len(infills_of_class))[:num_chosen]]
-            against = real_of_class[~fidelity.first_half(patients, seed)]
+            against = real_of_class[~first]
             kernel = fidelity.kernel_distance(chosen, against, seed)
             frechet = fidelity.frechet_distance(chosen, against)
+            neighbours = prdc(against, chosen)
+            neighbours_floor = prdc(against, real_of_class[first])
         n = {"infills": frechet.num_a, "real": frechet.num_b}
         n_floor = {"real": floor.frechet.num_a, "other_real": floor.frechet.num_b}
         entries += [
@@ -230,6 +244,15 @@ def _distances(real, infills, features: Features, seed: int) -> list[dict]:
                 name,
                 {"value": frechet.distance, "n": n},
                 {"value": floor.frechet.distance, "n": n_floor},
+            ),
+            *(
+                _entry(
+                    measure,
+                    name,
+                    {"value": getattr(neighbours, measure), "n": n},
+                    {"value": getattr(neighbours_floor, measure), "n": n_floor},
+                )
+                for measure in neighbours._fields
             ),
         ]
     return entries
@@ -291,25 +314,29 @@ def _memorisation(real, infills, training, seed: int) -> list[dict]:
     ]
 
 
-def _seams(real, infills) -> list[dict]:
+def _seams(infills) -> list[dict]:
+    """Each infill beside the patch that it stands in, with the same mask."""
     of_infills, of_real = (
-        seam.seam_score(patches["image"], patches["mask"]) for patches in (infills, real)
+        seam.seam_score(infills[name], infills["mask"]) for name in ("image", "context")
     )
-
-    def side(scores: np.ndarray, patches, label: int, what: str) -> dict:
-        # A mask without an edge, or flat tissue beside it, has no score.
-        scores = scores[(np.asarray(patches["label"]) == label) & np.isfinite(scores)]
-        return {**_median(scores), "n": {what: scores.size}}
-
-    return [
-        _entry(
-            "seam_score",
-            name,
-            side(of_infills, infills, label, "infills"),
-            side(of_real, real, label, "real"),
-        )
-        for label, name in enumerate(CLASS_NAMES)
-    ]
+    # A mask without an edge, or flat tissue beside it, has no score.
+    scored = np.isfinite(of_infills) & np.isfinite(of_real) & (of_real > 0)
+    entries = []
+    for label, name in enumerate(CLASS_NAMES):
+        chosen = scored & (np.asarray(infills["label"]) == label)
+        n = {"infills": int(chosen.sum())}
+        entries += [
+            _entry(
+                "seam_score",
+                name,
+                {**_median(of_infills[chosen]), "n": n},
+                {**_median(of_real[chosen]), "n": {"real": n["infills"]}},
+            ),
+            _entry(
+                "seam_ratio", name, {**_median(of_infills[chosen] / of_real[chosen]), "n": n}, None
+            ),
+        ]
+    return entries
 
 
 def _median(values: np.ndarray) -> dict:

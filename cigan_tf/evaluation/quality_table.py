@@ -10,6 +10,10 @@ from cigan_tf.evaluation.table_text import TextTable
 MEASURES = {
     "kernel_distance": ("KID inside the lesion window", "as the real floor, about 0"),
     "frechet_distance": ("FID inside the lesion window", "as the real floor"),
+    "precision": ("share of them among real lesions (precision)", "as real"),
+    "recall": ("share of real lesions among them (recall)", "as real"),
+    "density": ("how densely real lesions lie around them (density)", "as real"),
+    "coverage": ("share of real lesions with one of them near (coverage)", "as real"),
     "class_auc": (
         "AUC of the class asked for, by a classifier of real patches",
         "as real, not 0.5",
@@ -22,6 +26,7 @@ MEASURES = {
     "recall_shifted": ("planted copies that are found, shifted by up to 3 px", "about 1"),
     "recall_noisy": ("planted copies that are found, with noise", "about 1"),
     "seam_score": ("gradient across the mask's edge over the tissue's", "as real"),
+    "seam_ratio": ("the same over that of the patch before it was infilled", "about 1"),
 }
 
 

@@ -22,6 +22,7 @@ def make_patches(seed, num=48, num_patients=8, prefix="held_out"):
     image = 0.4 + 0.05 * rng.random((num, SIZE, SIZE, 1)) + 0.3 * mask * label[:, None, None, None]
     return {
         "image": image.astype(np.float32),
+        "context": image.astype(np.float32),
         "mask": mask,
         "label": label,
         "patient_id": np.array([f"{prefix}_{i % num_patients}" for i in range(num)]),
@@ -101,12 +102,28 @@ def test_seams_are_found_out():
     assert seam["infills"]["low"] > 3 * seam["real"]["high"]
 
 
+def test_no_patient_stands_on_both_sides_of_a_distance():
+    real = make_patches(0)
+    quality = judge(real=real, infills=real)
+    assert find(quality, "kernel_distance", "malignant")["infills"]["n"] == {
+        "infills": 12,
+        "real": 12,
+    }
+    for of_class in ("malignant", "non_malignant"):
+        for measure in ("kernel_distance", "frechet_distance", "precision", "coverage"):
+            entry = find(quality, measure, of_class)
+            # The kernel distance differs by its subsets.
+            spread = entry["real"].get("sd", 1e-9)
+            assert entry["infills"]["value"] == pytest.approx(entry["real"]["value"], abs=spread)
+        assert find(quality, "seam_ratio", of_class)["infills"]["value"] == 1.0
+
+
 def test_it_is_json_that_the_page_shows(tmp_path):
     quality = {"features": "imagenet", **judge()}
     path = tmp_path / "infill_quality.json"
     path.write_text(json.dumps(quality, allow_nan=False))
     table = quality_table.read(path)
-    assert len(table.rows) == len(quality["measures"]) == 15
+    assert len(table.rows) == len(quality["measures"]) == 25
     assert {entry["measure"] for entry in quality["measures"]} == set(quality_table.MEASURES)
     assert quality["window_px"] == SIZE
 
@@ -139,7 +156,7 @@ def test_what_cannot_be_judged_is_refused_in_one_line(arguments, message):
 def test_features_are_the_classifiers_pooled_maps():
     classifier = build_classifier(32, "random", seed=3)
     images = np.random.default_rng(0).random((3, 32, 32, 1)).astype(np.float32)
-    found = infill_quality.feature_function("classifier", 32, classifier)(images)
+    found = infill_quality.feature_function("classifier", classifier)(images)
     assert found.shape == (3, 2048)
     head = classifier.get_layer("malignant")
     expected = classifier.predict_on_batch(images)
@@ -149,6 +166,6 @@ def test_features_are_the_classifiers_pooled_maps():
 
 def test_features_that_cannot_be_had_are_named(tmp_path):
     with pytest.raises(UserError, match="need a trained classifier"):
-        infill_quality.feature_function("classifier", 32)
+        infill_quality.feature_function("classifier")
     with pytest.raises(UserError, match=r"there is no file '.*absent\.h5'"):
-        infill_quality.feature_function(str(tmp_path / "absent.h5"), 32)
+        infill_quality.feature_function(str(tmp_path / "absent.h5"))

@@ -1,0 +1,74 @@
+"""Precision, recall, density and coverage: are infills plausible, and are they varied?"""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import pairwise_distances
+
+from cigan_tf.errors import UserError
+
+NUM_NEIGHBOURS = 5
+
+
+class Prdc(NamedTuple):
+    """Each about the same for two sets of one distribution; a value means little without a floor.
+
+    Attributes:
+        precision: share of the generated patches that lie in the ball of a real one, which reaches
+            to its k-th neighbour among the real ones.
+        recall: share of the real patches that lie in such a ball of a generated one.
+        density: how many real balls a generated patch lies in, over k; above 1 possible.
+        coverage: share of the real patches whose ball holds a generated one.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def prdc(real: np.ndarray, generated: np.ndarray, num_neighbours: int = NUM_NEIGHBOURS) -> Prdc:
+    """Compares two sets of features by their nearest neighbours.
+
+    Args:
+        real: finite, [n, d], n >= 2.
+        generated: finite, [m, d], m >= 2.
+        num_neighbours: k; a patch is not its own neighbour. Of small sets all others are taken.
+
+    Raises:
+        UserError: other shapes, too few patches, features not finite.
+
+    References:
+        Kynkaanniemi et al. Improved Precision and Recall Metric. NeurIPS 2019.
+        Naeem et al. Reliable Fidelity and Diversity Metrics for Generative Models. ICML 2020.
+    """
+    real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
+    if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
+        raise UserError(
+            "features must be of shapes [n, d] and [m, d]; received "
+            f"{real.shape} and {generated.shape}."
+        )
+    if min(len(real), len(generated)) < 2:
+        raise UserError(
+            "there must be at least 2 patches of each side; "
+            f"received {len(real)} real and {len(generated)} generated ones."
+        )
+    num_neighbours = min(num_neighbours, len(real) - 1, len(generated) - 1)
+    if not (np.isfinite(real).all() and np.isfinite(generated).all()):
+        raise UserError("features must be finite; received others.")
+    reach_real, reach_generated = _reach(real, num_neighbours), _reach(generated, num_neighbours)
+    distance = pairwise_distances(real, generated)
+    in_real = distance < reach_real[:, None]
+    return Prdc(
+        precision=float(in_real.any(axis=0).mean()),
+        recall=float((distance < reach_generated[None]).any(axis=1).mean()),
+        density=float(in_real.sum(axis=0).mean() / num_neighbours),
+        coverage=float((distance.min(axis=1) < reach_real).mean()),
+    )
+
+
+def _reach(features: np.ndarray, num_neighbours: int) -> np.ndarray:
+    """Returns each patch's distance to its k-th neighbour."""
+    distance = pairwise_distances(features)
+    np.fill_diagonal(distance, 0)
+    return np.partition(distance, num_neighbours, axis=1)[:, num_neighbours]

@@ -8,6 +8,9 @@ from absl import app, flags, logging
 
 from cigan_tf.errors import DivergedError, Preempted, UserError
 
+# A shell's code of a command that Ctrl-C ended.
+_CTRL_C = 130
+
 
 def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
     """Parses the flags, runs `main`, exits: 0, or with one line and the code of `errors`.
@@ -25,6 +28,9 @@ def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
         except Preempted as stop:
             print(_one_line(stop), file=sys.stderr)
             return stop.exit_code
+        except KeyboardInterrupt:
+            print("Stopped by Ctrl-C.", file=sys.stderr)
+            return _CTRL_C
         return 0
 
     app.run(guarded, flags_parser=functools.partial(_parse, arguments))

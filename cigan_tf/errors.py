@@ -20,12 +20,16 @@ class DivergedError(ArithmeticError):
 
 
 class Preempted(Exception):  # noqa: N818 - nothing went wrong
-    """The run was asked to stop (SIGTERM), and has saved where it was.
+    """The command was asked to stop (SIGTERM, Ctrl-C), and has saved where it was.
 
-    Its exit code is that of EX_TEMPFAIL in sysexits.h: the same command goes on from there.
+    The exit code after SIGTERM is that of EX_TEMPFAIL in sysexits.h: the same command resumes.
     """
 
     exit_code = 75
+
+    def __init__(self, message: str, exit_code: int = exit_code):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @contextlib.contextmanager

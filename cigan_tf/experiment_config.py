@@ -75,7 +75,11 @@ class ClassifierConfig:
             "classifier_batch_size must be an even number of patches, half of each class.",
             classifier_batch_size=self.classifier_batch_size,
         )
-        require(bool(self.classifier_weights), "classifier_weights must not be empty.")
+        require(
+            bool(self.classifier_weights),
+            "classifier_weights must not be empty.",
+            classifier_weights=self.classifier_weights,
+        )
         require(
             0 <= self.max_rotation_degrees <= 180,
             "max_rotation_degrees must lie in [0, 180].",
@@ -153,7 +157,11 @@ class ExperimentConfig:
 
     def validate(self, classifier: ClassifierConfig) -> None:
         """Raises UserError for a value that no run can use, arms included."""
-        require(bool(self.quality_features), "quality_features must not be empty.")
+        require(
+            bool(self.quality_features),
+            "quality_features must not be empty.",
+            quality_features=self.quality_features,
+        )
         require(
             self.bootstrap_resamples >= 1,
             "bootstrap_resamples must be at least 1.",

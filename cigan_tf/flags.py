@@ -6,6 +6,7 @@ from absl import flags
 
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
+from cigan_tf.experiment_config import Cell
 
 MODES = ("train", "report", "infill", "classify", "experiment")
 
@@ -23,8 +24,9 @@ MODE = flags.DEFINE_enum(
     "train",
     MODES,
     "train: train ciGAN; report: write report.html of an exported run; infill: write the "
-    "synthetic set through the exported generator; classify: train one classifier by the "
-    "classifier's flags; experiment: train all arms with all seeds and write the table.",
+    "synthetic set through the exported generator; classify: train the classifiers of --arms, "
+    "--generators and --classifier_seeds; experiment: train those that are missing, and write the "
+    "table.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: settings, checkpoints, logs.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.")
@@ -36,6 +38,24 @@ SAVED_MODEL = flags.DEFINE_string(
 )
 WRITE_PNG = flags.DEFINE_bool(
     "write_png", False, "With --mode=infill: write every patch and mask as PNG files, too."
+)
+
+JOBS = flags.DEFINE_integer(
+    "jobs",
+    1,
+    "Classifiers that are trained at once, each in a process with a GPU of its own or its share of "
+    "the cores.",
+    lower_bound=1,
+)
+CELL_INDEX = flags.DEFINE_integer(
+    "cell_index",
+    None,
+    "With --mode=classify: train the classifier of this number only (see --list_cells), for an "
+    "array of cluster jobs.",
+    lower_bound=0,
+)
+LIST_CELLS = flags.DEFINE_bool(
+    "list_cells", False, "Print the number, arm, generator and seed of every classifier and stop."
 )
 
 
@@ -60,6 +80,20 @@ def config_from_flags() -> Config:
             for group in dataclasses.fields(Config)
         }
     ).validate()
+
+
+def chosen_cells(config: Config) -> list[Cell]:
+    """Returns the experiment's cells, or the one of --cell_index."""
+    cells = config.experiment.cells(config.classifier)
+    index = CELL_INDEX.value
+    if index is None:
+        return cells
+    if index >= len(cells):
+        raise UserError(
+            f"cell_index must be below the number of classifiers, {len(cells)}; --list_cells "
+            f"prints them. Received: cell_index={index}."
+        )
+    return [cells[index]]
 
 
 def _value(field: dataclasses.Field):

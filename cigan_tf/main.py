@@ -1,6 +1,8 @@
-"""The command line: `python -m cigan_tf.main --flagfile=... --mode=... --workdir=...`.
+"""Trains ciGAN, infills patches, and runs the augmentation experiment.
 
-Kept short: it parses and calls one function.
+    python -m cigan_tf.main --flagfile=cigan_tf/flagfiles/paper.flags --mode=MODE --workdir=DIR
+
+Flags after a flagfile override it; --dry_run prints the resulting configuration.
 """
 
 import os
@@ -21,6 +23,10 @@ def main() -> None:
     if flags.DRY_RUN.value:
         print(config.to_json(), end="")
         return
+    if flags.LIST_CELLS.value:
+        for number, cell in enumerate(config.experiment.cells(config.classifier)):
+            print(number, cell.arm, cell.generator or "-", cell.seed)
+        return
     workdir = flags.WORKDIR.value
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of the run.")
@@ -38,13 +44,14 @@ def main() -> None:
 
         print(write_synthetic_set(config, workdir, flags.SAVED_MODEL.value, flags.WRITE_PNG.value))
     elif flags.MODE.value == "classify":
-        from cigan_tf.classifier.experiment import train_one
+        from cigan_tf.classifier.experiment import train_cells
 
-        print(train_one(config, workdir))
+        for folder in train_cells(config, workdir, flags.chosen_cells(config), flags.JOBS.value):
+            print(folder)
     elif flags.MODE.value == "experiment":
         from cigan_tf.classifier.experiment import run_experiment
 
-        print(run_experiment(config, workdir, flags.SAVED_MODEL.value))
+        print(run_experiment(config, workdir, flags.SAVED_MODEL.value, flags.JOBS.value))
 
 
 if __name__ == "__main__":

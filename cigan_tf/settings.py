@@ -22,7 +22,7 @@ def require(condition: bool, rule: str, **received: Any) -> None:
     """Raises UserError, one line of the rule and the values, unless the condition holds."""
     if not condition:
         values = ", ".join(f"{name}={value!r}" for name, value in received.items())
-        raise UserError(f"{rule} Received: {values}.")
+        raise UserError(f"{rule} Received: {values}." if values else rule)
 
 
 def require_positive(settings: Any, *names: str) -> None:

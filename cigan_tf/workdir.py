@@ -1,8 +1,11 @@
 """What a run leaves in its working directory, and how each file is written whole or not at all."""
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
+from collections.abc import Iterator
 
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -12,6 +15,8 @@ CONFIG_FILE = "config.json"
 CHECKPOINT_DIR = "checkpoints"
 LOG_DIR = "logs"
 CLASSIFIER_DIR = "classifiers"
+LOCK_FILE = ".lock"
+EXPERIMENT_FILE = "experiment.json"
 
 # What a trained generator depends on; a classifier's run compares its own settings.
 _GENERATOR_GROUPS = ("data", "model", "loss", "training", "hardware")
@@ -39,8 +44,52 @@ _FREE_TO_CHANGE = {
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file beside its place and renames it there, so that no reader sees half of it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    with beside.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        # Some file systems rename before they write: after a power cut the file would be empty.
+        file.flush()
+        os.fsync(file.fileno())
     beside.replace(path)
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path, wait: bool = False) -> Iterator[bool]:
+    """Holds a folder, so that no other process writes into it; the end of the process releases it.
+
+    Args:
+        folder: made if it is missing.
+        wait: wait for another process that holds it.
+
+    Yields:
+        Whether the folder is held: False where another process holds it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("wb")
+    except OSError as error:
+        raise UserError(f"The folder {str(folder)!r} cannot be written: {error}.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextlib.contextmanager
+def sole_process(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the folder of a run; raises UserError while another process trains in it."""
+    with lock(workdir) as held:
+        if not held:
+            raise UserError(
+                f"Another process is training in the workdir {str(workdir)!r}; wait for it to end, "
+                "or pass another --workdir."
+            )
+        yield
 
 
 def cell_dir(workdir: pathlib.Path, cell: Cell) -> pathlib.Path:
@@ -75,18 +124,22 @@ def claim(workdir: pathlib.Path, config: Config, resume_changed: bool = False) -
         raise UserError(f"The workdir {str(workdir)!r} cannot be written: {error}.") from None
 
 
-def load_config(workdir: pathlib.Path) -> Config:
+def load_config(workdir: pathlib.Path, file_name: str = CONFIG_FILE) -> Config:
     """Returns the configuration that the run in `workdir` was started with.
+
+    Args:
+        workdir: folder of the run.
+        file_name: `CONFIG_FILE` of ciGAN's training, `EXPERIMENT_FILE` of an experiment.
 
     Raises:
         UserError: there is none, or it is not of this version.
     """
-    path = workdir / CONFIG_FILE
+    path = workdir / file_name
     try:
         return Config.from_json(path.read_text())
     except OSError:
         raise UserError(
-            f"There is no run in the workdir {str(workdir)!r} ({CONFIG_FILE} is missing); "
+            f"There is no run in the workdir {str(workdir)!r} ({file_name} is missing); "
             "train first, or pass the --workdir of a trained run."
         ) from None
 

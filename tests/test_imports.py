@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "cigan_tf.config": ["errors", "settings", "experiment_config", "hardware_config"],
     "cigan_tf.workdir": ["errors", "config", "experiment_config"],
     "cigan_tf.command_line": ["errors"],
+    "cigan_tf.interruption": ["errors"],
     "cigan_tf.masks": [],
     "cigan_tf.losses": [],
     "cigan_tf.randomness": [],
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "cigan_tf.models": ["errors", "config", "masks", "losses", "randomness", "models"],
     "cigan_tf.training": [
         *["errors", "config", "hardware_config", "workdir", "masks", "losses", "pictures"],
-        *["randomness", "input_pipeline", "models", "provenance", "training"],
+        *["randomness", "interruption", "input_pipeline", "models", "provenance", "training"],
         *["evaluation.fidelity", "evaluation.roc"],
     ],
     "cigan_tf.evaluation": [
@@ -37,9 +38,10 @@ MAY_IMPORT = {
     "cigan_tf.classifier": [
         *["errors", "config", "experiment_config", "workdir", "masks", "pictures", "randomness"],
         *["models"],
-        *["exported_generator", "input_pipeline", "provenance", "evaluation", "classifier"],
+        *["exported_generator", "interruption", "input_pipeline", "provenance"],
+        *["evaluation", "classifier"],
     ],
-    "cigan_tf.flags": ["errors", "config"],
+    "cigan_tf.flags": ["errors", "config", "experiment_config"],
     "cigan_tf.main": ["errors", "command_line", "flags", "training", "classifier", "evaluation"],
     "export": [
         *["errors", "command_line", "config", "workdir", "masks", "input_pipeline", "models"],

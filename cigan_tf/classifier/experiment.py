@@ -1,39 +1,43 @@
-"""The augmentation experiment: every arm with every seed, each run once (paper section 3)."""
+"""The augmentation experiment: a classifier for each of its cells (paper section 3)."""
 
 import dataclasses
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from cigan_tf import workdir as workdir_lib
-from cigan_tf.classifier import batches
+from cigan_tf.classifier import batches, parallel
 from cigan_tf.classifier.infill_quality import write_infill_quality
 from cigan_tf.classifier.train import train_classifier
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import scores as scores_lib
 from cigan_tf.evaluation.experiment_report import write_report
 from cigan_tf.experiment_config import Cell
 
 
 def run_experiment(
-    config: Config, workdir: str | os.PathLike, saved_model: str | None
+    config: Config, workdir: str | os.PathLike, saved_model: str | None, jobs: int = 1
 ) -> pathlib.Path:
-    """Trains all arms with all seeds, judges the generator if an arm uses it, writes the report.
+    """Trains what is missing, judges the generators whose patches are used, writes the report.
 
     Args:
-        config: the arms and their seeds.
+        config: the arms, their seeds and generators.
         workdir: of the experiment.
         saved_model: the exported generator; by default the newest in `workdir`/saved_model.
+        jobs: processes that train at once.
 
     Returns:
         The report's page.
 
     Raises:
         UserError: what its three parts raise.
+        Preempted: SIGTERM or Ctrl-C came.
     """
     workdir = pathlib.Path(workdir)
-    train_arms(config, workdir)
+    cells = config.experiment.cells(config.classifier)
+    train_cells(config, workdir, cells, jobs)
+    workdir_lib.write_whole(workdir / workdir_lib.EXPERIMENT_FILE, config.to_json())
     arms = config.experiment.named_arms(config.classifier)
     if any(settings.needs_synthetic for settings in arms.values()):
         try:
@@ -44,36 +48,64 @@ def run_experiment(
     return write_report(workdir)
 
 
-def train_arms(config: Config, workdir: str | os.PathLike) -> None:
-    """Trains the classifiers of all arms and seeds that `workdir` does not hold finished.
+def train_cells(
+    config: Config, workdir: str | os.PathLike, cells: Sequence[Cell], jobs: int = 1
+) -> list[pathlib.Path]:
+    """Trains the classifiers of these cells that are not finished, each in a folder of its own.
 
-    The seed is the outer loop: an experiment that is interrupted has all arms of its first seeds.
+    Several processes may do so in one workdir: each cell is trained by one of them.
+
+    Args:
+        config: the arms and generators.
+        workdir: of the experiment; nothing outside of its `classifiers` folder is written.
+        cells: of `config.experiment.cells`.
+        jobs: processes that train at once; each has a GPU of its own, or its share of the cores.
+
+    Returns:
+        The cells' folders.
 
     Raises:
-        UserError: no arm is defined, splits share a patient, or what `train_classifier` raises.
+        UserError: no arm is defined, splits share a patient, more jobs than GPUs, or what
+            `train_classifier` raises.
+        Preempted: SIGTERM or Ctrl-C came.
     """
     workdir = pathlib.Path(workdir)
-    arms = config.experiment.named_arms(config.classifier)
-    if not arms:
+    if not cells:
         raise UserError(
             "No arm is defined; pass --flagfile=cigan_tf/flagfiles/arms.flags or --arm='NAME: ...'."
         )
     batches.refuse_shared_patients(config)
-    workdir_lib.claim(workdir, config)
-    for seed in config.experiment.classifier_seeds:
-        for arm, settings in arms.items():
+    jobs = min(jobs, len(cells))
+    if jobs > 1:
+        parallel.run(train_free_cells, (config, workdir, cells), jobs)
+    else:
+        train_free_cells(config, workdir, cells)
+    # What another process was training is finished, or trained here, when its lock is released.
+    for cell in cells:
+        _train_cell(config, workdir, cell, wait=True)
+    return [workdir_lib.cell_dir(workdir, cell) for cell in cells]
+
+
+def train_free_cells(config: Config, workdir: pathlib.Path, cells: Sequence[Cell]) -> None:
+    """Trains the cells, in order, that no other process is training."""
+    for cell in cells:
+        _train_cell(config, workdir, cell, wait=False)
+
+
+def generator_workdir(config: Config, workdir: pathlib.Path, cell: Cell) -> pathlib.Path:
+    """Returns the folder of the ciGAN run whose synthetic set a cell is trained on."""
+    if cell.generator is None:
+        return workdir
+    return pathlib.Path(config.experiment.generator_workdirs[cell.generator]).expanduser()
+
+
+def _train_cell(config: Config, workdir: pathlib.Path, cell: Cell, wait: bool) -> None:
+    settings = config.experiment.named_arms(config.classifier)[cell.arm]
+    if cell.generator is not None:
+        folder = generator_workdir(config, workdir, cell) / "synthetic"
+        settings = dataclasses.replace(settings, synthetic_dir=str(folder))
+    run_dir = workdir_lib.cell_dir(workdir, cell)
+    with workdir_lib.lock(run_dir, wait) as held:
+        if held:
             of_arm = dataclasses.replace(config, classifier=settings)
-            run_dir = workdir_lib.cell_dir(workdir, Cell(arm, None, seed))
-            train_classifier(of_arm, seed, workdir, run_dir)
-
-
-def train_one(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
-    """Trains one classifier as the classifier's flags say, into `workdir` itself.
-
-    Returns:
-        The file of its scores on the test split.
-    """
-    workdir = pathlib.Path(workdir)
-    batches.refuse_shared_patients(config)
-    train_classifier(config, config.training.seed, workdir, workdir)
-    return workdir / scores_lib.FILE_NAME
+            train_classifier(of_arm, cell.seed, workdir, run_dir)

@@ -16,6 +16,7 @@ from cigan_tf.evaluation.report import read_scalars, training_seconds
 from cigan_tf.evaluation.table_text import TextTable
 from cigan_tf.experiment_config import Cell
 
+PAGE_FILE = "experiment.html"
 QUALITY_FILE = "infill_quality.json"
 INFILLS_FILE = "infills.png"
 
@@ -24,7 +25,7 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     """Writes an experiment's tables and page from what its finished classifiers left.
 
     Into `workdir`: table.csv and comparisons.csv with every digit, table.md for people, and
-    report.html, which needs no other file.
+    experiment.html, which needs no other file.
 
     Args:
         workdir: an experiment whose arms have been trained with all seeds. Its infill_quality.json
@@ -38,11 +39,11 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
             compared.
     """
     workdir = pathlib.Path(workdir)
-    config = workdir_lib.load_config(workdir)
+    config = workdir_lib.load_config(workdir, workdir_lib.EXPERIMENT_FILE)
     table = experiment_table(workdir, config)
     table_text.write_csv(workdir, table)
     workdir_lib.write_whole(workdir / "table.md", table_text.markdown(table))
-    target = workdir / "report.html"
+    target = workdir / PAGE_FILE
     workdir_lib.write_whole(target, _render(workdir, config, table))
     return target
 

@@ -3,16 +3,14 @@
 import contextlib
 import os
 import pathlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from cigan_tf import input_pipeline, provenance
+from cigan_tf import input_pipeline, interruption, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config, TrainingConfig
-from cigan_tf.errors import Preempted, UserError
+from cigan_tf.errors import UserError
 from cigan_tf.models.cigan import CiGAN, build_cigan
 from cigan_tf.training import health, observers, start, strategies
 from cigan_tf.training.checkpoints import RunCheckpoints
@@ -33,11 +31,12 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
     Raises:
         UserError: the dataset, the weights, the hardware or the workdir cannot be used.
         DivergedError: a loss or gradient was not finite.
-        Preempted: SIGTERM came; the run is saved.
+        Preempted: SIGTERM or Ctrl-C came; the run is saved.
     """
     workdir = pathlib.Path(workdir)
     strategy = strategies.build(config)
-    with strategy.scope(), _termination_signal() as terminated:
+    with contextlib.ExitStack() as stack, strategy.scope():
+        interrupted = stack.enter_context(interruption.watch())
         batches = input_pipeline.training_batches(config)
         held_out = input_pipeline.picture_patches(
             config,
@@ -47,6 +46,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         model = build_cigan(config)
         chief = strategies.is_chief(strategy)
         if chief:
+            stack.enter_context(workdir_lib.sole_process(workdir))
             workdir_lib.claim(workdir, config, resume_changed)
             record = provenance.write_training(workdir, config, resume_changed)
         iterator = iter(batches)
@@ -71,7 +71,8 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
                 iterator,
                 checkpoints,
                 observer,
-                lambda: agreement.any(terminated.is_set()),
+                lambda: agreement.any(interrupted.requested),
+                interrupted,
                 config,
             )
             observer.end(checkpoints.newest)
@@ -84,6 +85,7 @@ def _run_steps(
     checkpoints: RunCheckpoints,
     observer: observers.Silent,
     stop_requested: Callable[[], bool],
+    interrupted: interruption.Interruption,
     config: Config,
 ) -> None:
     settings = config.training
@@ -118,9 +120,9 @@ def _run_steps(
         if saves or stop:
             checkpoints.save(step)
         if stop:
-            raise Preempted(
-                f"Stopped by SIGTERM after step {step} and saved as {checkpoints.newest}; the "
-                "same command goes on from there."
+            raise interrupted.error(
+                f"after step {step} and saved as {checkpoints.newest}; the same command resumes "
+                "from there."
             )
 
 
@@ -135,18 +137,3 @@ def _steps_to_next_event(step: int, settings: TrainingConfig) -> int:
     ahead = [every - step % every for every in periodic]
     ahead += [event - step for event in (first_profiled - 1, last_profiled, settings.total_steps)]
     return min(steps for steps in ahead if steps > 0)
-
-
-@contextlib.contextmanager
-def _termination_signal() -> Iterator[threading.Event]:
-    """Gives an event that is set when SIGTERM comes, instead of the process's sudden end."""
-    terminated = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        # Python handles signals in its main thread alone.
-        yield terminated
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: terminated.set())
-    try:
-        yield terminated
-    finally:
-        signal.signal(signal.SIGTERM, before)

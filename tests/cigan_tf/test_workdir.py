@@ -71,7 +71,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(path), "write_bytes", full_disk)
+    monkeypatch.setattr(workdir.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         workdir.write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_second_process_is_refused_while_the_first_one_is_alive(tmp_path):
+    with workdir.sole_process(tmp_path / "run"):
+        # A lock belongs to an open file: a second open file is what another process would have.
+        second = workdir.sole_process(tmp_path / "run")
+        with pytest.raises(UserError, match="Another process is training"):
+            second.__enter__()
+    with workdir.sole_process(tmp_path / "run"):
+        pass

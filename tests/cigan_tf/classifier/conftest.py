@@ -7,6 +7,7 @@ import pytest
 
 from cigan_tf.config import Config, DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
 from cigan_tf.experiment_config import ClassifierConfig
+from tests.cigan_tf.classifier.small_classifier import build_small_classifier
 
 PATCH_SIZE = 32
 PATIENTS = {
@@ -129,18 +130,8 @@ def with_classifier():
 @pytest.fixture(scope="module")
 def small_classifier():
     """Puts a network of seconds in the place of ResNet-50, which test_resnet.py tests."""
-    import keras
-
     from cigan_tf.classifier import train
 
-    def build(patch_size, weights, seed):
-        keras.utils.set_random_seed(seed)
-        image = keras.Input((patch_size, patch_size, 1))
-        features = keras.layers.Conv2D(8, 3, strides=2)(image)
-        features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
-        features = keras.layers.GlobalAveragePooling2D(name="avg_pool")(features)
-        return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(features))
-
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "build_classifier", build)
+        patched.setattr(train, "build_classifier", build_small_classifier)
         yield

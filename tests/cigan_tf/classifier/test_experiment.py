@@ -3,10 +3,14 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
-from cigan_tf.classifier import experiment
+from cigan_tf import workdir
+from cigan_tf.classifier import experiment, parallel, train
 from cigan_tf.errors import UserError
+from cigan_tf.evaluation import scores
+from tests.cigan_tf.classifier.small_classifier import build_small_classifier
 
 
 @pytest.fixture
@@ -21,8 +25,14 @@ def trained(monkeypatch):
     return runs
 
 
+def cells_of(config):
+    return config.experiment.cells(config.classifier)
+
+
 def test_all_arms_of_a_seed_before_the_next_seed(discs_config, trained, tmp_path):
-    experiment.train_arms(discs_config, tmp_path)
+    folders = experiment.train_cells(discs_config, tmp_path, cells_of(discs_config))
+    assert folders == list(dict.fromkeys(run_dir for _, _, run_dir in trained))
+    trained = trained[: len(folders)]  # then all cells once more, which are finished
     folders = [
         run_dir.relative_to(tmp_path / "classifiers").as_posix() for _, _, run_dir in trained
     ]
@@ -35,13 +45,66 @@ def test_all_arms_of_a_seed_before_the_next_seed(discs_config, trained, tmp_path
 def test_without_an_arm_there_is_no_experiment(discs_config, trained, tmp_path):
     none = dataclasses.replace(discs_config.experiment, arm=())
     with pytest.raises(UserError, match=r"arms\.flags"):
-        experiment.train_arms(dataclasses.replace(discs_config, experiment=none), tmp_path)
+        experiment.train_cells(discs_config, tmp_path, none.cells(discs_config.classifier))
     assert not trained
 
 
-def test_one_classifier_into_the_workdir_itself(discs_config, trained, tmp_path):
-    assert experiment.train_one(discs_config, tmp_path) == tmp_path / "scores.csv"
-    assert [(seed, run_dir) for _, seed, run_dir in trained] == [(3, tmp_path)]
+def test_cells_are_trained_on_the_patches_of_their_generator(discs_config, trained, tmp_path):
+    generators = dataclasses.replace(
+        discs_config.experiment, generators=("runs/a", "runs/b"), classifier_seeds=(5,)
+    )
+    config = dataclasses.replace(discs_config, experiment=generators)
+    experiment.train_cells(config, tmp_path, cells_of(config))
+    found = {
+        run_dir.relative_to(tmp_path / "classifiers").as_posix(): of_arm.classifier.synthetic_dir
+        for of_arm, _, run_dir in trained
+    }
+    assert found == {
+        "baseline/seed_5": "",
+        "cigan/a/seed_5": "runs/a/synthetic",
+        "cigan/b/seed_5": "runs/b/synthetic",
+    }
+
+
+def test_a_cell_that_another_process_trains_is_left_to_it(discs_config, trained, tmp_path):
+    cells = cells_of(discs_config)
+    with workdir.lock(workdir.cell_dir(tmp_path, cells[0])) as held:
+        assert held
+        experiment.train_free_cells(discs_config, tmp_path, cells)
+    folders = [run_dir for _, _, run_dir in trained]
+    assert folders == [workdir.cell_dir(tmp_path, cell) for cell in cells[1:]]
+
+
+def train_small_cells(config, folder, cells):
+    """Trains cells with a network of seconds, in a process where no fixture is at work."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "build_classifier", build_small_classifier)
+        experiment.train_free_cells(config, folder, cells)
+
+
+def test_two_cells_at_once_leave_the_files_of_two_in_a_row(
+    discs_config, small_classifier, tmp_path
+):
+    baseline = dataclasses.replace(discs_config.experiment, arms=("baseline",))
+    config = dataclasses.replace(discs_config, experiment=baseline)
+    experiment.train_cells(config, tmp_path / "in_a_row", cells_of(config))
+    arguments = config, tmp_path / "at_once", cells_of(config)
+    parallel.run(train_small_cells, arguments, jobs=2)
+    in_a_row, at_once = (tmp_path / name / "classifiers" for name in ("in_a_row", "at_once"))
+
+    def files(folder):
+        found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+        return {name for name in found if "tfevents" not in name}
+
+    assert files(in_a_row) == files(at_once)
+    for cell in ("baseline/seed_0", "baseline/seed_1"):
+        assert (in_a_row / cell / "settings.json").read_bytes() == (
+            at_once / cell / "settings.json"
+        ).read_bytes()
+        alone, together = (scores.read(f / cell / "scores.csv") for f in (in_a_row, at_once))
+        assert alone.patch.tolist() == together.patch.tolist()
+        # Another number of threads adds in another order.
+        np.testing.assert_allclose(alone.probability, together.probability, atol=1e-3)
 
 
 def test_one_command_trains_judges_and_reports(
@@ -55,7 +118,7 @@ def test_one_command_trains_judges_and_reports(
     )
     config = dataclasses.replace(discs_config, classifier=settings, experiment=arms)
     page = experiment.run_experiment(config, tmp_path, str(exported))
-    assert page == tmp_path / "report.html"
+    assert page == tmp_path / "experiment.html"
     assert "cigan" in page.read_text()
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
     quality = json.loads((tmp_path / "infill_quality.json").read_text())

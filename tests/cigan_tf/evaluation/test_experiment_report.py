@@ -29,7 +29,7 @@ def experiment(tmp_path, synthetic_scores):
             arm=DEFINITIONS, classifier_seeds=(3, 4), bootstrap_resamples=100
         )
     )
-    workdir_lib.claim(tmp_path, config)
+    (tmp_path / workdir_lib.EXPERIMENT_FILE).write_text(config.to_json())
     scores = synthetic_scores(ARMS, seeds=(3, 4), scanners=("lumisys", "<script>"))
     for arm, runs in scores.items():
         for seed, run in runs.items():
@@ -42,12 +42,12 @@ def experiment(tmp_path, synthetic_scores):
 def test_the_page_and_the_tables(experiment):
     page = experiment_report.write_report(experiment)
 
-    assert page == experiment / "report.html"
+    assert page == experiment / "experiment.html"
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     table = experiment_report.experiment_table(
-        experiment, Config.from_json((experiment / "config.json").read_text())
+        experiment, Config.from_json((experiment / "experiment.json").read_text())
     )
     for arm in table.arms.values():
         assert f"<td>{arm.auc_mean:.3f} ± {arm.auc_sd:.3f}</td><td>{arm.auc:.3f}</td>" in text
@@ -93,12 +93,12 @@ def test_a_classifier_that_has_not_finished_is_named(experiment):
     (workdir_lib.cell_dir(experiment, Cell("cigan", None, 4)) / "scores.csv").unlink()
     with pytest.raises(UserError, match=r"There are no scores in .*cigan/seed_4/scores\.csv"):
         experiment_report.write_report(experiment)
-    assert not (experiment / "report.html").exists()
+    assert not (experiment / "experiment.html").exists()
 
 
 def test_a_folder_without_an_experiment_is_named(tmp_path):
     with pytest.raises(UserError, match="There is no run"):
         experiment_report.write_report(tmp_path)
-    workdir_lib.claim(tmp_path, Config())
+    (tmp_path / workdir_lib.EXPERIMENT_FILE).write_text(Config().to_json())
     with pytest.raises(UserError, match="at least one arm"):
         experiment_report.write_report(tmp_path)

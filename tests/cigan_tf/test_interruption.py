@@ -1,0 +1,44 @@
+"""SIGTERM and Ctrl-C are noted, and end a command with a code of their own."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from cigan_tf import interruption
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "exit_code"),
+    [(signal.SIGTERM, "SIGTERM", 75), (signal.SIGINT, "Ctrl-C", 130)],
+)
+def test_a_signal_is_noted_instead_of_acted_on(number, name, exit_code):
+    before = signal.getsignal(number)
+    with interruption.watch() as interrupted:
+        assert not interrupted.requested
+        os.kill(os.getpid(), number)
+        assert interrupted.requested
+    error = interrupted.error("after step 3")
+    assert (str(error), error.exit_code) == (f"Stopped by {name} after step 3", exit_code)
+    assert signal.getsignal(number) is before
+
+
+def test_ctrl_c_twice_does_not_wait():
+    with interruption.watch():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_of_the_main_thread_nothing_is_noted():
+    seen = []
+
+    def look():
+        with interruption.watch() as interrupted:
+            seen.append(interrupted.requested)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [False]

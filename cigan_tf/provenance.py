@@ -189,7 +189,7 @@ def require(record: dict[str, Any] | None, path: str | os.PathLike) -> dict[str,
 
 def refuse_leaks(record: dict[str, Any], test_patients: Iterable[str]) -> None:
     """Raises UserError where the generator was trained on a patient that is to test it."""
-    leaked = sorted(set(record["patients"]) & set(test_patients))
+    leaked = sorted(set(record["patients"]) & set(map(str, test_patients)))
     if leaked:
         raise UserError(
             f"The generator was trained on {len(leaked)} of the test patients, {leaked[0]!r} among "

@@ -19,12 +19,13 @@ from cigan_tf.experiment_config import Cell
 def run_experiment(
     config: Config, workdir: str | os.PathLike, saved_model: str | None, jobs: int = 1
 ) -> pathlib.Path:
-    """Trains what is missing, judges the generators whose patches are used, writes the report.
+    """Trains what is missing, judges the generator whose patches are used, writes the report.
 
     Args:
         config: the arms, their seeds and generators.
         workdir: of the experiment.
-        saved_model: the exported generator; by default the newest in `workdir`/saved_model.
+        saved_model: the exported generator; by default the newest in saved_model/ of the (first)
+            generator's workdir.
         jobs: processes that train at once.
 
     Returns:
@@ -39,9 +40,12 @@ def run_experiment(
     train_cells(config, workdir, cells, jobs)
     workdir_lib.write_whole(workdir / workdir_lib.EXPERIMENT_FILE, config.to_json())
     arms = config.experiment.named_arms(config.classifier)
-    if any(settings.needs_synthetic for settings in arms.values()):
+    synthetic = [cell for cell in cells if arms[cell.arm].needs_synthetic]
+    if synthetic:
+        # Of several generators the first is judged.
+        generator = generator_workdir(config, workdir, synthetic[0])
         try:
-            write_infill_quality(config, workdir, saved_model)
+            write_infill_quality(config, workdir, saved_model or str(generator / "saved_model"))
         except UserError as error:
             # Hours of training are not lost to what comes beside the table.
             print(f"warning: the infills are not judged: {error}", file=sys.stderr)

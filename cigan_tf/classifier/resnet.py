@@ -4,6 +4,7 @@ import keras
 from keras import layers, ops
 
 from cigan_tf.models.pretrained import load_weights
+from cigan_tf.randomness import seeded
 
 
 def build_classifier(
@@ -27,16 +28,15 @@ def build_classifier(
     """
     image = keras.Input((patch_size, patch_size, 1), name="image")
     rgb = layers.Concatenate(name="grey_to_rgb")([layers.Rescaling(255.0)(image)] * 3)
-    # Keras' own draws take the process's generator.
-    keras.utils.set_random_seed(seed)
-    resnet = keras.applications.ResNet50(
-        include_top=False,
-        weights=None,
-        input_tensor=keras.applications.resnet50.preprocess_input(rgb),
-        pooling="avg",
-    )
-    head = layers.Dense(1, activation="sigmoid", name="malignant", dtype="float32")
-    classifier = keras.Model(image, head(resnet.output), name="classifier")
+    with seeded(seed):
+        resnet = keras.applications.ResNet50(
+            include_top=False,
+            weights=None,
+            input_tensor=keras.applications.resnet50.preprocess_input(rgb),
+            pooling="avg",
+        )
+        head = layers.Dense(1, activation="sigmoid", name="malignant", dtype="float32")
+        classifier = keras.Model(image, head(resnet.output), name="classifier")
     load_weights(
         resnet,
         keras.applications.ResNet50,

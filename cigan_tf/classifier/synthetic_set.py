@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 
-from cigan_tf import input_pipeline
+from cigan_tf import input_pipeline, masks, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -26,6 +27,8 @@ from cigan_tf.exported_generator import ExportedGenerator
 SPLIT = "train"
 _NAME, _VERSION = "synthetic", "1.0.0"
 _FACTS_FILE = "synthetic.json"
+# Masks among which a patch finds one that lies on breast tissue.
+_CANDIDATE_DONORS = 8
 # Patches per call of the generator.
 _BATCH_SIZE = 32
 
@@ -38,8 +41,10 @@ class SyntheticSet:
         patch_size: side in pixels of the patches that are asked for.
 
     Attributes:
-        facts: from what it was made: `dataset`, `train_split`, `train_patient_share`, `seed`,
-            `generator` (a hash of its weights), `num_patches`.
+        facts: from what it was made: `dataset`, `dataset_fingerprint`, `train_split`,
+            `train_patient_share`, `seed`, `generator` (a hash of its weights), `num_patches`.
+        record: provenance of the generator (`provenance.training_record`, `step`,
+            `weights_sha256`).
 
     Raises:
         UserError: there is none, or its patches are of another size.
@@ -59,6 +64,13 @@ class SyntheticSet:
                 f"real ones {patch_size} px."
             )
         self.facts = facts
+        record = provenance.read(self._path / provenance.FILE_NAME)
+        if record is None:
+            raise UserError(
+                f"The synthetic set in {str(folder)!r} does not say what its generator was trained "
+                "on; delete it, and write it again with --mode=infill."
+            )
+        self.record = record
 
     def encoded_patches(self) -> tf.data.Dataset:
         """Returns the patches as of `input_pipeline.encoded_patches`; ids are the context's."""
@@ -83,6 +95,8 @@ def write_synthetic_set(
 ) -> pathlib.Path:
     """Writes `workdir`/synthetic through the exported generator, or finds it finished there.
 
+    The patches are those that the generator was trained on.
+
     Args:
         config: the dataset, its training split, the share of its patients, the seed.
         workdir: folder of the run.
@@ -93,8 +107,9 @@ def write_synthetic_set(
         The folder written.
 
     Raises:
-        UserError: the generator or the dataset is missing, their sizes differ, a class is missing,
-            or the folder holds another set.
+        UserError: the generator or the dataset is missing, their sizes differ, the generator has no
+            provenance or was trained on other patches than the flags say, a class is missing, or
+            the folder holds another set.
     """
     workdir = pathlib.Path(workdir)
     folder = workdir / _NAME
@@ -106,10 +121,13 @@ def write_synthetic_set(
             f"those asked for have {patch_size} px. Pass --patch_size={generator.patch_size} and a "
             "dataset of that size."
         )
+    record = provenance.require(generator.provenance, generator.path)
+    dataset = _refuse_other_data(record, config)
     facts = {
         "dataset": data.dataset,
-        "train_split": data.train_split,
-        "train_patient_share": data.train_patient_share,
+        "dataset_fingerprint": dataset["fingerprint"],
+        "train_split": record["train_split"],
+        "train_patient_share": record["patient_share"],
         "patch_size": patch_size,
         "seed": config.training.seed,
         "generator": generator.sha256,
@@ -125,8 +143,9 @@ def write_synthetic_set(
         return folder
     # Without its facts a set was not finished.
     shutil.rmtree(folder / _VERSION, ignore_errors=True)
-    lenders, num_patches = _lenders(config)
-    infilled = _infill_all(_origins(config, lenders), generator, patch_size)
+    donors, num_patches = _donors(config)
+    all_origins = origins(_training_patches(config), donors, config.training.seed, patch_size)
+    infilled = infill_all(all_origins, generator, patch_size)
     progress = tqdm.tqdm(infilled, total=num_patches, unit="patch", dynamic_ncols=True)
     png = _PngWriter(folder / "png") if write_png else None
     tfds.dataset_builders.store_as_tfds_dataset(
@@ -137,6 +156,7 @@ def write_synthetic_set(
         data_dir=workdir,
         description="Training patches infilled as the other class by a ciGAN generator.",
     )
+    provenance.write(folder / _VERSION / provenance.FILE_NAME, record)
     facts["num_patches"] = num_patches
     workdir_lib.write_whole(folder / _VERSION / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
     return folder
@@ -161,37 +181,85 @@ def _features(patch_size: int) -> tfds.features.FeaturesDict:
     )
 
 
-def _lenders(config: Config) -> tuple[list[dict], int]:
+def _refuse_other_data(record: dict, config: Config) -> dict:
+    """Returns the dataset's record; raises UserError where the generator was trained on others."""
+    data = config.data
+    dataset = provenance.dataset_record(config)
+    pairs = {
+        "dataset": (record["dataset"]["fingerprint"], dataset["fingerprint"]),
+        "train_split": (record["train_split"], data.train_split),
+        "train_patient_share": (record["patient_share"], data.train_patient_share),
+    }
+    for name, (trained_on, given) in pairs.items():
+        if trained_on != given:
+            raise UserError(
+                f"A synthetic set is made from the patches that its generator was trained on: its "
+                f"{name} was {_short(trained_on)}. Received: {name}={_short(given)}."
+            )
+    return dataset
+
+
+def _short(value: object) -> object:
+    return f"one with the fingerprint {value[:12]}" if len(str(value)) == 64 else value
+
+
+def _donors(config: Config) -> tuple[list[dict], int]:
     """Returns the masks of the malignant training patches, and how many patches there are."""
     data = config.data
-    lenders, num_patches = [], 0
+    donors, num_patches = [], 0
     for patch in _training_patches(config):
         num_patches += 1
         if patch["label"] == 1:
             del patch["image"]  # masks compress well, images of a whole split do not
-            lenders.append(patch)
-    if len(lenders) in (0, num_patches):
+            donors.append(patch)
+    if len(donors) in (0, num_patches):
         raise UserError(
-            f"The {data.train_split} split of {data.dataset} holds {len(lenders)} malignant "
+            f"The {data.train_split} split of {data.dataset} holds {len(donors)} malignant "
             f"patches of {num_patches}; a synthetic set needs both classes."
         )
-    return lenders, num_patches
+    return donors, num_patches
 
 
-def _origins(config: Config, lenders: list[dict]):
-    """Yields what each synthetic patch is made from: context, mask, class asked for, seed."""
-    seed = config.training.seed
-    for number, patch in enumerate(_training_patches(config)):
-        if patch["label"] == 1:
-            lender = patch
-        else:
-            lender = lenders[np.random.default_rng((seed, number)).integers(len(lenders))]
+def origins(patches: Iterable[dict], donors: Sequence[dict], seed: int, patch_size: int):
+    """Yields what each synthetic patch is made from, one for each patch (paper section 3.2).
+
+    A malignant patch loses the lesion in its own mask. A non-malignant one receives a lesion in the
+    mask of a malignant patch, the first of a few drawn ones that lies on breast tissue; where none
+    does, the one with the largest share on tissue.
+
+    Args:
+        patches: of `input_pipeline.encoded_patches`, as NumPy values.
+        donors: malignant ones, whose masks are drawn.
+        seed: of the draws, which depend on it and on a patch's number only.
+        patch_size: side of a patch in pixels.
+
+    Yields:
+        Dicts of `context` (the patch), `donor` (whose mask is filled), `label` (the class asked
+        for), `seed` (of the infill).
+    """
+    for number, patch in enumerate(patches):
         yield {
             "context": patch,
-            "lender": lender,
+            "donor": patch
+            if patch["label"] == 1
+            else _donor_on_tissue(patch, donors, (seed, number), patch_size),
             "label": 1 - int(patch["label"]),
             "seed": (seed + number) % 2**31,
         }
+
+
+def _donor_on_tissue(patch: dict, donors: Sequence[dict], seed: tuple, patch_size: int) -> dict:
+    drawn = np.random.default_rng(seed).integers(len(donors), size=_CANDIDATE_DONORS)
+    best, best_share = None, -1.0
+    image = input_pipeline.decode_image(patch["image"], patch_size)
+    for donor in (donors[index] for index in drawn):
+        mask = input_pipeline.decode({**patch, "mask": donor["mask"]}, patch_size)["mask"]
+        share = float(masks.tissue_share(image, mask, patch["tissue_fraction"]))
+        if share >= masks.MIN_TISSUE_SHARE:
+            return donor
+        if share > best_share:
+            best, best_share = donor, share
+    return best
 
 
 def _training_patches(config: Config):
@@ -201,13 +269,13 @@ def _training_patches(config: Config):
     return patches.as_numpy_iterator()
 
 
-def _infill_all(origins, generator: ExportedGenerator, patch_size: int):
-    """Yields each origin with its `image` (uint16) and `mask` (uint8), [p, p, 1]."""
+def infill_all(origins: Iterable[dict], generator: ExportedGenerator, patch_size: int):
+    """Yields each of `origins` with its infilled patch (uint16) and mask (uint8), [p, p, 1]."""
     origins = iter(origins)
     while batch := list(itertools.islice(origins, _BATCH_SIZE)):
         decoded = [
             input_pipeline.decode(
-                {**origin["context"], "mask": origin["lender"]["mask"]}, patch_size
+                {**origin["context"], "mask": origin["donor"]["mask"]}, patch_size
             )
             for origin in batch
         ]
@@ -222,7 +290,7 @@ def _infill_all(origins, generator: ExportedGenerator, patch_size: int):
 def _keyed(infilled, png: "_PngWriter | None"):
     """Yields key and example of each synthetic patch, as TFDS stores them."""
     for number, (origin, image, mask) in enumerate(infilled):
-        context, lender = origin["context"], origin["lender"]
+        context, donor = origin["context"], origin["donor"]
         if png is not None:
             png.write(number, origin["label"], image, mask)
         yield (
@@ -231,14 +299,14 @@ def _keyed(infilled, png: "_PngWriter | None"):
                 "image": image,
                 "mask": mask,
                 "label": origin["label"],
-                "lesion_type": lender["lesion_type"].decode() if origin["label"] else "none",
+                "lesion_type": donor["lesion_type"].decode() if origin["label"] else "none",
                 "simulated": True,
                 "patient_id": context["patient_id"],
                 "film_id": context["film_id"],
                 "scanner": context["scanner"],
                 "patch": context["patch"],
-                "mask_patch": lender["patch"],
-                "mask_patient_id": lender["patient_id"],
+                "mask_patch": donor["patch"],
+                "mask_patient_id": donor["patient_id"],
                 "seed": origin["seed"],
             },
         )

@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import shutil
+import sys
 import time
 
 import keras
@@ -12,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+from cigan_tf import provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches, tensorboard
 from cigan_tf.classifier.resnet import build_classifier
@@ -37,19 +39,23 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
         seed: of weights, order, mixing and augmentation.
         workdir: where the synthetic set lies if the settings name none.
         run_dir: receives settings.json, logs/ (TensorBoard), classifier.keras,
-            validation_scores.csv and, last of all, scores.csv: where it lies, the run is finished
-            and nothing is done.
+            provenance.json, validation_scores.csv and, last of all, scores.csv: where it is, the
+            run is finished and nothing is done. A run that was made from other data, or from the
+            patches of another generator, is trained again.
 
     Raises:
-        UserError: the data cannot be used, or `run_dir` holds a run with other settings.
+        UserError: the data cannot be used, the generator was trained on a test patient, or
+            `run_dir` holds a run with other settings.
     """
-    if _claim(config, seed, run_dir):
-        return
     settings = config.classifier
     synthetic = _open_synthetic(config, workdir)
+    if _claim(config, seed, run_dir, synthetic):
+        return
     iterator = iter(batches.training_batches(config, seed, synthetic))
     validation = batches.scored_batches(config, config.data.validation_split)
     test = batches.scored_batches(config, config.experiment.test_split)
+    if synthetic:
+        provenance.refuse_leaks(synthetic.record, test[1]["patient_id"])
     classifier = _untrained(config.model.patch_size, settings, seed)
     validation_scores = _run_steps(classifier, iterator, validation, run_dir, config, seed)
     classifier.save(run_dir / CLASSIFIER_FILE)
@@ -121,18 +127,19 @@ def _run_steps(
         unit="step",
         dynamic_ncols=True,
     )
-    classifier.reset_metrics()
+    losses = []
     since, steps_since = time.monotonic(), 0
     scores = None
     for number in range(int(step) + 1, settings.classifier_steps + 1):
         # Not the iterator itself: a function that takes it is traced again for the next run's.
-        classifier.train_on_batch(*next(iterator))
+        losses.append(classifier.train_on_batch(*next(iterator)))
         progress.update()
         steps_since += 1
         if number % settings.validation_every_steps and number < settings.classifier_steps:
             continue
         step.assign(number)
-        loss = float(classifier.get_metrics_result()["loss"])
+        # Keras' own mean is of the last batch: train_on_batch resets it.
+        loss = float(np.mean(losses))
         if not np.isfinite(loss):
             raise UserError(
                 f"The loss of the classifier in {str(run_dir)!r} is {loss} at step {number}; take "
@@ -144,7 +151,7 @@ def _run_steps(
         auc = roc.auc(scores.label, scores.probability)
         progress.set_postfix(loss=f"{loss:.3f}", validation_auc=f"{auc:.3f}")
         manager.save(checkpoint_number=number)
-        classifier.reset_metrics()
+        losses = []
         since, steps_since = time.monotonic(), 0
     progress.close()
     writer.close()
@@ -165,6 +172,14 @@ def _open_synthetic(config: Config, workdir: pathlib.Path) -> SyntheticSet | Non
             f"{made_from[0]}; training is on the {config.data.train_split} split of "
             f"{config.data.dataset}."
         )
+    fingerprint = provenance.dataset_record(config)["fingerprint"]
+    if synthetic.facts["dataset_fingerprint"] != fingerprint:
+        raise UserError(
+            f"The synthetic set in {str(folder)!r} was made from other records of "
+            f"{config.data.dataset} than those that are trained on (fingerprint "
+            f"{synthetic.facts['dataset_fingerprint'][:12]}, now {fingerprint[:12]}); delete it, "
+            "train ciGAN on these records, and write it again with --mode=infill."
+        )
     if synthetic.facts["train_patient_share"] > settings.patient_share:
         raise UserError(
             f"The synthetic set in {str(folder)!r} knows "
@@ -175,8 +190,13 @@ def _open_synthetic(config: Config, workdir: pathlib.Path) -> SyntheticSet | Non
     return synthetic
 
 
-def _claim(config: Config, seed: int, run_dir: pathlib.Path) -> bool:
-    """Makes the folder the run's own; returns whether its run is finished."""
+def _claim(
+    config: Config, seed: int, run_dir: pathlib.Path, synthetic: SyntheticSet | None
+) -> bool:
+    """Makes the folder the run's own; returns whether its run is finished.
+
+    A run that was made from something else, or does not say from what, is removed first.
+    """
     given = {
         "data": {
             "dataset": config.data.dataset,
@@ -196,7 +216,46 @@ def _claim(config: Config, seed: int, run_dir: pathlib.Path) -> bool:
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        _remove_outdated(run_dir, config, synthetic)
         workdir_lib.write_whole(path, json.dumps(given, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"The folder {str(run_dir)!r} cannot be written: {error}.") from None
     return (run_dir / scores_lib.FILE_NAME).exists()
+
+
+def _remove_outdated(run_dir: pathlib.Path, config: Config, synthetic: SyntheticSet | None) -> None:
+    """Records from what the run is made, and removes one that was made from something else."""
+    seen = dataclasses.replace(config.data, train_patient_share=config.classifier.patient_share)
+    made_from = {
+        **provenance.training_record(dataclasses.replace(config, data=seen)),
+        "synthetic": {**synthetic.record, "set": synthetic.facts} if synthetic else None,
+    }
+    path = run_dir / provenance.FILE_NAME
+    before = provenance.read(path)
+    was, now = (_identity(record) if record else None for record in (before, made_from))
+    begun = [
+        name
+        for name in (scores_lib.FILE_NAME, CLASSIFIER_FILE, _CHECKPOINT_DIR)
+        if (run_dir / name).exists()
+    ]
+    if begun and was != now:
+        what = ", ".join(name for name in now if (was or {}).get(name) != now[name])
+        print(
+            f"The classifier in {str(run_dir)!r} is trained again: what it was made from has "
+            f"changed or is not recorded ({what}).",
+            file=sys.stderr,
+        )
+        for name in (*begun, VALIDATION_SCORES_FILE, workdir_lib.LOG_DIR):
+            target = run_dir / name
+            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    if was != now:
+        provenance.write(path, made_from)
+
+
+def _identity(record: dict) -> dict[str, object]:
+    """Returns what a classifier's scores depend on, of its provenance."""
+    synthetic = record.get("synthetic")
+    return {
+        "dataset": record["dataset"]["fingerprint"],
+        "synthetic set": synthetic and synthetic["set"],
+    }

@@ -3,6 +3,7 @@
 Made from files alone: what every classifier said of the test patches, and what it logged.
 """
 
+import collections
 import dataclasses
 import os
 import pathlib
@@ -14,7 +15,6 @@ from cigan_tf.evaluation import scores as scores_lib
 from cigan_tf.evaluation.experiment_table import ExperimentTable, compare_arms
 from cigan_tf.evaluation.report import read_scalars, training_seconds
 from cigan_tf.evaluation.table_text import TextTable
-from cigan_tf.experiment_config import Cell
 
 PAGE_FILE = "experiment.html"
 QUALITY_FILE = "infill_quality.json"
@@ -56,19 +56,25 @@ def experiment_table(workdir: pathlib.Path, config: Config) -> ExperimentTable:
             compared.
     """
     experiment = config.experiment
-    arms = list(experiment.named_arms(config.classifier))
-    scores = {
-        arm: {
-            seed: scores_lib.read(
-                workdir_lib.cell_dir(workdir, Cell(arm, None, seed)) / scores_lib.FILE_NAME
-            )
-            for seed in experiment.classifier_seeds
-        }
-        for arm in arms
-    }
-    return compare_arms(
-        scores, experiment.pairs(arms), experiment.bootstrap_resamples, config.training.seed
-    )
+    scores, generators = collections.defaultdict(dict), collections.defaultdict(dict)
+    for cell in experiment.cells(config.classifier):
+        path = workdir_lib.cell_dir(workdir, cell) / scores_lib.FILE_NAME
+        scores[_row_name(cell.arm, cell.generator)][cell.seed] = scores_lib.read(path)
+        generators[cell.arm][cell.generator] = None
+    # Arms with generators are compared generator by generator.
+    pairs = [
+        (_row_name(arm, generator), _row_name(other, other_generator))
+        for arm, other in experiment.pairs(list(generators))
+        for generator in generators[arm]
+        for other_generator in generators[other]
+        if None in (generator, other_generator) or generator == other_generator
+    ]
+    return compare_arms(scores, pairs, experiment.bootstrap_resamples, config.training.seed)
+
+
+def _row_name(arm: str, generator: str | None) -> str:
+    """Returns the name of a row of the table: an arm, or an arm with one of its generators."""
+    return f"{arm} ({generator})" if generator else arm
 
 
 def _render(workdir: pathlib.Path, config: Config, table: ExperimentTable) -> str:
@@ -130,9 +136,8 @@ def _setting(value) -> str:
 
 
 def _training_seconds(workdir: pathlib.Path, config: Config) -> float:
-    total = 0.0
-    for arm in config.experiment.named_arms(config.classifier):
-        for seed in config.experiment.classifier_seeds:
-            logs = workdir_lib.cell_dir(workdir, Cell(arm, None, seed)) / workdir_lib.LOG_DIR
-            total += training_seconds(read_scalars(logs)) if logs.is_dir() else 0.0
-    return total
+    folders = [
+        workdir_lib.cell_dir(workdir, cell) / workdir_lib.LOG_DIR
+        for cell in config.experiment.cells(config.classifier)
+    ]
+    return sum(training_seconds(read_scalars(logs)) for logs in folders if logs.is_dir())

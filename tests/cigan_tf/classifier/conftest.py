@@ -1,12 +1,16 @@
 """A dataset with the features of ddsm_patches whose patients fill three splits: drawn discs."""
 
 import dataclasses
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
+from cigan_tf import provenance
 from cigan_tf.config import Config, DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
 from cigan_tf.experiment_config import ClassifierConfig
+from cigan_tf.exported_generator import ExportedGenerator
 from tests.cigan_tf.classifier.small_classifier import build_small_classifier
 
 PATCH_SIZE = 32
@@ -106,13 +110,32 @@ def discs_config(discs_dir):
     )
 
 
+def record_as_trained_on(config, saved_model, folder):
+    """Copies a SavedModel, with the record of a generator that was trained as `config` says."""
+    copied = pathlib.Path(shutil.copytree(saved_model, folder))
+    record = provenance.training_record(config)
+    sha256 = ExportedGenerator(saved_model).sha256
+    provenance.write(
+        copied / "assets.extra" / provenance.FILE_NAME,
+        {**record, "step": 1, "weights_sha256": sha256},
+    )
+    return copied
+
+
 @pytest.fixture(scope="session")
-def synthetic_folder(discs_config, exported, tmp_path_factory):
-    """The synthetic set of the discs, through the exported generator of the tiny run."""
+def discs_generator(discs_config, exported, tmp_path_factory):
+    """The exported generator of the tiny run, with the record of one trained on the discs."""
+    folder = tmp_path_factory.mktemp("generator") / "1"
+    return record_as_trained_on(discs_config, exported, folder)
+
+
+@pytest.fixture(scope="session")
+def synthetic_folder(discs_config, discs_generator, tmp_path_factory):
+    """The synthetic set of the discs."""
     from cigan_tf.classifier.synthetic_set import write_synthetic_set
 
     workdir = tmp_path_factory.mktemp("infilled")
-    return write_synthetic_set(discs_config, workdir, str(exported), write_png=True)
+    return write_synthetic_set(discs_config, workdir, str(discs_generator), write_png=True)
 
 
 @pytest.fixture

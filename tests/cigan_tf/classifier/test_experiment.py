@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from cigan_tf import workdir
 from cigan_tf.classifier import experiment, parallel, train
+from cigan_tf.classifier.synthetic_set import write_synthetic_set
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import scores
 from tests.cigan_tf.classifier.small_classifier import build_small_classifier
@@ -108,7 +110,7 @@ def test_two_cells_at_once_leave_the_files_of_two_in_a_row(
 
 
 def test_one_command_trains_judges_and_reports(
-    discs_config, exported, synthetic_folder, small_classifier, tmp_path
+    discs_config, discs_generator, synthetic_folder, small_classifier, tmp_path
 ):
     settings = dataclasses.replace(
         discs_config.classifier, synthetic_dir=str(synthetic_folder), classifier_steps=2
@@ -117,7 +119,7 @@ def test_one_command_trains_judges_and_reports(
         discs_config.experiment, classifier_seeds=(0,), quality_features="classifier"
     )
     config = dataclasses.replace(discs_config, classifier=settings, experiment=arms)
-    page = experiment.run_experiment(config, tmp_path, str(exported))
+    page = experiment.run_experiment(config, tmp_path, str(discs_generator))
     assert page == tmp_path / "experiment.html"
     assert "cigan" in page.read_text()
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
@@ -137,3 +139,40 @@ def test_infills_that_cannot_be_judged_cost_no_table(
     experiment.run_experiment(config, tmp_path, str(tmp_path / "no_generator"))
     assert "warning: the infills are not judged: There is no SavedModel" in capsys.readouterr().err
     assert (tmp_path / "table.csv").exists()
+
+
+def test_only_arms_that_depend_on_the_generator_are_trained_again(
+    discs_config, discs_generator, small_classifier, tmp_path, capsys
+):
+    seeds = dataclasses.replace(discs_config.experiment, classifier_seeds=(0,))
+    config = dataclasses.replace(discs_config, experiment=seeds)
+    write_synthetic_set(config, tmp_path, str(discs_generator))
+
+    def trained():
+        experiment.train_cells(config, tmp_path, cells_of(config))
+        return {
+            cell.arm: (workdir.cell_dir(tmp_path, cell) / "scores.csv").stat().st_mtime_ns
+            for cell in cells_of(config)
+        }
+
+    before = trained()
+    assert trained() == before
+    shutil.rmtree(tmp_path / "synthetic")
+    other = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=77))
+    write_synthetic_set(other, tmp_path, str(discs_generator))
+    after = trained()
+    assert after["baseline"] == before["baseline"]
+    assert after["cigan"] > before["cigan"]
+    assert "trained again" in capsys.readouterr().err
+
+
+def test_a_generator_that_saw_a_test_patient_is_refused(
+    discs_config, discs_generator, small_classifier, tmp_path
+):
+    generator = shutil.copytree(discs_generator, tmp_path / "1")
+    path = generator / "assets.extra" / "provenance.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "patients": [*record["patients"], "gil"]}))
+    write_synthetic_set(discs_config, tmp_path, str(generator))
+    with pytest.raises(UserError, match="test patients, 'gil'"):
+        experiment.train_cells(discs_config, tmp_path, cells_of(discs_config))

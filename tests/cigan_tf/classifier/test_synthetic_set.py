@@ -1,14 +1,23 @@
 """The synthetic set: origins, training split only, the film's own pixels outside the mask."""
 
 import dataclasses
+import shutil
 
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cigan_tf import input_pipeline
-from cigan_tf.classifier.synthetic_set import SyntheticSet, read_facts, write_synthetic_set
+from cigan_tf.classifier.synthetic_set import (
+    SyntheticSet,
+    origins,
+    read_facts,
+    write_synthetic_set,
+)
 from cigan_tf.errors import UserError
+from cigan_tf.exported_generator import ExportedGenerator
+from tests.cigan_tf.classifier.conftest import record_as_trained_on
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +73,9 @@ def test_outside_the_mask_patches_are_the_films_own(records, training_patches):
 
 
 def test_the_same_command_gives_the_same_set(
-    records, discs_config, exported, tmp_path, synthetic_folder
+    records, discs_config, discs_generator, tmp_path, synthetic_folder
 ):
-    again = write_synthetic_set(discs_config, tmp_path, str(exported))
+    again = write_synthetic_set(discs_config, tmp_path, str(discs_generator))
     by_patch = {
         record["patch"]: record for record in SyntheticSet(again, 32).records().as_numpy_iterator()
     }
@@ -86,15 +95,17 @@ def test_png_files_are_the_records(records, synthetic_folder):
     assert set(np.unique(mask)) == {0, 255}
 
 
-def test_a_finished_set_is_kept_and_another_one_refused(discs_config, exported, synthetic_folder):
+def test_a_finished_set_is_kept_and_another_one_refused(
+    discs_config, discs_generator, synthetic_folder
+):
     before = sorted(synthetic_folder.rglob("*"))
     workdir = synthetic_folder.parent
-    assert write_synthetic_set(discs_config, workdir, str(exported)) == synthetic_folder
+    assert write_synthetic_set(discs_config, workdir, str(discs_generator)) == synthetic_folder
     assert sorted(synthetic_folder.rglob("*")) == before
     other = dataclasses.replace(discs_config.training, seed=9)
     with pytest.raises(UserError, match="seed"):
         write_synthetic_set(
-            dataclasses.replace(discs_config, training=other), workdir, str(exported)
+            dataclasses.replace(discs_config, training=other), workdir, str(discs_generator)
         )
 
 
@@ -104,16 +115,69 @@ def test_an_unfinished_set_is_none(tmp_path):
         SyntheticSet(tmp_path / "synthetic", 32)
 
 
-def test_patches_of_another_size_are_refused(synthetic_folder, discs_config, exported, tmp_path):
+def test_patches_of_another_size_are_refused(
+    synthetic_folder, discs_config, discs_generator, tmp_path
+):
     with pytest.raises(UserError, match="32 px wide"):
         SyntheticSet(synthetic_folder, 64)
     model = dataclasses.replace(discs_config.model, patch_size=64)
     with pytest.raises(UserError, match="takes patches of 32 px"):
-        write_synthetic_set(dataclasses.replace(discs_config, model=model), tmp_path, str(exported))
+        write_synthetic_set(
+            dataclasses.replace(discs_config, model=model), tmp_path, str(discs_generator)
+        )
 
 
-def test_one_class_alone_is_refused(discs_config, exported, tmp_path):
+def test_one_class_alone_is_refused(discs_config, discs_generator, tmp_path):
     data = dataclasses.replace(discs_config.data, dataset="ddsm_patches/one_class")
+    config = dataclasses.replace(discs_config, data=data)
+    generator = record_as_trained_on(config, discs_generator, tmp_path / "generator")
     with pytest.raises(UserError, match="0 malignant patches of 16"):
-        write_synthetic_set(dataclasses.replace(discs_config, data=data), tmp_path, str(exported))
+        write_synthetic_set(config, tmp_path, str(generator))
     assert not (tmp_path / "synthetic").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "named"),
+    [
+        ("train_patient_share", 0.25, r"train_patient_share was 1\.0.*=0\.25"),
+        ("train_split", "validation", "train_split was train.*=validation"),
+        ("dataset", "ddsm_patches/shared", "dataset was one with the fingerprint"),
+    ],
+)
+def test_a_generator_of_other_patches_than_the_flags_say_is_refused(
+    setting, value, named, discs_config, discs_generator, tmp_path
+):
+    data = dataclasses.replace(discs_config.data, **{setting: value})
+    with pytest.raises(UserError, match=named):
+        write_synthetic_set(
+            dataclasses.replace(discs_config, data=data), tmp_path, str(discs_generator)
+        )
+    assert not (tmp_path / "synthetic").exists()
+
+
+def test_the_set_keeps_the_record_of_its_generator(synthetic_folder, discs_generator):
+    record = SyntheticSet(synthetic_folder, 32).record
+    assert record == ExportedGenerator(discs_generator).provenance
+    assert record["patients"] == ["ann", "bea", "cia", "dot"]
+
+
+def test_a_generator_without_a_record_is_refused(discs_config, discs_generator, tmp_path):
+    bare = shutil.copytree(discs_generator, tmp_path / "1")
+    (bare / "assets.extra" / "provenance.json").unlink()
+    with pytest.raises(UserError, match="no provenance record"):
+        write_synthetic_set(discs_config, tmp_path, str(bare))
+
+
+def test_borrowed_masks_lie_on_tissue():
+    image, donors = np.full((8, 8, 1), 40000, np.uint16), []
+    image[:, 4:] = 0  # air
+    for column in (0, 1, 6, 7):
+        mask = np.zeros((8, 8, 1), np.uint8)
+        mask[2:4, column] = 1
+        donors.append({"mask": tf.io.encode_png(mask).numpy(), "column": column})
+    patch = {"image": tf.io.encode_png(image).numpy(), "label": 0, "tissue_fraction": 0.5}
+    found = [o["donor"]["column"] for o in origins([patch] * 40, donors, seed=0, patch_size=8)]
+    assert set(found) == {0, 1}
+    whole = {**patch, "tissue_fraction": 1.0}  # nothing is air: all masks will do
+    found = [o["donor"]["column"] for o in origins([whole] * 40, donors, seed=0, patch_size=8)]
+    assert set(found) == {0, 1, 6, 7}

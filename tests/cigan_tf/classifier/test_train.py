@@ -1,13 +1,14 @@
 """One classifier: what a run leaves, that it is run once, that an interrupted one goes on."""
 
 import json
+import random
 
 import keras
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cigan_tf.classifier import batches, train
+from cigan_tf.classifier import batches, resnet, train
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import scores
 
@@ -58,6 +59,31 @@ def test_tensorboard_shows_loss_auc_and_curves(finished):
     events.Reload()
     for tag in ("loss/training", "loss/validation", "auc/validation", "validation/curves"):
         assert [event.step for event in events.Tensors(tag)] == [2, 4], tag
+
+
+def test_the_loss_of_a_point_is_the_mean_since_the_last_one(discs_config, tmp_path, monkeypatch):
+    losses, written = [], []
+    train_on_batch = keras.Model.train_on_batch
+
+    def recorded(self, *arguments):
+        losses.append(float(train_on_batch(self, *arguments)))
+        return losses[-1]
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", recorded)
+    monkeypatch.setattr(
+        train.tensorboard.ClassifierWriter,
+        "write",
+        lambda self, step, loss, *others: written.append(loss),
+    )
+    train.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    np.testing.assert_allclose(written, [np.mean(losses[:2]), np.mean(losses[2:])])
+    assert losses[0] != losses[1]
+
+
+def test_building_a_classifier_leaves_the_process_random_state_alone():
+    state = random.getstate(), np.random.get_state()[1].tolist()
+    resnet.build_classifier(32, "random", seed=5)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == state
 
 
 def test_a_finished_classifier_is_not_run_again(finished, discs_config, monkeypatch):

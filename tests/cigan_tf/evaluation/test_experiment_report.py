@@ -102,3 +102,27 @@ def test_a_folder_without_an_experiment_is_named(tmp_path):
     (tmp_path / workdir_lib.EXPERIMENT_FILE).write_text(Config().to_json())
     with pytest.raises(UserError, match="at least one arm"):
         experiment_report.write_report(tmp_path)
+
+
+def test_an_arm_has_a_row_for_each_generator(tmp_path, synthetic_scores):
+    config = Config(
+        experiment=ExperimentConfig(
+            arm=("baseline:", "cigan: synthetic_use=mixed", "only: synthetic_use=only"),
+            generators=("runs/a", "runs/b"),
+            classifier_seeds=(3, 4),
+            bootstrap_resamples=50,
+        )
+    )
+    scores = synthetic_scores(ARMS, seeds=(3, 4))
+    for cell in config.experiment.cells(config.classifier):
+        folder = workdir_lib.cell_dir(tmp_path, cell)
+        folder.mkdir(parents=True)
+        scores_lib.write(folder / "scores.csv", next(iter(scores.values()))[cell.seed])
+    table = experiment_report.experiment_table(tmp_path, config)
+    rows = ["baseline", "cigan (a)", "cigan (b)", "only (a)", "only (b)"]
+    assert list(table.arms) == rows
+    assert [(pair.arm, pair.other) for pair in table.comparisons] == [
+        *(("cigan (a)", "baseline"), ("cigan (b)", "baseline")),
+        *(("only (a)", "baseline"), ("only (b)", "baseline")),
+        *(("only (a)", "cigan (a)"), ("only (b)", "cigan (b)")),
+    ]

@@ -150,8 +150,8 @@ class ExperimentConfig:
     test_split: str = setting("test", "Split that the table is made from.")
     quality_features: str = setting(
         "imagenet",
-        "Features of the distances between infills and real lesions, a ResNet-50: 'imagenet', "
-        "'classifier' (the experiment's own), 'random', or the path of a .weights.h5 file.",
+        "Features in which infills are compared with real lesions: VGG-16 with weights 'imagenet', "
+        "'random', or of a file (.npz, .h5); or 'classifier', the experiment's own.",
     )
     bootstrap_resamples: int = setting(2000, "Resamples of the test patients.")
 

@@ -13,8 +13,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # too.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+from absl import flags as absl_flags
+
 from cigan_tf import command_line, flags
 from cigan_tf.errors import UserError
+
+# --help shows the flags of the main module only.
+absl_flags.adopt_module_key_flags(flags)
 
 
 def main() -> None:

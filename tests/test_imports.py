@@ -58,7 +58,7 @@ KNOW_FILMS = {
     ),
     "export.film_infill": ("tfds_ddsm.patches",),
 }
-KNOW_FLAGS = {"cigan_tf.flags", "cigan_tf.command_line", "tfds_ddsm.check"}
+KNOW_FLAGS = {"cigan_tf.flags", "cigan_tf.main", "cigan_tf.command_line", "tfds_ddsm.check"}
 
 
 def modules():

@@ -24,7 +24,7 @@ MEASURES = {
     "recall_plain": ("planted copies that are found, as they are", "about 1"),
     "recall_flipped": ("planted copies that are found, flipped or turned", "about 1"),
     "recall_shifted": ("planted copies that are found, shifted by up to 3 px", "about 1"),
-    "recall_noisy": ("planted copies that are found, with noise of 0.1 of their deviation", "about 1"),
+    "recall_noisy": ("planted copies that are found, with noise of 0.1 SD", "about 1"),
     "seam_score": ("gradient across the mask's edge over the tissue's", "as real"),
     "seam_ratio": ("the same over that of the patch before it was infilled", "about 1"),
 }

@@ -45,6 +45,21 @@ def test_the_command_line_overrides_the_flagfile():
     assert config["model"]["patch_size"] == 256
 
 
+def test_help_shows_what_the_command_does_and_its_flags():
+    shown = run("--help").stdout
+    assert "Trains ciGAN" in shown
+    assert "--batch_size" in shown
+
+
+def test_cells_are_listed_by_number_for_an_array_of_jobs():
+    arms = ("--flagfile=cigan_tf/flagfiles/arms.flags", "--arms=baseline,cigan")
+    finished = run(*arms, "--generators=runs/a,runs/b", "--classifier_seeds=0,7", "--list_cells")
+    assert finished.stdout.splitlines() == [
+        *("0 baseline - 0", "1 cigan a 0", "2 cigan b 0"),
+        *("3 baseline - 7", "4 cigan a 7", "5 cigan b 7"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -55,6 +70,10 @@ def test_the_command_line_overrides_the_flagfile():
         (["--flagfile=absent.flags"], "absent.flags"),
         (["train"], "'train'"),
         ([], "--workdir=DIR"),
+        (
+            ["--mode=classify", "--workdir={tmp}/run", "--arm=one:", "--cell_index=9"],
+            "cell_index must be below the number of classifiers, 5",
+        ),
         (["--workdir={tmp}/run", "--data_dir={tmp}", "--dataset=ddsm_patches/none"], "tfds build"),
     ],
 )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches, parallel
 from cigan_tf.classifier.infill_quality import write_infill_quality
+from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.classifier.train import train_classifier
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -44,8 +45,14 @@ def run_experiment(
     if synthetic:
         # Of several generators the first is judged.
         generator = generator_workdir(config, workdir, synthetic[0])
+        folder = arms[synthetic[0].arm].synthetic_dir or generator / "synthetic"
         try:
-            write_infill_quality(config, workdir, saved_model or str(generator / "saved_model"))
+            write_infill_quality(
+                config,
+                workdir,
+                saved_model or generator / "saved_model",
+                SyntheticSet(folder, config.model.patch_size),
+            )
         except UserError as error:
             # Hours of training are not lost to what comes beside the table.
             print(f"warning: the infills are not judged: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ import numpy as np
 
 from cigan_tf import input_pipeline, pictures, provenance
 from cigan_tf import workdir as workdir_lib
+from cigan_tf.classifier.synthetic_set import SyntheticSet, infill_all, origins
 from cigan_tf.classifier.train import CLASSIFIER_FILE, VALIDATION_SCORES_FILE
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
@@ -39,21 +40,29 @@ _TRAINING_AT_A_TIME = 256
 _SPECIFICITY = 0.9
 
 
-def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str | None) -> None:
+def write_infill_quality(
+    config: Config,
+    workdir: pathlib.Path,
+    saved_model: str | pathlib.Path,
+    synthetic: SyntheticSet,
+) -> None:
     """Judges the exported generator on the test split, and draws some of its infills.
 
-    Every test patch is infilled as the other class. The classifier that is asked, and whose
-    features are taken for `quality_features` = 'classifier', is that of the first arm that saw no
-    synthetic patch, with the first seed.
+    Test patches are infilled by the rule of the synthetic set (`synthetic_set.origins`): as the
+    other class, malignant ones in masks of malignant test patches. The classifier that is asked,
+    and whose features are taken for `quality_features` = 'classifier', is that of the first arm
+    that saw no synthetic patch, with the first seed.
 
     Args:
         config: of an experiment whose classifiers are trained.
         workdir: of the experiment; receives infill_quality.json and infills.png.
-        saved_model: the exported generator; by default the newest in `workdir`/saved_model.
+        saved_model: the exported generator.
+        synthetic: the set that the arms were trained on; the same generator must have made it.
 
     Raises:
         UserError: the generator, its record, or a classifier trained on real patches only is
-            missing; the generator was trained on a test patient; what `judge_infills` refuses.
+            missing; the generator is not that of the synthetic set, or was trained on a test
+            patient; what `judge_infills` refuses.
     """
     for name in (QUALITY_FILE, INFILLS_FILE):
         # Where judging fails, nothing of an earlier run passes for this one's.
@@ -65,7 +74,14 @@ def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str
             "Infills are judged by a classifier that saw real patches alone; received the arms "
             f"{', '.join(arms)}. Add one with synthetic_use=none."
         )
-    generator = ExportedGenerator(saved_model or workdir / "saved_model")
+    generator = ExportedGenerator(saved_model)
+    if generator.sha256 != synthetic.record["weights_sha256"]:
+        raise UserError(
+            f"The generator {str(generator.path)!r} is not the one whose patches the arms were "
+            f"trained on (weights {generator.sha256[:12]} and "
+            f"{synthetic.record['weights_sha256'][:12]}); pass that one as --saved_model, or write "
+            "the synthetic set again."
+        )
     run_dir = workdir_lib.cell_dir(
         workdir, Cell(real_alone[0], None, config.experiment.classifier_seeds[0])
     )
@@ -79,12 +95,9 @@ def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str
     record = provenance.require(generator.provenance, generator.path)
     provenance.refuse_leaks(record, real["patient_id"].tolist())
     training = _TrainingPatches(config)
-    asked_for = 1 - real["label"]
-    seeds = (seed + np.arange(len(asked_for))).astype(np.int32)
-    infilled = generator(real["image"], real["mask"], asked_for, seeds)
     quality = judge_infills(
         real,
-        {**real, "context": real["image"], "image": infilled, "label": asked_for},
+        _infilled_test_patches(config, generator),
         training,
         feature_function(config.experiment.quality_features, classifier),
         lambda images: classifier.predict(images, batch_size=_BATCH_SIZE, verbose=0)[:, 0],
@@ -102,6 +115,29 @@ def write_infill_quality(config: Config, workdir: pathlib.Path, saved_model: str
     rows = pictures.comparison_rows(shown, generator, seed)
     sheet = drawing.comparison_sheet(shown["kind"], rows)
     workdir_lib.write_whole(workdir / INFILLS_FILE, sheet)
+
+
+def _infilled_test_patches(config: Config, generator: ExportedGenerator) -> dict[str, np.ndarray]:
+    """Returns infills of test patches, made as those of the synthetic set, for `judge_infills`."""
+    seed, patch_size = config.training.seed, config.model.patch_size
+    builder = input_pipeline.open_dataset(config.data, patch_size)
+    encoded = input_pipeline.encoded_patches(builder, config.experiment.test_split)
+    patches = list(encoded.as_numpy_iterator())
+    donors = [patch for patch in patches if patch["label"] == 1]
+    chosen = np.random.default_rng(seed).permutation(len(patches))[:_MAX_PATCHES]
+    contexts = [patches[index] for index in np.sort(chosen)]
+    infilled = infill_all(origins(contexts, donors, seed, patch_size), generator, patch_size)
+    examples = [
+        {
+            "image": image.astype(np.float32) / input_pipeline.WHITE,
+            "mask": mask.astype(np.float32),
+            "context": input_pipeline.decode_image(origin["context"]["image"], patch_size).numpy(),
+            "label": origin["label"],
+            "patient_id": origin["context"]["patient_id"].decode(),
+        }
+        for origin, image, mask in infilled
+    ]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 class _TrainingPatches:

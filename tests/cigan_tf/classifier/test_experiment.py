@@ -9,7 +9,8 @@ import pytest
 
 from cigan_tf import workdir
 from cigan_tf.classifier import experiment, parallel, train
-from cigan_tf.classifier.synthetic_set import write_synthetic_set
+from cigan_tf.classifier.infill_quality import write_infill_quality
+from cigan_tf.classifier.synthetic_set import SyntheticSet, write_synthetic_set
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import scores
 from tests.cigan_tf.classifier.small_classifier import build_small_classifier
@@ -176,3 +177,12 @@ def test_a_generator_that_saw_a_test_patient_is_refused(
     write_synthetic_set(discs_config, tmp_path, str(generator))
     with pytest.raises(UserError, match="test patients, 'gil'"):
         experiment.train_cells(discs_config, tmp_path, cells_of(discs_config))
+
+
+def test_another_generator_than_that_of_the_arms_is_not_judged(
+    discs_config, discs_generator, synthetic_folder, tmp_path
+):
+    synthetic = SyntheticSet(synthetic_folder, 32)
+    synthetic.record = {**synthetic.record, "weights_sha256": "0" * 64}
+    with pytest.raises(UserError, match="is not the one whose patches the arms were trained on"):
+        write_infill_quality(discs_config, tmp_path, discs_generator, synthetic)

@@ -12,8 +12,10 @@ EXPERIMENT = runs/experiment
 EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients": 200, \
   "patch_size": 32, "film_size": [344, 188], "patches_per_class": 8000, "difficulty": 0.1}
 TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing,default_sdk_harness_log_level=ERROR
+# VGG16_WEIGHTS=FILE compares infills with real lesions in ImageNet features instead of random ones.
 RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) --workdir=$(EXPERIMENT) \
-  --flagfile=cigan_tf/flagfiles/experiment.flags
+  --flagfile=cigan_tf/flagfiles/experiment.flags \
+  $(if $(VGG16_WEIGHTS),--quality_features=$(VGG16_WEIGHTS))
 
 # Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
 export TF_CPP_MIN_LOG_LEVEL = 3

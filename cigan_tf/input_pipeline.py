@@ -313,7 +313,7 @@ def _decode_with_mask(patch, candidates: tf.Tensor, patch_size: int) -> dict[str
 
     def borrowed():
         decoded = tf.map_fn(
-            lambda png: _decode_mask(png, patch_size),
+            lambda png: decode_mask(png, patch_size),
             candidates,
             fn_output_signature=tf.TensorSpec((patch_size, patch_size, 1), tf.float32),
         )
@@ -329,12 +329,12 @@ def decode(patch, patch_size: int) -> dict[str, tf.Tensor]:
     """Returns `image` in [0, 1] and `mask` in {0, 1}, float32 [p, p, 1], and `label` of a patch."""
     return {
         "image": decode_image(patch["image"], patch_size),
-        "mask": _decode_mask(patch["mask"], patch_size),
+        "mask": decode_mask(patch["mask"], patch_size),
         "label": patch["label"],
     }
 
 
-def _decode_mask(png: tf.Tensor, patch_size: int) -> tf.Tensor:
+def decode_mask(png: tf.Tensor, patch_size: int) -> tf.Tensor:
     mask = tf.io.decode_png(png, channels=1, dtype=tf.uint8)
     return tf.ensure_shape(tf.cast(mask > 0, tf.float32), (patch_size, patch_size, 1))
 

@@ -13,6 +13,7 @@ from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.classifier.train import train_classifier
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
+from cigan_tf.evaluation import scores as scores_lib
 from cigan_tf.evaluation.experiment_report import write_report
 from cigan_tf.experiment_config import Cell
 
@@ -117,6 +118,7 @@ def _train_cell(config: Config, workdir: pathlib.Path, cell: Cell, wait: bool) -
         settings = dataclasses.replace(settings, synthetic_dir=str(folder))
     run_dir = workdir_lib.cell_dir(workdir, cell)
     with workdir_lib.lock(run_dir, wait) as held:
-        if held:
+        # Whoever held the lock before has brought the scores up to date.
+        if held and not (wait and (run_dir / scores_lib.FILE_NAME).exists()):
             of_arm = dataclasses.replace(config, classifier=settings)
             train_classifier(of_arm, cell.seed, workdir, run_dir)

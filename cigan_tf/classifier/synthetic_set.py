@@ -253,7 +253,7 @@ def _donor_on_tissue(patch: dict, donors: Sequence[dict], seed: tuple, patch_siz
     best, best_share = None, -1.0
     image = input_pipeline.decode_image(patch["image"], patch_size)
     for donor in (donors[index] for index in drawn):
-        mask = input_pipeline.decode({**patch, "mask": donor["mask"]}, patch_size)["mask"]
+        mask = input_pipeline.decode_mask(donor["mask"], patch_size)
         share = float(masks.tissue_share(image, mask, patch["tissue_fraction"]))
         if share >= masks.MIN_TISSUE_SHARE:
             return donor

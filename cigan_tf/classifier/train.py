@@ -48,8 +48,9 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
             `run_dir` holds a run with other settings.
     """
     settings = config.classifier
-    synthetic = _open_synthetic(config, workdir)
-    if _claim(config, seed, run_dir, synthetic):
+    fingerprint = provenance.dataset_record(config)["fingerprint"]
+    synthetic = _open_synthetic(config, workdir, fingerprint)
+    if _claim(config, seed, run_dir, fingerprint, synthetic):
         return
     iterator = iter(batches.training_batches(config, seed, synthetic))
     validation = batches.scored_batches(config, config.data.validation_split)
@@ -159,7 +160,7 @@ def _run_steps(
     return scores or score(classifier, *validation)
 
 
-def _open_synthetic(config: Config, workdir: pathlib.Path) -> SyntheticSet | None:
+def _open_synthetic(config: Config, workdir: pathlib.Path, fingerprint: str) -> SyntheticSet | None:
     settings = config.classifier
     if not settings.needs_synthetic:
         return None
@@ -172,7 +173,6 @@ def _open_synthetic(config: Config, workdir: pathlib.Path) -> SyntheticSet | Non
             f"{made_from[0]}; training is on the {config.data.train_split} split of "
             f"{config.data.dataset}."
         )
-    fingerprint = provenance.dataset_record(config)["fingerprint"]
     if synthetic.facts["dataset_fingerprint"] != fingerprint:
         raise UserError(
             f"The synthetic set in {str(folder)!r} was made from other records of "
@@ -191,7 +191,11 @@ def _open_synthetic(config: Config, workdir: pathlib.Path) -> SyntheticSet | Non
 
 
 def _claim(
-    config: Config, seed: int, run_dir: pathlib.Path, synthetic: SyntheticSet | None
+    config: Config,
+    seed: int,
+    run_dir: pathlib.Path,
+    fingerprint: str,
+    synthetic: SyntheticSet | None,
 ) -> bool:
     """Makes the folder the run's own; returns whether its run is finished.
 
@@ -216,30 +220,30 @@ def _claim(
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        _remove_outdated(run_dir, config, synthetic)
+        _remove_outdated(run_dir, config, fingerprint, synthetic)
         workdir_lib.write_whole(path, json.dumps(given, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"The folder {str(run_dir)!r} cannot be written: {error}.") from None
     return (run_dir / scores_lib.FILE_NAME).exists()
 
 
-def _remove_outdated(run_dir: pathlib.Path, config: Config, synthetic: SyntheticSet | None) -> None:
+def _remove_outdated(
+    run_dir: pathlib.Path, config: Config, fingerprint: str, synthetic: SyntheticSet | None
+) -> None:
     """Records from what the run is made, and removes one that was made from something else."""
-    seen = dataclasses.replace(config.data, train_patient_share=config.classifier.patient_share)
-    made_from = {
-        **provenance.training_record(dataclasses.replace(config, data=seen)),
-        "synthetic": {**synthetic.record, "set": synthetic.facts} if synthetic else None,
-    }
     path = run_dir / provenance.FILE_NAME
     before = provenance.read(path)
-    was, now = (_identity(record) if record else None for record in (before, made_from))
+    was = _identity(before) if before else {}
+    now = {"dataset": fingerprint, "synthetic set": synthetic and synthetic.facts}
+    if was == now:
+        return
     begun = [
         name
         for name in (scores_lib.FILE_NAME, CLASSIFIER_FILE, _CHECKPOINT_DIR)
         if (run_dir / name).exists()
     ]
-    if begun and was != now:
-        what = ", ".join(name for name in now if (was or {}).get(name) != now[name])
+    if begun:
+        what = ", ".join(name for name in now if was.get(name) != now[name])
         print(
             f"The classifier in {str(run_dir)!r} is trained again: what it was made from has "
             f"changed or is not recorded ({what}).",
@@ -248,8 +252,11 @@ def _remove_outdated(run_dir: pathlib.Path, config: Config, synthetic: Synthetic
         for name in (*begun, VALIDATION_SCORES_FILE, workdir_lib.LOG_DIR):
             target = run_dir / name
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-    if was != now:
-        provenance.write(path, made_from)
+    # The patients are read from the records, which takes long: only where a run begins.
+    seen = dataclasses.replace(config.data, train_patient_share=config.classifier.patient_share)
+    record = provenance.training_record(dataclasses.replace(config, data=seen))
+    of_set = {**synthetic.record, "set": synthetic.facts} if synthetic else None
+    provenance.write(path, {**record, "synthetic": of_set})
 
 
 def _identity(record: dict) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cigan_tf.randomness import consecutive_seeds
+from cigan_tf.randomness import consecutive_seeds, noise_of_seed
 
 COLUMNS = ("original", "input", "same class", "opposite class")
 _GAP_PX = 4
@@ -34,7 +34,8 @@ def comparison_rows(batch: dict[str, np.ndarray], infill, seed: int) -> list[lis
 
     Args:
         batch: `image`, `mask` float32 [N, p, p, 1], `label` int32 [N].
-        infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1].
+        infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1], from the
+            noise of `randomness.noise_of_seed`.
         seed: the first patch's seed; the next has the next.
 
     Returns:
@@ -44,7 +45,7 @@ def comparison_rows(batch: dict[str, np.ndarray], infill, seed: int) -> list[lis
     seeds = consecutive_seeds(seed, len(label))
     same = np.asarray(infill(image, mask, label, seeds))
     opposite = np.asarray(infill(image, mask, 1 - label, seeds))
-    noise = np.random.default_rng(seed).random(image.shape, dtype=np.float32)
+    noise = [noise_of_seed(of_patch, image.shape[1]).numpy() for of_patch in seeds]
     rows = []
     for original, in_mask, speckle, *infills in zip(
         image, mask, noise, same, opposite, strict=True

@@ -29,6 +29,11 @@ def seeded(seed: int) -> Iterator[None]:
         eager._seed, eager._rng = of_tensorflow
 
 
+def noise_of_seed(seed: tf.Tensor, patch_size: int) -> tf.Tensor:
+    """Returns the noise that an infill of this seed starts from, float32 [p, p, 1] in [0, 1)."""
+    return tf.random.stateless_uniform((patch_size, patch_size, 1), tf.stack([seed, 0]))
+
+
 def consecutive_seeds(first: int, count: int) -> np.ndarray:
     """Returns seeds from `first` on, int32 [count]; after 2**31 - 1 comes 0."""
     return ((first + np.arange(count, dtype=np.int64)) % 2**31).astype(np.int32)

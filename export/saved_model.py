@@ -23,6 +23,7 @@ from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.models.generator import Generator
+from cigan_tf.randomness import noise_of_seed
 from cigan_tf.training import checkpoints
 from export import folded_generator, input_checks, model_card, png, serving_files, versions
 
@@ -110,7 +111,7 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
         # One draw per patch from its own seed: an answer does not depend on the rest of a batch.
         # By index, since a shape is looked at before any check of it: every shape has a size.
         noise = tf.map_fn(
-            lambda i: tf.random.stateless_uniform((side, side, 1), tf.stack([seed[i], 0])),
+            lambda i: noise_of_seed(seed[i], side),
             tf.range(tf.size(seed)),
             fn_output_signature=tf.float32,
         )

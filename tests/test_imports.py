@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "cigan_tf.main": ["errors", "command_line", "flags", "training", "classifier", "evaluation"],
     "export": [
         *["errors", "command_line", "config", "workdir", "masks", "input_pipeline", "models"],
-        *["training", "evaluation", "exported_generator", "provenance"],
+        *["training", "evaluation", "exported_generator", "provenance", "randomness"],
     ],
 }
 # What of tfds_ddsm reads and rescales films: what puts lesions into whole films does it as the

@@ -91,20 +91,25 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
     """Returns the patches of a split in stored order, and who they are.
 
     Returns:
-        A dataset of images float32 [N, p, p, 1] in [0, 1], and the facts `patch`, `patient_id`,
-        `film_id`, `scanner` (str [n]) and `label` (int [n]) of all of them.
+        A dataset of images float32 [N, p, p, 1] in [0, 1], and the facts of all of them that
+        `evaluation.scores.Scores` takes: all but `probability`, [n].
 
     Raises:
         UserError: there is no such split, or it lacks a class.
     """
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     encoded = input_pipeline.encoded_patches(builder, split)
-    names = ("patch", "patient_id", "film_id", "scanner", "label")
-    rows = list(
-        encoded.map(lambda patch: {name: patch[name] for name in names}).as_numpy_iterator()
-    )
-    facts = {name: np.array([row[name] for row in rows]) for name in names}
-    for name in names[:-1]:
+    texts = ("patch", "patient_id", "film_id", "scanner", "lesion_type")
+    names = (*texts, "label", "density", "subtlety")
+
+    def to_facts(patch):
+        mask = input_pipeline.decode_mask(patch["mask"], config.model.patch_size)
+        area_px = tf.cast(tf.reduce_sum(mask), tf.int64)
+        return {**{name: patch[name] for name in names}, "lesion_area_px": area_px}
+
+    rows = list(encoded.map(to_facts).as_numpy_iterator())
+    facts = {name: np.array([row[name] for row in rows]) for name in (*names, "lesion_area_px")}
+    for name in texts:
         facts[name] = np.char.decode(facts[name], "utf-8") if rows else facts[name]
     missing = {0, 1} - set(facts["label"].tolist())
     if missing:

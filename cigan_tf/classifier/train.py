@@ -26,7 +26,7 @@ from cigan_tf.evaluation.scores import Scores
 from cigan_tf.experiment_config import ClassifierConfig
 
 SETTINGS_FILE = "settings.json"
-VALIDATION_SCORES_FILE = "validation_scores.csv"
+VALIDATION_SCORES_FILE = scores_lib.VALIDATION_FILE_NAME
 CLASSIFIER_FILE = "classifier.keras"
 _CHECKPOINT_DIR = "checkpoints"
 

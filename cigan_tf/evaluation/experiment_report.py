@@ -56,10 +56,11 @@ def experiment_table(workdir: pathlib.Path, config: Config) -> ExperimentTable:
             compared.
     """
     experiment = config.experiment
-    scores, generators = collections.defaultdict(dict), collections.defaultdict(dict)
+    scores, validation, generators = (collections.defaultdict(dict) for _ in range(3))
     for cell in experiment.cells(config.classifier):
-        path = workdir_lib.cell_dir(workdir, cell) / scores_lib.FILE_NAME
-        scores[_row_name(cell.arm, cell.generator)][cell.seed] = scores_lib.read(path)
+        folder, row = workdir_lib.cell_dir(workdir, cell), _row_name(cell.arm, cell.generator)
+        scores[row][cell.seed] = scores_lib.read(folder / scores_lib.FILE_NAME)
+        validation[row][cell.seed] = scores_lib.read(folder / scores_lib.VALIDATION_FILE_NAME)
         generators[cell.arm][cell.generator] = None
     # Arms with generators are compared generator by generator.
     pairs = [
@@ -69,7 +70,9 @@ def experiment_table(workdir: pathlib.Path, config: Config) -> ExperimentTable:
         for other_generator in generators[other]
         if None in (generator, other_generator) or generator == other_generator
     ]
-    return compare_arms(scores, pairs, experiment.bootstrap_resamples, config.training.seed)
+    return compare_arms(
+        scores, validation, pairs, experiment.bootstrap_resamples, config.training.seed
+    )
 
 
 def _row_name(arm: str, generator: str | None) -> str:

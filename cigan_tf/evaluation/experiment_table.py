@@ -38,8 +38,8 @@ class ArmResult(NamedTuple):
         auc: its AUC, usually a little above `auc_mean`, as a committee's is.
         delong_interval: DeLong's 95 % interval.
         bootstrap_interval: 95 % interval from resampled patients.
-        operating_points: sensitivity and threshold by `SPECIFICITIES`; thresholds are of these
-            same patches.
+        operating_points: by the specificity asked for (`SPECIFICITIES`), what is reached at the
+            threshold that has it on the validation patches.
         brier: Brier score.
         calibration_error: expected calibration error, 15 bins.
         scanners: by make of digitizer, where the patches name two or more and this one has two
@@ -93,6 +93,7 @@ class ExperimentTable(NamedTuple):
 
 def compare_arms(
     scores: Mapping[str, Mapping[int, Scores]],
+    validation: Mapping[str, Mapping[int, Scores]],
     pairs: Sequence[tuple[str, str]],
     num_resamples: int,
     seed: int,
@@ -101,15 +102,23 @@ def compare_arms(
 
     Args:
         scores: by arm and by the run's seed, of the same patches in the same order throughout.
+        validation: likewise, what the same classifiers said of the validation patches; thresholds
+            are chosen on them.
         pairs: the arms to test against each other.
         num_resamples: resamples of the test patients, at least 1.
         seed: of the resamples; every arm and pair sees the same ones.
 
     Raises:
-        UserError: no arm, arms with other seeds, runs that scored other patches, a pair of an
-            unknown arm, fewer than two patches or patients of a class, num_resamples below 1.
+        UserError: no arm, arms with other seeds or without validation scores, runs that scored
+            other patches, a pair of an unknown arm, fewer than two patches or patients of a class,
+            num_resamples below 1.
     """
-    first = _same_patches(scores)
+    first, first_validation = _same_patches(scores), _same_patches(validation)
+    if set(validation) != set(scores):
+        raise UserError(
+            f"every arm needs validation scores; received those of {', '.join(validation)} for "
+            f"{', '.join(scores)}."
+        )
     unknown = [name for pair in pairs for name in pair if name not in scores]
     if unknown:
         raise UserError(
@@ -118,7 +127,8 @@ def compare_arms(
     arms = {}
     for arm, runs in scores.items():
         with concerning(f"Arm {arm!r}"):
-            arms[arm] = _judge(runs, first, num_resamples, seed)
+            thresholds = _thresholds(validation[arm], first_validation)
+            arms[arm] = _judge(runs, thresholds, first, num_resamples, seed)
 
     bootstraps, delongs = [], []
     for arm, other in pairs:
@@ -146,11 +156,30 @@ def compare_arms(
     return ExperimentTable(arms, comparisons, first.label)
 
 
-def _judge(runs: Mapping[int, Scores], first: Scores, num_resamples: int, seed: int) -> ArmResult:
+def _mean_probability(runs: Mapping[int, Scores]) -> np.ndarray:
+    return np.mean([scores.probability for scores in runs.values()], axis=0)
+
+
+def _thresholds(validation: Mapping[int, Scores], first: Scores) -> dict[float, float]:
+    """Returns the thresholds of the runs' mean that reach `SPECIFICITIES` on validation."""
+    probability = _mean_probability(validation)
+    return {
+        specificity: roc.sensitivity_at_specificity(first.label, probability, specificity).threshold
+        for specificity in SPECIFICITIES
+    }
+
+
+def _judge(
+    runs: Mapping[int, Scores],
+    thresholds: Mapping[float, float],
+    first: Scores,
+    num_resamples: int,
+    seed: int,
+) -> ArmResult:
     label, patients = first.label, first.patient_id
     auc_of_seed = {run: roc.auc(label, scores.probability) for run, scores in runs.items()}
     aucs = np.array(list(auc_of_seed.values()))
-    probability = np.mean([scores.probability for scores in runs.values()], axis=0)
+    probability = _mean_probability(runs)
     return ArmResult(
         auc_of_seed=auc_of_seed,
         auc_mean=float(aucs.mean()),
@@ -162,8 +191,8 @@ def _judge(runs: Mapping[int, Scores], first: Scores, num_resamples: int, seed: 
             label, probability, probability, patients, num_resamples, seed
         ).interval_a,
         operating_points={
-            specificity: roc.sensitivity_at_specificity(label, probability, specificity)
-            for specificity in SPECIFICITIES
+            specificity: roc.at_threshold(label, probability, threshold)
+            for specificity, threshold in thresholds.items()
         },
         brier=roc.brier_score(label, probability),
         calibration_error=roc.expected_calibration_error(label, probability),
@@ -204,7 +233,7 @@ def _same_patches(scores: Mapping[str, Mapping[int, Scores]]) -> Scores:
         if difference:
             raise UserError(
                 f"Arm {arm!r}, seed {seed}: {difference} arm {first_arm!r}, seed {first_seed}; "
-                "arms are compared on the same patches of one test split."
+                "arms are compared on the same patches of one split."
             )
     return first
 

@@ -274,7 +274,7 @@ def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingP
 
     Only thresholds that exist are looked at: nothing is interpolated between two of them, so
     with few or tied non-malignant patches the specificity reached may lie well above the one
-    asked for, and the sensitivity may be 0 at an infinite threshold.
+    asked for, and the sensitivity may be 0 at a threshold just above the highest score.
 
     Args:
         y_true: labels in {0, 1}, [n].
@@ -294,8 +294,28 @@ def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingP
     num_others = np.count_nonzero(~malignant)
     allowed = np.floor((1 - specificity) * num_others + 1e-9)
     best = np.flatnonzero(np.rint(fall_out * num_others) <= allowed)[-1]
+    threshold = thresholds[best]
+    if np.isinf(threshold):
+        # JSON knows no infinity, and the next float calls the same patches malignant: none.
+        threshold = np.nextafter(scores.max(), np.inf)
+    return OperatingPoint(float(sensitivity[best]), float(1 - fall_out[best]), float(threshold))
+
+
+def at_threshold(y_true, scores, threshold: float) -> OperatingPoint:
+    """Returns what is reached where scores at or above a threshold are called malignant.
+
+    Args:
+        y_true: labels in {0, 1}, [n].
+        scores: finite, [n].
+        threshold: chosen on other patches, such as those of the validation split.
+
+    Raises:
+        UserError: as `auc`.
+    """
+    malignant = checks.check_labels(y_true, at_least=1)
+    called = checks.check_scores(scores, malignant.size) >= threshold
     return OperatingPoint(
-        float(sensitivity[best]), float(1 - fall_out[best]), float(thresholds[best])
+        float(called[malignant].mean()), float(1 - called[~malignant].mean()), float(threshold)
     )
 
 

@@ -12,13 +12,17 @@ from cigan_tf.errors import UserError
 from cigan_tf.evaluation import checks
 
 FILE_NAME = "scores.csv"
+VALIDATION_FILE_NAME = "validation_scores.csv"
+# What may be left out, and what stands there then.
+_UNKNOWN = {"lesion_type": "unknown", "lesion_area_px": -1, "density": -1, "subtlety": -1}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
     """One classifier's probabilities, and whose patches they are; all arrays are [n], n > 0.
 
-    Ids are whatever the dataset holds: any text, and they are only compared.
+    Ids are whatever the dataset holds: any text, and they are only compared. What describes lesions
+    may be left out: all of it is unknown then.
 
     Attributes:
         patch: id of the patch in the dataset, str, no two alike.
@@ -27,6 +31,10 @@ class Scores:
         scanner: make of the film digitizer, str; 'unknown' where the source does not say.
         label: 0 (non-malignant) or 1 (malignant), int64.
         probability: of malignancy, in [0, 1], float64.
+        lesion_type: 'mass', 'calcification', 'none'; 'unknown' where the source does not say, str.
+        lesion_area_px: pixels of the patch's lesion mask, 0 without one, int64; -1 is unknown.
+        density: BI-RADS density of the film, 1 to 4, int64; -1 is unknown.
+        subtlety: of the lesion, 1 (subtle) to 5 (obvious), int64; -1 is unknown.
 
     Raises:
         UserError: no patches, unequal lengths, a patch twice, labels outside {0, 1}, probabilities
@@ -39,6 +47,10 @@ class Scores:
     scanner: np.ndarray
     label: np.ndarray
     probability: np.ndarray
+    lesion_type: np.ndarray | None = None
+    lesion_area_px: np.ndarray | None = None
+    density: np.ndarray | None = None
+    subtlety: np.ndarray | None = None
 
     def __post_init__(self):
         malignant = checks.check_labels(self.label)
@@ -48,6 +60,11 @@ class Scores:
         }
         for name in ("patch", "patient_id", "film_id", "scanner"):
             converted[name] = np.asarray(getattr(self, name), dtype=str)
+            checks.check_length(name, converted[name], malignant.size)
+        for name, unknown in _UNKNOWN.items():
+            given = getattr(self, name)
+            values = np.full(malignant.size, unknown) if given is None else np.asarray(given)
+            converted[name] = values.astype(str if name == "lesion_type" else np.int64)
             checks.check_length(name, converted[name], malignant.size)
         for name, values in converted.items():
             object.__setattr__(self, name, values)
@@ -60,6 +77,14 @@ class Scores:
 
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(Scores))
+_TYPES = {
+    "label": int,
+    "probability": float,
+    "lesion_area_px": int,
+    "density": int,
+    "subtlety": int,
+}
+_REQUIRED = tuple(name for name in _COLUMNS if name not in _UNKNOWN)
 
 
 def write(path: pathlib.Path, scores: Scores) -> None:
@@ -95,7 +120,7 @@ def read(path: pathlib.Path) -> Scores:
 
 
 def _from_table(header: list[str], rows: list[list[str]]) -> Scores:
-    missing = [name for name in _COLUMNS if name not in header]
+    missing = [name for name in _REQUIRED if name not in header]
     if missing:
         raise UserError(f"the columns {', '.join(missing)} are missing from {', '.join(header)}.")
     if not rows:
@@ -104,8 +129,7 @@ def _from_table(header: list[str], rows: list[list[str]]) -> Scores:
         if len(row) != len(header):
             raise UserError(f"row {number} has {len(row)} values, the header {len(header)}.")
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    present = [name for name in _COLUMNS if name in columns]
     return Scores(
-        label=np.array([int(value) for value in columns["label"]]),
-        probability=np.array([float(value) for value in columns["probability"]]),
-        **{name: np.array(columns[name]) for name in _COLUMNS[:4]},
+        **{name: np.array([_TYPES.get(name, str)(v) for v in columns[name]]) for name in present}
     )

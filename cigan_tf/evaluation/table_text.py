@@ -100,20 +100,29 @@ def seed_table(table: ExperimentTable) -> TextTable:
 
 
 def operating_table(table: ExperimentTable) -> TextTable:
-    """Returns sensitivities, Brier score and calibration error of the runs' mean."""
+    """Returns operating points, Brier score and calibration error of the runs' mean."""
     first = next(iter(table.arms.values()))
     return TextTable(
-        f"Operating points and calibration of the runs' mean on {describe_counts(first.counts)}",
+        "Operating points at thresholds chosen on the validation patches, and calibration, of the "
+        f"runs' mean on {describe_counts(first.counts)}",
         [
             "arm",
-            *(f"sensitivity at {100 * s:g} % specificity" for s in first.operating_points),
+            *(
+                f"{what} at the threshold of {100 * specificity:g} % specificity"
+                for specificity in first.operating_points
+                for what in ("sensitivity", "specificity")
+            ),
             "Brier score",
             "expected calibration error",
         ],
         [
             [
                 name,
-                *(f"{100 * point.sensitivity:.1f} %" for point in arm.operating_points.values()),
+                *(
+                    f"{100 * share:.1f} %"
+                    for point in arm.operating_points.values()
+                    for share in (point.sensitivity, point.specificity)
+                ),
                 f"{arm.brier:.3f}",
                 f"{arm.calibration_error:.3f}",
             ]
@@ -170,7 +179,10 @@ def _arm_numbers(arm: ArmResult) -> dict:
         **_ends("auc_delong", arm.delong_interval),
     }
     for specificity, point in arm.operating_points.items():
-        numbers[f"sensitivity_at_{100 * specificity:g}_specificity"] = point.sensitivity
+        of = f"at_{100 * specificity:g}_specificity"
+        numbers[f"sensitivity_{of}"] = point.sensitivity
+        numbers[f"specificity_reached_{of}"] = point.specificity
+        numbers[f"threshold_{of}"] = point.threshold
     numbers |= {"brier": arm.brier, "calibration_error": arm.calibration_error}
     numbers |= arm.counts._asdict()
     for seed, auc in arm.auc_of_seed.items():

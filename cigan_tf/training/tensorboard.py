@@ -10,6 +10,7 @@ from tensorboard.plugins.hparams import api as hparams
 from cigan_tf import pictures
 from cigan_tf.config import Config, LossConfig
 from cigan_tf.models.cigan import CiGAN, Turn
+from cigan_tf.randomness import noise_of_seed
 
 _PICTURE_CAPTION = "Columns: " + ", ".join(pictures.COLUMNS) + "."
 
@@ -115,8 +116,8 @@ def model_infill(model: CiGAN):
         return model.infill(image, mask, label, noise)
 
     def call(image, mask, label, seed):
-        noise = np.stack([np.random.default_rng(s).random(image.shape[1:]) for s in seed])
-        inputs = (image, mask, label, noise.astype(np.float32))
+        noise = np.stack([noise_of_seed(s, image.shape[1]) for s in seed])
+        inputs = (image, mask, label, noise)
         with model.averaged_generator():
             return infill(*(tf.convert_to_tensor(value) for value in inputs)).numpy()
 

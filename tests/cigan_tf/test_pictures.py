@@ -3,6 +3,7 @@
 import numpy as np
 
 from cigan_tf import pictures
+from cigan_tf.randomness import noise_of_seed
 
 
 def test_the_window_spans_the_tissue():
@@ -31,7 +32,8 @@ def test_rows_ask_for_both_classes_with_the_same_seeds():
 
     def infill(image, mask, label, seed):
         asked.append((label.tolist(), seed.tolist()))
-        return np.where(mask > 0.5, label[:, None, None, None].astype(np.float32), image)
+        noise = np.stack([noise_of_seed(s, 32) for s in seed])
+        return np.where(mask > 0.5, noise + label[:, None, None, None], image)
 
     rows = pictures.comparison_rows(batch, infill, seed=7)
     assert asked == [([0, 1, 0], [7, 8, 9]), ([1, 0, 1], [7, 8, 9])]
@@ -42,6 +44,9 @@ def test_rows_ask_for_both_classes_with_the_same_seeds():
     for column in (corrupted, same, opposite):
         np.testing.assert_array_equal(column[outside], original[outside])
     assert (same[~outside] < opposite[~outside]).all()
+    # The noise that is shown is the one that was infilled from, in the grey window.
+    noise = noise_of_seed(7, 32).numpy()[..., 0][~outside]
+    np.testing.assert_allclose(corrupted[~outside], 255 * noise, atol=0.51)
 
 
 def test_grid_places_rows_and_columns():

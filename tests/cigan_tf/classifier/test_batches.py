@@ -127,6 +127,12 @@ def test_who_is_scored(discs_config):
     assert collections.Counter(facts["patient_id"].tolist()) == {"gil": 8, "hue": 8}
     assert len(set(facts["patch"].tolist())) == 16
     assert set(facts["scanner"]) == {"drawn"}
+    # What describes lesions: these patches know neither density nor subtlety.
+    assert set(facts["density"]) == set(facts["subtlety"]) == {-1}
+    has_lesion = facts["lesion_type"] == "mass"
+    assert has_lesion.sum() == 12
+    assert (facts["lesion_area_px"][has_lesion] > 40).all()
+    assert (facts["lesion_area_px"][~has_lesion] == 0).all()
 
 
 def on(config, dataset):

@@ -17,7 +17,12 @@ def decode(png):
 @pytest.fixture
 def make_table(synthetic_scores):
     """Returns a function from separations by arm, and pairs, to their table."""
-    return lambda arms, *pairs: compare_arms(synthetic_scores(arms), pairs, 50, 0)
+
+    def make(arms, *pairs):
+        scores = synthetic_scores(arms)
+        return compare_arms(scores, scores, pairs, 50, 0)
+
+    return make
 
 
 def test_small_pictures_are_enlarged():

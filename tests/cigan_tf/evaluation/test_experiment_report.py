@@ -36,6 +36,7 @@ def experiment(tmp_path, synthetic_scores):
             folder = workdir_lib.cell_dir(tmp_path, Cell(arm, None, seed))
             folder.mkdir(parents=True)
             scores_lib.write(folder / "scores.csv", run)
+            scores_lib.write(folder / "validation_scores.csv", run)
     return tmp_path
 
 
@@ -117,7 +118,8 @@ def test_an_arm_has_a_row_for_each_generator(tmp_path, synthetic_scores):
     for cell in config.experiment.cells(config.classifier):
         folder = workdir_lib.cell_dir(tmp_path, cell)
         folder.mkdir(parents=True)
-        scores_lib.write(folder / "scores.csv", next(iter(scores.values()))[cell.seed])
+        for name in ("scores.csv", "validation_scores.csv"):
+            scores_lib.write(folder / name, next(iter(scores.values()))[cell.seed])
     table = experiment_report.experiment_table(tmp_path, config)
     rows = ["baseline", "cigan (a)", "cigan (b)", "only (a)", "only (b)"]
     assert list(table.arms) == rows

@@ -252,7 +252,16 @@ def test_sensitivity_takes_the_conservative_step():
     # At 90 % one false positive is allowed; at 95 % none is, so the whole tie at 5 is left out.
     assert roc.sensitivity_at_specificity(y_true, scores, 0.9) == (1.0, 0.9, 1.0)
     assert roc.sensitivity_at_specificity(y_true, scores, 0.95) == (0.25, 1.0, 9.0)
-    assert roc.sensitivity_at_specificity(y_true, np.zeros(14), 0.9) == (0.0, 1.0, np.inf)
+    # One threshold, at which all are called malignant: the next float above it calls none so.
+    nothing = roc.sensitivity_at_specificity(y_true, np.zeros(14), 0.9)
+    assert nothing[:2] == (0.0, 1.0)
+    assert 0 < nothing.threshold < 1e-300
+
+
+def test_what_a_threshold_reaches_on_other_patches():
+    y_true, scores = [0, 0, 0, 0, 1, 1], [0.1, 0.5, 0.6, 0.2, 0.5, 0.4]
+    assert roc.at_threshold(y_true, scores, 0.5) == (0.5, 0.5, 0.5)
+    assert roc.at_threshold(y_true, scores, 2.0) == (0.0, 1.0, 2.0)
 
 
 def test_calibration_of_known_cases():
@@ -299,6 +308,7 @@ LABELS, SCORES = [0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9]
         (lambda: roc.paired_bootstrap(LABELS, SCORES, SCORES, [1, 2, 3], 9, 0), "groups must be"),
         (lambda: roc.paired_bootstrap(LABELS, SCORES, SCORES, [1, 2, 3, 4], 0, 0), "at least 1"),
         (lambda: roc.sensitivity_at_specificity(LABELS, SCORES, 90), r"share in \[0, 1\].* 90"),
+        (lambda: roc.at_threshold([1, 1, 1, 1], SCORES, 0.5), "each class must have at least 1"),
         (lambda: roc.brier_score(LABELS, [0, 1, 2, 1]), "received 0 to 2"),
         (lambda: roc.expected_calibration_error(LABELS, SCORES, 0), "num_bins"),
         (lambda: roc.holm([0.1, np.nan]), r"\[0.1, nan\]"),

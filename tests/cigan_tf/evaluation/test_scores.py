@@ -27,7 +27,15 @@ def make(num=8, **changes):
 
 def test_what_is_read_is_what_was_written(tmp_path):
     awkward = [0.1 + 0.2, 1 / 3, 5e-324, 1 - 2**-53, 0.0, 1.0, 1e-17, np.nextafter(0.5, 1)]
-    written = make(patch=HOSTILE, patient_id=HOSTILE, probability=awkward)
+    written = make(
+        patch=HOSTILE,
+        patient_id=HOSTILE,
+        probability=awkward,
+        lesion_type=["mass", "none"] * 4,
+        lesion_area_px=np.arange(8) * 10**6,
+        density=[-1, 1, 2, 3, 4, 1, 2, 3],
+        subtlety=[-1, 1, 2, 3, 4, 5, 1, 2],
+    )
     scores_lib.write(tmp_path / "scores.csv", written)
     found = scores_lib.read(tmp_path / "scores.csv")
     for field in dataclasses.fields(Scores):
@@ -44,6 +52,9 @@ def test_columns_may_stand_in_any_order_with_others_beside_them(tmp_path):
     )
     found = scores_lib.read(path)
     assert (found.patch[0], found.label[0], found.probability[0]) == ("a", 1, 0.25)
+    # What describes lesions is unknown where a file does not say it.
+    assert (found.lesion_type[0], found.lesion_area_px[0]) == ("unknown", -1)
+    assert (found.density[0], found.subtlety[0]) == (-1, -1)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,7 @@ def test_columns_may_stand_in_any_order_with_others_beside_them(tmp_path):
     [
         ({"probability": [0.5] * 7 + [np.nan]}, "1 NaN or infinite of 8"),
         ({"probability": [0.5] * 7}, r"\(8,\), as the labels; received \(7,\)"),
+        ({"density": [1]}, r"density must be of shape \(8,\)"),
         ({"film_id": ["f"]}, r"film_id must be of shape \(8,\)"),
         ({"label": [2] * 8}, r"received \[2\]"),
         ({"probability": [3.0] * 8}, r"must lie in \[0, 1\]"),

@@ -16,7 +16,7 @@ def table(synthetic_scores):
     scores = synthetic_scores(
         {"baseline": 0.8, "cigan": 2.0}, seeds=(3, 11), scanners=("lumisys", HOSTILE)
     )
-    return compare_arms(scores, PAIRS, num_resamples=100, seed=0)
+    return compare_arms(scores, scores, PAIRS, num_resamples=100, seed=0)
 
 
 def read(path):
@@ -38,6 +38,8 @@ def test_csv_files_hold_every_digit(table, tmp_path):
         "auc_delong_high": arm.delong_interval.high,
         "auc_seed_11": arm.auc_of_seed[11],
         "sensitivity_at_95_specificity": arm.operating_points[0.95].sensitivity,
+        "specificity_reached_at_95_specificity": arm.operating_points[0.95].specificity,
+        "threshold_at_95_specificity": arm.operating_points[0.95].threshold,
         "brier": arm.brier,
         "calibration_error": arm.calibration_error,
         "patches": 240,
@@ -56,7 +58,8 @@ def test_csv_files_hold_every_digit(table, tmp_path):
 
 
 def test_what_is_unknown_is_empty(synthetic_scores, tmp_path):
-    table = compare_arms(synthetic_scores({"only": 1.0}, seeds=(0,)), [], 50, 0)
+    scores = synthetic_scores({"only": 1.0}, seeds=(0,))
+    table = compare_arms(scores, scores, [], 50, 0)
     table_text.write_csv(tmp_path, table)
     assert read(tmp_path / "table.csv")[0]["auc_sd"] == ""
     assert read(tmp_path / "comparisons.csv") == []

@@ -82,11 +82,11 @@ def lock(folder: pathlib.Path, wait: bool = False) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def sole_process(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the folder of a run; raises UserError while another process trains in it."""
+    """Holds the folder of a run; raises UserError while another process is at work there."""
     with lock(workdir) as held:
         if not held:
             raise UserError(
-                f"Another process is training in the workdir {str(workdir)!r}; wait for it to end, "
+                f"Another process is at work in the workdir {str(workdir)!r}; wait for it to end, "
                 "or pass another --workdir."
             )
         yield

@@ -10,15 +10,14 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-import cv2
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 
-from cigan_tf import input_pipeline, masks, provenance
+from cigan_tf import input_pipeline, interruption, masks, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -26,11 +25,16 @@ from cigan_tf.exported_generator import ExportedGenerator
 
 SPLIT = "train"
 _NAME, _VERSION = "synthetic", "1.0.0"
+# A set that is not finished; TFDS leaves folders of such names where it is killed.
+_INCOMPLETE = "incomplete."
 _FACTS_FILE = "synthetic.json"
+_PNG_DIR = "png"
 # Masks among which a patch finds one that lies on breast tissue.
 _CANDIDATE_DONORS = 8
 # Patches per call of the generator.
 _BATCH_SIZE = 32
+# Whole batches: a patch is computed beside the same others wherever a run was resumed.
+_PATCHES_PER_SHARD = 16 * _BATCH_SIZE
 
 
 class SyntheticSet:
@@ -78,14 +82,20 @@ class SyntheticSet:
         return input_pipeline.encoded_patches(builder, SPLIT)
 
     def records(self) -> tf.data.Dataset:
-        """Returns everything that is stored of each patch, images decoded."""
-        return tfds.builder_from_directory(str(self._path)).as_dataset(split=SPLIT)
+        """Returns everything that is stored of each patch, images decoded, in the order made."""
+        in_order = tfds.ReadConfig(interleave_cycle_length=1)
+        builder = tfds.builder_from_directory(str(self._path))
+        return builder.as_dataset(split=SPLIT, read_config=in_order)
 
 
 def read_facts(folder: str | os.PathLike) -> dict | None:
     """Returns from what the set in `folder` was made; None where there is no finished set."""
+    return _facts_in(pathlib.Path(folder).expanduser() / _VERSION)
+
+
+def _facts_in(path: pathlib.Path) -> dict | None:
     try:
-        return json.loads((pathlib.Path(folder).expanduser() / _VERSION / _FACTS_FILE).read_text())
+        return json.loads((path / _FACTS_FILE).read_text())
     except (OSError, ValueError):
         return None
 
@@ -95,7 +105,8 @@ def write_synthetic_set(
 ) -> pathlib.Path:
     """Writes `workdir`/synthetic through the exported generator, or finds it finished there.
 
-    The patches are those that the generator was trained on.
+    The patches are those that the generator was trained on. A set that an earlier run has begun
+    is completed after its last finished shard, and holds the same bytes as one made in one go.
 
     Args:
         config: the dataset, its training split, the share of its patients, the seed.
@@ -108,8 +119,9 @@ def write_synthetic_set(
 
     Raises:
         UserError: the generator or the dataset is missing, their sizes differ, the generator has no
-            provenance or was trained on other patches than the flags say, a class is missing, or
-            the folder holds another set.
+            provenance or was trained on other patches than the flags say, a class is missing,
+            the folder holds another set, or another process is at work in `workdir`.
+        Preempted: SIGTERM or Ctrl-C came.
     """
     workdir = pathlib.Path(workdir)
     folder = workdir / _NAME
@@ -132,34 +144,96 @@ def write_synthetic_set(
         "seed": config.training.seed,
         "generator": generator.sha256,
     }
-    present = read_facts(folder)
-    if present is not None:
-        differing = {n: present.get(n) for n in facts if present.get(n) != facts[n]}
-        if differing:
+    with workdir_lib.sole_process(workdir), interruption.watch() as interrupted:
+        present = read_facts(folder)
+        if present is None:
+            _complete_set(config, folder, generator, record, facts, interrupted)
+        elif differing := {n: present.get(n) for n in facts if present.get(n) != facts[n]}:
             raise UserError(
                 f"The folder {str(folder)!r} holds a set made with {differing}; delete it, or pass "
                 "another --workdir."
             )
-        return folder
-    # Without its facts a set was not finished.
-    shutil.rmtree(folder / _VERSION, ignore_errors=True)
-    donors, num_patches = _donors(config)
-    all_origins = origins(_training_patches(config), donors, config.training.seed, patch_size)
-    infilled = infill_all(all_origins, generator, patch_size)
-    progress = tqdm.tqdm(infilled, total=num_patches, unit="patch", dynamic_ncols=True)
-    png = _PngWriter(folder / "png") if write_png else None
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name=_NAME,
-        version=_VERSION,
-        features=_features(patch_size),
-        split_datasets={SPLIT: _keyed(progress, png)},
-        data_dir=workdir,
-        description="Training patches infilled as the other class by a ciGAN generator.",
-    )
-    provenance.write(folder / _VERSION / provenance.FILE_NAME, record)
-    facts["num_patches"] = num_patches
-    workdir_lib.write_whole(folder / _VERSION / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+        if write_png:
+            _write_png(SyntheticSet(folder, patch_size), folder / _PNG_DIR, interrupted)
     return folder
+
+
+def _complete_set(
+    config: Config,
+    folder: pathlib.Path,
+    generator: ExportedGenerator,
+    record: dict,
+    facts: dict,
+    interrupted: interruption.Interruption,
+) -> None:
+    """Writes the shards that an incomplete set lacks, and gives it its name once it is whole."""
+    donors, num_patches = _donors(config, interrupted)
+    facts = {**facts, "num_patches": num_patches}
+    path = folder / f"{_INCOMPLETE}{_VERSION}"
+    if _facts_in(path) != facts:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        workdir_lib.write_whole(path / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+    lengths = [
+        min(_PATCHES_PER_SHARD, num_patches - first)
+        for first in range(0, num_patches, _PATCHES_PER_SHARD)
+    ]
+    shards = [
+        path / f"{_NAME}-{SPLIT}.tfrecord-{number:05d}-of-{len(lengths):05d}"
+        for number in range(len(lengths))
+    ]
+    num_finished = sum(shard.exists() for shard in shards)
+    first = sum(lengths[:num_finished])
+    patch_size = generator.patch_size
+    contexts = itertools.islice(_training_patches(config, interrupted), first, None)
+    all_origins = origins(contexts, donors, config.training.seed, patch_size, first)
+    infilled = infill_all(all_origins, generator, patch_size)
+    features = _features(patch_size)
+    with tqdm.tqdm(
+        desc="infilling", initial=first, total=num_patches, unit="patch", dynamic_ncols=True
+    ) as progress:
+        for shard, length in list(zip(shards, lengths, strict=True))[num_finished:]:
+            _write_shard(shard, itertools.islice(infilled, length), features, progress)
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(path),
+        features=features,
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=SPLIT,
+                shard_lengths=lengths,
+                num_bytes=sum(shard.stat().st_size for shard in shards),
+            )
+        ],
+        version=_VERSION,
+        description="Training patches infilled as the other class by a ciGAN generator.",
+        check_data=False,
+    )
+    provenance.write(path / provenance.FILE_NAME, record)
+    for beside in path.glob(".*"):
+        beside.unlink()  # of a run that was killed while it wrote
+    for outdated in (folder / _VERSION, folder / _PNG_DIR):
+        shutil.rmtree(outdated, ignore_errors=True)
+    path.replace(folder / _VERSION)
+    for rubbish in folder.glob(f"{_INCOMPLETE}*"):
+        shutil.rmtree(rubbish)
+
+
+def _write_shard(
+    path: pathlib.Path, infilled: Iterable[tuple], features: tfds.features.FeaturesDict, progress
+) -> None:
+    """Writes one file of records beside its place and renames it there."""
+    beside = path.with_name(f".{path.name}")
+    with tf.io.TFRecordWriter(str(beside)) as writer:
+        for origin, image, _ in infilled:
+            record = tf.train.Example.FromString(
+                features.serialize_example(_example(origin, image))
+            )
+            # Otherwise the order of a record's features changes with the process.
+            writer.write(record.SerializeToString(deterministic=True))
+            progress.update()
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 
 def _features(patch_size: int) -> tfds.features.FeaturesDict:
@@ -203,11 +277,11 @@ def _short(value: object) -> object:
     return f"one with the fingerprint {value[:12]}" if len(str(value)) == 64 else value
 
 
-def _donors(config: Config) -> tuple[list[dict], int]:
+def _donors(config: Config, interrupted: interruption.Interruption) -> tuple[list[dict], int]:
     """Returns the masks of the malignant training patches, and how many patches there are."""
     data = config.data
     donors, num_patches = [], 0
-    for patch in _training_patches(config):
+    for patch in _training_patches(config, interrupted):
         num_patches += 1
         if patch["label"] == 1:
             del patch["image"]  # masks compress well, images of a whole split do not
@@ -220,7 +294,9 @@ def _donors(config: Config) -> tuple[list[dict], int]:
     return donors, num_patches
 
 
-def origins(patches: Iterable[dict], donors: Sequence[dict], seed: int, patch_size: int):
+def origins(
+    patches: Iterable[dict], donors: Sequence[dict], seed: int, patch_size: int, first: int = 0
+) -> Iterator[dict]:
     """Yields what each synthetic patch is made from, one for each patch (paper section 3.2).
 
     A malignant patch loses the lesion in its own mask. A non-malignant one receives a lesion in the
@@ -232,12 +308,13 @@ def origins(patches: Iterable[dict], donors: Sequence[dict], seed: int, patch_si
         donors: malignant ones, whose masks are drawn.
         seed: of the draws, which depend on it and on a patch's number only.
         patch_size: side of a patch in pixels.
+        first: number of the first patch.
 
     Yields:
         Dicts of `context` (the patch), `donor` (whose mask is filled), `label` (the class asked
         for), `seed` (of the infill).
     """
-    for number, patch in enumerate(patches):
+    for number, patch in enumerate(patches, first):
         yield {
             "context": patch,
             "donor": patch
@@ -262,11 +339,17 @@ def _donor_on_tissue(patch: dict, donors: Sequence[dict], seed: tuple, patch_siz
     return best
 
 
-def _training_patches(config: Config):
+def _training_patches(config: Config, interrupted: interruption.Interruption) -> Iterator[dict]:
+    """Yields the patches of the training split; raises Preempted where a signal came."""
     data = config.data
     builder = input_pipeline.open_dataset(data, config.model.patch_size)
     patches = input_pipeline.encoded_patches(builder, data.train_split, data.train_patient_share)
-    return patches.as_numpy_iterator()
+    for patch in patches.as_numpy_iterator():
+        if interrupted.requested:
+            raise interrupted.error(
+                "while infilling; the same command resumes after the last finished shard."
+            )
+        yield patch
 
 
 def infill_all(origins: Iterable[dict], generator: ExportedGenerator, patch_size: int):
@@ -287,40 +370,43 @@ def infill_all(origins: Iterable[dict], generator: ExportedGenerator, patch_size
         yield from zip(batch, levels, mask.astype(np.uint8), strict=True)
 
 
-def _keyed(infilled, png: "_PngWriter | None"):
-    """Yields key and example of each synthetic patch, as TFDS stores them."""
-    for number, (origin, image, mask) in enumerate(infilled):
-        context, donor = origin["context"], origin["donor"]
-        if png is not None:
-            png.write(number, origin["label"], image, mask)
-        yield (
-            number,
-            {
-                "image": image,
-                "mask": mask,
-                "label": origin["label"],
-                "lesion_type": donor["lesion_type"].decode() if origin["label"] else "none",
-                "simulated": True,
-                "patient_id": context["patient_id"],
-                "film_id": context["film_id"],
-                "scanner": context["scanner"],
-                "patch": context["patch"],
-                "mask_patch": donor["patch"],
-                "mask_patient_id": donor["patient_id"],
-                "seed": origin["seed"],
-            },
-        )
+def _example(origin: dict, image: np.ndarray) -> dict:
+    """Returns a synthetic patch as it is stored; the mask keeps its donor's bytes."""
+    context, donor = origin["context"], origin["donor"]
+    return {
+        "image": tf.io.encode_png(image).numpy(),
+        "mask": donor["mask"],
+        "label": origin["label"],
+        "lesion_type": donor["lesion_type"].decode() if origin["label"] else "none",
+        "simulated": True,
+        "patient_id": context["patient_id"],
+        "film_id": context["film_id"],
+        "scanner": context["scanner"],
+        "patch": context["patch"],
+        "mask_patch": donor["patch"],
+        "mask_patient_id": donor["patient_id"],
+        "seed": origin["seed"],
+    }
 
 
-class _PngWriter:
-    """Writes patches (16 bit) and masks (0 and 255) beside each other."""
-
-    def __init__(self, folder: pathlib.Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-
-    def write(self, number: int, label: int, image: np.ndarray, mask: np.ndarray) -> None:
-        stem = f"{number:06d}_{input_pipeline.CLASS_NAMES[label]}"
-        for name, picture in ((stem, image), (f"{stem}_mask", 255 * mask)):
-            encoded = cv2.imencode(".png", picture)[1].tobytes()
-            workdir_lib.write_whole(self._folder / f"{name}.png", encoded)
+def _write_png(
+    synthetic: SyntheticSet, folder: pathlib.Path, interrupted: interruption.Interruption
+) -> None:
+    """Writes the patches (16 bit) and masks (0 and 255) that are not in the folder yet."""
+    folder.mkdir(exist_ok=True)
+    records = tqdm.tqdm(
+        synthetic.records().as_numpy_iterator(),
+        desc="writing PNG",
+        total=synthetic.facts["num_patches"],
+        unit="patch",
+        dynamic_ncols=True,
+    )
+    for number, record in enumerate(records):
+        if interrupted.requested:
+            raise interrupted.error("while writing PNG files; the same command writes the others.")
+        stem = f"{number:06d}_{input_pipeline.CLASS_NAMES[record['label']]}"
+        pictures = {stem: record["image"], f"{stem}_mask": 255 * record["mask"]}
+        for name, picture in pictures.items():
+            path = folder / f"{name}.png"
+            if not path.exists():
+                workdir_lib.write_whole(path, tf.io.encode_png(picture).numpy())

@@ -1,21 +1,24 @@
 """The synthetic set: origins, training split only, the film's own pixels outside the mask."""
 
 import dataclasses
+import os
 import shutil
+import signal
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from cigan_tf import input_pipeline
+from cigan_tf import input_pipeline, workdir
+from cigan_tf.classifier import synthetic_set
 from cigan_tf.classifier.synthetic_set import (
     SyntheticSet,
     origins,
     read_facts,
     write_synthetic_set,
 )
-from cigan_tf.errors import UserError
+from cigan_tf.errors import Preempted, UserError
 from cigan_tf.exported_generator import ExportedGenerator
 from tests.cigan_tf.classifier.conftest import record_as_trained_on
 
@@ -72,17 +75,97 @@ def test_outside_the_mask_patches_are_the_films_own(records, training_patches):
         assert np.abs(record["image"][~outside] - context[~outside]).mean() > 1
 
 
-def test_the_same_command_gives_the_same_set(
-    records, discs_config, discs_generator, tmp_path, synthetic_folder
+def files(folder):
+    """Every file below a folder, by name, and its content."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """32 patches become four shards of two batches."""
+    monkeypatch.setattr(synthetic_set, "_BATCH_SIZE", 4)
+    monkeypatch.setattr(synthetic_set, "_PATCHES_PER_SHARD", 8)
+
+
+def at_call(number, action, monkeypatch):
+    """Does something before the generator's call of this number."""
+    infill = ExportedGenerator.__call__
+    calls = []
+
+    def counted(self, *arguments):
+        calls.append(self)
+        if len(calls) == number:
+            action()
+        return infill(self, *arguments)
+
+    monkeypatch.setattr(ExportedGenerator, "__call__", counted)
+    return calls
+
+
+def die():
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_is_killed_goes_on_at_its_shard_and_ends_with_the_same_bytes(
+    discs_config, discs_generator, small_shards, tmp_path, monkeypatch
 ):
-    again = write_synthetic_set(discs_config, tmp_path, str(discs_generator))
-    by_patch = {
-        record["patch"]: record for record in SyntheticSet(again, 32).records().as_numpy_iterator()
-    }
-    for record in records:
-        other = by_patch[record["patch"]]
-        assert all(np.array_equal(record[name], other[name]) for name in record)
-    assert read_facts(again) == read_facts(synthetic_folder)
+    whole = write_synthetic_set(discs_config, tmp_path / "undisturbed", str(discs_generator))
+    assert len(list(whole.glob("1.0.0/*.tfrecord-*-of-00004"))) == 4
+    with monkeypatch.context() as patched:
+        at_call(6, die, patched)  # the second batch of the third shard
+        with pytest.raises(KeyboardInterrupt):
+            write_synthetic_set(discs_config, tmp_path, str(discs_generator))
+    killed = tmp_path / "synthetic"
+    assert read_facts(killed) is None
+    (killed / "incomplete.ABC_1.0.0").mkdir()  # where TFDS would have been killed
+    with monkeypatch.context() as patched:
+        calls = at_call(0, die, patched)
+        assert write_synthetic_set(discs_config, tmp_path, str(discs_generator)) == killed
+    assert len(calls) == 4, "two shards of two batches were missing"
+    assert files(killed) == files(whole)
+
+
+def test_a_record_has_the_same_bytes_in_every_process(synthetic_folder):
+    (shard,) = synthetic_folder.glob("1.0.0/*.tfrecord-*")
+    for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+        example = tf.train.Example.FromString(record)
+        assert example.SerializeToString(deterministic=True) == record
+
+
+def test_what_another_generator_has_begun_is_begun_again(
+    discs_config, discs_generator, small_shards, tmp_path, monkeypatch
+):
+    other = dataclasses.replace(
+        discs_config, training=dataclasses.replace(discs_config.training, seed=9)
+    )
+    with monkeypatch.context() as patched:
+        at_call(4, die, patched)
+        with pytest.raises(KeyboardInterrupt):
+            write_synthetic_set(other, tmp_path, str(discs_generator))
+    folder = write_synthetic_set(discs_config, tmp_path, str(discs_generator))
+    seeds = {record["seed"] for record in SyntheticSet(folder, 32).records().as_numpy_iterator()}
+    assert seeds == set(range(3, 3 + 32))
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_command_and_keeps_finished_shards(
+    number, exit_code, discs_config, discs_generator, small_shards, tmp_path, monkeypatch
+):
+    at_call(3, lambda: os.kill(os.getpid(), number), monkeypatch)
+    with pytest.raises(Preempted, match="same command resumes") as stopped:
+        write_synthetic_set(discs_config, tmp_path, str(discs_generator))
+    assert stopped.value.exit_code == exit_code
+    assert len(list(tmp_path.glob("synthetic/incomplete.1.0.0/synthetic-train.tfrecord-*"))) == 1
+
+
+def test_two_at_once_are_refused(discs_config, discs_generator, tmp_path):
+    with (
+        workdir.lock(tmp_path),
+        pytest.raises(UserError, match="Another process is at work"),
+    ):
+        write_synthetic_set(discs_config, tmp_path, str(discs_generator))
+    assert not (tmp_path / "synthetic").exists()
 
 
 def test_png_files_are_the_records(records, synthetic_folder):
@@ -93,6 +176,16 @@ def test_png_files_are_the_records(records, synthetic_folder):
     assert any(np.array_equal(picture, record["image"][..., 0]) for record in records)
     mask = cv2.imread(str(stored[0]).replace(".png", "_mask.png"), cv2.IMREAD_UNCHANGED)
     assert set(np.unique(mask)) == {0, 255}
+
+
+def test_png_files_are_written_of_a_finished_set(
+    discs_config, discs_generator, synthetic_folder, tmp_path
+):
+    finished = shutil.copytree(synthetic_folder, tmp_path / "synthetic")
+    for path in list(finished.glob("png/*.png"))[::2]:
+        path.unlink()
+    write_synthetic_set(discs_config, tmp_path, str(discs_generator), write_png=True)
+    assert files(finished) == files(synthetic_folder)
 
 
 def test_a_finished_set_is_kept_and_another_one_refused(

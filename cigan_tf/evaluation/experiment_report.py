@@ -5,12 +5,14 @@ Made from files alone: what every classifier said of the test patches, and what 
 
 import collections
 import dataclasses
+import json
 import os
 import pathlib
+from collections.abc import Mapping
 
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
-from cigan_tf.evaluation import drawing, page, quality_table, table_text
+from cigan_tf.evaluation import answers, drawing, origin, page, quality_table, table_text
 from cigan_tf.evaluation import scores as scores_lib
 from cigan_tf.evaluation.experiment_table import ExperimentTable, compare_arms
 from cigan_tf.evaluation.report import read_scalars, training_seconds
@@ -19,33 +21,58 @@ from cigan_tf.evaluation.table_text import TextTable
 PAGE_FILE = "experiment.html"
 QUALITY_FILE = "infill_quality.json"
 INFILLS_FILE = "infills.png"
+ORIGIN_FILE = "experiment_provenance.json"
 
 
 def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     """Writes an experiment's tables and page from what its finished classifiers left.
 
-    Into `workdir`: table.csv and comparisons.csv with every digit, table.md for people, and
+    Into `workdir`: table.csv, comparisons.csv, subgroups.csv and variances.csv with every digit,
+    table.md for people, experiment_provenance.json, what each row was trained on, and
     experiment.html, which needs no other file.
 
     Args:
         workdir: an experiment whose arms have been trained with all seeds. Its infill_quality.json
-            and infills.png come onto the page where they are there.
+            (or infill_quality/GENERATOR.json) and infills.png come onto the page where they are
+            there.
 
     Returns:
         The page written.
 
     Raises:
-        UserError: there is no experiment, a classifier has not finished, or scores that cannot be
-            compared.
+        UserError: there is no experiment, a classifier has not finished, scores that cannot be
+            compared, classifiers of other data or generators than the rest of the table.
     """
     workdir = pathlib.Path(workdir)
     config = workdir_lib.load_config(workdir, workdir_lib.EXPERIMENT_FILE)
+    records = origin.read(_folders(workdir, config))
+    qualities = _qualities(workdir)
     table = experiment_table(workdir, config)
-    table_text.write_csv(workdir, table)
+    origins = {row: origin.columns(record) for row, record in records.items()}
+    table_text.write_csv(workdir, table, origins)
     workdir_lib.write_whole(workdir / "table.md", table_text.markdown(table))
+    workdir_lib.write_whole(workdir / ORIGIN_FILE, json.dumps(records, indent=2) + "\n")
     target = workdir / PAGE_FILE
-    workdir_lib.write_whole(target, _render(workdir, config, table))
+    workdir_lib.write_whole(target, _render(workdir, config, table, records, qualities))
     return target
+
+
+def _folders(workdir: pathlib.Path, config: Config) -> dict[str, list[pathlib.Path]]:
+    """Returns the folders of the classifiers of each row of the table."""
+    folders = collections.defaultdict(list)
+    for cell in config.experiment.cells(config.classifier):
+        row = _row_name(cell.arm, cell.generator)
+        folders[row].append(workdir_lib.cell_dir(workdir, cell))
+    return folders
+
+
+def _qualities(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns the files of infills' measures by generator, '' where there is one."""
+    of_generators = sorted((workdir / pathlib.Path(QUALITY_FILE).stem).glob("*.json"))
+    if of_generators:
+        return {path.stem: path for path in of_generators}
+    only = workdir / QUALITY_FILE
+    return {"": only} if only.exists() else {}
 
 
 def experiment_table(workdir: pathlib.Path, config: Config) -> ExperimentTable:
@@ -56,22 +83,19 @@ def experiment_table(workdir: pathlib.Path, config: Config) -> ExperimentTable:
             compared.
     """
     experiment = config.experiment
-    scores, validation, generators = (collections.defaultdict(dict) for _ in range(3))
+    scores, validation, rows = (collections.defaultdict(dict) for _ in range(3))
     for cell in experiment.cells(config.classifier):
         folder, row = workdir_lib.cell_dir(workdir, cell), _row_name(cell.arm, cell.generator)
         scores[row][cell.seed] = scores_lib.read(folder / scores_lib.FILE_NAME)
         validation[row][cell.seed] = scores_lib.read(folder / scores_lib.VALIDATION_FILE_NAME)
-        generators[cell.arm][cell.generator] = None
-    # Arms with generators are compared generator by generator.
-    pairs = [
-        (_row_name(arm, generator), _row_name(other, other_generator))
-        for arm, other in experiment.pairs(list(generators))
-        for generator in generators[arm]
-        for other_generator in generators[other]
-        if None in (generator, other_generator) or generator == other_generator
-    ]
+        rows[cell.arm][cell.generator] = row
     return compare_arms(
-        scores, validation, pairs, experiment.bootstrap_resamples, config.training.seed
+        scores,
+        validation,
+        experiment.pairs(list(rows)),
+        experiment.bootstrap_resamples,
+        config.training.seed,
+        rows,
     )
 
 
@@ -80,11 +104,19 @@ def _row_name(arm: str, generator: str | None) -> str:
     return f"{arm} ({generator})" if generator else arm
 
 
-def _render(workdir: pathlib.Path, config: Config, table: ExperimentTable) -> str:
+def _render(
+    workdir: pathlib.Path,
+    config: Config,
+    table: ExperimentTable,
+    records: Mapping[str, dict | None],
+    qualities: Mapping[str, pathlib.Path],
+) -> str:
     experiment = config.experiment
-    quality, infills = workdir / QUALITY_FILE, workdir / INFILLS_FILE
-    counts = next(iter(table.arms.values())).counts
+    infills = workdir / INFILLS_FILE
     seconds = _training_seconds(workdir, config)
+    # Read as a table first: that refuses files of another form by name.
+    measures = {name: quality_table.read(path) for name, path in qualities.items()}
+    judged = {name: json.loads(path.read_text()) for name, path in qualities.items()}
     return page.render(
         "experiment.html.jinja",
         title="Does augmentation help the classifier?",
@@ -92,24 +124,17 @@ def _render(workdir: pathlib.Path, config: Config, table: ExperimentTable) -> st
             "Classifiers of one design, trained on patches that were augmented in different ways, "
             "and asked about the same patches of patients whom neither they nor a generator saw."
         ),
-        facts=[
-            ("dataset", config.data.dataset),
-            ("patch", f"{config.model.patch_size} px"),
-            ("classifiers", f"{len(table.arms)} arms × {len(experiment.classifier_seeds)} seeds"),
-            ("tested on", f"{counts.patches:,} patches of {counts.patients:,} patients"),
-            ("training of classifiers", page.duration(seconds) if seconds else "not logged"),
-        ],
+        cards=answers.cards(config, table, records, judged),
+        seconds=page.duration(seconds) if seconds else None,
+        origins=_origins(records),
+        pooled=table_text.pooled_table(table),
         arms=_arms(config),
         auc=table_text.auc_table(table),
         comparisons=table_text.comparison_table(table),
-        more=[
-            table_text.seed_table(table),
-            table_text.operating_table(table),
-            table_text.scanner_table(table),
-        ],
+        more=[make(table) for make in table_text.DETAIL_TABLES],
         forest=drawing.forest(table),
         curves=drawing.roc_and_calibration(table),
-        quality=quality_table.read(quality) if quality.exists() else None,
+        qualities=measures,
         infills=infills.read_bytes() if infills.exists() else None,
         num_resamples=experiment.bootstrap_resamples,
         seeds=experiment.classifier_seeds,
@@ -130,6 +155,21 @@ def _arms(config: Config) -> TextTable:
         [
             [arm, *(_setting(getattr(settings, name)) for name in differing)]
             for arm, settings in arms.items()
+        ],
+    )
+
+
+def _origins(records: Mapping[str, dict | None]) -> TextTable:
+    """Returns what each row of the table comes from; without rows where nothing is recorded."""
+    columns = {row: origin.columns(record) for row, record in records.items() if record}
+    names = list(next(iter(columns.values()), {}))
+    known = [name for name in names if any(of[name] is not None for of in columns.values())]
+    return TextTable(
+        "What the numbers come from",
+        ["arm", *(name.replace("_", " ") for name in known)],
+        [
+            [row, *("" if of[name] is None else str(of[name])[:12] for name in known)]
+            for row, of in columns.items()
         ],
     )
 

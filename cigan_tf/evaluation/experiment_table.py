@@ -1,8 +1,8 @@
 """The experiment's table: every arm's AUC with its intervals, and the arms tested in pairs.
 
-An arm's runs differ by their seed alone. Each run is judged by itself, which shows the chance of
-training; intervals and tests are of the mean of its runs' probabilities for each patch, and show
-the chance of who was tested.
+The runs of a row differ by their seed alone; an arm has a row for each of its generators, or one.
+Each run is judged by itself, which shows the chance of training; intervals and tests are of the
+mean of a row's probabilities for each patch, and show the chance of who was tested.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,32 @@ import numpy as np
 from cigan_tf.errors import UserError, concerning
 from cigan_tf.evaluation import roc
 from cigan_tf.evaluation.scores import Scores
+from cigan_tf.evaluation.seed_variance import SeedVariance, split_variance
 
 SPECIFICITIES = (0.9, 0.95)
-_UNKNOWN_SCANNERS = ("", "unknown")
-_LEAST_OF_A_CLASS = 2
+# Below this many patients of a class a group has no AUC: an interval would be of chance alone.
+LEAST_PATIENTS = 5
+_UNKNOWN = ("", "unknown")
+# What all runs must say of a patch; what describes its lesion may be missing from some.
+_FACTS = ("label", "patient_id", "film_id", "scanner")
 
 
-class ScannerAuc(NamedTuple):
-    """AUC on the patches of one make of digitizer, DeLong's 95 % interval, and what they are."""
+class GroupAuc(NamedTuple):
+    """AUC on some of the patches, or on films or patients.
 
-    auc: float
-    delong_interval: roc.Interval
+    Attributes:
+        auc: None where fewer than `LEAST_PATIENTS` have one of a class.
+        interval: 95 %, from resampled patients; None likewise.
+        counts: what it was computed on; `patches` are films or patients where those are judged.
+    """
+
+    auc: float | None
+    interval: roc.Interval | None
     counts: roc.Counts
 
 
 class ArmResult(NamedTuple):
-    """One arm on the test split.
+    """One arm, with one of its generators, on the test split.
 
     Attributes:
         auc_of_seed: AUC of each run by itself.
@@ -42,8 +52,13 @@ class ArmResult(NamedTuple):
             threshold that has it on the validation patches.
         brier: Brier score.
         calibration_error: expected calibration error, 15 bins.
-        scanners: by make of digitizer, where the patches name two or more and this one has two
-            patches of each class; empty otherwise.
+        levels: AUC per 'film' and per 'patient', each scored by the maximum of its patches and
+            malignant where one of them is. The maximum, as detectors are judged per image (Ribli et
+            al., Scientific Reports 8:4165, 2018): one lesion makes a film malignant, and a mean
+            would dilute it. It grows with the number of patches.
+        subgroups: by kind ('lesion type', 'lesion size', 'subtlety', 'density', 'digitizer') and
+            group, where the patches name two groups or more. Groups of lesions are their malignant
+            patches against all that are not malignant; of films, all patches of such films.
         counts: what all of it was computed on.
     """
 
@@ -57,7 +72,8 @@ class ArmResult(NamedTuple):
     operating_points: dict[float, roc.OperatingPoint]
     brier: float
     calibration_error: float
-    scanners: dict[str, ScannerAuc]
+    levels: dict[str, GroupAuc]
+    subgroups: dict[str, dict[str, GroupAuc]]
     counts: roc.Counts
 
 
@@ -84,11 +100,27 @@ class Comparison(NamedTuple):
 
 
 class ExperimentTable(NamedTuple):
-    """All arms in order, the pairs compared, and the labels of the patches, [n]."""
+    """The experiment's numbers.
+
+    Attributes:
+        arms: by row, in order: the arms, those with several generators once for each.
+        comparisons: pairs of rows.
+        pooled: pairs of arms, an arm's AUC being the mean over its generators; empty where none has
+            several.
+        variances: by arm, what its AUC owes to the seeds.
+        label: of the patches, [n].
+    """
 
     arms: dict[str, ArmResult]
     comparisons: list[Comparison]
+    pooled: list[Comparison]
+    variances: dict[str, SeedVariance]
     label: np.ndarray
+
+    @property
+    def of_arms(self) -> list[Comparison]:
+        """The comparisons that answer for the arms, whatever their generators."""
+        return self.pooled or self.comparisons
 
 
 def compare_arms(
@@ -97,16 +129,19 @@ def compare_arms(
     pairs: Sequence[tuple[str, str]],
     num_resamples: int,
     seed: int,
+    rows: Mapping[str, Mapping[str | None, str]] | None = None,
 ) -> ExperimentTable:
     """Computes the experiment's table from what every run said of the test patches.
 
     Args:
-        scores: by arm and by the run's seed, of the same patches in the same order throughout.
+        scores: by row and by the run's seed, of the same patches in the same order throughout.
         validation: likewise, what the same classifiers said of the validation patches; thresholds
             are chosen on them.
         pairs: the arms to test against each other.
         num_resamples: resamples of the test patients, at least 1.
         seed: of the resamples; every arm and pair sees the same ones.
+        rows: by arm and generator, the row in `scores`; by default each row is an arm. Two arms
+            with generators are compared generator by generator, and pooled.
 
     Raises:
         UserError: no arm, arms with other seeds or without validation scores, runs that scored
@@ -119,10 +154,11 @@ def compare_arms(
             f"every arm needs validation scores; received those of {', '.join(validation)} for "
             f"{', '.join(scores)}."
         )
-    unknown = [name for pair in pairs for name in pair if name not in scores]
+    rows = rows or {name: {None: name} for name in scores}
+    unknown = [name for pair in pairs for name in pair if name not in rows]
     if unknown:
         raise UserError(
-            f"{unknown[0]!r} cannot be compared; the arms with scores are {', '.join(scores)}."
+            f"{unknown[0]!r} cannot be compared; the arms with scores are {', '.join(rows)}."
         )
     arms = {}
     for arm, runs in scores.items():
@@ -130,30 +166,68 @@ def compare_arms(
             thresholds = _thresholds(validation[arm], first_validation)
             arms[arm] = _judge(runs, thresholds, first, num_resamples, seed)
 
+    of_rows = [
+        ((row,), (other_row,))
+        for arm, other in pairs
+        for generator, row in rows[arm].items()
+        for other_generator, other_row in rows[other].items()
+        if None in (generator, other_generator) or generator == other_generator
+    ]
+    pooled = []
+    if any(len(of_arm) > 1 for of_arm in rows.values()):
+        pooled = [tuple(tuple(rows[arm].values()) for arm in pair) for pair in pairs]
+    names = {tuple(of_arm.values()): arm for arm, of_arm in rows.items()}
+    names |= {(row,): row for row in scores}
+    return ExperimentTable(
+        arms=arms,
+        comparisons=_compare(arms, of_rows, names, first, num_resamples, seed),
+        pooled=_compare(arms, pooled, names, first, num_resamples, seed),
+        variances={
+            arm: split_variance([list(arms[row].auc_of_seed.values()) for row in of_arm.values()])
+            for arm, of_arm in rows.items()
+        },
+        label=first.label,
+    )
+
+
+def _compare(
+    arms: Mapping[str, ArmResult],
+    pairs: Sequence[tuple[tuple[str, ...], tuple[str, ...]]],
+    names: Mapping[tuple[str, ...], str],
+    first: Scores,
+    num_resamples: int,
+    seed: int,
+) -> list[Comparison]:
+    """Tests pairs of one or several rows each, with Holm's correction over all of them."""
     bootstraps, delongs = [], []
-    for arm, other in pairs:
-        with concerning(f"Arm {arm!r} against {other!r}"):
-            both = first.label, arms[arm].probability, arms[other].probability
-            bootstraps.append(roc.paired_bootstrap(*both, first.patient_id, num_resamples, seed))
-            delongs.append(roc.delong_test(*both))
+    for pair in pairs:
+        with concerning(f"Arm {names[pair[0]]!r} against {names[pair[1]]!r}"):
+            both = [np.stack([arms[row].probability for row in side]) for side in pair]
+            bootstraps.append(
+                roc.paired_bootstrap(first.label, *both, first.patient_id, num_resamples, seed)
+            )
+            delongs.append(roc.delong_test(first.label, *both))
     bootstrap_p_holm = roc.holm([test.p_value for test in bootstraps])
     delong_p_holm = roc.holm([test.p_value for test in delongs])
-    comparisons = [
+
+    def auc_of_seed(side: tuple[str, ...], run: int) -> float:
+        return float(np.mean([arms[row].auc_of_seed[run] for row in side]))
+
+    return [
         Comparison(
-            arm=arm,
-            other=other,
+            arm=names[side],
+            other=names[other_side],
             bootstrap=bootstraps[i],
             delong=delongs[i],
             bootstrap_p_holm=float(bootstrap_p_holm[i]),
             delong_p_holm=float(delong_p_holm[i]),
             difference_of_seed={
-                seed: auc - arms[other].auc_of_seed[seed]
-                for seed, auc in arms[arm].auc_of_seed.items()
+                run: auc_of_seed(side, run) - auc_of_seed(other_side, run)
+                for run in arms[side[0]].auc_of_seed
             },
         )
-        for i, (arm, other) in enumerate(pairs)
+        for i, (side, other_side) in enumerate(pairs)
     ]
-    return ExperimentTable(arms, comparisons, first.label)
 
 
 def _mean_probability(runs: Mapping[int, Scores]) -> np.ndarray:
@@ -196,24 +270,97 @@ def _judge(
         },
         brier=roc.brier_score(label, probability),
         calibration_error=roc.expected_calibration_error(label, probability),
-        scanners=_by_scanner(first, probability),
+        levels=_by_level(first, probability, num_resamples, seed),
+        subgroups=_by_subgroup(first, probability, num_resamples, seed),
         counts=roc.count(label, first.film_id, patients),
     )
 
 
-def _by_scanner(first: Scores, probability: np.ndarray) -> dict[str, ScannerAuc]:
-    known = [str(name) for name in np.unique(first.scanner) if name not in _UNKNOWN_SCANNERS]
-    found = {}
-    for name in known if len(known) > 1 else ():
-        chosen = first.scanner == name
-        label = first.label[chosen]
-        if np.bincount(label, minlength=2).min() >= _LEAST_OF_A_CLASS:
-            found[name] = ScannerAuc(
-                roc.auc(label, probability[chosen]),
-                roc.auc_confidence_interval(label, probability[chosen]),
-                roc.count(label, first.film_id[chosen], first.patient_id[chosen]),
+def _by_level(
+    first: Scores, probability: np.ndarray, num_resamples: int, seed: int
+) -> dict[str, GroupAuc]:
+    levels = {}
+    for name, ids in (("film", first.film_id), ("patient", first.patient_id)):
+        # A film's id may be of its patient alone.
+        ids = np.char.add(np.char.add(first.patient_id, "\n"), ids)
+        units, at, unit = np.unique(ids, return_index=True, return_inverse=True)
+        label = np.zeros(units.size, np.int64)
+        highest = np.zeros(units.size)
+        np.maximum.at(label, unit, first.label)
+        np.maximum.at(highest, unit, probability)
+        levels[name] = _group_auc(label, highest, units, first.patient_id[at], num_resamples, seed)
+    return levels
+
+
+def _by_subgroup(
+    first: Scores, probability: np.ndarray, num_resamples: int, seed: int
+) -> dict[str, dict[str, GroupAuc]]:
+    malignant = first.label == 1
+
+    def of_lesions(chosen: np.ndarray) -> np.ndarray:
+        return chosen & malignant | ~malignant
+
+    kinds = {
+        "lesion type": {
+            name: of_lesions(first.lesion_type == name)
+            for name in _known(first.lesion_type[malignant])
+            if name != "none"
+        },
+        "lesion size": {
+            name: of_lesions(chosen)
+            for name, chosen in _size_terciles(first.lesion_area_px, malignant).items()
+        },
+        "subtlety": {
+            str(level): of_lesions(first.subtlety == level)
+            for level in np.unique(first.subtlety[malignant & (first.subtlety > 0)])
+        },
+        "density": {
+            str(level): first.density == level
+            for level in np.unique(first.density[first.density > 0])
+        },
+        "digitizer": {name: first.scanner == name for name in _known(first.scanner)},
+    }
+    return {
+        kind: {
+            name: _group_auc(
+                first.label[chosen],
+                probability[chosen],
+                first.film_id[chosen],
+                first.patient_id[chosen],
+                num_resamples,
+                seed,
             )
-    return found
+            for name, chosen in groups.items()
+        }
+        for kind, groups in kinds.items()
+        if len(groups) > 1
+    }
+
+
+def _known(values: np.ndarray) -> list[str]:
+    return [str(name) for name in np.unique(values) if name not in _UNKNOWN]
+
+
+def _size_terciles(area_px: np.ndarray, malignant: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns which patches hold small, middle and large lesions, a third each of the malignant."""
+    known = area_px[malignant & (area_px > 0)]
+    if not known.size:
+        return {}
+    ends = np.unique(np.floor(np.quantile(known, [1 / 3, 2 / 3, 1])).astype(int))
+    starts = [0, *ends[:-1]]
+    return {
+        f"{start + 1} to {end} px": (area_px > start) & (area_px <= end)
+        for start, end in zip(starts, ends, strict=True)
+    }
+
+
+def _group_auc(label, probability, films, patients, num_resamples: int, seed: int) -> GroupAuc:
+    counts = roc.count(label, films, patients)
+    num_patients = [np.unique(patients[label == of_class]).size for of_class in (0, 1)]
+    if min(num_patients) < LEAST_PATIENTS:
+        return GroupAuc(None, None, counts)
+    bootstrap = roc.paired_bootstrap(label, probability, probability, patients, num_resamples, seed)
+    return GroupAuc(bootstrap.auc_a, bootstrap.interval_a, counts)
 
 
 def _same_patches(scores: Mapping[str, Mapping[int, Scores]]) -> Scores:
@@ -247,7 +394,7 @@ def _difference(first: Scores, run: Scores) -> str:
             return "the patches stand in another order than in"
         at = int(np.argmax(run.patch != first.patch))
         return f"patch {str(run.patch[at])!r} stands where {str(first.patch[at])!r} stands in"
-    for name in ("label", "patient_id", "film_id", "scanner"):
+    for name in _FACTS:
         unlike = getattr(run, name) != getattr(first, name)
         if unlike.any():
             patch = str(run.patch[np.argmax(unlike)])

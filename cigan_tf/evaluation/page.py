@@ -17,7 +17,7 @@ def render(template: str, **values) -> str:
 
     Args:
         template: name of a file beside this one that extends page.html.jinja.
-        values: what the template names; `title`, `lead`, `facts` and `settings` in any case.
+        values: what the template names; `title`, `lead` and `settings` in any case.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined

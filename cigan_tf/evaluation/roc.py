@@ -153,8 +153,8 @@ def delong_test(y_true, scores_a, scores_b) -> DeLongTest:
 
     Args:
         y_true: labels in {0, 1}, [n], at least two of each.
-        scores_a: finite, [n].
-        scores_b: finite, [n], of the same patches in the same order; only ranks count, not scale.
+        scores_a: finite, [n]; or [k, n] of k classifiers, whose mean AUC is compared.
+        scores_b: likewise, of the same patches in the same order; only ranks count, not scale.
 
     Raises:
         UserError: as `auc`; fewer than two patches of a class.
@@ -192,8 +192,8 @@ def paired_bootstrap(
 
     Args:
         y_true: labels in {0, 1}, [n].
-        scores_a: finite, [n].
-        scores_b: finite, [n], of the same patches in the same order.
+        scores_a: finite, [n]; or [k, n] of k classifiers, whose mean AUC is compared.
+        scores_b: likewise, of the same patches in the same order.
         groups: the patient of each patch, [n]; at least two patients with a patch of each class.
         num_resamples: B >= 1; 2,000 fix the interval's ends to about 2 % of its width.
         seed: of the draws; the same seed gives the same result.
@@ -207,8 +207,7 @@ def paired_bootstrap(
         Davison, Hinkley. Bootstrap Methods and their Application, 1997, section 4.2 (the 1 + in p).
     """
     malignant = checks.check_labels(y_true, at_least=1)
-    scores_a = checks.check_scores(scores_a, malignant.size)
-    scores_b = checks.check_scores(scores_b, malignant.size)
+    scores_a, scores_b = (_several(scores, malignant.size) for scores in (scores_a, scores_b))
     checks.check_length("groups", np.asarray(groups), malignant.size)
     checks.check_share("level", level, ends=False)
     if num_resamples < 1:
@@ -216,8 +215,10 @@ def paired_bootstrap(
 
     _, patient_of_patch = np.unique(np.asarray(groups), return_inverse=True)
     num_patches = patient_bootstrap.patches_by_class(malignant, patient_of_patch)
-    auc_of_draws_a = patient_bootstrap.WeightedAuc(malignant, scores_a, patient_of_patch)
-    auc_of_draws_b = patient_bootstrap.WeightedAuc(malignant, scores_b, patient_of_patch)
+    of_draws_a, of_draws_b = (
+        [patient_bootstrap.WeightedAuc(malignant, s, patient_of_patch) for s in scores]
+        for scores in (scores_a, scores_b)
+    )
     rng = np.random.default_rng(seed)
     aucs = np.empty((num_resamples, 2))
     num_redrawn = 0
@@ -225,12 +226,15 @@ def paired_bootstrap(
     for start in range(0, num_resamples, step):
         part = aucs[start : start + step]
         draws, redrawn = patient_bootstrap.draw_patients(rng, num_patches, len(part))
-        part[:, 0], part[:, 1] = auc_of_draws_a(draws), auc_of_draws_b(draws)
+        for column, of_draws in enumerate((of_draws_a, of_draws_b)):
+            part[:, column] = np.mean([aucs_of(draws) for aucs_of in of_draws], axis=0)
         num_redrawn += redrawn
 
     differences = aucs[:, 0] - aucs[:, 1]
     one_side = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
-    auc_a, auc_b = auc(malignant, scores_a), auc(malignant, scores_b)
+    auc_a, auc_b = (
+        float(np.mean([auc(malignant, s) for s in scores])) for scores in (scores_a, scores_b)
+    )
     return PairedBootstrap(
         auc_a=auc_a,
         auc_b=auc_b,
@@ -363,14 +367,26 @@ def expected_calibration_error(y_true, probabilities, num_bins: int = 15) -> flo
     return float(np.abs(gaps).sum() / malignant.size)
 
 
+def _several(scores, num_patches: int) -> np.ndarray:
+    """Returns the scores of one classifier, or of several, float64 [k, n], all finite."""
+    rows = scores if np.ndim(scores) == 2 and len(scores) else [scores]
+    return np.stack([checks.check_scores(row, num_patches) for row in rows])
+
+
 def _placements(malignant: np.ndarray, scores) -> tuple[float, np.ndarray, np.ndarray]:
-    """Returns the AUC, and for each patch how many of the other class lie below it, ties half."""
-    scores = checks.check_scores(scores, malignant.size)
-    ranks = stats.rankdata(scores)
+    """Returns the AUC, and for each patch how many of the other class lie below it, ties half.
+
+    Of several classifiers, [k, n], it is the mean of their AUCs and of their counts.
+    """
+    scores = _several(scores, malignant.size)
+    ranks = stats.rankdata(scores, axis=1)
     # A patch's mid-rank among all, less the one within its class, counts the other class below it.
     # Counts are whole or half, so sums are exact and equal counts have a variance of exactly 0.
-    others_below = ranks[malignant] - stats.rankdata(scores[malignant])
-    malignant_below = ranks[~malignant] - stats.rankdata(scores[~malignant])
+    within, within_others = (
+        stats.rankdata(scores[:, of_class], axis=1) for of_class in (malignant, ~malignant)
+    )
+    others_below = (ranks[:, malignant] - within).mean(axis=0)
+    malignant_below = (ranks[:, ~malignant] - within_others).mean(axis=0)
     area = others_below.sum() / (others_below.size * malignant_below.size)
     return float(area), others_below, malignant_below
 

@@ -4,11 +4,18 @@ import csv
 import io
 import math
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cigan_tf import workdir
 from cigan_tf.evaluation import roc
-from cigan_tf.evaluation.experiment_table import ArmResult, Comparison, ExperimentTable
+from cigan_tf.evaluation.experiment_table import (
+    LEAST_PATIENTS,
+    ArmResult,
+    Comparison,
+    ExperimentTable,
+    GroupAuc,
+)
 
 
 class TextTable(NamedTuple):
@@ -19,15 +26,41 @@ class TextTable(NamedTuple):
     rows: list[list[str]]
 
 
-def write_csv(folder: pathlib.Path, table: ExperimentTable) -> None:
-    """Writes table.csv, a row per arm, and comparisons.csv, a row per pair; nothing is rounded.
+def write_csv(
+    folder: pathlib.Path, table: ExperimentTable, origins: Mapping[str, Mapping[str, object]]
+) -> None:
+    """Writes table.csv, comparisons.csv, subgroups.csv and variances.csv; nothing is rounded.
 
-    What is not known is empty: the SD of one run.
+    They have a row per arm, per pair (those of arms pooled over generators first), per subgroup and
+    arm, and per arm. What is not known is empty: the SD of one run, the AUC of too few patients.
+
+    Args:
+        folder: where they are written.
+        table: the numbers.
+        origins: by row, what table.csv says beside them (`origin.columns`).
     """
-    arms = [{"arm": name, **_arm_numbers(arm)} for name, arm in table.arms.items()]
-    workdir.write_whole(folder / "table.csv", _csv(arms))
-    pairs = [_pair_numbers(pair) for pair in table.comparisons]
-    workdir.write_whole(folder / "comparisons.csv", _csv(pairs))
+    arms = [
+        {"arm": name, **_arm_numbers(arm), **origins.get(name, {})}
+        for name, arm in table.arms.items()
+    ]
+    pairs = [_pair_numbers(pair) for pair in (*table.pooled, *table.comparisons)]
+    subgroups = [
+        {"arm": name, "kind": kind, "group": of, **_group_numbers(group), **group.counts._asdict()}
+        for name, arm in table.arms.items()
+        for kind, groups in arm.subgroups.items()
+        for of, group in groups.items()
+    ]
+    variances = [
+        {"arm": arm, **{n: _known(value) for n, value in split._asdict().items()}}
+        for arm, split in table.variances.items()
+    ]
+    for name, rows, header in (
+        ("table", arms, ("arm",)),
+        ("comparisons", pairs, ("arm", "other", "difference")),
+        ("subgroups", subgroups, ("arm", "kind", "group", "auc")),
+        ("variances", variances, ("arm",)),
+    ):
+        workdir.write_whole(folder / f"{name}.csv", _csv(rows, header))
 
 
 def auc_table(table: ExperimentTable) -> TextTable:
@@ -48,8 +81,8 @@ def auc_table(table: ExperimentTable) -> TextTable:
                 name,
                 f"{arm.auc_mean:.3f}" + (f" ± {arm.auc_sd:.3f}" if num_seeds > 1 else ""),
                 f"{arm.auc:.3f}",
-                _interval(arm.bootstrap_interval),
-                _interval(arm.delong_interval),
+                interval(arm.bootstrap_interval),
+                interval(arm.delong_interval),
             ]
             for name, arm in table.arms.items()
         ],
@@ -57,29 +90,13 @@ def auc_table(table: ExperimentTable) -> TextTable:
 
 
 def comparison_table(table: ExperimentTable) -> TextTable:
-    """Returns the pairs of arms with their tests."""
-    resamples = table.comparisons[0].bootstrap.num_resamples if table.comparisons else 0
-    return TextTable(
-        f"Differences of AUC; p by {resamples:,} resamples of the patients and by DeLong, each "
-        f"with Holm's correction over {len(table.comparisons)} pairs",
-        [
-            *("arms", "difference", "95 %, patients resampled", "p", "p, Holm"),
-            *("DeLong z", "DeLong p", "DeLong p, Holm"),
-        ],
-        [
-            [
-                f"{pair.arm} − {pair.other}",
-                f"{pair.bootstrap.difference:+.3f}",
-                _interval(pair.bootstrap.interval, "+.3f"),
-                _p_value(pair.bootstrap.p_value),
-                _p_value(pair.bootstrap_p_holm),
-                f"{pair.delong.z:+.2f}",
-                _p_value(pair.delong.p_value),
-                _p_value(pair.delong_p_holm),
-            ]
-            for pair in table.comparisons
-        ],
-    )
+    """Returns the pairs of rows with their tests."""
+    return _tests("Differences of AUC", table.comparisons)
+
+
+def pooled_table(table: ExperimentTable) -> TextTable:
+    """Returns the pairs of arms, each the mean of its generators, where one has several."""
+    return _tests("Differences of AUC, an arm's being the mean over its generators", table.pooled)
 
 
 def seed_table(table: ExperimentTable) -> TextTable:
@@ -131,33 +148,69 @@ def operating_table(table: ExperimentTable) -> TextTable:
     )
 
 
-def scanner_table(table: ExperimentTable) -> TextTable:
-    """Returns AUCs by make of digitizer; without rows where fewer than two are known."""
+def level_table(table: ExperimentTable) -> TextTable:
+    """Returns AUCs per patch, film and patient."""
+    levels = {
+        name: {"patch": GroupAuc(arm.auc, arm.bootstrap_interval, arm.counts), **arm.levels}
+        for name, arm in table.arms.items()
+    }
+    return _groups(
+        "AUC of the runs' mean per patch, per film and per patient, with 95 % intervals of "
+        "resampled patients; films and patients are scored by the maximum of their patches",
+        "per",
+        {
+            level: {arm: levels[arm][level] for arm in levels}
+            for level in ("patch", "film", "patient")
+        },
+    )
+
+
+def subgroup_table(table: ExperimentTable) -> TextTable:
+    """Returns AUCs by lesion, film and digitizer; without rows where nothing is known of them."""
+    first = next(iter(table.arms.values()))
+    return _groups(
+        "AUC of the runs' mean by subgroup, with 95 % intervals of resampled patients: malignant "
+        "lesions of one type, size or subtlety against all non-malignant patches; all patches of "
+        "films of one density or digitizer",
+        "group",
+        {
+            f"{kind}: {group}": {n: arm.subgroups[kind][group] for n, arm in table.arms.items()}
+            for kind, groups in first.subgroups.items()
+            for group in groups
+        },
+    )
+
+
+def variance_table(table: ExperimentTable) -> TextTable:
+    """Returns what an AUC owes to the generator's and to the classifier's seed, as deviations."""
     return TextTable(
-        "AUC of the runs' mean by film digitizer",
-        ["digitizer", "arm", "AUC", "95 %, DeLong", "patches", "malignant", "films", "patients"],
+        "Standard deviation of one run's AUC, split between the seeds of the generator and of the "
+        "classifier (two-way random effects)",
+        ["arm", "generators", "seeds", "generator", "classifier's seed", "residual"],
         [
             [
-                scanner,
-                name,
-                f"{result.auc:.3f}",
-                _interval(result.delong_interval),
-                f"{result.counts.patches:,}",
-                f"{result.counts.malignant_patches:,}",
-                f"{result.counts.films:,}",
-                f"{result.counts.patients:,}",
+                arm,
+                str(split.num_generators),
+                str(split.num_seeds),
+                *(
+                    f"{math.sqrt(value):.3f}" if math.isfinite(value) else ""
+                    for value in (split.generator, split.seed, split.residual)
+                ),
             ]
-            for scanner in next(iter(table.arms.values())).scanners
-            for name, arm in table.arms.items()
-            for result in (arm.scanners[scanner],)
+            for arm, split in table.variances.items()
+            if split.num_generators * split.num_seeds > 1
         ],
     )
 
 
 def markdown(table: ExperimentTable) -> str:
     """Returns all tables that have rows as aligned Markdown, for a terminal and for RESULTS.md."""
-    makers = (auc_table, comparison_table, seed_table, operating_table, scanner_table)
+    makers = (pooled_table, auc_table, comparison_table, *DETAIL_TABLES)
     return "\n".join(_markdown(text) for make in makers if (text := make(table)).rows)
+
+
+# What stands on the page below the curves.
+DETAIL_TABLES = (seed_table, variance_table, level_table, subgroup_table, operating_table)
 
 
 def describe_counts(counts: roc.Counts) -> str:
@@ -169,10 +222,62 @@ def describe_counts(counts: roc.Counts) -> str:
     )
 
 
+def interval(ends: roc.Interval, form: str = ".3f") -> str:
+    """Returns an interval as text."""
+    return f"{ends.low:{form}} to {ends.high:{form}}"
+
+
+def p_value(value: float) -> str:
+    """Returns a p-value as text, which is never zero."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _groups(caption: str, what: str, groups: Mapping[str, Mapping[str, GroupAuc]]) -> TextTable:
+    """Returns a row for each group, a column for each arm, and what the group consists of."""
+    arms = list(next(iter(groups.values()), {}))
+    rows = []
+    for name, by_arm in groups.items():
+        cells = [
+            f"below {LEAST_PATIENTS} patients of a class"
+            if group.auc is None
+            else f"{group.auc:.3f} ({interval(group.interval)})"
+            for group in by_arm.values()
+        ]
+        counts = by_arm[arms[0]].counts
+        numbers = counts.patches, counts.malignant_patches, counts.patients
+        rows.append([name, *cells, *(f"{number:,}" for number in numbers)])
+    return TextTable(caption, [what, *arms, "number", "malignant", "patients"], rows)
+
+
+def _tests(what: str, comparisons: list[Comparison]) -> TextTable:
+    resamples = comparisons[0].bootstrap.num_resamples if comparisons else 0
+    return TextTable(
+        f"{what}; p by {resamples:,} resamples of the patients and by DeLong, each "
+        f"with Holm's correction over {len(comparisons)} pairs",
+        [
+            *("arms", "difference", "95 %, patients resampled", "p", "p, Holm"),
+            *("DeLong z", "DeLong p", "DeLong p, Holm"),
+        ],
+        [
+            [
+                f"{pair.arm} − {pair.other}",
+                f"{pair.bootstrap.difference:+.3f}",
+                interval(pair.bootstrap.interval, "+.3f"),
+                p_value(pair.bootstrap.p_value),
+                p_value(pair.bootstrap_p_holm),
+                f"{pair.delong.z:+.2f}",
+                p_value(pair.delong.p_value),
+                p_value(pair.delong_p_holm),
+            ]
+            for pair in comparisons
+        ],
+    )
+
+
 def _arm_numbers(arm: ArmResult) -> dict:
     numbers = {
         "auc_mean": arm.auc_mean,
-        "auc_sd": arm.auc_sd if math.isfinite(arm.auc_sd) else None,
+        "auc_sd": _known(arm.auc_sd),
         "num_seeds": len(arm.auc_of_seed),
         "auc": arm.auc,
         **_ends("auc_bootstrap", arm.bootstrap_interval),
@@ -187,14 +292,14 @@ def _arm_numbers(arm: ArmResult) -> dict:
     numbers |= arm.counts._asdict()
     for seed, auc in arm.auc_of_seed.items():
         numbers[f"auc_seed_{seed}"] = auc
-    for scanner, result in arm.scanners.items():
-        of_scanner = {
-            "auc": result.auc,
-            **_ends("auc_delong", result.delong_interval),
-            **result.counts._asdict(),
-        }
-        numbers |= {f"{key}_scanner_{scanner}": value for key, value in of_scanner.items()}
+    for level, group in arm.levels.items():
+        numbers |= {f"{key}_per_{level}": value for key, value in _group_numbers(group).items()}
     return numbers
+
+
+def _group_numbers(group: GroupAuc) -> dict:
+    low, high = group.interval or (None, None)
+    return {"auc": group.auc, "auc_bootstrap_low": low, "auc_bootstrap_high": high}
 
 
 def _pair_numbers(pair: Comparison) -> dict:
@@ -220,21 +325,19 @@ def _ends(name: str, interval: roc.Interval) -> dict[str, float]:
     return {f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _csv(rows: list[dict]) -> str:
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _csv(rows: list[dict], header: Sequence[str]) -> str:
+    """Returns the rows as CSV; `header` stands there where there is none."""
     text = io.StringIO()
-    header = rows[0] if rows else ("arm", "other", "difference")
-    writer = csv.DictWriter(text, header, lineterminator="\n")
+    # A row leaves out what is not known of it.
+    names = list(dict.fromkeys(name for row in rows for name in row)) or header
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _interval(interval: roc.Interval, form: str = ".3f") -> str:
-    return f"{interval.low:{form}} to {interval.high:{form}}"
-
-
-def _p_value(p_value: float) -> str:
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def _markdown(text: TextTable) -> str:

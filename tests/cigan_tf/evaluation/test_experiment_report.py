@@ -1,5 +1,7 @@
 """Tests of the page at the end of an experiment."""
 
+import csv
+import io
 import json
 import re
 
@@ -19,6 +21,13 @@ DEFINITIONS = (
     "traditional: traditional_augmentation=true",
     "cigan: traditional_augmentation=true synthetic_use=mixed",
 )
+RECORD = {
+    "dataset": {"name": "ddsm_patches/x", "version": "1.1.0", "fingerprint": "f00d" * 16},
+    "patients": ["ann", "bea"],
+    "num_patches": 1234,
+    "package_version": "0.1.0",
+}
+GENERATOR = {"weights_sha256": "beef" * 16, "step": 2700}
 
 
 @pytest.fixture
@@ -37,6 +46,8 @@ def experiment(tmp_path, synthetic_scores):
             folder.mkdir(parents=True)
             scores_lib.write(folder / "scores.csv", run)
             scores_lib.write(folder / "validation_scores.csv", run)
+            synthetic = GENERATOR if arm == "cigan" else None
+            (folder / "provenance.json").write_text(json.dumps({**RECORD, "synthetic": synthetic}))
     return tmp_path
 
 
@@ -67,6 +78,15 @@ def test_the_page_and_the_tables(experiment):
     ):
         assert expected in text
     assert "<script>" not in text
+    # The first screen: what was trained, on what, and whether it helped.
+    for expected in ("1,234 patches of 2 patients", "beefbeefbeef, 2,700 steps", "Not judged"):
+        assert expected in text
+    assert re.search(r"<b>(Yes|Not shown): [+−]0\.\d+ AUC, cigan − traditional</b>", text)
+    baseline, _, cigan = csv.DictReader(io.StringIO((experiment / "table.csv").read_text()))
+    assert baseline["dataset_fingerprint"] == cigan["dataset_fingerprint"] == "f00df00df00d"
+    assert (baseline["generator"], cigan["generator"]) == ("", "beefbeefbeef")
+    records = json.loads((experiment / "experiment_provenance.json").read_text())
+    assert records["cigan"]["synthetic"]["weights_sha256"] == "beef" * 16
     assert "Is the generator any good?" not in text
     assert len((experiment / "table.csv").read_text().splitlines()) == 1 + 3
     assert len((experiment / "comparisons.csv").read_text().splitlines()) == 1 + 3
@@ -87,7 +107,19 @@ def test_infills_their_quality_and_the_time_taken_are_shown_where_they_are_there
     assert text.count("data:image/png;base64,") == 3
     assert "Is the generator any good?" in text
     assert "<td>0.5</td><td>40 infills</td>" in text
-    assert "<b>5 min 50 s</b>" in text
+    assert "trained for 5 min 50 s in all" in text
+
+
+def test_each_generator_has_its_own_measures(experiment):
+    (experiment / "infill_quality").mkdir()
+    for generator, value in (("a", 0.625), ("b", 0.875)):
+        side = {"value": value, "n": {"infills": 40}}
+        measure = {"measure": "class_auc", "of_class": "both", "infills": side, "real": None}
+        path = experiment / "infill_quality" / f"{generator}.json"
+        path.write_text(json.dumps({"measures": [measure]}))
+    text = experiment_report.write_report(experiment).read_text()
+    assert text.index("Generator a") < text.index("0.625") < text.index("Generator b")
+    assert "<td>0.875</td>" in text
 
 
 def test_a_classifier_that_has_not_finished_is_named(experiment):
@@ -127,4 +159,9 @@ def test_an_arm_has_a_row_for_each_generator(tmp_path, synthetic_scores):
         *(("cigan (a)", "baseline"), ("cigan (b)", "baseline")),
         *(("only (a)", "baseline"), ("only (b)", "baseline")),
         *(("only (a)", "cigan (a)"), ("only (b)", "cigan (b)")),
+    ]
+    assert [(pair.arm, pair.other) for pair in table.pooled] == [
+        ("cigan", "baseline"),
+        ("only", "baseline"),
+        ("only", "cigan"),
     ]

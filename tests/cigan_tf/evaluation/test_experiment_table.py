@@ -45,7 +45,7 @@ def test_each_arm_is_judged_run_by_run_and_as_the_mean_of_its_runs(scores):
         assert arm.brier == roc.brier_score(label, arm.probability)
         assert arm.calibration_error == roc.expected_calibration_error(label, arm.probability)
         assert arm.counts == roc.Counts(240, 120, 60, 80, 20)
-        assert arm.scanners == {}
+        assert arm.subgroups == {}
 
 
 def test_thresholds_come_from_the_validation_patches(scores, synthetic_scores):
@@ -101,27 +101,110 @@ def test_one_seed_has_no_spread_and_one_arm_no_comparison(synthetic_scores):
     assert table.comparisons == []
 
 
-def test_scanners_are_told_apart_where_two_are_known(synthetic_scores):
-    scores = synthetic_scores(ARMS, scanners=("lumisys", "howtek", "unknown"))
+def test_films_and_patients_have_their_highest_score(scores):
     arm = compare_arms(scores, scores, [], 50, 0).arms["cigan"]
-    assert list(arm.scanners) == ["howtek", "lumisys"]
-    of_lumisys = scores["cigan"][0].scanner == "lumisys"
-    label = scores["cigan"][0].label[of_lumisys]
-    assert arm.scanners["lumisys"].auc == roc.auc(label, arm.probability[of_lumisys])
-    assert arm.scanners["lumisys"].counts.patches == np.count_nonzero(of_lumisys)
+    of = scores["cigan"][0]
+    for level, ids in (("film", of.film_id), ("patient", of.patient_id)):
+        units = np.unique(ids)
+        highest = [arm.probability[ids == unit].max() for unit in units]
+        malignant = [of.label[ids == unit].max() for unit in units]
+        found = arm.levels[level]
+        assert found.auc == pytest.approx(roc.auc(malignant, highest))
+        assert found.interval.low < found.auc < found.interval.high
+        assert (found.counts.patches, found.counts.patients) == (units.size, 60)
+        assert found.counts.malignant_patches == sum(malignant)
 
-    one_known = synthetic_scores(ARMS, scanners=("lumisys", "unknown"))
-    assert compare_arms(one_known, one_known, [], 50, 0).arms["cigan"].scanners == {}
+
+def test_one_films_id_may_be_that_of_another_patients(scores):
+    of = scores["cigan"][0]
+    number = np.char.add("film_", (np.arange(240) % 2).astype(str))  # two films a patient
+    changed = of_all(scores, film_id=number)
+    levels = compare_arms(changed, changed, [], 50, 0).arms["cigan"].levels
+    assert levels["film"].counts.patches == 120
+    assert levels["patient"].counts.patches == np.unique(of.patient_id).size
 
 
-def test_a_scanner_that_lacks_a_class_is_left_out(scores):
-    scanner = np.where(scores["cigan"][0].label == 1, "lumisys", "howtek")
-    scanner[:4] = "howtek"  # one patient's four malignant patches
-    changed = {
-        arm: {seed: dataclasses.replace(run, scanner=scanner) for seed, run in runs.items()}
-        for arm, runs in scores.items()
-    }
-    assert list(compare_arms(changed, changed, [], 50, 0).arms["cigan"].scanners) == ["howtek"]
+def described(scores):
+    """Returns the scores with lesions described: those of every second malignant patient a mass."""
+    malignant, number = scores["cigan"][0].label == 1, np.arange(240) // 4
+    return of_all(
+        scores,
+        lesion_type=np.where(malignant, np.where(number % 2, "mass", "calcification"), "none"),
+        lesion_area_px=np.where(malignant, 10 + np.arange(240), 0),
+        subtlety=np.where(malignant, np.where(number == 0, 1, 4), -1),
+        density=1 + number % 3 // 2,
+        scanner=np.where(number % 5 < 2, "lumisys", np.where(number % 5 < 4, "howtek", "unknown")),
+    )
+
+
+def test_subgroups_of_lesions_are_set_against_all_that_is_not_malignant(scores):
+    known = described(scores)
+    of = known["cigan"][0]
+    arm = compare_arms(known, known, [], 50, 0).arms["cigan"]
+    malignant = of.label == 1
+
+    assert list(arm.subgroups["lesion type"]) == ["calcification", "mass"]
+    masses = (of.lesion_type == "mass") | ~malignant
+    mass = arm.subgroups["lesion type"]["mass"]
+    assert mass.auc == roc.auc(of.label[masses], arm.probability[masses])
+    assert mass.interval.low < mass.auc < mass.interval.high
+    assert mass.counts.malignant_patches == 40
+    assert mass.counts.patches == 40 + 160
+
+    sizes = arm.subgroups["lesion size"]
+    assert sum(group.counts.malignant_patches for group in sizes.values()) == 80
+    assert {group.counts.malignant_patches for group in sizes.values()} <= {26, 27}
+    assert [name.endswith(" px") for name in sizes] == [True] * 3
+
+    # Of a density or digitizer, both classes are chosen.
+    assert list(arm.subgroups["digitizer"]) == ["howtek", "lumisys"]
+    lumisys = of.scanner == "lumisys"
+    found = arm.subgroups["digitizer"]["lumisys"]
+    assert found.auc == roc.auc(of.label[lumisys], arm.probability[lumisys])
+    assert found.counts.patches == np.count_nonzero(lumisys)
+
+
+def test_a_group_of_too_few_patients_has_counts_alone(scores):
+    known = described(scores)
+    subgroups = compare_arms(known, known, [], 50, 0).arms["cigan"].subgroups
+    subtle = subgroups["subtlety"]["1"]
+    assert (subtle.auc, subtle.interval) == (None, None)
+    assert (subtle.counts.malignant_patches, subtle.counts.malignant_patients) == (4, 1)
+    assert subgroups["subtlety"]["4"].auc is not None
+    # Nobody of density 2 has a malignant patch.
+    assert subgroups["density"]["2"].auc is None
+
+
+def test_what_all_patches_share_is_no_subgroup(scores):
+    alike = of_all(scores, scanner=["lumisys"] * 240, density=[2] * 240, subtlety=[3] * 240)
+    assert compare_arms(alike, alike, [], 50, 0).arms["cigan"].subgroups == {}
+
+
+def test_an_arm_is_the_mean_of_its_generators(synthetic_scores):
+    scores = synthetic_scores({"baseline": 0.8, "cigan (a)": 1.2, "cigan (b)": 2.0})
+    rows = {"baseline": {None: "baseline"}, "cigan": {"a": "cigan (a)", "b": "cigan (b)"}}
+    table = compare_arms(scores, scores, [("cigan", "baseline")], 200, 5, rows)
+
+    assert [(p.arm, p.other) for p in table.comparisons] == [
+        ("cigan (a)", "baseline"),
+        ("cigan (b)", "baseline"),
+    ]
+    (pooled,) = table.of_arms
+    assert (pooled.arm, pooled.other) == ("cigan", "baseline")
+    of_rows = [pair.bootstrap.difference for pair in table.comparisons]
+    assert pooled.bootstrap.difference == pytest.approx(np.mean(of_rows))
+    assert pooled.bootstrap.p_value == pooled.bootstrap_p_holm
+    low, high = pooled.bootstrap.interval
+    assert low < pooled.bootstrap.difference < high
+    for seed in (0, 1, 2):
+        of_seed = [pair.difference_of_seed[seed] for pair in table.comparisons]
+        assert pooled.difference_of_seed[seed] == pytest.approx(np.mean(of_seed))
+
+    split = table.variances["cigan"]
+    assert (split.num_generators, split.num_seeds) == (2, 3)
+    # What the truth is: generators differ, seeds do not.
+    assert split.generator > 10 * split.seed
+    assert table.variances["baseline"].seed == pytest.approx(table.arms["baseline"].auc_sd ** 2)
 
 
 @pytest.mark.parametrize(

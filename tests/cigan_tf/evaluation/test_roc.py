@@ -258,6 +258,21 @@ def test_sensitivity_takes_the_conservative_step():
     assert 0 < nothing.threshold < 1e-300
 
 
+def test_several_classifiers_are_judged_by_their_mean_auc():
+    rng = np.random.default_rng(3)
+    y_true, groups = np.tile([0, 0, 1], 40), np.repeat(np.arange(30), 4)
+    a, b, c = (rng.normal(size=120) + shift * y_true for shift in (0.5, 1.0, 0.2))
+    both = roc.paired_bootstrap(y_true, [a, b], c, groups, 100, 0)
+    alone = [roc.paired_bootstrap(y_true, scores, c, groups, 100, 0) for scores in (a, b)]
+    assert both.difference == pytest.approx(np.mean([one.difference for one in alone]))
+    # Twice the same is the same.
+    twice = roc.paired_bootstrap(y_true, [a, a], [c, c, c], groups, 100, 0)
+    assert twice.interval == pytest.approx(alone[0].interval)
+    assert roc.delong_test(y_true, [a, a], c) == pytest.approx(roc.delong_test(y_true, a, c))
+    mean = np.mean([roc.delong_test(y_true, scores, c).auc_a for scores in (a, b)])
+    assert roc.delong_test(y_true, [a, b], c).auc_a == pytest.approx(mean)
+
+
 def test_what_a_threshold_reaches_on_other_patches():
     y_true, scores = [0, 0, 0, 0, 1, 1], [0.1, 0.5, 0.6, 0.2, 0.5, 0.4]
     assert roc.at_threshold(y_true, scores, 0.5) == (0.5, 0.5, 0.5)

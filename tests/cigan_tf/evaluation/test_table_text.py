@@ -25,7 +25,7 @@ def read(path):
 
 
 def test_csv_files_hold_every_digit(table, tmp_path):
-    table_text.write_csv(tmp_path, table)
+    table_text.write_csv(tmp_path, table, {"cigan": {"generator": "a1b2"}})
     arms, pairs = read(tmp_path / "table.csv"), read(tmp_path / "comparisons.csv")
 
     assert [row["arm"] for row in arms] == ["baseline", "cigan"]
@@ -45,10 +45,23 @@ def test_csv_files_hold_every_digit(table, tmp_path):
         "patches": 240,
         "films": 120,
         "patients": 60,
-        "auc_scanner_lumisys": arm.scanners["lumisys"].auc,
-        f"patches_scanner_{HOSTILE}": arm.scanners[HOSTILE].counts.patches,
+        "auc_per_film": arm.levels["film"].auc,
+        "auc_bootstrap_low_per_patient": arm.levels["patient"].interval.low,
     }.items():
         assert float(row[name]) == value, name
+
+    assert row["generator"] == "a1b2"
+    subgroups = read(tmp_path / "subgroups.csv")
+    assert [(r["arm"], r["kind"], r["group"]) for r in subgroups[:2]] == [
+        ("baseline", "digitizer", HOSTILE),
+        ("baseline", "digitizer", "lumisys"),
+    ]
+    lumisys = arm.subgroups["digitizer"]["lumisys"]
+    assert float(subgroups[3]["auc"]) == lumisys.auc
+    assert float(subgroups[3]["malignant_patients"]) == lumisys.counts.malignant_patients
+    variances = read(tmp_path / "variances.csv")
+    assert float(variances[1]["seed"]) == table.variances["cigan"].seed
+    assert variances[1]["generator"] == ""
 
     (pair,) = table.comparisons
     assert (pairs[0]["arm"], pairs[0]["other"]) == PAIRS[0]
@@ -60,8 +73,9 @@ def test_csv_files_hold_every_digit(table, tmp_path):
 def test_what_is_unknown_is_empty(synthetic_scores, tmp_path):
     scores = synthetic_scores({"only": 1.0}, seeds=(0,))
     table = compare_arms(scores, scores, [], 50, 0)
-    table_text.write_csv(tmp_path, table)
+    table_text.write_csv(tmp_path, table, {})
     assert read(tmp_path / "table.csv")[0]["auc_sd"] == ""
+    assert read(tmp_path / "subgroups.csv") == []
     assert read(tmp_path / "comparisons.csv") == []
     text = table_text.markdown(table)
     assert "±" not in text
@@ -73,7 +87,7 @@ def test_what_is_unknown_is_empty(synthetic_scores, tmp_path):
 def test_markdown_is_aligned_and_names_its_numbers(table):
     text = table_text.markdown(table)
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     for lines in blocks:
         assert len({len(line) for line in lines}) == 1
         assert set(lines[1]) == {"|", "-"}
@@ -84,8 +98,28 @@ def test_markdown_is_aligned_and_names_its_numbers(table):
     assert 'a\\|b, "c" <b>' in text
 
 
+def test_groups_of_too_few_patients_say_so(synthetic_scores):
+    scores = synthetic_scores({"only": 1.0}, seeds=(0,), num_patients=12)
+    table = compare_arms(scores, scores, [], 50, 0)
+    rows = table_text.level_table(table).rows
+    assert [row[0] for row in rows] == ["patch", "film", "patient"]
+    assert rows[2][1:] == ["below 5 patients of a class", "12", "4", "12"]
+
+
+def test_generators_are_pooled_first(synthetic_scores):
+    scores = synthetic_scores({"baseline": 0.8, "cigan (a)": 1.2, "cigan (b)": 2.0})
+    rows = {"baseline": {None: "baseline"}, "cigan": {"a": "cigan (a)", "b": "cigan (b)"}}
+    table = compare_arms(scores, scores, [("cigan", "baseline")], 50, 0, rows)
+    assert [row[0] for row in table_text.pooled_table(table).rows] == ["cigan − baseline"]
+    assert table_text.markdown(table).startswith("**Differences of AUC, an arm's being the mean")
+    (of_baseline, of_cigan) = table_text.variance_table(table).rows
+    assert of_baseline[:4] == ["baseline", "1", "3", ""]
+    assert of_cigan[:3] == ["cigan", "2", "3"]
+    assert float(of_cigan[3]) > float(of_cigan[4])
+
+
 @pytest.mark.parametrize(
     ("p_value", "text"), [(0.0004, "< 0.001"), (0.0314, "0.031"), (1.0, "1.000")]
 )
 def test_p_values_are_never_zero(p_value, text):
-    assert table_text._p_value(p_value) == text
+    assert table_text.p_value(p_value) == text

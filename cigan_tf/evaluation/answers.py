@@ -1,0 +1,271 @@
+"""The experiment page's first screen: four questions, each with an answer and what it rests on."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cigan_tf.config import Config
+from cigan_tf.evaluation import origin, table_text
+from cigan_tf.evaluation.experiment_table import Comparison, ExperimentTable
+
+# Holm's p at or below which a difference counts as shown.
+_LEVEL = 0.05
+# Up to this AUC infills and real lesions count as hard to tell apart.
+_HARD_TO_TELL_AUC = 0.6
+# Share of the planted copies that a search must find before it speaks for itself.
+_LEAST_RECALL = 0.95
+# A share of copies above the false alarms by more than this is more than chance.
+_COPIES_ABOVE_ALARMS = 0.02
+
+
+class Bar(NamedTuple):
+    """An interval on an axis that holds 0, in percent of its width."""
+
+    low: float
+    high: float
+    value: float
+    zero: float
+
+
+class Line(NamedTuple):
+    """One fact below an answer; `bar` draws it, where it is an interval."""
+
+    name: str
+    value: str
+    bar: Bar | None = None
+
+
+class Card(NamedTuple):
+    """A question, its answer, how it is to be taken, and the facts.
+
+    Attributes:
+        question: what a reader asks.
+        answer: a few words.
+        tone: 'good', 'bad', 'open' (not certain) or 'plain'.
+        lines: what it rests on.
+    """
+
+    question: str
+    answer: str
+    tone: str
+    lines: list[Line]
+
+
+def cards(
+    config: Config,
+    table: ExperimentTable,
+    records: Mapping[str, Mapping[str, Any] | None],
+    qualities: Mapping[str, Mapping[str, Any]],
+) -> list[Card]:
+    """Returns the four cards; what is not there is left out or said to be missing.
+
+    Args:
+        config: of the experiment.
+        table: its numbers.
+        records: of `origin.read`.
+        qualities: by generator, what infill_quality.json holds; '' is the name of an only one.
+    """
+    return [
+        _trained(config, table, records),
+        _helped(config, table),
+        _good(qualities),
+        _copied(qualities),
+    ]
+
+
+def _trained(config: Config, table: ExperimentTable, records) -> Card:
+    known = [record for record in records.values() if record]
+    first = origin.columns(known[0] if known else None)
+    counts = next(iter(table.arms.values())).counts
+    recipe = (known[0]["dataset"].get("recipe") if known else None) or {}
+    name = f"{first['dataset'] or config.data.dataset} {first['dataset_version'] or ''}".strip()
+    simulated = ", simulated films" if recipe.get("source") == "phantom" else ""
+    arms = config.experiment.named_arms(config.classifier)
+    num_seeds = len(config.experiment.classifier_seeds)
+    lines = [
+        Line("data", f"{name}{simulated}, {config.model.patch_size} px"),
+        Line("classifiers", f"{_count(len(arms), 'arm')} × {_count(num_seeds, 'seed')}"),
+    ]
+    generators = {
+        of["generator"]: of
+        for of in (origin.columns(record) for record in known)
+        if of["generator"] is not None
+    }
+    if generators:
+        steps = sorted({of["generator_step"] for of in generators.values()} - {None})
+        after = f", {' and '.join(f'{step:,}' for step in steps)} steps" if steps else ""
+        name = "generator" if len(generators) == 1 else f"{len(generators)} generators"
+        lines.append(Line(name, ", ".join(generators) + after))
+    lines.append(
+        Line(
+            "tested on", f"{counts.patches:,} patches of {_count(counts.patients, 'other patient')}"
+        )
+    )
+    if not known:
+        return Card("What was trained on what?", "Origin not recorded", "open", lines)
+    columns = [origin.columns(record) for record in known]
+    trained = sorted({(of["train_patches"], of["train_patients"]) for of in columns})
+    patches, patients = trained[-1]
+    up_to = "Up to " if len(trained) > 1 else ""
+    answer = f"{up_to}{patches:,} patches of {_count(patients, 'patient')}"
+    return Card("What was trained on what?", answer, "plain", lines)
+
+
+def _helped(config: Config, table: ExperimentTable) -> Card:
+    question = "Did it help the classifier?"
+    comparisons = table.of_arms
+    if not comparisons:
+        return Card(question, "Nothing was compared", "open", [])
+    asked = _asked(config, comparisons)
+    shown = asked.bootstrap_p_holm <= _LEVEL
+    difference = asked.bootstrap.difference
+    if shown:
+        answer, tone = ("Yes", "good") if difference > 0 else ("No, it harmed", "bad")
+    else:
+        answer, tone = "Not shown", "open"
+    answer += f": {_signed(difference)} AUC, {asked.arm} − {asked.other}"
+    ends = [end for pair in comparisons for end in (*pair.bootstrap.interval, 0.0)]
+    low, high = min(ends), max(ends)
+
+    def bar(pair: Comparison) -> Bar:
+        span = (high - low) or 1.0
+        return Bar(
+            *(
+                100 * (value - low) / span
+                for value in (*pair.bootstrap.interval, pair.bootstrap.difference, 0.0)
+            )
+        )
+
+    ordered = [asked, *(pair for pair in comparisons if pair is not asked)]
+    lines = [
+        Line(
+            f"{pair.arm} − {pair.other}",
+            f"{_signed(pair.bootstrap.difference)} "
+            f"({table_text.interval(pair.bootstrap.interval, '+.3f').replace('-', '−')}), "
+            f"p\N{NO-BREAK SPACE}{table_text.p_value(pair.bootstrap_p_holm)}",
+            bar(pair),
+        )
+        for pair in ordered[:3]
+    ]
+    return Card(question, answer, tone, lines)
+
+
+def _asked(config: Config, comparisons: list[Comparison]) -> Comparison:
+    """Returns the comparison that asks the most: infilled patches against the best without them."""
+    arms = config.experiment.named_arms(config.classifier)
+
+    def synthetic(name: str) -> bool:
+        # A row is called after its arm, and a generator in brackets.
+        return arms[name.split(" (")[0]].needs_synthetic
+
+    asking = [pair for pair in comparisons if synthetic(pair.arm) and not synthetic(pair.other)]
+    if not asking:
+        return comparisons[-1]
+    of_first = [pair for pair in asking if pair.arm == asking[0].arm]
+    return max(of_first, key=lambda pair: pair.bootstrap.auc_b)
+
+
+def _good(qualities) -> Card:
+    question = "Are the infills good?"
+    if not qualities:
+        return Card(question, "Not judged", "open", [])
+    two_sample = _values(qualities, "two_sample")
+    distance = _values(qualities, "kernel_distance", "malignant")
+    seams = _values(qualities, "seam_ratio", "malignant")
+    lines = [
+        *_lines("told from real, AUC", two_sample, "0.5 is chance"),
+        *_lines("KID, malignant", distance, None),
+        *_lines("seam ratio, malignant", seams, "1 is seamless"),
+    ]
+    if two_sample:
+        worst = max(abs(value - 0.5) for value, _ in two_sample.values()) + 0.5
+        if worst <= _HARD_TO_TELL_AUC:
+            return Card(question, f"Hard to tell from real (AUC {worst:.2f})", "good", lines)
+        return Card(question, f"No: told from real (AUC {worst:.2f})", "bad", lines)
+    ratios = [value / real for value, real in distance.values() if real]
+    if not ratios:
+        return Card(question, "Not compared with real lesions", "open", lines)
+    worst = max(ratios)
+    if worst <= 1:
+        return Card(question, "As near to real lesions as real ones", "good", lines)
+    return Card(question, f"No: KID {worst:.1f} × that of other real lesions", "bad", lines)
+
+
+def _copied(qualities) -> Card:
+    question = "Is anything copied?"
+    shares = _values(qualities, "share_copied")
+    recalls: dict[str, float] = {}
+    for quality in qualities.values():
+        for name, value in _recalls(quality).items():
+            recalls[name] = min(value, recalls.get(name, 1.0))
+    if not shares or not recalls:
+        return Card(question, "Not audited", "open", [])
+    least = min(recalls.values())
+    lines = [
+        *_lines("counted as copies", shares, None, "{:.1%}"),
+        Line("planted copies found", f"{least:.0%} at least, of {', '.join(recalls)} ones"),
+    ]
+    training = max((_searched(quality) for quality in qualities.values()), default=0)
+    if training:
+        lines.append(Line("searched", f"{training:,} training patches"))
+    if any(value > (real or 0) + _COPIES_ABOVE_ALARMS for value, real in shares.values()):
+        return Card(question, "Copies of training patches", "bad", lines)
+    if least < _LEAST_RECALL:
+        return Card(question, f"None found, but the search misses {1 - least:.0%}", "open", lines)
+    return Card(question, "No copies found", "good", lines)
+
+
+def _values(qualities, measure: str, of_class: str | None = None) -> dict[str, tuple]:
+    """Returns by generator a measure's value of infills, and of real patches or None."""
+    found = {}
+    for generator, quality in qualities.items():
+        for entry in quality["measures"]:
+            if entry["measure"].startswith(measure) and of_class in (None, entry["of_class"]):
+                infills, real = entry["infills"], entry["real"]
+                if infills and infills["value"] is not None:
+                    found.setdefault(generator, (infills["value"], real and real["value"]))
+    return found
+
+
+def _recalls(quality) -> dict[str, float]:
+    prefix = "recall_"
+    return {
+        entry["measure"].removeprefix(prefix): entry["infills"]["value"]
+        for entry in quality["measures"]
+        if entry["measure"].startswith(prefix) and entry["infills"]["value"] is not None
+    }
+
+
+def _searched(quality) -> int:
+    return max(
+        (
+            entry["infills"]["n"].get("training", 0)
+            for entry in quality["measures"]
+            if entry["measure"] == "nearest_training_patch" and entry["infills"]
+        ),
+        default=0,
+    )
+
+
+def _lines(name: str, values: Mapping[str, tuple], ideal: str | None, form="{:.3g}") -> list[Line]:
+    """Returns a line of the generators' values, or none where nobody has one."""
+    if not values:
+        return []
+    reals = [real for _, real in values.values() if real is not None]
+    beside = [f"real {_range(reals, form)}"] if reals else []
+    beside += [ideal] if ideal else []
+    text = _range([value for value, _ in values.values()], form)
+    return [Line(name, text + (f" ({', '.join(beside)})" if beside else ""))]
+
+
+def _range(values: list[float], form: str) -> str:
+    ends = dict.fromkeys(form.format(end) for end in (min(values), max(values)))
+    return " to ".join(ends)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−") if math.isfinite(value) else "unknown"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,77 @@
+"""What the numbers of an experiment come from: the records beside its classifiers, short."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cigan_tf import provenance
+from cigan_tf.errors import UserError
+
+# Digits of a hash that people compare.
+_SHORT = 12
+
+
+def read(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, dict[str, Any] | None]:
+    """Returns the record of each row of the table, None where its classifiers have none.
+
+    Args:
+        folders: of the classifiers, by row.
+
+    Raises:
+        UserError: classifiers of one table come from different records of a dataset, or those of
+            one row from different generators.
+    """
+    records, fingerprints = {}, {}
+    for row, of_row in folders.items():
+        found = {folder: provenance.read(folder / provenance.FILE_NAME) for folder in of_row}
+        generators = {}
+        for folder, record in found.items():
+            if record:
+                fingerprints.setdefault(record["dataset"].get("fingerprint"), folder)
+                generators.setdefault(short_hash(_generator(record)), folder)
+        _refuse_several(generators, "patches of different generators")
+        records[row] = next(iter(found.values()))
+    _refuse_several(fingerprints, "different records of the dataset")
+    return records
+
+
+def columns(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what table.csv says of a row's origin; what is not known is None.
+
+    `generator` is the start of the SHA-256 of its weights, `dataset_fingerprint` that of the
+    dataset's records; both are whole in the classifiers' provenance.json.
+    """
+    record = record or {}
+    dataset, generator = record.get("dataset", {}), _generator(record)
+    return {
+        "dataset": dataset.get("name"),
+        "dataset_version": dataset.get("version"),
+        "dataset_fingerprint": (dataset.get("fingerprint") or "")[:_SHORT] or None,
+        "package_version": record.get("package_version"),
+        "commit": record.get("commit"),
+        "train_patients": len(record["patients"]) if "patients" in record else None,
+        "train_patches": record.get("num_patches"),
+        "generator": short_hash(generator),
+        "generator_step": generator.get("step"),
+        "generator_seed": generator.get("seed"),
+        "generator_patients": len(generator["patients"]) if "patients" in generator else None,
+        "synthetic_patches": generator.get("set", {}).get("num_patches"),
+    }
+
+
+def short_hash(generator: Mapping[str, Any]) -> str | None:
+    """Returns the start of the hash of a generator's weights, None where it is not known."""
+    return (generator.get("weights_sha256") or "")[:_SHORT] or None
+
+
+def _generator(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return record.get("synthetic") or {}
+
+
+def _refuse_several(found: Mapping[str | None, pathlib.Path], what: str) -> None:
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        raise UserError(
+            f"The classifiers in {str(first)!r} and {str(second)!r} were trained on {what}; run "
+            "--mode=experiment again: it trains what is out of date."
+        )

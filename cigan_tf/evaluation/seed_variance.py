@@ -1,0 +1,63 @@
+"""How much an AUC owes to the seeds: of the generator, of the classifier, and of both together."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cigan_tf.errors import UserError
+
+
+class SeedVariance(NamedTuple):
+    """Variances of one arm's AUC over its runs; what cannot be told is NaN.
+
+    Attributes:
+        generator: between generators; NaN where there is one, or none.
+        seed: between the classifier's seeds.
+        residual: what neither explains: the interaction of both, and chance that no seed fixes.
+            NaN where there is one generator, or none: it is part of `seed` then.
+        num_generators: generators, 1 where the arm has none.
+        num_seeds: seeds of the classifier.
+    """
+
+    generator: float
+    seed: float
+    residual: float
+    num_generators: int
+    num_seeds: int
+
+
+def split_variance(aucs) -> SeedVariance:
+    """Splits the variance of AUCs between generators and classifier seeds.
+
+    The model is two-way random effects without replication, auc_gs = mean + g + s + residual, and
+    the estimates are those of the analysis of variance: unbiased, but that negative ones become 0.
+    With two or three seeds each is rough.
+
+    Args:
+        aucs: [generators, seeds], each generator with the same seeds.
+
+    Raises:
+        UserError: another shape, or AUCs that are not finite.
+
+    References:
+        Searle, Casella, McCulloch. Variance Components, 1992, section 4.3.
+    """
+    aucs = np.asarray(aucs, np.float64)
+    if aucs.ndim != 2 or aucs.size == 0 or not np.isfinite(aucs).all():
+        raise UserError(
+            "aucs must be finite, of shape (generators, seeds); received shape "
+            f"{aucs.shape}, {np.count_nonzero(~np.isfinite(aucs))} of them not finite."
+        )
+    num_generators, num_seeds = aucs.shape
+    unknown = float("nan")
+    if num_generators == 1 or num_seeds == 1:
+        spread = float(aucs.var(ddof=1)) if aucs.size > 1 else unknown
+        generator, seed = (unknown, spread) if num_generators == 1 else (spread, unknown)
+        return SeedVariance(generator, seed, unknown, num_generators, num_seeds)
+    of_generator, of_seed = aucs.mean(axis=1), aucs.mean(axis=0)
+    left = aucs - of_generator[:, None] - of_seed + aucs.mean()
+    residual = float((left**2).sum() / ((num_generators - 1) * (num_seeds - 1)))
+    # The variance of a mean over seeds holds the generator's, and the residual's share in it.
+    generator = float(of_generator.var(ddof=1)) - residual / num_seeds
+    seed = float(of_seed.var(ddof=1)) - residual / num_generators
+    return SeedVariance(max(0.0, generator), max(0.0, seed), residual, num_generators, num_seeds)

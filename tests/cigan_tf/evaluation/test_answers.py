@@ -1,0 +1,155 @@
+"""Tests of the page's four answers: each has a case that is good and one that is not."""
+
+import pytest
+
+from cigan_tf.config import Config
+from cigan_tf.evaluation import answers
+from cigan_tf.evaluation.experiment_table import compare_arms
+from cigan_tf.experiment_config import ExperimentConfig
+
+SHA256 = "40e32ec66070" + "0" * 52
+RECORD = {
+    "dataset": {
+        "name": "ddsm_patches/small",
+        "version": "1.1.0",
+        "fingerprint": "54edc2" + "0" * 58,
+        "recipe": {"source": "phantom"},
+    },
+    "patients": ["ann", "bea", "cia"],
+    "num_patches": 3721,
+    "package_version": "0.1.0",
+    "synthetic": {"weights_sha256": SHA256, "step": 2700, "patients": ["ann"], "seed": 3},
+}
+
+
+def config(generators=()):
+    arms = ("baseline:", "traditional: traditional_augmentation=true", "cigan: synthetic_use=mixed")
+    return Config(
+        experiment=ExperimentConfig(arm=arms, classifier_seeds=(0, 1, 2), generators=generators)
+    )
+
+
+@pytest.fixture
+def ask(synthetic_scores):
+    """Returns a function from separations by arm, and measures of infills, to the four cards."""
+
+    def cards(separations, measures=None, records=None, **options):
+        scores = synthetic_scores(separations)
+        arms = list(separations)
+        pairs = [(arm, other) for i, arm in enumerate(arms) for other in arms[:i]]
+        table = compare_arms(scores, scores, pairs, 300, 0)
+        qualities = {"": {"measures": measures}} if measures else {}
+        qualities = options.get("qualities", qualities)
+        return answers.cards(config(), table, records or {"cigan": RECORD}, qualities)
+
+    return cards
+
+
+def entry(measure, value, real=None, of_class="malignant", **n):
+    return {
+        "measure": measure,
+        "of_class": of_class,
+        "infills": {"value": value, "n": n},
+        "real": None if real is None else {"value": real, "n": n},
+    }
+
+
+def audit(share=0.01, recall=1.0):
+    return [
+        entry("nearest_training_patch", 0.6, 0.6, "both", infills=40, training=3721),
+        entry("share_copied", share, 0.01, "both"),
+        entry("recall_plain", 1.0, None, "both"),
+        entry("recall_flipped", recall, None, "both"),
+    ]
+
+
+def test_what_was_trained_on_what(ask):
+    trained, *_ = ask({"baseline": 1.0, "cigan": 1.0})
+    assert trained.answer == "3,721 patches of 3 patients"
+    facts = {line.name: line.value for line in trained.lines}
+    assert facts["data"] == "ddsm_patches/small 1.1.0, simulated films, 256 px"
+    assert facts["generator"] == "40e32ec66070, 2,700 steps"
+    assert facts["tested on"] == "240 patches of 60 other patients"
+    without, *_ = ask({"baseline": 1.0, "cigan": 1.0}, records={"cigan": None})
+    assert (without.answer, without.tone) == ("Origin not recorded", "open")
+
+
+@pytest.mark.parametrize(
+    ("cigan", "answer", "tone"),
+    [(3.0, "Yes: +0.", "good"), (1.05, "Not shown: ", "open"), (0.0, "No, it harmed: −0.", "bad")],
+)
+def test_infilled_patches_are_set_against_the_best_arm_without(cigan, answer, tone, ask):
+    _, helped, *_ = ask({"baseline": 0.3, "traditional": 1.0, "cigan": cigan})
+    assert helped.answer.startswith(answer)
+    assert helped.answer.endswith("cigan − traditional")
+    assert helped.tone == tone
+    first, *others = helped.lines
+    assert first.name == "cigan − traditional"
+    assert {line.name for line in others} == {"traditional − baseline", "cigan − baseline"}
+    assert ", p\N{NO-BREAK SPACE}" in first.value
+    for line in helped.lines:
+        assert 0 <= line.bar.low <= line.bar.value <= line.bar.high <= 100
+        assert 0 <= line.bar.zero <= 100
+        # The interval holds 0 where the bar does.
+        low, high = (
+            float(end.replace("−", "-"))
+            for end in line.value.split("(")[1].split(")")[0].split(" to ")
+        )
+        assert (low <= 0 <= high) == (line.bar.low <= line.bar.zero <= line.bar.high)
+
+
+def test_one_arm_helps_nobody(ask):
+    _, helped, *_ = ask({"cigan": 1.0})
+    assert (helped.answer, helped.lines) == ("Nothing was compared", [])
+
+
+@pytest.mark.parametrize(
+    ("measures", "answer", "tone"),
+    [
+        ([entry("two_sample_auc", 0.52)], "Hard to tell from real (AUC 0.52)", "good"),
+        ([entry("two_sample_auc", 0.86)], "No: told from real (AUC 0.86)", "bad"),
+        ([entry("kernel_distance", 0.09, 0.03)], "No: KID 3.0 × that of other real lesions", "bad"),
+        ([entry("kernel_distance", 0.01, 0.02)], "As near to real lesions as real ones", "good"),
+        ([entry("seam_ratio", 1.4)], "Not compared with real lesions", "open"),
+    ],
+)
+def test_are_the_infills_good(measures, answer, tone, ask):
+    *_, good, _ = ask({"baseline": 1.0, "cigan": 1.0}, measures)
+    assert (good.answer, good.tone) == (answer, tone)
+    assert len(good.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("measures", "answer", "tone"),
+    [
+        (audit(), "No copies found", "good"),
+        (audit(share=0.3), "Copies of training patches", "bad"),
+        (audit(recall=0.7), "None found, but the search misses 30%", "open"),
+        (audit()[:2], "Not audited", "open"),
+    ],
+)
+def test_is_anything_copied(measures, answer, tone, ask):
+    *_, copied = ask({"baseline": 1.0, "cigan": 1.0}, measures)
+    assert (copied.answer, copied.tone) == (answer, tone)
+    if copied.lines:
+        facts = {line.name: line.value for line in copied.lines}
+        assert facts["searched"] == "3,721 training patches"
+        assert "plain, flipped" in facts["planted copies found"]
+
+
+def test_of_several_generators_the_worst_answers(ask):
+    qualities = {
+        "a": {"measures": [entry("two_sample_auc", 0.52), *audit()]},
+        "b": {"measures": [entry("two_sample_auc", 0.70), *audit(share=0.5)]},
+    }
+    *_, good, copied = ask({"baseline": 1.0, "cigan": 1.0}, qualities=qualities)
+    assert good.answer.endswith("(AUC 0.70)")
+    assert [line.value for line in good.lines] == ["0.52 to 0.7 (0.5 is chance)"]
+    assert copied.lines[0].value == "1.0% to 50.0% (real 1.0%)"
+    assert copied.tone == "bad"
+
+
+def test_without_measures_nothing_is_claimed(ask):
+    *_, good, copied = ask({"baseline": 1.0, "cigan": 1.0})
+    assert (good.answer, copied.answer) == ("Not judged", "Not audited")
+    assert good.tone == copied.tone == "open"

@@ -1,0 +1,74 @@
+"""Tests of what the numbers come from."""
+
+import json
+
+import pytest
+
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation import origin
+
+
+def record(fingerprint="f" * 64, generator=None):
+    synthetic = generator and {
+        "weights_sha256": generator * 64,
+        "step": 2700,
+        "seed": 3,
+        "patients": ["ann"],
+        "set": {"num_patches": 12},
+    }
+    return {
+        "dataset": {"name": "ddsm_patches/x", "version": "1.1.0", "fingerprint": fingerprint},
+        "patients": ["ann", "bea"],
+        "num_patches": 12,
+        "package_version": "0.1.0",
+        "commit": None,
+        "synthetic": synthetic,
+    }
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Returns a function that writes the records of two rows, two classifiers each."""
+
+    def write(baseline, cigan):
+        rows = {}
+        for name, records in (("baseline", baseline), ("cigan", cigan)):
+            rows[name] = [tmp_path / name / str(i) for i in range(len(records))]
+            for folder, content in zip(rows[name], records, strict=True):
+                folder.mkdir(parents=True)
+                if content:
+                    (folder / "provenance.json").write_text(json.dumps(content))
+        return rows
+
+    return write
+
+
+def test_each_row_has_its_record(folders):
+    rows = folders([record()] * 2, [record(generator="a")] * 2)
+    found = origin.read(rows)
+    assert found == {"baseline": record(), "cigan": record(generator="a")}
+    columns = origin.columns(found["cigan"])
+    assert columns["dataset_fingerprint"] == "f" * 12
+    assert columns["generator"] == "a" * 12
+    assert (columns["generator_step"], columns["generator_patients"]) == (2700, 1)
+    assert (columns["train_patients"], columns["synthetic_patches"]) == (2, 12)
+    without = origin.columns(found["baseline"])
+    assert (without["generator"], without["synthetic_patches"]) == (None, None)
+
+
+def test_what_is_not_recorded_is_none(folders):
+    found = origin.read(folders([None], [None]))
+    assert found == {"baseline": None, "cigan": None}
+    assert set(origin.columns(None).values()) == {None}
+
+
+def test_a_table_of_two_datasets_is_refused(folders):
+    rows = folders([record()], [record("e" * 64), record("e" * 64)])
+    with pytest.raises(UserError, match="different records of the dataset; run --mode=experiment"):
+        origin.read(rows)
+
+
+def test_a_row_of_two_generators_is_refused(folders):
+    rows = folders([record()], [record(generator="a"), record(generator="b")])
+    with pytest.raises(UserError, match=r"cigan/0' and .*cigan/1' were trained on patches of diff"):
+        origin.read(rows)

@@ -17,6 +17,7 @@ LOG_DIR = "logs"
 CLASSIFIER_DIR = "classifiers"
 LOCK_FILE = ".lock"
 EXPERIMENT_FILE = "experiment.json"
+RUN_FILE = "run.json"
 
 # What a trained generator depends on; a classifier's run compares its own settings.
 _GENERATOR_GROUPS = ("data", "model", "loss", "training", "hardware")

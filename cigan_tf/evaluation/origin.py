@@ -42,15 +42,9 @@ def columns(record: Mapping[str, Any] | None) -> dict[str, Any]:
     dataset's records; both are whole in the classifiers' provenance.json.
     """
     record = record or {}
-    dataset, generator = record.get("dataset", {}), _generator(record)
+    generator = _generator(record)
     return {
-        "dataset": dataset.get("name"),
-        "dataset_version": dataset.get("version"),
-        "dataset_fingerprint": (dataset.get("fingerprint") or "")[:_SHORT] or None,
-        "package_version": record.get("package_version"),
-        "commit": record.get("commit"),
-        "train_patients": len(record["patients"]) if "patients" in record else None,
-        "train_patches": record.get("num_patches"),
+        **_data_and_code(record),
         "generator": short_hash(generator),
         "generator_step": generator.get("step"),
         "generator_seed": generator.get("seed"),
@@ -59,9 +53,33 @@ def columns(record: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def of_generator(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what a page says of a generator's origin; what is not known is None."""
+    record = record or {}
+    return {
+        **_data_and_code(record),
+        "seed": record.get("seed"),
+        "step": record.get("step"),
+        "weights": short_hash(record),
+    }
+
+
 def short_hash(generator: Mapping[str, Any]) -> str | None:
     """Returns the start of the hash of a generator's weights, None where it is not known."""
     return (generator.get("weights_sha256") or "")[:_SHORT] or None
+
+
+def _data_and_code(record: Mapping[str, Any]) -> dict[str, Any]:
+    dataset = record.get("dataset", {})
+    return {
+        "dataset": dataset.get("name"),
+        "dataset_version": dataset.get("version"),
+        "dataset_fingerprint": (dataset.get("fingerprint") or "")[:_SHORT] or None,
+        "package_version": record.get("package_version"),
+        "commit": record.get("commit"),
+        "train_patients": len(record["patients"]) if "patients" in record else None,
+        "train_patches": record.get("num_patches"),
+    }
 
 
 def _generator(record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 Self-contained HTML: every picture is inside the file.
 """
 
+import json
 import os
 import pathlib
 
@@ -14,7 +15,7 @@ from cigan_tf import input_pipeline, pictures
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import drawing, page
+from cigan_tf.evaluation import drawing, origin, page
 from cigan_tf.exported_generator import ExportedGenerator
 from cigan_tf.randomness import consecutive_seeds
 
@@ -99,13 +100,17 @@ def _render(
             "class that is asked for. Everything outside the mask is the film's own."
         ),
         facts=[
-            ("dataset", config.data.dataset),
-            ("patch", f"{config.model.patch_size} px"),
+            ("dataset", f"{config.data.dataset}, {config.model.patch_size} px"),
+            *_run_facts(workdir),
             (
                 "training",
                 f"{_last_step(curves):,} steps in {page.duration(training_seconds(curves))}",
             ),
-            ("machine", f"{os.cpu_count()} CPU cores"),
+        ],
+        origin=[
+            (name.replace("_", " ").capitalize(), f"{value:,}" if "train_" in name else value)
+            for name, value in origin.of_generator(generator.provenance).items()
+            if value is not None
         ],
         columns=pictures.COLUMNS,
         sections=[
@@ -130,6 +135,21 @@ def _render(
         workdir=str(workdir),
         settings=config.to_json(),
     )
+
+
+def _run_facts(workdir: pathlib.Path) -> list[tuple[str, str]]:
+    """Returns what the first lines of the run said, of where it was trained and on what."""
+    try:
+        run = json.loads((workdir / workdir_lib.RUN_FILE).read_text())
+    except (OSError, ValueError):
+        return [("machine", f"{os.cpu_count()} CPU cores")]
+    facts = [("device", f"{', '.join(run['devices'])}, {run['precision']}")]
+    if run["num_patients"] is not None:
+        patients = f"{run['num_patients']:,} patient" + ("s" if run["num_patients"] != 1 else "")
+        facts.append(("trained on", f"{run['num_patches']:,} patches of {patients}"))
+    if run["seconds_per_step"] is not None:
+        facts.append(("a step", f"{run['seconds_per_step']:.3g} s"))
+    return facts
 
 
 def _describe(batch: dict[str, np.ndarray], i: int, row: list[np.ndarray]) -> dict:

@@ -105,7 +105,7 @@ class Chief(Silent):
 
     def _write_facts(self) -> None:
         text = json.dumps(self._facts, indent=2) + "\n"
-        workdir_lib.write_whole(self._workdir / start.FILE_NAME, text)
+        workdir_lib.write_whole(self._workdir / workdir_lib.RUN_FILE, text)
         self._writer.write_text("run", "\n\n".join(start.lines(self._facts)))
 
     def count(self, num_steps: int) -> None:

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from cigan_tf.config import Config
 
-FILE_NAME = "run.json"
 # Above this a step on a CPU takes seconds.
 _MOST_PX_ON_CPU = 128
 # The first calls trace and compile.

@@ -8,6 +8,7 @@ import pytest
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import report
+from cigan_tf.exported_generator import ExportedGenerator
 
 
 def test_curves_are_read_back(trained_run):
@@ -26,6 +27,13 @@ def test_the_page_is_self_contained(trained_run, exported):
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "6 steps" in page
     assert "ddsm_patches/tiny" in page
+    # On what it was trained, where, and what the generator comes from.
+    record = ExportedGenerator(exported).provenance
+    assert "CPU, float32" in page
+    assert f"<b>{record['num_patches']} patches of 1 patient</b>" in page
+    assert f"<td>{record['dataset']['fingerprint'][:12]}</td>" in page
+    assert f"<td>{record['weights_sha256'][:12]}</td>" in page
+    assert "<th>Step</th><td>6</td>" in page
     assert "P_00173" in page
     assert "simulated in real tissue" in page
     assert (trained_run / "infills.png").read_bytes().startswith(b"\x89PNG")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cigan_tf import workdir
 from cigan_tf.config import Config
 from cigan_tf.training import start
 
@@ -59,6 +60,6 @@ def test_a_step_is_timed_after_tracing():
 
 
 def test_a_run_leaves_its_facts(trained_run):
-    found = json.loads((trained_run / start.FILE_NAME).read_text())
+    found = json.loads((trained_run / workdir.RUN_FILE).read_text())
     assert found["devices"]
     assert found["num_patches"] > 0

@@ -21,6 +21,10 @@ INSTALL_REQUIRES = [
     "opencv-python-headless>=5.0,<6",
     "pillow>=12.3,<13",
     "pydicom>=3.0,<4",
+    # pydicom's decoders of JPEG-LS and JPEG 2000.
+    "pyjpegls>=1.5,<2",
+    "pylibjpeg>=2.1,<3",
+    "pylibjpeg-openjpeg>=2.6,<3",
     "scikit-learn>=1.9,<2",
     "scipy>=1.17,<2",
     # The messages of warm-up requests, which the export writes.

@@ -199,9 +199,10 @@ class FilmPage:
         self.window.value = (low, high)
         height, width = film.pixels.shape
         scale = self._infill.scale(film.pixels.shape)
+        covered_px = self._infill.patch_size / scale
         self.say(
-            f"{name}: {height} x {width} pixels. The generator's patch covers "
-            f"{self._infill.patch_size / scale:.0f} of them, both ways."
+            f"{name}: {height} x {width} pixels. The generator's patch covers {covered_px:.0f} of "
+            f"them, both ways. {film.warning or ''}".strip()
         )
 
     def clear(self) -> None:
@@ -237,9 +238,7 @@ class FilmPage:
     def _build_controls(self) -> None:
         self.sample = Select(name="sample", title="Sample film", options=list(self._samples))
         self.sample.on_change("value", lambda attr, old, new: self.open_sample(new))
-        self.upload = FileInput(
-            name="upload", title="Or open one: DICOM, or 16-bit grey PNG", accept=".dcm,.png"
-        )
+        self.upload = FileInput(name="upload", title="Or open one: DICOM, PNG, PGM, TIFF, JPEG")
         self.upload.on_change("value", lambda attr, old, new: self._soon(self.open_upload))
         self.window = RangeSlider(
             name="window",

@@ -18,6 +18,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, SecondaryCaptureImageStorage, generate_uid
 
 from export.film_infill import FilmLesion
+from tfds_ddsm.sources.image_file import FilmPixels
 
 # It tells of each attribute that it copies.
 logging.getLogger("highdicom").setLevel(logging.WARNING)
@@ -54,24 +55,22 @@ _EMPTY_WITHOUT_SOURCE = (
 
 
 def derived_film(
-    pixels: np.ndarray,
-    source: pydicom.Dataset | None,
+    infilled: FilmPixels,
     lesions: Sequence[FilmLesion],
     generator_id: str,
 ) -> pydicom.Dataset:
     """Returns the new film as an image derived from its source.
 
     Args:
-        pixels: uint16 [height, width].
-        source: the source without its pixels; None where it was no DICOM file. The new film then
-            stands in a study of its own, as a secondary capture without a patient.
+        infilled: the new film's stored values with the scale and header of its source. Without a
+            header it becomes a secondary capture.
         lesions: what was infilled.
         generator_id: which generator did it, at most 64 characters.
 
     Returns:
         A dataset with its file meta information, ready to be written.
     """
-    film = _without_source() if source is None else _like_source(source)
+    film = _without_source() if infilled.header is None else _like_source(infilled.header)
     now = datetime.datetime.now()
     film.ImageType = ["DERIVED", "SECONDARY", *list(film.get("ImageType") or [])[2:]]
     film.SyntheticData = "YES"
@@ -88,14 +87,26 @@ def derived_film(
     ]
     film.file_meta = pydicom.dataset.FileMetaDataset()
     film.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    film.set_pixel_data(pixels, "MONOCHROME2", bits_stored=16, generate_instance_uid=True)
+    _set_pixels(film, infilled)
+    return film
+
+
+def _set_pixels(film: pydicom.Dataset, infilled: FilmPixels) -> None:
+    """Stores the pixels as the source does: its depth, sign and photometric interpretation."""
+    stored = infilled.stored
+    film.set_pixel_data(
+        stored,
+        film.get("PhotometricInterpretation", "MONOCHROME2"),
+        bits_stored=film.get("BitsStored", infilled.scale.bits),
+        generate_instance_uid=True,
+    )
     for keyword, level in (
-        ("SmallestImagePixelValue", pixels.min()),
-        ("LargestImagePixelValue", pixels.max()),
+        ("SmallestImagePixelValue", stored.min()),
+        ("LargestImagePixelValue", stored.max()),
     ):
         if keyword in film:
-            film.add_new(pydicom.datadict.tag_for_keyword(keyword), "US", int(level))
-    return film
+            tag = pydicom.datadict.tag_for_keyword(keyword)
+            film.add_new(tag, "SS" if stored.dtype.kind == "i" else "US", int(level))
 
 
 def segmentation(

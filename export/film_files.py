@@ -15,46 +15,68 @@ from export.film_infill import FilmLesion
 from tfds_ddsm import png_file
 from tfds_ddsm.mammogram import UnreadableFilmError
 from tfds_ddsm.sources import image_file
+from tfds_ddsm.sources.image_file import FilmPixels
 
 _GREY_OF_CLASS = {False: 128, True: 255}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FilmFile:
     """A film as it was read.
 
     Attributes:
         name: the file's name or path, for messages.
-        pixels: uint16 [height, width].
-        header: the DICOM attributes without the pixels; None for a PNG.
+        film: what the file holds, and what its stored values mean.
     """
 
     name: str
-    pixels: np.ndarray
-    header: pydicom.Dataset | None
+    film: FilmPixels
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Grey levels, uint16 [height, width], bright is dense tissue."""
+        return self.film.grey
+
+    @property
+    def header(self) -> pydicom.Dataset | None:
+        """The DICOM attributes without the pixels; None for other files."""
+        return self.film.header
+
+    @property
+    def warning(self) -> str | None:
+        """One line, where the depth of the film had to be guessed; else None."""
+        warning = self.film.scale.warning
+        return None if warning is None else f"{self.name}: {warning}."
 
 
-def read_film(data: bytes, name: str) -> FilmFile:
-    """Reads a film from the content of a DICOM file or 16-bit PNG.
+def read_film(data: bytes, name: str, bits: int | None = None, voi: bool = False) -> FilmFile:
+    """Reads a film from the content of a DICOM, PNG, PGM, TIFF or JPEG file.
+
+    Args:
+        data: the content.
+        name: for messages.
+        bits: depth of the film; None: as the file says, or its values suggest.
+        voi: whether to apply a DICOM file's VOI LUT or window.
 
     Raises:
-        UserError: the content is damaged or no film of 16 bits.
+        UserError: the content is damaged or no grey film.
     """
-    pixels = _decoded(data, name)
-    if pixels.dtype != np.uint16:
-        raise UserError(f"{name}: a film must have 16 bits a pixel. Received: 8 bits.")
-    if pathlib.PurePath(name).suffix.lower() == image_file.PNG_SUFFIX:
-        return FilmFile(name, pixels, None)
-    return FilmFile(name, pixels, image_file.dicom_header(data, name))
+    try:
+        return FilmFile(name, image_file.decode_film(data, name, bits, voi))
+    except UnreadableFilmError as error:
+        raise UserError(str(error)) from None
 
 
 def read_mask(data: bytes, name: str) -> np.ndarray:
-    """Reads a lesion mask from a grey PNG or a DICOM file: bool, True above 0.
+    """Reads a lesion mask from a grey picture: bool, True above 0.
 
     Raises:
         UserError: the content is damaged or no grey picture.
     """
-    return _decoded(data, name) > 0
+    try:
+        return image_file.decode(data, name) > 0
+    except UnreadableFilmError as error:
+        raise UserError(str(error)) from None
 
 
 def read_file(path: str | os.PathLike) -> bytes:
@@ -79,7 +101,8 @@ def files_of(
     """
     try:
         with image_file.refusing(film.name):
-            derived = derived_dicom.derived_film(pixels, film.header, lesions, generator_id)
+            infilled = film.film.with_grey(pixels)
+            derived = derived_dicom.derived_film(infilled, lesions, generator_id)
             masks = derived_dicom.segmentation(derived, lesions, generator_id)
             dicom_files = [derived_dicom.to_bytes(dataset) for dataset in (masks, derived)]
     except UnreadableFilmError as error:
@@ -108,10 +131,3 @@ def write_files(output: pathlib.Path, files: dict[str, bytes]) -> list[pathlib.P
     except OSError as error:
         raise UserError(f"output {str(output)!r} cannot be written: {error.strerror}.") from None
     return paths
-
-
-def _decoded(data: bytes, name: str) -> np.ndarray:
-    try:
-        return image_file.decode(data, name)
-    except UnreadableFilmError as error:
-        raise UserError(str(error)) from None

@@ -3,8 +3,8 @@
     python -m export.insert_lesions FILM.dcm --lesion=2100,900,mask.png,malignant \
         --saved_model=DIR/saved_model --output=OUT.dcm
 
-FILM is a DICOM file or a 16-bit grey PNG. OUT.dcm is the new film at full resolution, OUT_seg.dcm
-and OUT_mask.png say where it is synthetic.
+FILM is a DICOM, PNG, PGM, TIFF or JPEG file. OUT.dcm is the new film at full resolution,
+OUT_seg.dcm and OUT_mask.png say where it is synthetic.
 """
 
 import os
@@ -27,18 +27,26 @@ _LABELS = ("non_malignant", "malignant")
 
 
 def insert_lesions(
-    film_path: str, lesions: Sequence[str], infill: FilmInfiller, output: pathlib.Path, seed: int
+    film_path: str,
+    lesions: Sequence[str],
+    infill: FilmInfiller,
+    output: pathlib.Path,
+    seed: int,
+    bits: int | None = None,
+    voi: bool = False,
 ) -> list[pathlib.Path]:
     """Writes the film with its lesions infilled, and their masks beside it.
 
     A lesion off the breast is infilled too, with a warning on stderr.
 
     Args:
-        film_path: a DICOM file or a 16-bit PNG.
+        film_path: a DICOM, PNG, PGM, TIFF or JPEG file of a film.
         lesions: each as the flag --lesion tells.
         infill: the generator for whole films.
         output: the DICOM file to write.
         seed: of the first infill.
+        bits: depth of the film; None: as the file says, or its values suggest, with a warning.
+        voi: whether to apply a DICOM film's VOI LUT or window.
 
     Returns:
         The files written; the film is the last.
@@ -50,7 +58,9 @@ def insert_lesions(
         raise UserError(f"output must be a name ending in .dcm. Received: {str(output)!r}.")
     if output.exists() and output.samefile(film_path):
         raise UserError(f"output must not be the source film itself. Received: {str(output)!r}.")
-    film = film_files.read_film(film_files.read_file(film_path), film_path)
+    film = film_files.read_film(film_files.read_file(film_path), film_path, bits, voi)
+    if film.warning:
+        print(f"warning: {film.warning}", file=sys.stderr)
     placed = [parse_lesion(text, film.pixels.shape) for text in lesions]
     pixels, infilled = infill(film.pixels, placed, seed)
     if warning := off_the_breast(infilled):
@@ -91,7 +101,9 @@ def main(film: str) -> None:
     if infill.scale_warning:
         print(f"warning: {infill.scale_warning}", file=sys.stderr)
     output = pathlib.Path(options.output).expanduser()
-    for path in insert_lesions(film, options.lesion, infill, output, options.seed):
+    for path in insert_lesions(
+        film, options.lesion, infill, output, options.seed, options.bits, options.voi
+    ):
         print(path)
 
 
@@ -108,6 +120,14 @@ if __name__ == "__main__":
     flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
     flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")
     flags.DEFINE_integer("seed", 0, "Of the first infill; the next has the next.")
+    flags.DEFINE_integer(
+        "bits",
+        None,
+        "Depth of the film, where its file does not fill what it claims: 12 for values up to 4095.",
+        8,
+        16,
+    )
+    flags.DEFINE_bool("voi", False, "Apply the VOI LUT or window of a DICOM film.")
     flags.DEFINE_list(
         "film_size",
         None,

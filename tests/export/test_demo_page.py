@@ -100,15 +100,12 @@ def test_a_film_is_opened_in_place_of_the_sample(page):
 def malformed():
     """Yields functions of a page that each ask for something impossible, and what is answered."""
     colour = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
-    eight_bit = cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes()
     deep = cv2.imencode(".png", np.zeros((900, 500), np.uint16))[1].tobytes()
     files = [
         (b"", "film.png", "the file is empty"),
         (b"", "", "the file is empty"),
         (colour, "film.png", "film.png: a grey PNG"),
-        (eight_bit, "film.png", "film.png: a film must have 16 bits"),
         (deep[:200], "film.png", "film.png:"),
-        (deep, "film.dcm", "film.dcm:"),
         (b"<script>", "<b>film</b>.dcm", "<b>film</b>.dcm:"),
     ]
 

@@ -8,7 +8,8 @@ import pytest
 
 from export import derived_dicom
 from export.film_infill import FilmLesion
-from tfds_ddsm.sources.image_file import dicom_header
+from tfds_ddsm import grey_levels
+from tfds_ddsm.sources.image_file import FilmPixels, read_film
 
 PIXELS = np.random.default_rng(0).integers(100, 60_000, (90, 70), np.uint16)
 MODEL = "SavedModel 0123"
@@ -20,8 +21,12 @@ LESIONS = [
 
 @pytest.fixture
 def source(sample_film):
-    path, _, _ = sample_film
-    return dicom_header(path.read_bytes(), path.name)
+    return read_film(sample_film[0]).header
+
+
+def derived_film(header):
+    infilled = FilmPixels(PIXELS, grey_levels.of_picture(PIXELS), header)
+    return derived_dicom.derived_film(infilled, LESIONS, MODEL)
 
 
 def written(dataset):
@@ -33,7 +38,7 @@ def group(dataset, number):
 
 
 def test_it_is_a_derived_image_that_says_it_is_synthetic(source):
-    film = written(derived_dicom.derived_film(PIXELS, source, LESIONS, MODEL))
+    film = written(derived_film(source))
     np.testing.assert_array_equal(film.pixel_array, PIXELS)
     assert list(film.ImageType) == ["DERIVED", "SECONDARY"]
     assert film.SyntheticData == "YES"
@@ -47,8 +52,8 @@ def test_it_is_a_derived_image_that_says_it_is_synthetic(source):
 
 
 def test_it_belongs_to_the_sources_study_under_new_uids(source):
-    film = written(derived_dicom.derived_film(PIXELS, source, LESIONS, MODEL))
-    other = derived_dicom.derived_film(PIXELS, source, LESIONS, MODEL)
+    film = written(derived_film(source))
+    other = derived_film(source)
     assert film.StudyInstanceUID == source.StudyInstanceUID
     assert film.SOPClassUID == source.SOPClassUID == film.file_meta.MediaStorageSOPClassUID
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
@@ -60,7 +65,7 @@ def test_it_belongs_to_the_sources_study_under_new_uids(source):
 
 def test_it_holds_no_more_of_the_patient_than_the_source(source):
     source.PatientAge = "061Y"
-    film = written(derived_dicom.derived_film(PIXELS, source, LESIONS, MODEL))
+    film = written(derived_film(source))
     masks = written(derived_dicom.segmentation(film, LESIONS, MODEL))
     assert group(film, 0x0010) == group(source, 0x0010)
     assert group(masks, 0x0010).items() <= group(source, 0x0010).items()
@@ -70,7 +75,7 @@ def test_what_holds_for_the_sources_pixels_alone_is_left_out(source):
     source.DigitalSignaturesSequence = [pydicom.Dataset()]
     source.IconImageSequence = [pydicom.Dataset()]
     before = copy.deepcopy(source)
-    film = written(derived_dicom.derived_film(PIXELS, source, LESIONS, MODEL))
+    film = written(derived_film(source))
     assert source == before
     assert "DigitalSignaturesSequence" not in film
     assert "IconImageSequence" not in film
@@ -80,12 +85,12 @@ def test_what_holds_for_the_sources_pixels_alone_is_left_out(source):
 
 def test_an_image_type_keeps_its_further_values(source):
     source.ImageType = ["ORIGINAL", "PRIMARY", "POST_PROCESSED"]
-    film = derived_dicom.derived_film(PIXELS, source, LESIONS, MODEL)
+    film = derived_film(source)
     assert list(film.ImageType) == ["DERIVED", "SECONDARY", "POST_PROCESSED"]
 
 
 def test_without_a_dicom_source_it_is_a_secondary_capture_of_nobody():
-    film = written(derived_dicom.derived_film(PIXELS, None, LESIONS, MODEL))
+    film = written(derived_film(None))
     assert film.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
     assert film.SyntheticData == "YES"
     assert not any(group(film, 0x0010).values())
@@ -94,7 +99,7 @@ def test_without_a_dicom_source_it_is_a_secondary_capture_of_nobody():
 
 
 def test_the_masks_come_back_from_the_segmentation(source, tmp_path):
-    film = derived_dicom.derived_film(PIXELS, source, LESIONS, MODEL)
+    film = derived_film(source)
     path = tmp_path / "seg.dcm"
     path.write_bytes(derived_dicom.to_bytes(derived_dicom.segmentation(film, LESIONS, MODEL)))
     masks = hd.seg.segread(path)

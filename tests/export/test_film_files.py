@@ -11,6 +11,7 @@ import pytest
 from cigan_tf.errors import UserError
 from export import film_files
 from export.film_infill import FilmLesion
+from tests.tfds_ddsm.sources import dicom_films
 
 PIXELS = np.random.default_rng(0).integers(0, 65_536, (90, 70), np.uint16)
 
@@ -32,6 +33,7 @@ def huge_png_header(side):
 
 def test_a_16_bit_png_is_a_film_without_a_header():
     film = film_files.read_film(png(PIXELS), "folder/film.PNG")
+    assert film.warning is None
     np.testing.assert_array_equal(film.pixels, PIXELS)
     assert film.header is None
 
@@ -47,18 +49,50 @@ def test_a_dicom_film_brings_its_header(sample_film):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (png((PIXELS >> 8).astype(np.uint8)), "must have 16 bits a pixel. Received: 8"),
-        (png(np.zeros((5, 5, 3), np.uint8)), "mode L or I;16 .* received RGB"),
+        (png(np.zeros((5, 5, 3), np.uint8)), r"mode L or I;16\), received RGB"),
         (png(PIXELS)[:500], "film.png: "),
         (huge_png_header(20_000), "film.png: .*(pixels|exceeds limit)"),
         (b"", "the file is empty"),
-        (b"plain text", "film.png: cannot identify"),
+        (b"plain text", "film.png: the file is none of DICOM, PNG"),
     ],
-    ids=["8 bits", "colour", "truncated", "huge", "empty", "text"],
+    ids=["colour", "truncated", "huge", "empty", "text"],
 )
 def test_what_is_no_film_is_refused(content, message):
     with pytest.raises(UserError, match=message):
         film_files.read_film(content, "film.png")
+
+
+def test_a_film_of_guessed_depth_warns():
+    film = film_files.read_film(png(PIXELS >> 4), "film.png")
+    np.testing.assert_array_equal(film.pixels, np.round((PIXELS >> 4) / 4095 * 65535))
+    assert film.warning == (
+        f"film.png: stored values are {PIXELS.min() >> 4} to {PIXELS.max() >> 4}, the file allows "
+        "0 to 65535: taken for a film of 12 bits; pass bits=16 or another number if it is not."
+    )
+    assert film_files.read_film(png(PIXELS >> 4), "film.png", bits=16).warning is None
+
+
+@pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (14, True), (16, False)])
+def test_what_goes_in_comes_out(bits, signed, interpretation):
+    stored = dicom_films.tissue(bits, signed)
+    source = dicom_films.film(stored, bits, PhotometricInterpretation=interpretation)
+    source.RescaleIntercept, source.RescaleSlope = -7, 2
+    film = film_files.read_film(dicom_films.content(source), "film.dcm")
+    infilled = film.pixels.copy()
+    infilled[10:30, 20:50] = 30_000
+    lesions = [FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True)]
+    files = film_files.files_of(film, infilled, lesions, "SavedModel 0123")
+    written = pydicom.dcmread(io.BytesIO(files[".dcm"]))
+    for keyword in (
+        *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
+        *("PixelRepresentation", "RescaleIntercept", "RescaleSlope"),
+    ):
+        assert written[keyword].value == source[keyword].value
+    inside = lesions[0].on_film(stored.shape)
+    np.testing.assert_array_equal(written.pixel_array[~inside], stored[~inside])
+    again = film_files.read_film(files[".dcm"], "again.dcm")
+    assert np.abs(again.pixels[inside].astype(int) - 30_000).max() <= 65535 / 2**bits
 
 
 @pytest.mark.parametrize("mode", ["1", "L"])
@@ -74,7 +108,7 @@ def test_the_files_say_where_the_film_is_synthetic(tmp_path):
         FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True),
         FilmLesion(np.ones((5, 5), bool), 60, 30, malignant=False),
     ]
-    film = film_files.FilmFile("film.png", PIXELS, None)
+    film = film_files.read_film(png(PIXELS), "film.png")
     files = film_files.files_of(film, PIXELS, lesions, "SavedModel 0123")
     paths = film_files.write_files(tmp_path / "deep" / "new.dcm", files)
     assert [path.name for path in paths] == ["new_seg.dcm", "new_mask.png", "new.dcm"]

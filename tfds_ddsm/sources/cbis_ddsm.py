@@ -15,7 +15,7 @@ from etils import epath
 
 from tfds_ddsm.mammogram import Film, Lesion, Mammogram, UnreadableFilmError
 from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex, LesionFiles, build_index
-from tfds_ddsm.sources.image_file import read_pixels
+from tfds_ddsm.sources.image_file import FilmPixels, read_film, read_pixels
 
 # A mask on another grid than its film was drawn on a scan of another pitch: 4386 / 5041 = 0.870 =
 # 43.5 um / 50 um. The digitizers' pitches of 42, 43.5 and 50 um give factors of 0.84 to 1.19.
@@ -84,7 +84,7 @@ class CbisDdsmSource:
         files = self.catalogue.films.get(film.film_id)
         if files is None:
             raise ValueError(f"film_id must be one of the index, received {film.film_id!r}.")
-        image = _to_uint16(read_pixels(self._root / files.path), files.path)
+        image = _grey(read_film(self._root / files.path), files.path)
         lesions, left_out = [], list(files.left_out)
         for lesion in files.lesions:
             try:
@@ -122,16 +122,17 @@ class CbisDdsmSource:
             raise _UnusableMaskError(f"{self._root / path}: {error} ({lesion.name})") from None
 
 
-def _to_uint16(pixels: np.ndarray, path: str) -> np.ndarray:
-    if pixels.dtype == np.uint16:
-        return pixels
-    logging.log_first_n(
-        logging.WARNING,
-        "%s and perhaps others have 8 bits a pixel, where TCIA's films have 16: scaled by 257.",
-        1,
-        path,
-    )
-    return pixels.astype(np.uint16) * 257  # 255 becomes 65535
+def _grey(film: FilmPixels, path: str) -> np.ndarray:
+    if film.scale.bits == 8:
+        logging.log_first_n(
+            logging.WARNING,
+            "%s and perhaps others have 8 bits a pixel, where TCIA's films have 16: scaled by 257.",
+            1,
+            path,
+        )
+    elif film.scale.warning:
+        logging.warning("%s: %s.", path, film.scale.warning)
+    return film.grey
 
 
 def _pick_mask(candidates: dict[str, np.ndarray], film_shape: tuple[int, int]) -> str | None:

@@ -1,13 +1,15 @@
-"""Pixels of one image file from outside, DICOM, PNG or JPEG: decoded exactly, or refused.
+"""Films and masks from files of outside: DICOM, PNG, PGM, TIFF or JPEG; decoded, or refused.
 
 The files may be damaged or hostile. All that decides how much memory decoding takes is checked
-before anything is allocated.
+before anything is allocated. What a file is, its content says, not its name.
 """
 
 import contextlib
+import dataclasses
+import functools
 import io
 import logging
-import pathlib
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,25 +20,30 @@ import pydicom
 from etils import epath
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from tfds_ddsm import grey_levels
+from tfds_ddsm.grey_levels import GreyScale
 from tfds_ddsm.mammogram import UnreadableFilmError
+from tfds_ddsm.sources import dicom_pixels
+from tfds_ddsm.sources.dicom_pixels import MAX_PIXELS
 
 # What it logs of damaged files, with tracebacks, is the reason of the refusal.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
-PNG_SUFFIX = ".png"
 
-# A film of 24 x 30 cm at 42 um, the finest pitch of DDSM's digitizers, has 41 million pixels.
-MAX_PIXELS = 50_000_000
 # 16 bits a pixel, and room for a header and for run lengths that gain nothing.
-_MAX_FILE_BYTES = 2 * MAX_PIXELS * 129 // 128 + 2**20
-# Holds the file meta information; so short a piece of a deflated data set cannot inflate to much.
-_META_BYTES = 2**16
-_TRANSFER_SYNTAXES = (
-    pydicom.uid.ImplicitVRLittleEndian,
-    pydicom.uid.ExplicitVRLittleEndian,
-    pydicom.uid.RLELossless,
+MAX_FILE_BYTES = 2 * MAX_PIXELS * 129 // 128 + 2**20
+# The first bytes of each kind of picture, and Pillow's name of it.
+_PICTURES = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"P5", "PPM"),  # Pillow's name of PGM, too
+    (b"P2", "PPM"),
 )
+_GREY_MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I"}
+_SBIT = re.compile(rb"\0\0\0\x01sBIT(.)", re.DOTALL)
 
 # What pydicom and Pillow raise on damaged files; neither documents a closed list.
 _DECODING_ERRORS = (
@@ -46,6 +53,7 @@ _DECODING_ERRORS = (
     EOFError,
     InvalidDicomError,
     LookupError,
+    NotImplementedError,
     OSError,
     PIL.Image.DecompressionBombError,
     RuntimeError,
@@ -57,37 +65,80 @@ _DECODING_ERRORS = (
 )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class FilmPixels:
+    """A film as its file holds it.
+
+    Attributes:
+        stored: integers [height, width], 8 or 16 bits, signed or not.
+        scale: what they mean.
+        header: the DICOM attributes without the pixels; None for other files.
+    """
+
+    stored: np.ndarray
+    scale: GreyScale
+    header: pydicom.Dataset | None = None
+
+    @functools.cached_property
+    def grey(self) -> np.ndarray:
+        """Grey levels, uint16 [height, width], bright is dense tissue."""
+        return self.scale.to_grey(self.stored)
+
+    def with_grey(self, grey: np.ndarray) -> "FilmPixels":
+        """Returns the film with other grey levels.
+
+        Stored values whose grey level stays the same stay the same.
+        """
+        changed = grey != self.grey
+        stored = self.stored.copy()
+        stored[changed] = self.scale.to_stored(grey[changed], stored.dtype)
+        return dataclasses.replace(self, stored=stored)
+
+
+def read_film(path: epath.Path, bits: int | None = None, voi: bool = False) -> FilmPixels:
+    """Returns the film of a file; see `decode_film`. A file that cannot be opened is refused."""
+    return decode_film(_read_bytes(path), str(path), bits, voi)
+
+
 def read_pixels(path: epath.Path) -> np.ndarray:
-    """Returns the pixels of a file; see `decode`. A file that cannot be opened is refused too."""
-    with refusing(str(path)):
-        _check_num_bytes(path.stat().length)
-        data = path.read_bytes()
-    return decode(data, str(path))
+    """Returns the stored values of a file; see `decode`. One that cannot be opened is refused."""
+    return decode(_read_bytes(path), str(path))
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
-    """Returns the pixels of a PNG or JPEG, by the name's suffix, or else of a DICOM file.
+def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = False) -> FilmPixels:
+    """Returns the film of a file's content.
 
-    Returns:
-        uint16 or uint8 [height, width], at most `MAX_PIXELS` in all.
+    Args:
+        data: the content.
+        name: for messages.
+        bits: depth of the film; None: as the file says, or its values suggest.
+        voi: whether to apply a DICOM file's VOI LUT or window.
 
     Raises:
         UnreadableFilmError: the file is damaged, too large, or not a grey picture.
     """
-    suffix = pathlib.PurePath(name).suffix.lower()
     with refusing(name):
-        _check_num_bytes(len(data))
-        if suffix in JPEG_SUFFIXES:
-            return _decode_jpeg(data)
-        if suffix == PNG_SUFFIX:
-            return _decode_png(data)
-        return _decode_dicom(data)
+        stored, header, stated_bits = _decode(data)
+        if header is None:
+            scale = grey_levels.of_picture(stored, stated_bits, bits)
+        else:
+            scale = grey_levels.of_dicom(stored, header, bits, voi)
+            for tag in list(header.group_dataset(0x7FE0).keys()):
+                del header[tag]
+        return FilmPixels(stored, scale, header)
 
 
-def dicom_header(data: bytes, name: str) -> pydicom.Dataset:
-    """Returns all of a DICOM file but its pixels; call `decode` first, which checks the file."""
+def decode(data: bytes, name: str) -> np.ndarray:
+    """Returns the stored values of a file's content, as of a mask.
+
+    Returns:
+        Integers of 8 or 16 bits [height, width], at most `MAX_PIXELS` in all.
+
+    Raises:
+        UnreadableFilmError: the file is damaged, too large, or not a grey picture.
+    """
     with refusing(name):
-        return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        return _decode(data)[0]
 
 
 @contextlib.contextmanager
@@ -98,60 +149,58 @@ def refusing(name: str) -> Iterator[None]:
         with pydicom.config.disable_value_validation():
             yield
     except _DECODING_ERRORS as error:
-        reason = ascii(str(error).split("\n", 1)[0][:200])[1:-1] or type(error).__name__
+        reason = ascii(str(error).split("\n", 1)[0][:300])[1:-1] or type(error).__name__
         raise UnreadableFilmError(f"{name}: {reason}") from error
+
+
+def _read_bytes(path: epath.Path) -> bytes:
+    with refusing(str(path)):
+        _check_num_bytes(path.stat().length)
+        return path.read_bytes()
 
 
 def _check_num_bytes(num_bytes: int) -> None:
     if not num_bytes:
         raise ValueError("the file is empty")
-    if num_bytes > _MAX_FILE_BYTES:
+    if num_bytes > MAX_FILE_BYTES:
         raise ValueError(f"{num_bytes} bytes are more than a film can have")
 
 
-def _decode_dicom(data: bytes) -> np.ndarray:
-    """Decodes one frame of grey values of 8 or 16 bits, bright is high (DICOM PS3.3, C.7.6.3)."""
-    start = pydicom.dcmread(io.BytesIO(data[:_META_BYTES]), stop_before_pixels=True)
-    syntax = start.file_meta.TransferSyntaxUID
-    if syntax not in _TRANSFER_SYNTAXES:
-        raise ValueError(f"transfer syntax {str(syntax)!r} is neither uncompressed nor RLE")
-    dataset = pydicom.dcmread(io.BytesIO(data))
-    _check_size(int(dataset.Rows), int(dataset.Columns))
-    for keyword, allowed in (
-        ("SamplesPerPixel", (1,)),
-        ("NumberOfFrames", (1, None)),
-        ("PhotometricInterpretation", ("MONOCHROME2",)),
-        ("PixelRepresentation", (0,)),
-        ("BitsAllocated", (8, 16)),
-        ("BitsStored", (dataset.BitsAllocated,)),
-    ):
-        value = dataset.get(keyword)
-        if value not in allowed:
-            raise ValueError(f"{keyword} must be {allowed[0]}, received {value!r}")
-    if syntax == pydicom.uid.RLELossless:
-        from tfds_ddsm.sources import dicom_rle  # numba takes a while to import
-
-        (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
-        return dicom_rle.decode(frame, dataset.Rows, dataset.Columns, dataset.BitsAllocated)
-    return dataset.pixel_array
+def _decode(data: bytes) -> tuple[np.ndarray, pydicom.Dataset | None, int | None]:
+    """Returns the stored values, a DICOM file's attributes, and the depth that a PNG states."""
+    _check_num_bytes(len(data))
+    if dicom_pixels.is_dicom(data):
+        dataset = dicom_pixels.read(data, MAX_FILE_BYTES)
+        return dicom_pixels.stored_values(dataset), dataset, None
+    for start, kind in _PICTURES:
+        if data.startswith(start):
+            return _decode_picture(data, kind), None, _stated_bits(data, kind)
+    raise ValueError("the file is none of DICOM, PNG, PGM, TIFF and JPEG")
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray:
-    """Decodes an 8-bit picture; colours, should there be any, become grey."""
-    with PIL.Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        _check_size(image.height, image.width)
-        return np.asarray(image.convert("L"))
+def _decode_picture(data: bytes, kind: str) -> np.ndarray:
+    """Decodes a grey picture of 16 bits, or of 8 and fewer; a JPEG's colours become grey."""
+    with PIL.Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        dicom_pixels.check_size(image.height, image.width)
+        if kind == "JPEG":
+            return np.asarray(image.convert("L"))
+        if getattr(image, "n_frames", 1) != 1:
+            raise ValueError(f"a film is one picture, the file holds {image.n_frames}")
+        if image.mode not in _GREY_MODES:
+            raise ValueError(
+                f"a grey {kind} has 8 or 16 bits a pixel (mode L or I;16), received {image.mode}"
+            )
+        pixels = np.asarray(image.convert(_GREY_MODES[image.mode]))
+        if kind == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0:
+            pixels = grey_levels.WHITE - pixels  # white is 0; Pillow inverts 8 bits alone
+    if image.mode == "I":  # Pillow holds a PGM of 16 bits so
+        if pixels.min() < 0 or pixels.max() > grey_levels.WHITE:
+            raise ValueError(f"a film has 8 or 16 bits a pixel, received {pixels.max()}")
+        return pixels.astype(np.uint16)
+    return pixels
 
 
-def _decode_png(data: bytes) -> np.ndarray:
-    """Decodes a grey picture of 16 bits, or of 8 and fewer."""
-    with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        _check_size(image.height, image.width)
-        if image.mode not in ("1", "L", "I;16"):
-            raise ValueError(f"a grey PNG has mode L or I;16 (8 or 16 bits), received {image.mode}")
-        return np.asarray(image.convert("L") if image.mode == "1" else image)
-
-
-def _check_size(height: int, width: int) -> None:
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise ValueError(f"{height} x {width} pixels; a film has at least 1, at most {MAX_PIXELS}")
+def _stated_bits(data: bytes, kind: str) -> int | None:
+    """Returns the depth of a grey PNG's sBIT chunk (PNG 11.3.2.6), which stands before IDAT."""
+    match = _SBIT.search(data, 0, max(0, data.find(b"IDAT"))) if kind == "PNG" else None
+    return match[1][0] if match and grey_levels.MIN_BITS <= match[1][0] <= 16 else None

@@ -9,6 +9,8 @@ departs from T.81 in two points, both measured on streams of PVRG-JPEG 1.2.1:
   a decoder that follows T.81 returns wrong pixels and no error.
 - T.81 (H.1.2.1) starts prediction anew behind a restart marker, PVRG goes on with the line above.
 
+DICOM's lossless JPEG streams (PS3.5, 8.2.1) follow T.81; the decoder knows both rules.
+
 Why an own decoder, and not a well-kept one whose output is integrated anew by PVRG's rule: that
 needs a compiled pass over the pixels all the same (predictors 5 to 7 round, so the error of the
 first line spreads in no closed form), and it leans on how each library treats differences that
@@ -27,8 +29,8 @@ _RST0 = 0xD0
 _DECODED, _CUT_SHORT, _NO_SUCH_CODE = 0, 1, 2
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Decodes a lossless JPEG stream of one component, as the PVRG encoder writes it.
+def decode(data: bytes, first_line_of_t81: bool = False) -> np.ndarray:
+    """Decodes a lossless JPEG stream of one component.
 
     Predictors 1 to 7, no point transform, 2 to 16 bits per sample, with or without restart
     intervals. Sums are taken modulo 2^16 (H.1.2.1).
@@ -36,6 +38,8 @@ def decode(data: bytes) -> np.ndarray:
     Args:
         data: the whole stream, SOI first. Nothing is allocated for the pixels before the stream
             proves long enough to hold one bit for each.
+        first_line_of_t81: whether the first line, and each behind a restart marker, is predicted as
+            T.81 says, as in DICOM; else as the PVRG encoder does it.
 
     Returns:
         uint16 [lines, samples], the size that the stream's own header declares. DDSM headers may
@@ -54,12 +58,14 @@ def decode(data: bytes) -> np.ndarray:
             f"least as many bits, the stream holds {num_bits}"
         )
     image = np.empty((frame.num_lines, frame.samples_per_line), np.uint16)
-    above = np.full(frame.samples_per_line, 1 << (frame.precision - 1), np.int64)
+    middle = 1 << (frame.precision - 1)
+    above = np.full(frame.samples_per_line, middle, np.int64)
+    first_sample = middle if first_line_of_t81 else -1
     first = 0
     coded = np.frombuffer(data, np.uint8)
     for start, stop in _split_at_restarts(data, scan):
         lines = image[first : first + scan.lines_per_interval]
-        _decode_interval(coded[start:stop], start, scan, above, lines)
+        _decode_interval(coded[start:stop], start, scan, above, first_sample, lines)
         first += len(lines)
     return image
 
@@ -92,7 +98,12 @@ def _split_at_restarts(data: bytes, scan: Scan) -> list[tuple[int, int]]:
 
 
 def _decode_interval(
-    coded: np.ndarray, offset: int, scan: Scan, above: np.ndarray, lines: np.ndarray
+    coded: np.ndarray,
+    offset: int,
+    scan: Scan,
+    above: np.ndarray,
+    first_sample: int,
+    lines: np.ndarray,
 ) -> None:
     """Decodes one restart interval.
 
@@ -103,6 +114,7 @@ def _decode_interval(
         offset: where in the stream they start, for messages.
         scan: how to decode them.
         above: int64 [samples], the line above; the interval's last line on return.
+        first_sample: prediction of the first sample by T.81's rule; -1: PVRG's rule.
         lines: uint16 [lines, samples], filled.
     """
     kept = np.ones(len(coded), bool)
@@ -112,7 +124,7 @@ def _decode_interval(
     padded[:num_bytes] = coded[kept]
     words = padded.view(">u4").astype(np.uint32)
     status, line, bit = _decode_lines(
-        words, 8 * num_bytes, scan.huffman_lookup, scan.predictor, above, lines
+        words, 8 * num_bytes, scan.huffman_lookup, scan.predictor, above, first_sample, lines
     )
     if status == _CUT_SHORT:
         raise LjpegError(
@@ -126,7 +138,7 @@ def _decode_interval(
 
 
 @numba.njit
-def _decode_lines(words, num_bits, huffman_lookup, predictor, above, lines):
+def _decode_lines(words, num_bits, huffman_lookup, predictor, above, first_sample, lines):
     """Huffman decoding and prediction in one pass (T.81 H.2, Tables H.1 and H.2).
 
     Args:
@@ -135,6 +147,8 @@ def _decode_lines(words, num_bits, huffman_lookup, predictor, above, lines):
         huffman_lookup: uint16 [65536], `Scan.huffman_lookup`.
         predictor: 1..7.
         above: int64 [samples], the line above the first; overwritten.
+        first_sample: prediction of the first sample, the rest of its line is predicted from the
+            left; -1: the first line is predicted as all others.
         lines: uint16 [lines, samples], filled.
 
     Returns:
@@ -166,7 +180,9 @@ def _decode_lines(words, num_bits, huffman_lookup, predictor, above, lines):
                     difference -= (1 << size) - 1
 
             up = above[column]
-            if column == 0 or predictor == 2:
+            if line == 0 and first_sample >= 0:
+                prediction = left if column > 0 else first_sample
+            elif column == 0 or predictor == 2:
                 prediction = up
             elif predictor == 1:
                 prediction = left

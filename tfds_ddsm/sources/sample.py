@@ -20,7 +20,7 @@ from etils import epath
 from tfds_ddsm import patches
 from tfds_ddsm.mammogram import Description, Film, Lesion, Mammogram, UnreadableFilmError
 from tfds_ddsm.sources import phantom
-from tfds_ddsm.sources.image_file import read_pixels
+from tfds_ddsm.sources.image_file import read_film
 
 # The films lack a pixel size. They are 4432 to 4736 lines high; a cassette is 240 mm long, and at
 # the 0.05 mm of DDSM's Lumisys scanner they fill 222 to 237 mm of it, at Howtek's 0.0435 mm only
@@ -113,7 +113,7 @@ class SampleSource:
 
     def read(self, film: Film) -> Mammogram:
         """Returns the film's pixels, its real lesions and, after them, the simulated ones."""
-        image = read_pixels(self.path(film))
+        image = read_film(self.path(film)).grey
         lesions = self.real_lesions(film, image.shape)
         if self.simulated_lesions:
             image, simulated = self._simulate(film, image, lesions)

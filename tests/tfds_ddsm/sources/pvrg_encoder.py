@@ -9,8 +9,9 @@ def encode(
     precision: int = 16,
     restart_lines: int = 0,
     huffman: tuple[bytes, bytes] | None = None,
+    first_line_of_t81: bool = False,
 ) -> bytes:
-    """Encodes one component (ITU-T T.81 Annex H, first line by PVRG's rule).
+    """Encodes one component (ITU-T T.81 Annex H).
 
     Args:
         image: unsigned integers [lines, samples] below 2^precision.
@@ -19,12 +20,14 @@ def encode(
         restart_lines: lines between restart markers; 0 writes none.
         huffman: the number of codes of length 1..16 and the SSSS in order of their codes;
             by default the three most frequent SSSS get 2 bits, the others one bit more each.
+        first_line_of_t81: whether first lines are predicted as T.81 says, else by PVRG's rule.
 
     Returns:
         The stream: SOI, SOF3, DHT, DRI where asked for, SOS, data, EOI.
     """
     num_lines, samples_per_line = image.shape
-    differences = _differences(image.astype(np.int64), predictor, precision)
+    lines = (restart_lines or num_lines) if first_line_of_t81 else 0
+    differences = _differences(image.astype(np.int64), predictor, precision, lines)
     sizes = np.frexp(np.abs(differences))[1]  # bits of the magnitude: SSSS of Table H.2
     counts, values = huffman or _huffman_by_frequency(sizes)
     codes, lengths = _codes(counts, values)
@@ -65,8 +68,11 @@ def _u16(value: int) -> bytes:
     return value.to_bytes(2)
 
 
-def _differences(image, predictor, precision):
-    """Sample minus prediction modulo 2^16, as -32767..32768; restarts leave it as it is."""
+def _differences(image, predictor, precision, t81_lines):
+    """Sample minus prediction modulo 2^16, as -32767..32768.
+
+    Every `t81_lines` lines prediction starts anew as T.81 says; 0: never, as PVRG does it.
+    """
     above = np.roll(image, 1, axis=0)
     above[0] = 1 << (precision - 1)
     left, above_left = np.roll(image, 1, axis=1), np.roll(above, 1, axis=1)
@@ -80,6 +86,9 @@ def _differences(image, predictor, precision):
         7: left + above >> 1,
     }[predictor].copy()
     prediction[:, 0] = above[:, 0]
+    if t81_lines:
+        prediction[::t81_lines] = left[::t81_lines]
+        prediction[::t81_lines, 0] = 1 << (precision - 1)
     differences = (image - prediction) & 0xFFFF
     return np.where(differences > 32768, differences - 65536, differences)
 

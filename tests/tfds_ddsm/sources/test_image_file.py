@@ -8,9 +8,10 @@ from etils import epath
 
 from tests.tfds_ddsm.sources import cbis_ddsm_tree
 from tfds_ddsm.mammogram import UnreadableFilmError
-from tfds_ddsm.sources import image_file
+from tfds_ddsm.sources import dicom_pixels, image_file
 
 PIXELS = np.random.default_rng(0).integers(0, 2**16, (40, 31), np.uint16)
+TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"
 
 
 def _dicom_bytes(path, dataset):
@@ -48,13 +49,60 @@ def test_png_pixels_come_back_exactly(tmp_path, pixels):
     np.testing.assert_array_equal(decoded, pixels)
 
 
+@pytest.mark.parametrize("kind", ["PPM", "TIFF"])
+@pytest.mark.parametrize("pixels", [PIXELS, PIXELS.astype(np.uint8)])
+def test_what_a_file_is_its_content_says(tmp_path, kind, pixels):
+    path = tmp_path / "film.dcm"
+    PIL.Image.fromarray(pixels).save(path, kind)
+    np.testing.assert_array_equal(image_file.read_pixels(epath.Path(path)), pixels)
+
+
+def test_a_tiff_whose_white_is_0_is_inverted(tmp_path):
+    path = tmp_path / "film.tif"
+    PIL.Image.fromarray(PIXELS).save(path, "TIFF", tiffinfo={262: 0})
+    np.testing.assert_array_equal(image_file.read_pixels(epath.Path(path)), 65_535 - PIXELS)
+
+
+def test_a_tiff_of_two_pages_is_refused(tmp_path):
+    page = PIL.Image.fromarray(PIXELS)
+    page.save(tmp_path / "film.tif", save_all=True, append_images=[page])
+    with pytest.raises(UnreadableFilmError, match="a film is one picture, the file holds 2"):
+        image_file.read_pixels(epath.Path(tmp_path / "film.tif"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"plain text", "none of DICOM, PNG, PGM, TIFF and JPEG"),
+        (b"BM\x46\0\0\0", "none of DICOM"),
+        (b"\x1f\x8b\x08", "none of DICOM"),
+    ],
+    ids=["text", "BMP", "gzip"],
+)
+def test_what_is_no_film_is_named_as_such(data, message):
+    with pytest.raises(UnreadableFilmError, match=f"F.dcm: the file is {message}"):
+        image_file.decode_film(data, "F.dcm")
+
+
 def test_header_is_all_but_the_pixels(tmp_path):
     data = _dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS))
-    header = image_file.dicom_header(data, "1-1.dcm")
+    header = image_file.decode_film(data, "1-1.dcm").header
     assert (header.Rows, header.Columns) == PIXELS.shape
     assert "PixelData" not in header
-    with pytest.raises(UnreadableFilmError, match=r"1-1.dcm: "):
-        image_file.dicom_header(data[:100], "1-1.dcm")
+
+
+def test_a_film_with_other_grey_levels_keeps_the_stored_values_of_the_rest(tmp_path):
+    dataset = cbis_ddsm_tree.dicom(PIXELS >> 4)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    film = image_file.decode_film(_dicom_bytes(tmp_path / "1-1.dcm", dataset), "1-1.dcm")
+    grey = film.grey.copy()
+    grey[3:9, 4:7] = 30_000
+    changed = film.with_grey(grey)
+    outside = np.ones(grey.shape, bool)
+    outside[3:9, 4:7] = False
+    np.testing.assert_array_equal(changed.stored[outside], (PIXELS >> 4)[outside])
+    assert set(changed.stored[~outside]) == {4095 - round(30_000 / 65535 * 4095)}
 
 
 def test_real_film():
@@ -71,17 +119,23 @@ def test_real_film():
         ("Rows", 65535, "65535 x 31 pixels"),
         ("Rows", 41, "expected"),
         ("Columns", 0, "40 x 0 pixels"),
-        ("SamplesPerPixel", 3, "SamplesPerPixel must be 1, received 3"),
-        ("NumberOfFrames", 1000, "NumberOfFrames must be 1"),
-        ("PhotometricInterpretation", "MONOCHROME1", "must be MONOCHROME2, received 'MONOCHROME1'"),
-        ("PixelRepresentation", 1, "PixelRepresentation"),
-        ("BitsStored", 12, "BitsStored must be 16, received 12"),
+        ("SamplesPerPixel", 3, "with 3 samples a pixel: colour pictures are no films; export"),
+        ("PhotometricInterpretation", "PALETTE COLOR", "colour pictures are no films"),
+        (
+            "NumberOfFrames",
+            1000,
+            "received 1000: tomosynthesis and other stacks are no films; pass",
+        ),
+        ("SOPClassUID", TOMOSYNTHESIS, "tomosynthesis"),
+        ("PixelRepresentation", 2, "PixelRepresentation must be 0 or 1, received 2"),
+        ("BitsStored", 17, "BitsStored must be 8 to 16, received 17"),
+        ("HighBit", 11, "HighBit must be 15, received 11"),
         ("PixelData", None, "PixelData|pixel data"),
         ("Rows", None, "Rows"),
     ],
 )
 def test_dicom_of_another_kind_is_refused(tmp_path, monkeypatch, keyword, value, message):
-    monkeypatch.setattr(image_file, "MAX_PIXELS", 10**6)
+    monkeypatch.setattr(dicom_pixels, "MAX_PIXELS", 10**6)
     dataset = cbis_ddsm_tree.dicom(PIXELS)
     if value is None:
         delattr(dataset, keyword)
@@ -106,23 +160,47 @@ def test_huge_jpeg_is_refused_before_its_pixels_are_decoded(tmp_path):
             image_file.read_pixels(epath.Path(path))
 
 
-def test_deflated_data_set_is_refused_before_it_is_inflated_whole(tmp_path):
-    data = _dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS))
+def deflated(data, appended=b""):
+    """Returns a DICOM file's content with its data set deflated, and something behind it."""
+    start = data.index(b"\x08\x00\x16\x00")  # SOP Class UID, the first behind the meta group
     syntax = pydicom.uid.ExplicitVRLittleEndian.encode() + b"\0"
-    deflated = pydicom.uid.DeflatedExplicitVRLittleEndian.encode()
-    start = data.index(b"\x08\x00\x16\x00")  # SOP Class UID, the first element after the meta group
-    meta = data[:start].replace(b"UI\x14\x00" + syntax, b"UI\x16\x00" + deflated)
+    meta = data[:start].replace(
+        b"UI\x14\x00" + syntax, b"UI\x16\x00" + pydicom.uid.DeflatedExplicitVRLittleEndian.encode()
+    )
     group_length = int.from_bytes(meta[140:144], "little") + 2
     meta = meta[:140] + group_length.to_bytes(4, "little") + meta[144:]
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    bomb = deflate.compress(data[start:] + bytes(2**26)) + deflate.flush()
-    (tmp_path / "1-1.dcm").write_bytes(meta + bomb)
-    with pytest.raises(UnreadableFilmError, match=r"neither uncompressed nor RLE|decompressing"):
-        image_file.read_pixels(epath.Path(tmp_path / "1-1.dcm"))
+    return meta + deflate.compress(data[start:] + appended) + deflate.flush()
+
+
+def test_a_deflated_data_set_is_read(tmp_path):
+    data = deflated(_dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS)))
+    np.testing.assert_array_equal(image_file.decode(data, "1-1.dcm"), PIXELS)
+    with pytest.raises(UnreadableFilmError, match="cut short, or larger than a film can be"):
+        image_file.decode(data[:-9], "1-1.dcm")
+
+
+def test_a_deflated_data_set_is_refused_before_it_is_inflated_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_file, "MAX_FILE_BYTES", 2**20)
+    data = _dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS))
+    with pytest.raises(UnreadableFilmError, match="cut short, or larger than a film can be"):
+        image_file.decode(deflated(data, bytes(2**26)), "1-1.dcm")
+
+
+def test_millions_of_empty_attributes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_pixels, "_MAX_HEADER_BYTES", 2**16)
+    data = _dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS))
+    start = data.index(b"\xe0\x7f\x10\0")
+    empty = b"\x09\0\x11\x11UN\0\0" + bytes(4)
+    for hostile in (data[:start] + empty * 2**20, data[:start] + bytes(2**23)):
+        with pytest.raises(UnreadableFilmError, match=r"1-1.dcm: "):
+            image_file.decode(hostile, "1-1.dcm")
+    # Behind the pixels nothing is read.
+    np.testing.assert_array_equal(image_file.decode(data + bytes(2**23), "1-1.dcm"), PIXELS)
 
 
 def test_missing_empty_and_oversized_files_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_file, "_MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(image_file, "MAX_FILE_BYTES", 100)
     (tmp_path / "empty.dcm").touch()
     (tmp_path / "large.dcm").write_bytes(bytes(101))
     for name, message in (

@@ -182,3 +182,15 @@ def test_mutated_streams_decode_or_raise_one_error():
         except ljpeg.LjpegError:
             num_errors += 1
     assert 100 < num_errors < 600
+
+
+@pytest.mark.parametrize("predictor", range(1, 8))
+@pytest.mark.parametrize("restart_lines", [0, 4])
+def test_first_lines_of_t81_are_predicted_from_the_left(predictor, restart_lines):
+    image = np.random.default_rng(0).integers(0, 2**12, (19, 23), np.uint16)
+    stream = pvrg_encoder.encode(
+        image, predictor, 12, restart_lines=restart_lines, first_line_of_t81=True
+    )
+    np.testing.assert_array_equal(ljpeg.decode(stream, first_line_of_t81=True), image)
+    by_pvrgs_rule = ljpeg.decode(stream)
+    assert np.array_equal(by_pvrgs_rule, image) == (predictor in (1, 4, 5) and not restart_lines)

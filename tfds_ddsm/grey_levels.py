@@ -1,0 +1,223 @@
+"""What the stored values of a film mean: grey levels 0..65535, bright is dense tissue.
+
+A digital mammogram has 10 to 16 stored bits, may be signed, stored inverted (MONOCHROME1), rescaled
+or padded. Everything that reads films, the dataset's builder and the tools for whole films, takes
+the meaning from here: a table from stored values to grey levels (DICOM PS3.3, C.7.6.3, C.11.1,
+C.11.2 and C.11.6; PS3.4, N.2). Its inverse turns grey levels into values that can be stored again.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pydicom
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+WHITE = 65_535
+MIN_BITS, MAX_BITS = 8, 16
+
+# Films are 8, 10, 12, 14 or 16 bits deep. One of 14 bits fills a quarter of a 16-bit file.
+_DEPTHS = (8, 10, 12, 14)
+
+_MODALITY = ("ModalityLUTSequence", "RescaleIntercept", "RescaleSlope")
+_VOI = ("VOILUTFunction", "VOILUTSequence", "WindowCenter", "WindowWidth")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GreyScale:
+    """The grey level of each stored value.
+
+    Attributes:
+        lowest: the stored value of the table's first entry.
+        levels: uint16 [2 ** bits], the grey level of each stored value, from the lowest on.
+        bits: depth of the film.
+        padding: lowest and highest stored value that stand for no picture; None without padding.
+        warning: one line, where the file does not say how deep its film is; else None.
+    """
+
+    lowest: int
+    levels: np.ndarray
+    bits: int
+    padding: tuple[int, int] | None = None
+    warning: str | None = None
+
+    @functools.cached_property
+    def is_identity(self) -> bool:
+        """Whether stored values are the grey levels themselves."""
+        return (
+            self.padding is None
+            and self.lowest == 0
+            and self.bits == MAX_BITS
+            and np.array_equal(self.levels, np.arange(WHITE + 1))
+        )
+
+    def to_grey(self, stored: np.ndarray) -> np.ndarray:
+        """Returns grey levels, uint16, of stored values; padding is black."""
+        if self.is_identity:
+            return stored
+        last = self.lowest + len(self.levels) - 1
+        index = np.clip(stored.astype(np.int32), self.lowest, last) - self.lowest
+        grey = self.levels[index]
+        if self.padding is not None:
+            grey[_is_padding(stored, self.padding)] = 0
+        return grey
+
+    def to_stored(self, grey: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Returns the stored values, none of them padding, whose grey levels are nearest."""
+        if self.is_identity:
+            return grey.astype(dtype)
+        levels, values = self._by_level
+        above = np.searchsorted(levels, grey).clip(1, max(1, len(levels) - 1))
+        above = np.minimum(above, len(levels) - 1)
+        below = np.maximum(above - 1, 0)
+        nearest = np.where(
+            levels[above].astype(np.int32) - grey < grey - levels[below].astype(np.int32),
+            above,
+            below,
+        )
+        return values[nearest].astype(dtype)
+
+    @functools.cached_property
+    def _by_level(self) -> tuple[np.ndarray, np.ndarray]:
+        values = np.arange(self.lowest, self.lowest + len(self.levels))
+        kept = np.ones(len(values), bool)
+        if self.padding is not None:
+            kept = ~_is_padding(values, self.padding)
+        order = np.argsort(self.levels[kept], kind="stable")
+        return self.levels[kept][order], values[kept][order]
+
+
+def of_picture(
+    stored: np.ndarray, stated_bits: int | None = None, bits: int | None = None
+) -> GreyScale:
+    """Returns the grey scale of a picture that is no DICOM file; its bright pixels are dense.
+
+    Args:
+        stored: uint8 or uint16 [height, width].
+        stated_bits: depth that the file states, such as a PNG's sBIT; None where it states none.
+        bits: depth of the film, whatever the file states; None: as the file says.
+
+    Raises:
+        ValueError: a stored value does not fit into `bits`.
+    """
+    if stated_bits is not None and stored.max() >= 2**stated_bits:
+        stated_bits = None  # sBIT's usual meaning: scaled up to the whole range
+    lowest, depth, warning = _range(stored, stated_bits, bits)
+    table = np.arange(lowest, lowest + 2**depth)
+    return GreyScale(lowest, _stretched(table), depth, warning=warning)
+
+
+def of_dicom(
+    stored: np.ndarray, header: pydicom.Dataset, bits: int | None = None, voi: bool = False
+) -> GreyScale:
+    """Returns the grey scale of a DICOM film.
+
+    The modality transform is applied, the VOI transform (what a screen shows of the film) only on
+    request. Low values are the bright ones where the photometric interpretation is MONOCHROME1 or
+    the presentation LUT shape INVERSE; in mammograms the two state one inversion (PS3.3, C.8.11.3).
+
+    Args:
+        stored: integers [height, width], as the file holds them.
+        header: the film's attributes.
+        bits: depth of the film, whatever the file states; None: BitsStored.
+        voi: whether to apply the VOI LUT or window.
+
+    Raises:
+        ValueError: a stored value does not fit into the depth, or the attributes contradict.
+    """
+    padding = _padding(header)
+    pictured = stored if padding is None else stored[~_is_padding(stored, padding)]
+    if not pictured.size:
+        raise ValueError(f"all pixels are padding, {padding[0]} to {padding[1]}")
+    lowest, depth, warning = _range(pictured, header.BitsStored, bits)
+    table = np.arange(lowest, lowest + 2**depth)
+    levels = apply_modality_lut(table, _only(header, _MODALITY))
+    if voi:
+        transform = _only(header, _VOI)
+        if not transform:
+            raise ValueError("the file holds no VOI LUT and no window")
+        # Only the scale of what comes out, which is stretched below, depends on these.
+        transform.BitsStored, transform.PixelRepresentation = depth, 0
+        transform.PhotometricInterpretation = "MONOCHROME2"
+        levels = apply_voi_lut(levels, transform)
+    levels = _stretched(levels)
+    shape = str(header.get("PresentationLUTShape") or "IDENTITY")
+    if shape not in ("IDENTITY", "INVERSE"):
+        raise ValueError(f"PresentationLUTShape must be IDENTITY or INVERSE, received {shape!r}")
+    if header.PhotometricInterpretation == "MONOCHROME1" or shape == "INVERSE":
+        levels = WHITE - levels
+    return GreyScale(lowest, levels, depth, padding, warning)
+
+
+def _range(
+    stored: np.ndarray, stated_bits: int | None, bits: int | None
+) -> tuple[int, int, str | None]:
+    """Returns the lowest value that a film may store, its depth, and what was assumed."""
+    low, high = int(stored.min()), int(stored.max())
+    if bits is not None:
+        if not MIN_BITS <= bits <= MAX_BITS:
+            raise ValueError(f"bits must lie in [{MIN_BITS}, {MAX_BITS}], received {bits}")
+        lowest = -(2 ** (bits - 1)) if low < 0 else 0
+        _check_fits(low, high, lowest, bits)
+        return lowest, bits, None
+    container = 8 * stored.dtype.itemsize
+    depth = container if stated_bits is None else stated_bits
+    lowest = -(2 ** (depth - 1)) if stored.dtype.kind == "i" else 0
+    _check_fits(low, high, lowest, depth)
+    claimed = f"{lowest} to {lowest + 2**depth - 1}"
+    fitting = [
+        (start, deep)
+        for deep in _DEPTHS
+        for start in ([0] if low >= 0 else [-(2 ** (deep - 1))])
+        if start <= low and high < start + 2**deep
+    ]
+    if lowest < 0 <= low:  # air is the darkest: the film's black is 0
+        lowest, depth = fitting[0] if fitting and depth == container else (0, depth - 1)
+    elif depth == container == MAX_BITS and fitting and high > 0:
+        lowest, depth = fitting[0]
+    else:
+        return lowest, depth, None
+    return (
+        lowest,
+        depth,
+        f"stored values are {low} to {high}, the file allows {claimed}: taken for a film of "
+        f"{depth} bits; pass bits={container} or another number if it is not",
+    )
+
+
+def _check_fits(low: int, high: int, lowest: int, bits: int) -> None:
+    if low < lowest or high >= lowest + 2**bits:
+        raise ValueError(f"stored values {low} to {high} do not fit into {bits} bits")
+
+
+def _only(header: pydicom.Dataset, keywords: tuple[str, ...]) -> pydicom.Dataset:
+    """Returns some of a header's attributes."""
+    some = pydicom.Dataset()
+    some.set_original_encoding(*header.original_encoding)
+    for keyword in keywords:
+        if header.get(keyword) is not None:
+            some[keyword] = header[keyword]
+    return some
+
+
+def _padding(header: pydicom.Dataset) -> tuple[int, int] | None:
+    """Returns the lowest and highest padding value (PS3.3, C.7.5.1.1.2)."""
+    value = header.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = header.get("PixelPaddingRangeLimit")
+    ends = int(value), int(value if limit is None else limit)
+    return min(ends), max(ends)
+
+
+def _is_padding(stored: np.ndarray, padding: tuple[int, int]) -> np.ndarray:
+    return (stored >= padding[0]) & (stored <= padding[1])
+
+
+def _stretched(table: np.ndarray) -> np.ndarray:
+    """Returns a table of output values in 0..65535."""
+    table = np.asarray(table, np.float64)
+    low, high = table.min(), table.max()
+    if not np.isfinite(high - low) or low == high:
+        raise ValueError("the file's transforms give every stored value the same grey level")
+    return np.round((table - low) * (WHITE / (high - low))).astype(np.uint16)

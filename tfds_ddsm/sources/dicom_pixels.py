@@ -1,0 +1,300 @@
+"""The stored values of a DICOM film, whatever its transfer syntax.
+
+Streams of JPEG, JPEG-LS and JPEG 2000 are decoded by pydicom's decoders in a process of their own
+(`codec_process`). RLE has a decoder here (`dicom_rle`), and so has lossless JPEG: DDSM needs one
+(`ljpeg`), which tells a damaged stream, where libjpeg returns a film. What decides how much memory
+a stream takes is checked against Rows and Columns before it is decoded.
+"""
+
+import io
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pydicom
+from pydicom import uid
+from pydicom.filereader import read_dataset
+from pydicom.pixels import get_decoder
+
+from tfds_ddsm.sources import codec_process
+
+# A film of 24 x 30 cm at 42 um, the finest pitch of DDSM's digitizers, has 41 million pixels.
+MAX_PIXELS = 50_000_000
+
+_PREAMBLE_BYTES = 132
+_PIXEL_GROUP = 0x7FE0
+# Pixel Data, and the extended offset table before it.
+_PIXEL_TAGS = (0x7FE00001, 0x7FE00002, 0x7FE00010)
+_MAX_HEADER_BYTES = 16 * 2**20
+# Where the attributes of a data set without preamble begin: group 2 or 8, little endian.
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+_UNCOMPRESSED = (
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+)
+_LOSSLESS_JPEG = (uid.JPEGLossless, uid.JPEGLosslessSV1)
+# Which of pydicom's plug-ins decodes; empty: any that is installed.
+_PLUGINS = {
+    uid.JPEGBaseline8Bit: "pillow",
+    uid.JPEGExtended12Bit: "",
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.JPEG2000Lossless: "pylibjpeg",
+    uid.JPEG2000: "pylibjpeg",
+    uid.HTJ2KLossless: "pylibjpeg",
+    uid.HTJ2KLosslessRPCL: "pylibjpeg",
+    uid.HTJ2K: "pylibjpeg",
+}
+# A film of 50 million pixels takes a tenth of it.
+_MAX_DECODING_SECONDS = 120
+_END_OF_STREAM = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
+_MAX_TILES = 4096
+
+_TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"
+_DICOMDIR = "1.2.840.10008.1.3.10"
+
+
+def is_dicom(data: bytes) -> bool:
+    """Says whether a file's content begins as DICOM does, with or without its preamble."""
+    return data[128:_PREAMBLE_BYTES] == b"DICM" or data[:2] in _FIRST_GROUPS
+
+
+def read(data: bytes, max_bytes: int) -> pydicom.Dataset:
+    """Returns a DICOM file's attributes up to its pixels, and its file meta information.
+
+    Args:
+        data: the file's content.
+        max_bytes: more a deflated data set must not have.
+
+    Raises:
+        ValueError: no pixels are found near the beginning. Damaged attributes raise what pydicom
+            raises.
+    """
+    buffer = io.BytesIO(data)
+    if data[128:_PREAMBLE_BYTES] == b"DICM":
+        buffer.seek(_PREAMBLE_BYTES)
+    meta = read_dataset(buffer, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    start = buffer.tell()
+    if "TransferSyntaxUID" not in meta:
+        is_explicit = data[start + 4 : start + 6].isalpha()
+        meta.TransferSyntaxUID = (
+            uid.ExplicitVRLittleEndian if is_explicit else uid.ImplicitVRLittleEndian
+        )
+    syntax = meta.TransferSyntaxUID
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        data, start = inflater.decompress(data[start:], max_bytes), 0
+        if not inflater.eof:
+            raise ValueError("the deflated data set is cut short, or larger than a film can be")
+    # Millions of empty elements would take minutes and gigabytes.
+    buffer = io.BytesIO(data[: start + _MAX_HEADER_BYTES])
+    buffer.seek(start)
+    dataset = read_dataset(
+        buffer,
+        syntax == uid.ImplicitVRLittleEndian,
+        syntax != uid.ExplicitVRBigEndian,
+        stop_when=lambda tag, vr, length: tag.group >= _PIXEL_GROUP,
+    )
+    encoding = dataset.original_encoding
+    start = buffer.tell()
+    buffer = io.BytesIO(data)
+    buffer.seek(start)
+    dataset.update(
+        read_dataset(buffer, *encoding, stop_when=lambda tag, vr, length: tag not in _PIXEL_TAGS)
+    )
+    dataset.file_meta = pydicom.dataset.FileMetaDataset(meta)
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
+        raise ValueError("a DICOMDIR lists files; pass one of them")
+    if "PixelData" not in dataset:
+        raise ValueError(f"the first {min(len(data), _MAX_HEADER_BYTES)} bytes hold no pixel data")
+    return dataset
+
+
+def stored_values(dataset: pydicom.Dataset) -> np.ndarray:
+    """Returns the stored values of the one frame: uint8, uint16, int8 or int16 [height, width].
+
+    Raises:
+        ValueError: the file holds no film, or its stream is damaged. Damaged attributes raise what
+            pydicom raises.
+    """
+    _check_is_film(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in _UNCOMPRESSED:
+        stored, _ = get_decoder(syntax).as_array(dataset, raw=True, correct_unused_bits=False)
+        return _checked(stored, dataset)
+    if syntax not in (uid.RLELossless, *_LOSSLESS_JPEG, *_PLUGINS):
+        raise ValueError(
+            f"transfer syntax {uid.UID(syntax).name!r} is not one of still pictures; convert the "
+            "file, as by dcmtk's dcmconv or gdcmconv --raw"
+        )
+    (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
+    shape = dataset.Rows, dataset.Columns
+    if syntax == uid.RLELossless:
+        from tfds_ddsm.sources import dicom_rle  # numba takes a while to import
+
+        stored = dicom_rle.decode(frame, *shape, dataset.BitsAllocated)
+    elif syntax in _LOSSLESS_JPEG:
+        from tfds_ddsm.sources import ljpeg
+
+        _check_jpeg(frame, shape)
+        stored = ljpeg.decode(frame, first_line_of_t81=True)
+    else:
+        check = _check_jpeg2000 if "2000" in uid.UID(syntax).name else _check_jpeg
+        check(frame, shape)
+        stored = _by_codec(dataset, frame, syntax)
+    return _checked(stored, dataset)
+
+
+def _check_is_film(dataset: pydicom.Dataset) -> None:
+    class_uid = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    num_frames = dataset.get("NumberOfFrames") or 1
+    if class_uid == _TOMOSYNTHESIS or num_frames != 1:
+        raise ValueError(
+            f"NumberOfFrames must be 1, received {num_frames}: tomosynthesis and other stacks are "
+            "no films; pass the view's 2-D mammogram, or one frame as a file of its own"
+        )
+    check_size(int(dataset.Rows), int(dataset.Columns))
+    colours, interpretation = dataset.SamplesPerPixel, dataset.PhotometricInterpretation
+    if colours != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(
+            f"PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, received "
+            f"{interpretation!r} with {colours} samples a pixel: colour pictures are no films; "
+            "export the film in grey"
+        )
+    for keyword, allowed in (
+        ("BitsAllocated", (8, 16)),
+        ("PixelRepresentation", (0, 1)),
+        ("BitsStored", tuple(range(8, dataset.BitsAllocated + 1))),
+        ("HighBit", (dataset.BitsStored - 1,)),
+    ):
+        value = dataset.get(keyword)
+        if value not in allowed:
+            expected = " or ".join(map(str, allowed)) if len(allowed) < 3 else "8 to 16"
+            raise ValueError(f"{keyword} must be {expected}, received {value!r}")
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises ValueError where a picture has no pixels or more than a film."""
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"{height} x {width} pixels; a film has at least 1, at most {MAX_PIXELS}")
+
+
+def _checked(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """Returns stored values with the sign that the file declares and no bits beyond its depth."""
+    shape = dataset.Rows, dataset.Columns
+    if stored.shape != shape:
+        raise ValueError(f"the stream holds {stored.shape} pixels, the file declares {shape}")
+    bits, allocated = dataset.BitsStored, dataset.BitsAllocated
+    if stored.dtype.itemsize * 8 != allocated:
+        stored = stored.astype(f"{stored.dtype.kind}{allocated // 8}")
+    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    unused = allocated - bits
+    if dataset.PixelRepresentation:
+        signed = np.left_shift(stored.view(f"i{allocated // 8}"), unused)
+        return np.right_shift(signed, unused, out=signed)
+    stored = stored.view(f"u{allocated // 8}")
+    if unused and (brightest := int(stored.max())) >= 2**bits:
+        if not _overlays_lie_in_pixels(dataset):
+            raise ValueError(f"BitsStored is {bits}, but a stored value is {brightest}")
+        stored = stored & np.array(2**bits - 1, stored.dtype)
+    return stored
+
+
+def _overlays_lie_in_pixels(dataset: pydicom.Dataset) -> bool:
+    """Says whether the bits beyond the depth hold overlays, as older machines wrote them."""
+    return any(
+        dataset.get((group, 0x0102)) is not None and (group, 0x3000) not in dataset
+        for group in range(0x6000, 0x6020, 2)
+    )
+
+
+def _check_jpeg(stream: bytes, shape: tuple[int, int]) -> None:
+    """Raises ValueError unless a JPEG or JPEG-LS stream is whole and of one grey frame `shape`."""
+    _check_end(stream)
+    if stream[:2] != b"\xff\xd8":
+        raise ValueError("the stream is no JPEG")
+    offset = 2
+    while True:
+        while stream[offset : offset + 2] == b"\xff\xff":
+            offset += 1
+        marker, length = struct.unpack_from(">HH", stream, offset)
+        if 0xFFC0 <= marker <= 0xFFC3 or marker == 0xFFF7:
+            height, width, colours = struct.unpack_from(">HHB", stream, offset + 5)
+            _check_frame((height, width), colours, shape)
+            return
+        if marker < 0xFFC0 or marker in (0xFFD8, 0xFFD9, 0xFFDA) or length < 2:
+            raise ValueError("the stream has no frame header")
+        offset += 2 + length
+
+
+def _check_jpeg2000(stream: bytes, shape: tuple[int, int]) -> None:
+    """Raises ValueError unless a JPEG 2000 stream is whole and of one grey frame `shape`."""
+    _check_end(stream)
+    start = stream.find(b"\xff\x4f\xff\x51")  # SOC, SIZ (ITU-T T.800, A.5.1)
+    if start < 0:
+        raise ValueError("the stream is no JPEG 2000")
+    right, bottom, left, top, across, down = struct.unpack_from(">6I", stream, start + 8)
+    (colours,) = struct.unpack_from(">H", stream, start + 40)
+    _check_frame((bottom - top, right - left), colours, shape)
+    if not across or not down or -(-right // across) * -(-bottom // down) > _MAX_TILES:
+        raise ValueError(f"tiles of {down} x {across} pixels; a film has at most {_MAX_TILES}")
+
+
+def _check_end(stream: bytes) -> None:
+    if _END_OF_STREAM not in stream.rstrip(b"\0")[-4:]:  # padding may follow
+        raise ValueError("the stream is cut short: it has no end marker")
+
+
+def _check_frame(size: tuple[int, int], colours: int, shape: tuple[int, int]) -> None:
+    if size != shape or colours != 1:
+        raise ValueError(
+            f"the stream holds {size[0]} x {size[1]} pixels of {colours} samples, the file "
+            f"declares {shape[0]} x {shape[1]} of 1"
+        )
+
+
+def _by_codec(dataset: pydicom.Dataset, frame: bytes, syntax: uid.UID) -> np.ndarray:
+    plugin = _PLUGINS[syntax]
+    if syntax == uid.JPEGExtended12Bit and dataset.BitsStored == 8:
+        plugin = "pillow"
+    elif (
+        syntax == uid.JPEGExtended12Bit and "pylibjpeg" not in get_decoder(syntax).available_plugins
+    ):
+        raise ValueError("12-bit JPEG needs one more decoder: pip install pylibjpeg-libjpeg")
+    alone = pydicom.Dataset()
+    for keyword in (
+        *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns"),
+        *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    ):
+        setattr(alone, keyword, dataset[keyword].value)
+    alone.PixelData = pydicom.encaps.encapsulate([frame])
+    alone.file_meta = pydicom.dataset.FileMetaDataset()
+    alone.file_meta.TransferSyntaxUID = syntax
+    alone.file_meta.MediaStorageSOPClassUID = uid.SecondaryCaptureImageStorage
+    alone.file_meta.MediaStorageSOPInstanceUID = uid.generate_uid()
+    content = io.BytesIO()
+    alone.save_as(content, enforce_file_format=True)
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-W", "ignore", pathlib.Path(codec_process.__file__), plugin],
+            input=content.getvalue(),
+            capture_output=True,
+            timeout=_MAX_DECODING_SECONDS,
+            # Each further thread of OpenBLAS would take of the process's limited address space.
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError("the stream is damaged: its decoder does not end") from None
+    if finished.returncode != 0:
+        lines = finished.stderr.decode(errors="replace").strip().splitlines()
+        reason = (
+            lines[-1].strip() if lines else f"its decoder ended by signal {-finished.returncode}"
+        )
+        raise ValueError(f"the stream cannot be decoded: {reason}")
+    return np.load(io.BytesIO(finished.stdout), allow_pickle=False)

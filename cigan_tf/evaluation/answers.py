@@ -12,6 +12,8 @@ from cigan_tf.evaluation.experiment_table import Comparison, ExperimentTable
 _LEVEL = 0.05
 # Up to this AUC infills and real lesions count as hard to tell apart.
 _HARD_TO_TELL_AUC = 0.6
+# Up to this factor, either way, the gradient at an infill's edge counts as the tissue's own.
+_SEAMLESS = 1.25
 # Share of the planted copies that a search must find before it speaks for itself.
 _LEAST_RECALL = 0.95
 # A share of copies above the false alarms by more than this is more than chance.
@@ -93,7 +95,7 @@ def _trained(config: Config, table: ExperimentTable, records) -> Card:
     }
     if generators:
         steps = sorted({of["generator_step"] for of in generators.values()} - {None})
-        after = f", {' and '.join(f'{step:,}' for step in steps)} steps" if steps else ""
+        after = f", {_count(steps[-1], 'step')}" if len(steps) == 1 else ""
         name = "generator" if len(generators) == 1 else f"{len(generators)} generators"
         lines.append(Line(name, ", ".join(generators) + after))
     lines.append(
@@ -166,34 +168,59 @@ def _asked(config: Config, comparisons: list[Comparison]) -> Comparison:
 
 
 def _good(qualities) -> Card:
-    question = "Are the infills good?"
+    question = "Are the malignant infills good?"
     if not qualities:
         return Card(question, "Not judged", "open", [])
-    two_sample = _values(qualities, "two_sample")
-    distance = _values(qualities, "kernel_distance", "malignant")
-    seams = _values(qualities, "seam_ratio", "malignant")
-    lines = [
-        *_lines("told from real, AUC", two_sample, "0.5 is chance"),
-        *_lines("KID, malignant", distance, None),
-        *_lines("seam ratio, malignant", seams, "1 is seamless"),
-    ]
-    if two_sample:
-        worst = max(abs(value - 0.5) for value, _ in two_sample.values()) + 0.5
-        if worst <= _HARD_TO_TELL_AUC:
-            return Card(question, f"Hard to tell from real (AUC {worst:.2f})", "good", lines)
-        return Card(question, f"No: told from real (AUC {worst:.2f})", "bad", lines)
-    ratios = [value / real for value, real in distance.values() if real]
-    if not ratios:
-        return Card(question, "Not compared with real lesions", "open", lines)
-    worst = max(ratios)
-    if worst <= 1:
-        return Card(question, "As near to real lesions as real ones", "good", lines)
-    return Card(question, f"No: KID {worst:.1f} × that of other real lesions", "bad", lines)
+    lines, faults = [], []
+    for measure, (name, ideal, fault) in _MEASURES.items():
+        sides = _sides(qualities, measure, "malignant")
+        lines += _lines(name, sides, ideal)
+        found = [text for infills, real in sides if (text := fault(infills, real))]
+        faults += found[:1]
+    if not lines:
+        return Card(question, "Not judged", "open", [])
+    if faults:
+        return Card(question, f"No: {faults[0]}", "bad", lines)
+    if len(lines) < len(_MEASURES):
+        return Card(question, "No fault found, but not all was measured", "open", lines)
+    return Card(question, "Yes: no fault found", "good", lines)
+
+
+def _told(infills: Mapping, real: Mapping | None) -> str:
+    """Names the fault where a classifier tells infills from real ones, and not real ones apart."""
+    highest = max(_HARD_TO_TELL_AUC, real["value"] if real else 0)
+    return f"told from real, AUC {infills['value']:.2f}" if infills["value"] > highest else ""
+
+
+def _far(infills: Mapping, real: Mapping | None) -> str:
+    """Names the fault where the distance exceeds that of real lesions by two deviations."""
+    if real is None:
+        return ""
+    spread = math.hypot(infills.get("sd") or 0, real.get("sd") or 0)
+    # An unbiased distance of real lesions may be below 0.
+    if infills["value"] <= max(0, real["value"]) + 2 * spread:
+        return ""
+    return f"farther than real lesions, KID {infills['value']:.3g}"
+
+
+def _seamed(infills: Mapping, real: Mapping | None) -> str:
+    """Names the fault where the gradient at the mask's edge is not that of the patch before."""
+    seamless = 1 / _SEAMLESS <= infills["value"] <= _SEAMLESS
+    return "" if seamless else f"the edge shows, seam ratio {infills['value']:.2f}"
+
+
+# What the card shows of malignant infills: a name, what is ideal, and what names a fault.
+_MEASURES = {
+    "feature_auc": ("told from real by features, AUC", "0.5 is chance", _told),
+    "texture_auc": ("told from real by texture, AUC", "0.5 is chance", _told),
+    "kernel_distance": ("KID", None, _far),
+    "seam_ratio": ("seam ratio", "1 is seamless", _seamed),
+}
 
 
 def _copied(qualities) -> Card:
     question = "Is anything copied?"
-    shares = _values(qualities, "share_copied")
+    shares = _sides(qualities, "share_copied", "both")
     recalls: dict[str, float] = {}
     for quality in qualities.values():
         for name, value in _recalls(quality).items():
@@ -208,22 +235,25 @@ def _copied(qualities) -> Card:
     training = max((_searched(quality) for quality in qualities.values()), default=0)
     if training:
         lines.append(Line("searched", f"{training:,} training patches"))
-    if any(value > (real or 0) + _COPIES_ABOVE_ALARMS for value, real in shares.values()):
+    if any(
+        infills["value"] > (real or {"value": 0})["value"] + _COPIES_ABOVE_ALARMS
+        for infills, real in shares
+    ):
         return Card(question, "Copies of training patches", "bad", lines)
     if least < _LEAST_RECALL:
         return Card(question, f"None found, but the search misses {1 - least:.0%}", "open", lines)
-    return Card(question, "No copies found", "good", lines)
+    return Card(question, f"No copies found ({least:.0%} of planted ones are)", "good", lines)
 
 
-def _values(qualities, measure: str, of_class: str | None = None) -> dict[str, tuple]:
-    """Returns by generator a measure's value of infills, and of real patches or None."""
-    found = {}
-    for generator, quality in qualities.items():
+def _sides(qualities, measure: str, of_class: str) -> list[tuple[Mapping, Mapping | None]]:
+    """Returns a measure of each generator's infills, and of real patches where there is one."""
+    found = []
+    for quality in qualities.values():
         for entry in quality["measures"]:
-            if entry["measure"].startswith(measure) and of_class in (None, entry["of_class"]):
-                infills, real = entry["infills"], entry["real"]
-                if infills and infills["value"] is not None:
-                    found.setdefault(generator, (infills["value"], real and real["value"]))
+            infills, real = entry["infills"], entry["real"]
+            is_asked = (entry["measure"], entry["of_class"]) == (measure, of_class)
+            if is_asked and infills and infills["value"] is not None:
+                found.append((infills, real if real and real["value"] is not None else None))
     return found
 
 
@@ -247,20 +277,20 @@ def _searched(quality) -> int:
     )
 
 
-def _lines(name: str, values: Mapping[str, tuple], ideal: str | None, form="{:.3g}") -> list[Line]:
+def _lines(name: str, sides: list[tuple], ideal: str | None, form: str = "{:.3g}") -> list[Line]:
     """Returns a line of the generators' values, or none where nobody has one."""
-    if not values:
+    if not sides:
         return []
-    reals = [real for _, real in values.values() if real is not None]
+    reals = [real["value"] for _, real in sides if real]
     beside = [f"real {_range(reals, form)}"] if reals else []
-    beside += [ideal] if ideal else []
-    text = _range([value for value, _ in values.values()], form)
+    beside += [ideal] if ideal and not reals else []
+    text = _range([infills["value"] for infills, _ in sides], form)
     return [Line(name, text + (f" ({', '.join(beside)})" if beside else ""))]
 
 
 def _range(values: list[float], form: str) -> str:
     ends = dict.fromkeys(form.format(end) for end in (min(values), max(values)))
-    return " to ".join(ends)
+    return " to ".join(ends).replace("-", "−")
 
 
 def _signed(value: float) -> str:

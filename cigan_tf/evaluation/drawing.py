@@ -9,7 +9,7 @@ import numpy as np
 from sklearn import calibration, metrics
 
 from cigan_tf import pictures
-from cigan_tf.evaluation.experiment_table import ArmResult, ExperimentTable
+from cigan_tf.evaluation.experiment_table import ArmResult, Comparison, ExperimentTable
 
 _SHOWN_PX = 256
 _LOSS_PANELS = {
@@ -96,12 +96,16 @@ def roc_and_calibration(table: ExperimentTable) -> bytes:
 
 
 def forest(table: ExperimentTable) -> bytes:
-    """Returns AUCs of arms, and differences of pairs, with every seed and the interval."""
-    num_rows = len(table.arms) + len(table.comparisons)
+    """Returns AUCs of rows, and differences of pairs, with every seed and the interval."""
+    num_rows = len(table.arms) + len(table.comparisons) + len(table.pooled)
     figure = matplotlib.figure.Figure(figsize=(10, 1.7 + 0.42 * num_rows), layout="constrained")
     panels = [("AUC", _arm_rows(table))]
     if table.comparisons:
-        panels.append(("difference of AUC", _pair_rows(table)))
+        panels.append(("difference of AUC", _pair_rows(table, table.comparisons)))
+    if table.pooled:
+        panels.append(
+            ("difference of AUC, mean of the generators", _pair_rows(table, table.pooled))
+        )
     ratios = [len(rows) + 1 for _, rows in panels]
     all_axes = figure.subplots(len(panels), 1, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, (title, rows) in zip(all_axes, panels, strict=True):
@@ -113,8 +117,8 @@ def forest(table: ExperimentTable) -> bytes:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel(title)
         axes.grid(alpha=0.3, axis="x")
-    if table.comparisons:
-        all_axes[-1].axvline(0, color="grey", linestyle=":")
+    for axes in all_axes[1:]:
+        axes.axvline(0, color="grey", linestyle=":")
     return _encode(figure)
 
 
@@ -125,16 +129,17 @@ def _arm_rows(table: ExperimentTable) -> dict[str, tuple]:
     }
 
 
-def _pair_rows(table: ExperimentTable) -> dict[str, tuple]:
+def _pair_rows(table: ExperimentTable, pairs: list[Comparison]) -> dict[str, tuple]:
     colors = {name: color for color, (name, _) in _coloured(table.arms)}
     return {
         f"{pair.arm} − {pair.other}": (
-            colors[pair.arm],
+            # An arm of several generators has no row, and no colour.
+            colors.get(pair.arm, "black"),
             list(pair.difference_of_seed.values()),
             pair.bootstrap.difference,
             pair.bootstrap.interval,
         )
-        for pair in table.comparisons
+        for pair in pairs
     }
 
 

@@ -245,15 +245,15 @@ def _groups(caption: str, what: str, groups: Mapping[str, Mapping[str, GroupAuc]
         ]
         counts = by_arm[arms[0]].counts
         numbers = counts.patches, counts.malignant_patches, counts.patients
-        rows.append([name, *cells, *(f"{number:,}" for number in numbers)])
-    return TextTable(caption, [what, *arms, "number", "malignant", "patients"], rows)
+        rows.append([name, *(f"{number:,}" for number in numbers), *cells])
+    return TextTable(caption, [what, "number", "malignant", "patients", *arms], rows)
 
 
 def _tests(what: str, comparisons: list[Comparison]) -> TextTable:
     resamples = comparisons[0].bootstrap.num_resamples if comparisons else 0
     return TextTable(
         f"{what}; p by {resamples:,} resamples of the patients and by DeLong, each "
-        f"with Holm's correction over {len(comparisons)} pairs",
+        f"with Holm's correction over {len(comparisons)} pair" + "s" * (len(comparisons) != 1),
         [
             *("arms", "difference", "95 %, patients resampled", "p", "p, Holm"),
             *("DeLong z", "DeLong p", "DeLong p, Holm"),

@@ -54,6 +54,17 @@ def entry(measure, value, real=None, of_class="malignant", **n):
     }
 
 
+def judged(**changes):
+    """Returns infills without a fault, but for the changes: measure=(value, of real patches)."""
+    values = {
+        "feature_auc": (0.52, 0.5),
+        "texture_auc": (0.55, 0.5),
+        "kernel_distance": (0.01, 0.012),
+        "seam_ratio": (1.1, None),
+    }
+    return [entry(name, *sides) for name, sides in {**values, **changes}.items()]
+
+
 def audit(share=0.01, recall=1.0):
     return [
         entry("nearest_training_patch", 0.6, 0.6, "both", infills=40, training=3721),
@@ -106,23 +117,28 @@ def test_one_arm_helps_nobody(ask):
 @pytest.mark.parametrize(
     ("measures", "answer", "tone"),
     [
-        ([entry("two_sample_auc", 0.52)], "Hard to tell from real (AUC 0.52)", "good"),
-        ([entry("two_sample_auc", 0.86)], "No: told from real (AUC 0.86)", "bad"),
-        ([entry("kernel_distance", 0.09, 0.03)], "No: KID 3.0 × that of other real lesions", "bad"),
-        ([entry("kernel_distance", 0.01, 0.02)], "As near to real lesions as real ones", "good"),
-        ([entry("seam_ratio", 1.4)], "Not compared with real lesions", "open"),
+        (judged(), "Yes: no fault found", "good"),
+        (judged(feature_auc=(0.86, 0.5)), "No: told from real, AUC 0.86", "bad"),
+        (judged(texture_auc=(0.7, None)), "No: told from real, AUC 0.70", "bad"),
+        # Real patches of two groups of patients are told apart as well.
+        (judged(texture_auc=(0.7, 0.72)), "Yes: no fault found", "good"),
+        (judged(kernel_distance=(0.03, -0.001)), "No: farther than real lesions, KID 0.03", "bad"),
+        (judged(seam_ratio=(1.4, None)), "No: the edge shows, seam ratio 1.40", "bad"),
+        (judged(seam_ratio=(0.5, None)), "No: the edge shows, seam ratio 0.50", "bad"),
+        (judged()[1:], "No fault found, but not all was measured", "open"),
+        (audit(), "Not judged", "open"),
     ],
 )
 def test_are_the_infills_good(measures, answer, tone, ask):
     *_, good, _ = ask({"baseline": 1.0, "cigan": 1.0}, measures)
     assert (good.answer, good.tone) == (answer, tone)
-    assert len(good.lines) == 1
+    assert len(good.lines) == len([e for e in measures if e["of_class"] == "malignant"])
 
 
 @pytest.mark.parametrize(
     ("measures", "answer", "tone"),
     [
-        (audit(), "No copies found", "good"),
+        (audit(), "No copies found (100% of planted ones are)", "good"),
         (audit(share=0.3), "Copies of training patches", "bad"),
         (audit(recall=0.7), "None found, but the search misses 30%", "open"),
         (audit()[:2], "Not audited", "open"),
@@ -139,14 +155,14 @@ def test_is_anything_copied(measures, answer, tone, ask):
 
 def test_of_several_generators_the_worst_answers(ask):
     qualities = {
-        "a": {"measures": [entry("two_sample_auc", 0.52), *audit()]},
-        "b": {"measures": [entry("two_sample_auc", 0.70), *audit(share=0.5)]},
+        "a": {"measures": [*judged(), *audit()]},
+        "b": {"measures": [*judged(feature_auc=(0.7, 0.5)), *audit(share=0.5)]},
     }
     *_, good, copied = ask({"baseline": 1.0, "cigan": 1.0}, qualities=qualities)
-    assert good.answer.endswith("(AUC 0.70)")
-    assert [line.value for line in good.lines] == ["0.52 to 0.7 (0.5 is chance)"]
-    assert copied.lines[0].value == "1.0% to 50.0% (real 1.0%)"
+    assert good.answer == "No: told from real, AUC 0.70"
+    assert good.lines[0].value == "0.52 to 0.7 (real 0.5)"
     assert copied.tone == "bad"
+    assert copied.lines[0].value == "1.0% to 50.0% (real 1.0%)"
 
 
 def test_without_measures_nothing_is_claimed(ask):

@@ -42,6 +42,15 @@ def test_a_forest_has_a_row_per_arm_and_pair(make_table):
     assert (len(hues(one)), len(hues(two))) == (1, 2)
 
 
+def test_a_forest_shows_the_mean_of_the_generators(synthetic_scores):
+    scores = synthetic_scores({"baseline": 0.5, "cigan (a)": 1.0, "cigan (b)": 2.0})
+    rows = {"baseline": {None: "baseline"}, "cigan": {"a": "cigan (a)", "b": "cigan (b)"}}
+    pooled = compare_arms(scores, scores, [("cigan", "baseline")], 50, 0, rows)
+    alone = compare_arms(scores, scores, [(row, "baseline") for row in list(scores)[1:]], 50, 0)
+    heights = [decode(drawing.forest(table)).shape[0] for table in (pooled, alone)]
+    assert heights[0] > heights[1]
+
+
 def test_every_arm_has_a_curve_of_its_own_colour(make_table):
     table = make_table({"baseline": 0.5, "cigan": 2.0})
     assert len(hues(decode(drawing.roc_and_calibration(table)))) == 2

@@ -49,6 +49,17 @@ class ClassifierConfig:
     synthetic_pretraining_share: float = setting(
         0.5, "Share of the steps on synthetic patches alone where synthetic_use is 'pretraining'."
     )
+    synthetic_per_real: float = setting(
+        1.0,
+        "Infills that are used per training patch of the generator; the share of each step stays "
+        "that of real_share_reading. More than 1 needs a set of as many --infills_per_patch; of a "
+        "fraction the patches are drawn with the classifier's seed.",
+    )
+    confirmed_by: str = setting(
+        "",
+        "Name of an arm without synthetic patches: of the infills only those are used whose class "
+        "its classifier of the same seed confirms. Empty: all.",
+    )
     synthetic_dir: str = setting(
         "", "Synthetic set that --mode=infill wrote; empty: WORKDIR/synthetic."
     )
@@ -68,6 +79,7 @@ class ClassifierConfig:
             "classifier_decay_rate",
             "classifier_decay_steps",
             "real_share_steps",
+            "synthetic_per_real",
             "validation_every_steps",
         )
         require(
@@ -109,6 +121,11 @@ class ClassifierConfig:
         """Whether infilled patches are among those trained on."""
         return self.synthetic_use != "none"
 
+    @property
+    def confirming_arm(self) -> str | None:
+        """The arm whose classifier must be trained before this one; None where there is none."""
+        return self.confirmed_by if self.needs_synthetic and self.confirmed_by else None
+
 
 class Cell(NamedTuple):
     """One classifier of an experiment.
@@ -144,6 +161,11 @@ class ExperimentConfig:
         "Workdirs of ciGAN runs, each with a saved_model and a synthetic set; arms that use "
         "synthetic patches are trained once per generator. Empty: the experiment's own workdir.",
     )
+    infills_per_patch: int = setting(
+        1,
+        "Infills of each training patch that --mode=infill writes, each with its own draw of seed "
+        "and mask (a malignant patch keeps its mask).",
+    )
     comparisons: tuple[str, ...] = setting(
         (), "Pairs of arms to test, each 'ARM:OTHER'; empty: all pairs."
     )
@@ -162,11 +184,7 @@ class ExperimentConfig:
             "quality_features must not be empty.",
             quality_features=self.quality_features,
         )
-        require(
-            self.bootstrap_resamples >= 1,
-            "bootstrap_resamples must be at least 1.",
-            bootstrap_resamples=self.bootstrap_resamples,
-        )
+        require_positive(self, "bootstrap_resamples", "infills_per_patch")
         require(
             len(self.classifier_seeds) > 0
             and len(set(self.classifier_seeds)) == len(self.classifier_seeds)
@@ -182,6 +200,9 @@ class ExperimentConfig:
             generators=",".join(self.generators),
         )
         arms = self.named_arms(classifier)
+        for name, settings in arms.items():
+            if settings.confirming_arm is not None:
+                _require_confirming(name, settings, arms)
         for pair in self.comparisons:
             names = pair.split(":")
             require(
@@ -218,7 +239,8 @@ class ExperimentConfig:
         """Returns every classifier of the experiment.
 
         The seed is the outer loop: an experiment that is interrupted has all arms of its first
-        seeds. An arm that names its own synthetic_dir does not depend on `generators`.
+        seeds. Arms whose infills another one confirms come last. An arm that names its own
+        synthetic_dir does not depend on `generators`.
 
         Args:
             classifier: the settings that an arm keeps where it names no others.
@@ -227,6 +249,7 @@ class ExperimentConfig:
             UserError: as `named_arms`.
         """
         arms = self.named_arms(classifier)
+        arms = dict(sorted(arms.items(), key=lambda item: item[1].confirming_arm is not None))
         return [
             Cell(arm, generator, seed)
             for seed in self.classifier_seeds
@@ -244,6 +267,24 @@ class ExperimentConfig:
         if self.comparisons:
             return [tuple(pair.split(":")) for pair in self.comparisons]
         return [(arm, other) for other, arm in itertools.combinations(arms, 2)]
+
+
+def _require_confirming(
+    name: str, settings: ClassifierConfig, arms: dict[str, ClassifierConfig]
+) -> None:
+    confirming = arms.get(settings.confirming_arm)
+    require(
+        confirming is not None and not confirming.needs_synthetic,
+        f"confirmed_by of the arm {name!r} must be one of the arms that are run without synthetic "
+        f"patches ({', '.join(n for n, s in arms.items() if not s.needs_synthetic) or 'none'}).",
+        confirmed_by=settings.confirmed_by,
+    )
+    require(
+        confirming.patient_share <= settings.patient_share,
+        f"confirmed_by of the arm {name!r} must be an arm of no larger patient_share than its own, "
+        f"{settings.patient_share:g}; {settings.confirmed_by!r} has another.",
+        patient_share=confirming.patient_share,
+    )
 
 
 def _parse_arm(text: str, classifier: ClassifierConfig) -> tuple[str, ClassifierConfig]:

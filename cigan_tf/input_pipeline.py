@@ -220,8 +220,9 @@ def encoded_patches(
     Returns:
         A dataset of dicts of scalars: `image`, `mask` (bytes), `label` (int32), `has_lesion`,
         `simulated` (bool), `lesion_type`, `patient_id`, `film_id`, `scanner`, `patch`, the id of
-        the patch in the dataset (str), `tissue_fraction` (float32), and `density`, `subtlety`
-        (int32, -1 where the dataset does not know them).
+        the patch in the dataset (str), `tissue_fraction` (float32), `density`, `subtlety` (int32,
+        -1 where the dataset does not know them), and `infill`, the number of an infill among those
+        of one patch (int32, 0 where the dataset is not synthetic).
 
     Raises:
         UserError: there is no such split.
@@ -255,6 +256,7 @@ def encoded_patches(
             "tissue_fraction": patch.get("tissue_fraction", tf.constant(1.0)),
             "density": patch.get("density", unknown),
             "subtlety": patch.get("subtlety", unknown),
+            "infill": patch.get("infill", tf.constant(0)),
         }
 
     if patient_share < 1:

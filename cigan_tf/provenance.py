@@ -187,12 +187,20 @@ def require(record: dict[str, Any] | None, path: str | os.PathLike) -> dict[str,
     return record
 
 
-def refuse_leaks(record: dict[str, Any], test_patients: Iterable[str]) -> None:
-    """Raises UserError where the generator was trained on a patient that is to test it."""
+def refuse_leaks(
+    record: dict[str, Any], test_patients: Iterable[str], network: str = "generator"
+) -> None:
+    """Raises UserError where the record's network was trained on a patient of the test.
+
+    Args:
+        record: of the network.
+        test_patients: ids.
+        network: what it is, for the message.
+    """
     leaked = sorted(set(record["patients"]) & set(map(str, test_patients)))
     if leaked:
         raise UserError(
-            f"The generator was trained on {len(leaked)} of the test patients, {leaked[0]!r} among "
+            f"The {network} was trained on {len(leaked)} of the test patients, {leaked[0]!r} among "
             "them; train it on another split, or test on patients that it has not seen."
         )
 

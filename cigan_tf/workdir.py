@@ -18,6 +18,7 @@ CLASSIFIER_DIR = "classifiers"
 LOCK_FILE = ".lock"
 EXPERIMENT_FILE = "experiment.json"
 RUN_FILE = "run.json"
+INFILLS_USED_FILE = "infills_used.json"
 
 # What a trained generator depends on; a classifier's run compares its own settings.
 _GENERATOR_GROUPS = ("data", "model", "loss", "training", "hardware")

@@ -22,7 +22,10 @@ _SCORED_PX_AT_ONCE = 2**20
 
 
 def training_batches(
-    config: Config, seed: int, synthetic: synthetic_set.SyntheticSet | None
+    config: Config,
+    seed: int,
+    synthetic: synthetic_set.SyntheticSet | None,
+    used: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Returns the batches of all training steps.
 
@@ -30,6 +33,7 @@ def training_batches(
         config: which patches, and `config.classifier`: how many, which share of them real.
         seed: of the order, the mixing and the augmentation.
         synthetic: the infilled patches, where the arm uses them.
+        used: which of them, as of `SyntheticSet.encoded_patches`; None: all.
 
     Returns:
         A dataset of (image float32 [N, p, p, 1] in [0, 1], label float32 [N, 1] in {0, 1}), as many
@@ -39,16 +43,16 @@ def training_batches(
         UserError: a class is missing, or has fewer than two patients.
     """
     with seeded(seed):
-        return _training_batches(config, seed, synthetic)
+        return _training_batches(config, seed, synthetic, used)
 
 
-def _training_batches(config: Config, seed: int, synthetic) -> tf.data.Dataset:
+def _training_batches(config: Config, seed: int, synthetic, used) -> tf.data.Dataset:
     settings, data = config.classifier, config.data
     builder = input_pipeline.open_dataset(data, config.model.patch_size)
     real = input_pipeline.encoded_patches(builder, data.train_split, settings.patient_share)
     sources = {"real": real}
     if settings.needs_synthetic:
-        sources["synthetic"] = synthetic.encoded_patches()
+        sources["synthetic"] = synthetic.encoded_patches(used)
     streams = []
     for origin, patches in sources.items():
         for label, class_name in enumerate(input_pipeline.CLASS_NAMES):
@@ -115,12 +119,17 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
     if missing:
         name = input_pipeline.CLASS_NAMES[missing.pop()]
         raise UserError(f"The {split} split of {config.data.dataset} holds no {name} patch.")
+    return decoded_images(config, encoded), facts
+
+
+def decoded_images(config: Config, encoded: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches of encoded patches in their order: images float32 [N, p, p, 1] in [0, 1]."""
     images = encoded.map(
         lambda patch: input_pipeline.decode_image(patch["image"], config.model.patch_size),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     at_once = max(1, _SCORED_PX_AT_ONCE // config.model.patch_size**2)
-    return images.batch(at_once).prefetch(2), facts
+    return images.batch(at_once).prefetch(2)
 
 
 def refuse_shared_patients(config: Config) -> None:

@@ -116,6 +116,11 @@ def _train_cell(config: Config, workdir: pathlib.Path, cell: Cell, wait: bool) -
     if cell.generator is not None:
         folder = generator_workdir(config, workdir, cell) / "synthetic"
         settings = dataclasses.replace(settings, synthetic_dir=str(folder))
+    if settings.confirming_arm is not None:
+        needed = Cell(settings.confirming_arm, None, cell.seed)
+        # Brought up to date here, or waited for.
+        for wait_for_it in (False, True):
+            _train_cell(config, workdir, needed, wait_for_it)
     run_dir = workdir_lib.cell_dir(workdir, cell)
     with workdir_lib.lock(run_dir, wait) as held:
         # Whoever held the lock before has brought the scores up to date.

@@ -1,8 +1,9 @@
 """The synthetic set: every training patch once more, as the other class (paper section 3.2).
 
 A non-malignant patch receives a malignant lesion in the mask of a malignant training patch; of a
-malignant patch the lesion is replaced by non-malignant tissue. It is stored as a TFDS dataset with
-the features of `ddsm_patches` and each record's origin.
+malignant patch the lesion is replaced by non-malignant tissue. With `infills_per_patch` above 1 all
+of that is done as many times, with other draws. It is stored as a TFDS dataset with the features of
+`ddsm_patches` and each record's origin.
 """
 
 import itertools
@@ -46,7 +47,8 @@ class SyntheticSet:
 
     Attributes:
         facts: from what it was made: `dataset`, `dataset_fingerprint`, `train_split`,
-            `train_patient_share`, `seed`, `generator` (a hash of its weights), `num_patches`.
+            `train_patient_share`, `seed`, `generator` (a hash of its weights),
+            `infills_per_patch`, `num_patches`.
         record: provenance of the generator (`provenance.training_record`, `step`,
             `weights_sha256`).
 
@@ -76,10 +78,19 @@ class SyntheticSet:
             )
         self.record = record
 
-    def encoded_patches(self) -> tf.data.Dataset:
-        """Returns the patches as of `input_pipeline.encoded_patches`; ids are the context's."""
+    def encoded_patches(self, used: np.ndarray | None = None) -> tf.data.Dataset:
+        """Returns the patches as of `input_pipeline.encoded_patches`; ids are the context's.
+
+        Args:
+            used: which of them, bool [num_patches] in the order in which all are returned; None:
+                all.
+        """
         builder = tfds.builder_from_directory(str(self._path))
-        return input_pipeline.encoded_patches(builder, SPLIT)
+        patches = input_pipeline.encoded_patches(builder, SPLIT)
+        if used is None:
+            return patches
+        used = tf.constant(used)
+        return patches.enumerate().filter(lambda i, _: used[i]).map(lambda _, patch: patch)
 
     def records(self) -> tf.data.Dataset:
         """Returns everything that is stored of each patch, images decoded, in the order made."""
@@ -109,7 +120,8 @@ def write_synthetic_set(
     is completed after its last finished shard, and holds the same bytes as one made in one go.
 
     Args:
-        config: the dataset, its training split, the share of its patients, the seed.
+        config: the dataset, its training split, the share of its patients, the seed, the infills
+            per patch.
         workdir: folder of the run.
         saved_model: the exported generator; by default the newest in `workdir`/saved_model.
         write_png: write each patch and mask as PNG as well, into `workdir`/synthetic/png.
@@ -143,6 +155,7 @@ def write_synthetic_set(
         "patch_size": patch_size,
         "seed": config.training.seed,
         "generator": generator.sha256,
+        "infills_per_patch": config.experiment.infills_per_patch,
     }
     with workdir_lib.sole_process(workdir), interruption.watch() as interrupted:
         present = read_facts(folder)
@@ -167,7 +180,8 @@ def _complete_set(
     interrupted: interruption.Interruption,
 ) -> None:
     """Writes the shards that an incomplete set lacks, and gives it its name once it is whole."""
-    donors, num_patches = _donors(config, interrupted)
+    donors, num_contexts = _donors(config, interrupted)
+    num_patches = num_contexts * facts["infills_per_patch"]
     facts = {**facts, "num_patches": num_patches}
     path = folder / f"{_INCOMPLETE}{_VERSION}"
     if _facts_in(path) != facts:
@@ -185,7 +199,12 @@ def _complete_set(
     num_finished = sum(shard.exists() for shard in shards)
     first = sum(lengths[:num_finished])
     patch_size = generator.patch_size
-    contexts = itertools.islice(_training_patches(config, interrupted), first, None)
+    contexts = (
+        {**patch, "infill": number}
+        for number in range(facts["infills_per_patch"])
+        for patch in _training_patches(config, interrupted)
+    )
+    contexts = itertools.islice(contexts, first, None)
     all_origins = origins(contexts, donors, config.training.seed, patch_size, first)
     infilled = infill_all(all_origins, generator, patch_size)
     features = _features(patch_size)
@@ -249,6 +268,7 @@ def _features(patch_size: int) -> tfds.features.FeaturesDict:
             "label": tfds.features.ClassLabel(names=list(input_pipeline.CLASS_NAMES)),
             "lesion_type": tfds.features.ClassLabel(names=["none", "mass", "calcification"]),
             "simulated": tfds.features.Scalar(np.bool_),
+            "infill": tfds.features.Scalar(np.int32),
             "seed": tfds.features.Scalar(np.int32),
             **text,
         }
@@ -385,6 +405,7 @@ def _example(origin: dict, image: np.ndarray) -> dict:
         "patch": context["patch"],
         "mask_patch": donor["patch"],
         "mask_patient_id": donor["patient_id"],
+        "infill": context["infill"],
         "seed": origin["seed"],
     }
 

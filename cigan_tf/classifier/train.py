@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -15,7 +17,7 @@ import tqdm
 
 from cigan_tf import provenance
 from cigan_tf import workdir as workdir_lib
-from cigan_tf.classifier import batches, tensorboard
+from cigan_tf.classifier import batches, infill_choice, tensorboard
 from cigan_tf.classifier.resnet import build_classifier
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
@@ -23,7 +25,7 @@ from cigan_tf.errors import UserError
 from cigan_tf.evaluation import roc
 from cigan_tf.evaluation import scores as scores_lib
 from cigan_tf.evaluation.scores import Scores
-from cigan_tf.experiment_config import ClassifierConfig
+from cigan_tf.experiment_config import Cell, ClassifierConfig
 
 SETTINGS_FILE = "settings.json"
 VALIDATION_SCORES_FILE = scores_lib.VALIDATION_FILE_NAME
@@ -37,26 +39,40 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
     Args:
         config: the dataset; `config.classifier` is the arm's settings.
         seed: of weights, order, mixing and augmentation.
-        workdir: where the synthetic set lies if the settings name none.
+        workdir: where the synthetic set lies if the settings name none, and the classifier that
+            confirms its patches.
         run_dir: receives settings.json, logs/ (TensorBoard), classifier.keras,
-            provenance.json, validation_scores.csv and, last of all, scores.csv: where it is, the
-            run is finished and nothing is done. A run that was made from other data, or from the
-            patches of another generator, is trained again.
+            provenance.json, infills_used.json (with synthetic patches), validation_scores.csv and,
+            last of all, scores.csv: where it is, the run is finished and nothing is done. A run
+            that was made from other data, or from the patches of another generator, is trained
+            again.
 
     Raises:
-        UserError: the data cannot be used, the generator was trained on a test patient, or
-            `run_dir` holds a run with other settings.
+        UserError: the data cannot be used, the generator or the confirming classifier was trained
+            on a test patient, or `run_dir` holds a run with other settings.
     """
     settings = config.classifier
     fingerprint = provenance.dataset_record(config)["fingerprint"]
     synthetic = _open_synthetic(config, workdir, fingerprint)
-    if _claim(config, seed, run_dir, fingerprint, synthetic):
+    confirming = _confirming_classifier(settings, seed, workdir)
+    made_from = {
+        "dataset": fingerprint,
+        "synthetic set": synthetic and synthetic.facts,
+        "confirming classifier": confirming and _sha256(confirming),
+    }
+    if _claim(config, seed, run_dir, made_from, synthetic):
         return
-    iterator = iter(batches.training_batches(config, seed, synthetic))
     validation = batches.scored_batches(config, config.data.validation_split)
     test = batches.scored_batches(config, config.experiment.test_split)
+    used = None
     if synthetic:
         provenance.refuse_leaks(synthetic.record, test[1]["patient_id"])
+        if confirming:
+            record = provenance.read(confirming.parent / provenance.FILE_NAME)
+            provenance.refuse_leaks(record, test[1]["patient_id"], "confirming classifier")
+        used = infill_choice.choose_infills(config, seed, synthetic, confirming)
+        infill_choice.write_counts(run_dir, synthetic, used)
+    iterator = iter(batches.training_batches(config, seed, synthetic, used))
     classifier = _untrained(config.model.patch_size, settings, seed)
     validation_scores = _run_steps(classifier, iterator, validation, run_dir, config, seed)
     classifier.save(run_dir / CLASSIFIER_FILE)
@@ -187,14 +203,41 @@ def _open_synthetic(config: Config, workdir: pathlib.Path, fingerprint: str) -> 
             f"patient_share is {settings.patient_share:g}; pass --synthetic_dir of a set whose "
             "generator was trained with --train_patient_share of at most that."
         )
+    if synthetic.facts["infills_per_patch"] < settings.synthetic_per_real:
+        raise UserError(
+            f"The synthetic set in {str(folder)!r} holds {synthetic.facts['infills_per_patch']} "
+            f"infills of each patch, the arm's synthetic_per_real is "
+            f"{settings.synthetic_per_real:g}; delete the set, and write it again with "
+            f"--mode=infill --infills_per_patch={math.ceil(settings.synthetic_per_real)}."
+        )
     return synthetic
+
+
+def _confirming_classifier(
+    settings: ClassifierConfig, seed: int, workdir: pathlib.Path
+) -> pathlib.Path | None:
+    if settings.confirming_arm is None:
+        return None
+    cell = Cell(settings.confirming_arm, None, seed)
+    path = workdir_lib.cell_dir(workdir, cell) / CLASSIFIER_FILE
+    if not (path.exists() and (path.parent / provenance.FILE_NAME).exists()):
+        raise UserError(
+            f"There is no classifier in {str(path.parent)!r} to confirm infills, or no record of "
+            f"what it was trained on; train the arm {settings.confirming_arm!r} first."
+        )
+    return path
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _claim(
     config: Config,
     seed: int,
     run_dir: pathlib.Path,
-    fingerprint: str,
+    made_from: dict,
     synthetic: SyntheticSet | None,
 ) -> bool:
     """Makes the folder the run's own; returns whether its run is finished.
@@ -220,7 +263,7 @@ def _claim(
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        _remove_outdated(run_dir, config, fingerprint, synthetic)
+        _remove_outdated(run_dir, config, made_from, synthetic)
         workdir_lib.write_whole(path, json.dumps(given, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"The folder {str(run_dir)!r} cannot be written: {error}.") from None
@@ -228,13 +271,12 @@ def _claim(
 
 
 def _remove_outdated(
-    run_dir: pathlib.Path, config: Config, fingerprint: str, synthetic: SyntheticSet | None
+    run_dir: pathlib.Path, config: Config, now: dict, synthetic: SyntheticSet | None
 ) -> None:
     """Records from what the run is made, and removes one that was made from something else."""
     path = run_dir / provenance.FILE_NAME
     before = provenance.read(path)
     was = _identity(before) if before else {}
-    now = {"dataset": fingerprint, "synthetic set": synthetic and synthetic.facts}
     if was == now:
         return
     begun = [
@@ -256,7 +298,8 @@ def _remove_outdated(
     seen = dataclasses.replace(config.data, train_patient_share=config.classifier.patient_share)
     record = provenance.training_record(dataclasses.replace(config, data=seen))
     of_set = {**synthetic.record, "set": synthetic.facts} if synthetic else None
-    provenance.write(path, {**record, "synthetic": of_set})
+    confirmed_by = now["confirming classifier"]
+    provenance.write(path, {**record, "synthetic": of_set, "confirmed_by": confirmed_by})
 
 
 def _identity(record: dict) -> dict[str, object]:
@@ -265,4 +308,5 @@ def _identity(record: dict) -> dict[str, object]:
     return {
         "dataset": record["dataset"]["fingerprint"],
         "synthetic set": synthetic and synthetic["set"],
+        "confirming classifier": record.get("confirmed_by"),
     }

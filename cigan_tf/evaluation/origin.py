@@ -1,10 +1,12 @@
 """What the numbers of an experiment come from: the records beside its classifiers, short."""
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cigan_tf import provenance
+from cigan_tf import workdir as workdir_lib
 from cigan_tf.errors import UserError
 
 # Digits of a hash that people compare.
@@ -13,6 +15,8 @@ _SHORT = 12
 
 def read(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, dict[str, Any] | None]:
     """Returns the record of each row of the table, None where its classifiers have none.
+
+    With synthetic patches it has `infills_used`: by class, the mean number over its classifiers.
 
     Args:
         folders: of the classifiers, by row.
@@ -31,6 +35,8 @@ def read(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, dict[str, A
                 generators.setdefault(short_hash(_generator(record)), folder)
         _refuse_several(generators, "patches of different generators")
         records[row] = next(iter(found.values()))
+        if records[row] and (used := _infills_used(of_row)):
+            records[row] = {**records[row], "infills_used": used}
     _refuse_several(fingerprints, "different records of the dataset")
     return records
 
@@ -43,6 +49,7 @@ def columns(record: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     record = record or {}
     generator = _generator(record)
+    used = record.get("infills_used", {})
     return {
         **_data_and_code(record),
         "generator": short_hash(generator),
@@ -50,6 +57,8 @@ def columns(record: Mapping[str, Any] | None) -> dict[str, Any]:
         "generator_seed": generator.get("seed"),
         "generator_patients": len(generator["patients"]) if "patients" in generator else None,
         "synthetic_patches": generator.get("set", {}).get("num_patches"),
+        "malignant_infills_used": used.get("malignant"),
+        "non_malignant_infills_used": used.get("non_malignant"),
     }
 
 
@@ -80,6 +89,13 @@ def _data_and_code(record: Mapping[str, Any]) -> dict[str, Any]:
         "train_patients": len(record["patients"]) if "patients" in record else None,
         "train_patches": record.get("num_patches"),
     }
+
+
+def _infills_used(folders: Sequence[pathlib.Path]) -> dict[str, float] | None:
+    paths = [folder / workdir_lib.INFILLS_USED_FILE for folder in folders]
+    used = [json.loads(path.read_text())["used"] for path in paths if path.exists()]
+    names = used[0] if used else {}
+    return {name: round(sum(run[name] for run in used) / len(used), 1) for name in names} or None
 
 
 def _generator(record: Mapping[str, Any]) -> Mapping[str, Any]:

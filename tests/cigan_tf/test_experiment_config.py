@@ -56,6 +56,27 @@ def cells_of(*arms, **settings):
     return ExperimentConfig(arm=arms, classifier_seeds=(0, 3), **settings).cells(ClassifierConfig())
 
 
+def test_an_arm_comes_after_the_arm_that_confirms_its_infills():
+    cells = cells_of("sure: synthetic_use=mixed confirmed_by=plain", "plain:", "other:")
+    assert [cell.arm for cell in cells] == ["plain", "other", "sure"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arms", "named"),
+    [
+        (("sure: synthetic_use=mixed confirmed_by=absent", "plain:"), r"\(plain\).*'absent'"),
+        (("sure: synthetic_use=mixed confirmed_by=sure",), r"\(none\).*'sure'"),
+        (
+            ("plain:", "sure: synthetic_use=mixed confirmed_by=plain patient_share=0.5"),
+            r"no larger patient_share than its own, 0\.5; 'plain'",
+        ),
+    ],
+)
+def test_infills_are_confirmed_by_an_arm_of_the_same_patients_without_infills(arms, named):
+    with pytest.raises(UserError, match=named):
+        ExperimentConfig(arm=arms).validate(ClassifierConfig())
+
+
 def test_arms_with_synthetic_patches_are_trained_once_per_generator_and_seed():
     cells = cells_of("plain:", "cigan: synthetic_use=mixed", generators=("runs/a", "runs/b"))
     assert cells == [

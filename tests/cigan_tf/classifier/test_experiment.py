@@ -69,6 +69,16 @@ def test_cells_are_trained_on_the_patches_of_their_generator(discs_config, train
     }
 
 
+def test_the_arm_that_confirms_infills_is_trained_first(discs_config, trained, tmp_path):
+    confirmed = "sure: synthetic_use=mixed confirmed_by=baseline"
+    arms = dataclasses.replace(discs_config.experiment, arm=(confirmed, "baseline:"))
+    config = dataclasses.replace(discs_config, experiment=arms)
+    alone = [cell for cell in cells_of(config) if cell == ("sure", None, 1)]
+    experiment.train_free_cells(config, tmp_path, alone)
+    folders = list(dict.fromkeys(run_dir for _, _, run_dir in trained))
+    assert folders == [tmp_path / "classifiers" / arm / "seed_1" for arm in ("baseline", "sure")]
+
+
 def test_a_cell_that_another_process_trains_is_left_to_it(discs_config, trained, tmp_path):
     cells = cells_of(discs_config)
     with workdir.lock(workdir.cell_dir(tmp_path, cells[0])) as held:

@@ -159,6 +159,29 @@ def test_a_signal_ends_the_command_and_keeps_finished_shards(
     assert len(list(tmp_path.glob("synthetic/incomplete.1.0.0/synthetic-train.tfrecord-*"))) == 1
 
 
+def test_a_second_infill_of_a_patch_is_another_one(
+    records, discs_config, discs_generator, small_shards, tmp_path, monkeypatch
+):
+    twice = dataclasses.replace(discs_config.experiment, infills_per_patch=2)
+    config = dataclasses.replace(discs_config, experiment=twice)
+    with monkeypatch.context() as patched:
+        at_call(12, die, patched)  # in the second round
+        with pytest.raises(KeyboardInterrupt):
+            write_synthetic_set(config, tmp_path, str(discs_generator))
+    synthetic = SyntheticSet(write_synthetic_set(config, tmp_path, str(discs_generator)), 32)
+    first, second = ({}, {})
+    for record in synthetic.records().as_numpy_iterator():
+        (first, second)[record["infill"]][record["patch"]] = record
+    assert len(first) == len(second) == len(records) == synthetic.facts["num_patches"] / 2
+    for record in records:
+        of_patch, again = first[record["patch"]], second[record["patch"]]
+        assert record["seed"] == of_patch["seed"] != again["seed"]
+        assert np.array_equal(record["mask"], of_patch["mask"])
+        assert np.abs(of_patch["image"].astype(int) - again["image"]).max() > 0
+    lent = [p for p, record in first.items() if record["mask_patch"] != second[p]["mask_patch"]]
+    assert len(lent) > 4, "masks are drawn again"
+
+
 def test_two_at_once_are_refused(discs_config, discs_generator, tmp_path):
     with (
         workdir.lock(tmp_path),

@@ -128,6 +128,19 @@ def test_synthetic_patches_of_more_patients_are_refused(
         train.train_classifier(config, 0, tmp_path, tmp_path)
 
 
+def test_more_infills_of_a_patch_than_there_are_are_refused(
+    discs_config, with_classifier, synthetic_folder, tmp_path
+):
+    config = with_classifier(
+        discs_config,
+        synthetic_use="mixed",
+        synthetic_per_real=1.5,
+        synthetic_dir=str(synthetic_folder),
+    )
+    with pytest.raises(UserError, match=r"holds 1 infills.*is 1\.5.*--infills_per_patch=2"):
+        train.train_classifier(config, 0, tmp_path, tmp_path)
+
+
 def test_a_missing_synthetic_set_is_named(discs_config, with_classifier, tmp_path):
     with pytest.raises(UserError, match="--mode=infill"):
         train.train_classifier(

@@ -56,6 +56,18 @@ def test_each_row_has_its_record(folders):
     assert (without["generator"], without["synthetic_patches"]) == (None, None)
 
 
+def test_the_infills_used_are_the_mean_of_a_rows_classifiers(folders):
+    rows = folders([record()] * 2, [record(generator="a")] * 2)
+    for folder, malignant in zip(rows["cigan"], (4, 5), strict=True):
+        used = {"used": {"non_malignant": 6, "malignant": malignant}, "num_patches": 12}
+        (folder / "infills_used.json").write_text(json.dumps(used))
+    found = origin.read(rows)
+    columns = origin.columns(found["cigan"])
+    assert columns["malignant_infills_used"] == 4.5
+    assert columns["non_malignant_infills_used"] == 6
+    assert origin.columns(found["baseline"])["malignant_infills_used"] is None
+
+
 def test_what_is_not_recorded_is_none(folders):
     found = origin.read(folders([None], [None]))
     assert found == {"baseline": None, "cigan": None}

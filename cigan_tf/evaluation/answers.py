@@ -220,16 +220,23 @@ _MEASURES = {
 
 def _copied(qualities) -> Card:
     question = "Is anything copied?"
-    shares = _sides(qualities, "share_copied", "both")
+    # Infills of held-out patches, and of training patches, which a classifier is trained on.
+    shares = {
+        name: _sides(qualities, measure, "both")
+        for measure, name in (
+            ("share_copied", "counted as copies"),
+            ("share_copied_in_training_tissue", "in training tissue"),
+        )
+    }
     recalls: dict[str, float] = {}
     for quality in qualities.values():
         for name, value in _recalls(quality).items():
             recalls[name] = min(value, recalls.get(name, 1.0))
-    if not shares or not recalls:
+    if not any(shares.values()) or not recalls:
         return Card(question, "Not audited", "open", [])
     least = min(recalls.values())
     lines = [
-        *_lines("counted as copies", shares, None, "{:.1%}"),
+        *(line for name, sides in shares.items() for line in _lines(name, sides, None, "{:.1%}")),
         Line("planted copies found", f"{least:.0%} at least, of {', '.join(recalls)} ones"),
     ]
     training = max((_searched(quality) for quality in qualities.values()), default=0)
@@ -237,7 +244,8 @@ def _copied(qualities) -> Card:
         lines.append(Line("searched", f"{training:,} training patches"))
     if any(
         infills["value"] > (real or {"value": 0})["value"] + _COPIES_ABOVE_ALARMS
-        for infills, real in shares
+        for sides in shares.values()
+        for infills, real in sides
     ):
         return Card(question, "Copies of training patches", "bad", lines)
     if least < _LEAST_RECALL:

@@ -65,10 +65,11 @@ def judged(**changes):
     return [entry(name, *sides) for name, sides in {**values, **changes}.items()]
 
 
-def audit(share=0.01, recall=1.0):
+def audit(share=0.01, recall=1.0, in_training=0.0):
     return [
         entry("nearest_training_patch", 0.6, 0.6, "both", infills=40, training=3721),
         entry("share_copied", share, 0.01, "both"),
+        entry("share_copied_in_training_tissue", in_training, 0.01, "both"),
         entry("recall_plain", 1.0, None, "both"),
         entry("recall_flipped", recall, None, "both"),
     ]
@@ -140,8 +141,9 @@ def test_are_the_infills_good(measures, answer, tone, ask):
     [
         (audit(), "No copies found (100% of planted ones are)", "good"),
         (audit(share=0.3), "Copies of training patches", "bad"),
+        (audit(in_training=0.3), "Copies of training patches", "bad"),
         (audit(recall=0.7), "None found, but the search misses 30%", "open"),
-        (audit()[:2], "Not audited", "open"),
+        (audit()[:3], "Not audited", "open"),
     ],
 )
 def test_is_anything_copied(measures, answer, tone, ask):

@@ -1,6 +1,7 @@
 """The frame of every command: a user's mistake ends in one line and exit code 2."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,6 +11,9 @@ from cigan_tf.errors import DivergedError, Preempted, UserError
 
 # A shell's code of a command that Ctrl-C ended.
 _CTRL_C = 130
+# Of these file systems TensorFlow brings gs://; TFDS reads datasets from there.
+_BUCKETS = ("gs", "s3", "s3a", "hdfs", "abfs", "az", "azure", "wasb")
+_READS_BUCKETS = (("data_dir", "gs"),)
 
 
 def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
@@ -59,4 +63,36 @@ def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
         given = " ".join(rest[1:])
         but = f" but {' '.join(arguments)}" if arguments else ""
         sys.exit(fail(f"Every argument{but} is a flag, --name=value. Received: {given!r}."))
-    return rest
+    try:
+        _make_paths_local()
+        return [rest[0], *(_local("argument", value) for value in rest[1:])]
+    except UserError as error:
+        sys.exit(fail(str(error)))
+
+
+def _make_paths_local() -> None:
+    """Expands ~ in every flag, which no shell does behind `=`, and refuses buckets.
+
+    No flag that is no path begins with a tilde. Only datasets are read from buckets.
+    """
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if isinstance(flag.value, str):
+            local = _local(name, flag.value)
+        elif isinstance(flag.value, list) and all(isinstance(value, str) for value in flag.value):
+            local = [_local(name, value) for value in flag.value]
+        else:
+            continue
+        if local != flag.value:  # assigning marks a flag as given
+            flag.value = local
+
+
+def _local(name: str, value: str) -> str:
+    scheme, _, rest = value.partition("://")
+    if rest and scheme.lower() in _BUCKETS and (name, scheme) not in _READS_BUCKETS:
+        also = " or in a bucket at gs://" if name in dict(_READS_BUCKETS) else ""
+        raise UserError(
+            f"{name} must be on this machine or mounted{also}, {scheme}:// cannot be used here. "
+            f"Received: {value!r}."
+        )
+    return os.path.expanduser(value) if value.startswith("~") else value

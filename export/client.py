@@ -85,7 +85,7 @@ class Client:
 
         Args:
             image_bytes: N grey PNGs of 8 or 16 bits.
-            mask_bytes: N grey PNGs, not 0 where the lesion is.
+            mask_bytes: N grey PNGs, bright where the lesion is.
             label: int [N], 0 non-malignant, 1 malignant.
             seed: int [N]; the same seed gives the same infill.
 
@@ -204,7 +204,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("model", "cigan", "The model's name on the server.")
     flags.DEFINE_string("version", "", "A version's number or label; default: the newest.")
     flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
-    flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, not 0 where to infill.")
+    flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, bright where to infill.")
     flags.DEFINE_enum("label", "malignant", ["non_malignant", "malignant"], "Class of the infill.")
     flags.DEFINE_integer("seed", 0, "The same seed gives the same infill.")
     flags.DEFINE_string("output", None, "Receives the infilled patch, a 16-bit PNG.")

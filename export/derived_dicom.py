@@ -1,13 +1,16 @@
 """A film with infilled lesions as DICOM objects: the film itself, and the masks as a segmentation.
 
-The film is a derived image of its source (DICOM PS3.3, C.7.6.1.1.3 and C.12.1.1): the same study
-and the source's attributes under new UIDs, what was done in words, and the flag Synthetic Data.
+The film is a derived image (DICOM PS3.3, C.7.6.1.1.3 and C.12.1.1): what was done in words, and the
+flag Synthetic Data. It is a new study of no patient: of its source it takes what describes the
+picture and nothing else, neither who, where and when (PS3.15, Annex E) nor private elements, which
+may say either. On request it stays with its source's patient and study.
 """
 
 import copy
 import datetime
 import io
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -15,7 +18,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from export.film_infill import FilmLesion
 from tfds_ddsm.sources.image_file import FilmPixels
@@ -28,8 +31,30 @@ _SERIES_DESCRIPTION = "Synthetic lesions (ciGAN)"
 # Behind the series that a hospital's machines number.
 _FILM_SERIES_NUMBER, _MASK_SERIES_NUMBER = 9001, 9002
 
-# What a source says of its own pixels, and what would no longer hold. Private elements go too: none
-# can say whether they hold.
+# What describes the picture and not the patient: all of group 0028 (how pixels are stored and
+# shown), of group 0018 (acquisition) what is a number or a code, and these.
+_PIXEL_DESCRIPTION_GROUP, _ACQUISITION_GROUP = 0x0028, 0x0018
+_NUMBERS_AND_CODES = {"CS", "DS", "FD", "FL", "IS", "SL", "SS", "UL", "US"}
+_DESCRIBES_THE_PICTURE = (
+    "AnatomicRegionSequence",
+    "ConversionType",
+    "ImageLaterality",
+    "ImageType",
+    "Laterality",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "Modality",
+    "OrganExposed",
+    "PatientOrientation",
+    "PresentationIntentType",
+    "PresentationLUTSequence",
+    "PresentationLUTShape",
+    "SOPClassUID",
+    "SpecificCharacterSet",
+    "ViewCodeSequence",
+)
+
+# What a source says of its own pixels, and what would no longer hold.
 _OF_THE_SOURCE_ALONE = (
     "DataSetTrailingPadding",
     "DigitalSignaturesSequence",
@@ -37,11 +62,14 @@ _OF_THE_SOURCE_ALONE = (
     "MACParametersSequence",
     "PixelDataProviderURL",
 )
-_PIXEL_DATA_GROUP = 0x7FE0
+_OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
-_EMPTY_WITHOUT_SOURCE = (
+# Type 2 attributes of the patient, study, series and image: they must be there, and may be empty.
+_MAY_BE_EMPTY = (
     "AccessionNumber",
+    "InstanceNumber",
     "Laterality",
+    "Manufacturer",
     "PatientBirthDate",
     "PatientID",
     "PatientName",
@@ -52,12 +80,19 @@ _EMPTY_WITHOUT_SOURCE = (
     "StudyID",
     "StudyTime",
 )
+# Of the mammography and DX image modules, likewise.
+_MAY_BE_EMPTY_IN_MAMMOGRAPHY = ("AcquisitionContextSequence",)
+
+_CHARACTER_SET = re.compile(r"ISO[ _]?(2022)?[ _]?IR[ _]?(\d{1,3})", re.IGNORECASE)
+# Character sets that mean something as extensions of the default one alone (PS3.3, C.12.1.1.2).
+_ONLY_AS_EXTENSIONS = {"58", "87", "149", "159"}
 
 
 def derived_film(
     infilled: FilmPixels,
     lesions: Sequence[FilmLesion],
     generator_id: str,
+    keep_patient: bool = False,
 ) -> pydicom.Dataset:
     """Returns the new film as an image derived from its source.
 
@@ -66,13 +101,33 @@ def derived_film(
             header it becomes a secondary capture.
         lesions: what was infilled.
         generator_id: which generator did it, at most 64 characters.
+        keep_patient: whether it stays in its source's study, with all that tells of the patient.
 
     Returns:
         A dataset with its file meta information, ready to be written.
+
+    Raises:
+        ValueError: it shall stay in its source's study, and the source names none.
     """
-    film = _without_source() if infilled.header is None else _like_source(infilled.header)
-    now = datetime.datetime.now()
-    film.ImageType = ["DERIVED", "SECONDARY", *list(film.get("ImageType") or [])[2:]]
+    source = infilled.header
+    if source is None:
+        film = _new_secondary_capture()
+    else:
+        source = _with_known_character_set(source)
+        film = _same_study(source) if keep_patient else _picture_alone(source)
+    now = _now(film)
+    if source is None or not keep_patient:
+        _start_study(film, now)
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in film:
+            setattr(film, keyword, None)
+    if "ImageLaterality" in film and not film.Laterality:
+        del film.Laterality  # stands in its place
+    if film.SOPClassUID != SecondaryCaptureImageStorage:
+        for keyword in _MAY_BE_EMPTY_IN_MAMMOGRAPHY:
+            if keyword not in film:
+                setattr(film, keyword, [])
+    film.ImageType = ["DERIVED", "SECONDARY", *_values(film.get("ImageType"))[2:]]
     film.SyntheticData = "YES"
     film.DerivationDescription = _description(lesions)
     film.SeriesInstanceUID = generate_uid()
@@ -82,7 +137,7 @@ def derived_film(
     film.InstanceCreationDate = film.ContentDate = now.strftime("%Y%m%d")
     film.InstanceCreationTime = film.ContentTime = now.strftime("%H%M%S")
     film.ContributingEquipmentSequence = [
-        *film.get("ContributingEquipmentSequence", []),
+        *_earlier_equipment(source, keep_patient),
         _equipment(generator_id, now),
     ]
     film.file_meta = pydicom.dataset.FileMetaDataset()
@@ -121,11 +176,19 @@ def segmentation(
     """
     shape = film.Rows, film.Columns
     masks = np.stack([lesion.on_film(shape) for lesion in lesions], axis=-1)
+    described = pydicom.Dataset()
+    described.update(film)
+    described.file_meta = film.file_meta
+    # A frame of reference asks for the place of its planes (PS3.3, A.51.5), which a film lacks.
+    described.pop("FrameOfReferenceUID", None)
+    if "SpecificCharacterSet" in film:
+        # The one that holds every name. A new element: the old one is the film's, too.
+        described.add_new("SpecificCharacterSet", "CS", "ISO_IR 192")
     with warnings.catch_warnings():
         # The names of public films' patients are not of the form that DICOM wants.
         warnings.filterwarnings("ignore", message="The string .* is unlikely to represent")
         masked = hd.seg.Segmentation(
-            source_images=[film],
+            source_images=[described],
             pixel_array=masks[None],
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[_segment(i + 1, lesion) for i, lesion in enumerate(lesions)],
@@ -144,6 +207,13 @@ def segmentation(
         )
     masked.SyntheticData = "YES"
     masked.PatientOrientation = None  # must be there, may be empty
+    spacing, thickness = _pixel_spacing_mm(film), film.get("BodyPartThickness")
+    if spacing and thickness:  # readers, highdicom's among them, want both or none
+        measures = pydicom.Dataset()
+        measures.PixelSpacing = spacing
+        measures.SliceThickness = thickness
+        (shared,) = masked.SharedFunctionalGroupsSequence
+        shared.PixelMeasuresSequence = [measures]
     return masked
 
 
@@ -154,33 +224,111 @@ def to_bytes(dataset: pydicom.Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def _like_source(source: pydicom.Dataset) -> pydicom.Dataset:
-    film = copy.deepcopy(source)
-    film.remove_private_tags()
-    for keyword in _OF_THE_SOURCE_ALONE:
-        film.pop(keyword, None)
-    for tag in list(film.group_dataset(_PIXEL_DATA_GROUP).keys()):
-        del film[tag]
-    reference = pydicom.Dataset()
-    reference.ReferencedSOPClassUID = UID(source.SOPClassUID)
-    reference.ReferencedSOPInstanceUID = UID(source.SOPInstanceUID)
-    reference.PurposeOfReferenceCodeSequence = [
-        _code(codes.DCM.SourceImageForImageProcessingOperation)
-    ]
-    film.SourceImageSequence = [reference]
+def _picture_alone(source: pydicom.Dataset) -> pydicom.Dataset:
+    """Returns what describes a source's picture, and nothing of its patient."""
+    film = pydicom.Dataset()
+    film.SOPClassUID = SecondaryCaptureImageStorage
+    for element in source:
+        group = element.tag.group
+        if (
+            element.keyword in _DESCRIBES_THE_PICTURE
+            or group == _PIXEL_DESCRIPTION_GROUP
+            or (group == _ACQUISITION_GROUP and element.VR in _NUMBERS_AND_CODES)
+        ):
+            film[element.tag] = copy.deepcopy(element)
     return film
 
 
-def _without_source() -> pydicom.Dataset:
+def _same_study(source: pydicom.Dataset) -> pydicom.Dataset:
+    """Returns all of a source that holds for the new film, too."""
+    if not source.get("StudyInstanceUID"):
+        raise ValueError("the film names no study that a new one could stay in (StudyInstanceUID)")
+    film = copy.deepcopy(source)
+    for keyword in _OF_THE_SOURCE_ALONE:
+        film.pop(keyword, None)
+    for group in _OVERLAY_GROUPS:
+        for tag in list(film.group_dataset(group).keys()):
+            del film[tag]
+    if "SOPClassUID" not in film:
+        film.SOPClassUID = SecondaryCaptureImageStorage
+    if source.get("SOPInstanceUID"):
+        reference = pydicom.Dataset()
+        reference.ReferencedSOPClassUID = film.SOPClassUID
+        reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
+        reference.PurposeOfReferenceCodeSequence = [
+            _code(codes.DCM.SourceImageForImageProcessingOperation)
+        ]
+        film.SourceImageSequence = [reference]
+    film.ImageComments = "Synthetic lesions in a film of a real patient, who was kept on request."
+    return film
+
+
+def _new_secondary_capture() -> pydicom.Dataset:
     film = pydicom.Dataset()
-    for keyword in _EMPTY_WITHOUT_SOURCE:
-        setattr(film, keyword, None)
     film.SOPClassUID = SecondaryCaptureImageStorage
-    film.StudyInstanceUID = generate_uid()
     film.Modality = "MG"
     film.ConversionType = "WSD"  # workstation
     film.BodyPartExamined = "BREAST"
     return film
+
+
+def _start_study(film: pydicom.Dataset, now: datetime.datetime) -> None:
+    film.StudyInstanceUID = generate_uid()
+    film.StudyDescription = _SERIES_DESCRIPTION
+    film.StudyDate, film.StudyTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    # Text that is part of the picture stays.
+    burned_in = film.get("BurnedInAnnotation") == "YES"
+    film.PatientIdentityRemoved = "NO" if burned_in else "YES"
+    film.DeidentificationMethod = "ciGAN: a new study with what describes the picture alone"
+
+
+def _now(film: pydicom.Dataset) -> datetime.datetime:
+    """Returns the time in the zone that a film's times are in (PS3.3, C.12.1.1.8)."""
+    match = re.fullmatch(r"([+-])(\d{2})([0-5]\d)", str(film.get("TimezoneOffsetFromUTC") or ""))
+    if match is None or int(match[2]) > 14:
+        film.pop("TimezoneOffsetFromUTC", None)
+        return datetime.datetime.now()
+    offset = datetime.timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return datetime.datetime.now(datetime.timezone(-offset if match[1] == "-" else offset))
+
+
+def _with_known_character_set(source: pydicom.Dataset) -> pydicom.Dataset:
+    """Returns a header whose text is decoded, under character sets that are spelt right."""
+    source = copy.deepcopy(source)
+    source.decode()
+    if "SpecificCharacterSet" in source:
+        known = [_known(term.strip()) for term in _values(source.SpecificCharacterSet)]
+        number = known[0].rpartition(" ")[2] if len(known) == 1 else ""
+        if number in _ONLY_AS_EXTENSIONS:
+            known = ["", *known]
+        elif len(known) == 1 and known[0].startswith("ISO 2022"):
+            known = [f"ISO_IR {number}"]
+        source.SpecificCharacterSet = known if any(known) else None
+        if known == ["ISO_IR 6"]:  # the default, which has no name of its own
+            del source.SpecificCharacterSet
+    return source
+
+
+def _known(term: str) -> str:
+    match = _CHARACTER_SET.fullmatch(term)
+    return f"ISO{' 2022 ' if match[1] else '_'}IR {match[2]}" if match else term
+
+
+def _values(value) -> list:
+    """Returns the values of an element that may have none, one or several."""
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _pixel_spacing_mm(film: pydicom.Dataset) -> list[float] | None:
+    """Returns the distances of rows and columns in the breast, as far as the film tells them."""
+    spacing = film.get("PixelSpacing")
+    if not spacing and (spacing := film.get("ImagerPixelSpacing")):
+        magnification = float(film.get("EstimatedRadiographicMagnificationFactor") or 1)
+        spacing = [round(float(side) / magnification, 6) for side in spacing]
+    spacing = [float(side) for side in spacing or []]
+    return spacing if len(spacing) == 2 and min(spacing) > 0 else None
 
 
 def _description(lesions: Sequence[FilmLesion]) -> str:
@@ -190,6 +338,15 @@ def _description(lesions: Sequence[FilmLesion]) -> str:
         f"{len(lesions)} region(s) of the source image: {malignant} as malignant, "
         f"{len(lesions) - malignant} as non-malignant. Outside of them the pixels are the source's."
     )
+
+
+def _earlier_equipment(source: pydicom.Dataset | None, keep_all: bool) -> list[pydicom.Dataset]:
+    """Returns the machines that worked on the source; of a film without a patient, only ours."""
+    return [
+        item
+        for item in (source.get("ContributingEquipmentSequence") or [] if source else [])
+        if keep_all or item.get("Manufacturer") == _MAKER
+    ]
 
 
 def _equipment(generator_id: str, now: datetime.datetime) -> pydicom.Dataset:

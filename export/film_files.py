@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pydicom
+from scipy import ndimage
 
 from cigan_tf import workdir
 from cigan_tf.errors import UserError
@@ -18,6 +19,10 @@ from tfds_ddsm.sources import image_file
 from tfds_ddsm.sources.image_file import FilmPixels
 
 _GREY_OF_CLASS = {False: 128, True: 255}
+# What is written beside each other; the film last: where it is, its masks are.
+_ENDINGS = ("_seg.dcm", "_mask.png", ".dcm")
+# Of a mask: a hole of noise is smaller, one in an outline or in an inverted mask larger.
+_MAX_HOLE_SHARE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,15 +73,25 @@ def read_film(data: bytes, name: str, bits: int | None = None, voi: bool = False
 
 
 def read_mask(data: bytes, name: str) -> np.ndarray:
-    """Reads a lesion mask from a grey picture: bool, True above 0.
+    """Reads a lesion mask from a grey picture: bool, True above the middle of its grey levels.
 
     Raises:
-        UserError: the content is damaged or no grey picture.
+        UserError: the content is damaged, no grey picture, or no lesion: the set pixels surround a
+            hole.
     """
     try:
-        return image_file.decode(data, name) > 0
+        pixels = image_file.decode(data, name)
     except UnreadableFilmError as error:
         raise UserError(str(error)) from None
+    low, high = int(pixels.min()), int(pixels.max())
+    mask = pixels > ((low + high) / 2 if low < high else 0)
+    hole = int(np.count_nonzero(ndimage.binary_fill_holes(mask))) - int(np.count_nonzero(mask))
+    if hole > _MAX_HOLE_SHARE * np.count_nonzero(mask):
+        raise UserError(
+            f"{name}: the mask's bright pixels surround a hole of {hole} pixels. The lesion must "
+            "be bright and filled: is the picture inverted, or an outline?"
+        )
+    return mask
 
 
 def read_file(path: str | os.PathLike) -> bytes:
@@ -88,9 +103,21 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def files_of(
-    film: FilmFile, pixels: np.ndarray, lesions: Sequence[FilmLesion], generator_id: str
+    film: FilmFile,
+    pixels: np.ndarray,
+    lesions: Sequence[FilmLesion],
+    generator_id: str,
+    keep_patient: bool = False,
 ) -> dict[str, bytes]:
     """Returns the files of a film with infilled lesions, by what follows the name of the output.
+
+    Args:
+        film: the source.
+        pixels: uint16 [height, width], the grey levels after infilling.
+        lesions: what was infilled.
+        generator_id: which generator did it, at most 64 characters.
+        keep_patient: whether the film stays with the source's patient and study; else it is a new
+            study of no patient.
 
     Returns:
         `_seg.dcm`: the lesions' masks as DICOM segmentation. `_mask.png`: the same as one picture,
@@ -102,7 +129,7 @@ def files_of(
     try:
         with image_file.refusing(film.name):
             infilled = film.film.with_grey(pixels)
-            derived = derived_dicom.derived_film(infilled, lesions, generator_id)
+            derived = derived_dicom.derived_film(infilled, lesions, generator_id, keep_patient)
             masks = derived_dicom.segmentation(derived, lesions, generator_id)
             dicom_files = [derived_dicom.to_bytes(dataset) for dataset in (masks, derived)]
     except UnreadableFilmError as error:
@@ -110,24 +137,48 @@ def files_of(
     picture = np.zeros(pixels.shape, np.uint8)
     for lesion in lesions:
         picture[lesion.on_film(pixels.shape)] = _GREY_OF_CLASS[lesion.malignant]
-    return {
-        "_seg.dcm": dicom_files[0],
-        "_mask.png": png_file.encode(picture[..., None]),
-        ".dcm": dicom_files[1],
-    }
+    contents = dicom_files[0], png_file.encode(picture[..., None]), dicom_files[1]
+    return dict(zip(_ENDINGS, contents, strict=True))
+
+
+def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) -> None:
+    """Raises UserError where what `write_files` writes would replace a file.
+
+    Args:
+        output: the film to write.
+        inputs: files that were read; they are never replaced.
+        overwrite: whether other files may be replaced.
+    """
+    read = [pathlib.Path(path).expanduser() for path in inputs]
+    for path in _paths_of(output):
+        if not path.exists():
+            continue
+        if any(one.exists() and path.samefile(one) for one in read):
+            raise UserError(
+                f"output {str(output)!r} would replace {str(path)!r}, from which it is made; pass "
+                "another name."
+            )
+        if not overwrite:
+            raise UserError(
+                f"output {str(path)!r} is there already; pass another name, or --overwrite."
+            )
 
 
 def write_files(output: pathlib.Path, files: dict[str, bytes]) -> list[pathlib.Path]:
-    """Writes the files beside each other, the film last: where it is, its masks are.
+    """Writes what `files_of` returned.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    paths = [output.with_name(output.stem + ending) for ending in files]
+    paths = _paths_of(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        for path, content in zip(paths, files.values(), strict=True):
-            workdir.write_whole(path, content)
+        for path, ending in zip(paths, _ENDINGS, strict=True):
+            workdir.write_whole(path, files[ending])
     except OSError as error:
         raise UserError(f"output {str(output)!r} cannot be written: {error.strerror}.") from None
     return paths
+
+
+def _paths_of(output: pathlib.Path) -> list[pathlib.Path]:
+    return [output.with_name(output.stem + ending) for ending in _ENDINGS]

@@ -24,6 +24,8 @@ from export import film_files
 from export.film_infill import FilmInfiller, FilmLesion, off_the_breast, parse_film_size
 
 _LABELS = ("non_malignant", "malignant")
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_PLACE_AND_PATH = re.compile(rf"(?:({_NUMBER}),({_NUMBER}),)?(.+)")
 
 
 def insert_lesions(
@@ -34,6 +36,8 @@ def insert_lesions(
     seed: int,
     bits: int | None = None,
     voi: bool = False,
+    keep_patient: bool = False,
+    overwrite: bool = False,
 ) -> list[pathlib.Path]:
     """Writes the film with its lesions infilled, and their masks beside it.
 
@@ -41,45 +45,39 @@ def insert_lesions(
 
     Args:
         film_path: a DICOM, PNG, PGM, TIFF or JPEG file of a film.
-        lesions: each as the flag --lesion tells.
+        lesions: each as the flag --lesion says.
         infill: the generator for whole films.
         output: the DICOM file to write.
         seed: of the first infill.
         bits: depth of the film; None: as the file says, or its values suggest, with a warning.
         voi: whether to apply a DICOM film's VOI LUT or window.
+        keep_patient: whether the new film stays with the source's patient and study.
+        overwrite: whether files of an earlier call may be replaced.
 
     Returns:
         The files written; the film is the last.
 
     Raises:
-        UserError: a file is none of these, or a lesion has no room.
+        UserError: a file is none of these, a lesion has no room, or a file would be replaced.
     """
     if output.suffix != ".dcm":
         raise UserError(f"output must be a name ending in .dcm. Received: {str(output)!r}.")
-    if output.exists() and output.samefile(film_path):
-        raise UserError(f"output must not be the source film itself. Received: {str(output)!r}.")
     film = film_files.read_film(film_files.read_file(film_path), film_path, bits, voi)
     if film.warning:
         print(f"warning: {film.warning}", file=sys.stderr)
     placed = [parse_lesion(text, film.pixels.shape) for text in lesions]
+    masks = [_split(text)[2] for text in lesions]
+    film_files.check_outputs(output, [film_path, *masks], overwrite)
     pixels, infilled = infill(film.pixels, placed, seed)
     if warning := off_the_breast(infilled):
         print(f"warning: {warning}", file=sys.stderr)
-    files = film_files.files_of(film, pixels, placed, infill.generator_id)
+    files = film_files.files_of(film, pixels, placed, infill.generator_id, keep_patient)
     return film_files.write_files(output, files)
 
 
 def parse_lesion(text: str, film_shape: tuple[int, int]) -> FilmLesion:
     """Returns the lesion that a --lesion flag asks for; raises UserError if it is none."""
-    # The mask's path may hold commas of its own.
-    place_and_path, _, label = text.rpartition(",")
-    match = re.fullmatch(r"(?:(\d{1,6}),(\d{1,6}),)?(.+)", place_and_path)
-    if label not in _LABELS or match is None:
-        raise UserError(
-            "lesion must be ROW,COLUMN,MASK,CLASS or MASK,CLASS with the class malignant or "
-            f"non_malignant. Received: {text!r}."
-        )
-    row, column, path = match.groups()
+    row, column, path, label = _split(text)
     mask = film_files.read_mask(film_files.read_file(path), path)
     if row is not None:
         return FilmLesion.centred(mask, int(row), int(column), label == "malignant")
@@ -89,6 +87,26 @@ def parse_lesion(text: str, film_shape: tuple[int, int]) -> FilmLesion:
             "x {} in {!r}.".format(*film_shape, *mask.shape, path)
         )
     return FilmLesion(mask, 0, 0, label == "malignant")
+
+
+def _split(text: str) -> tuple[str | None, str | None, str, str]:
+    """Returns row, column, path and class; raises UserError where --lesion holds others."""
+    # The mask's path may hold commas of its own.
+    place_and_path, _, label = text.rpartition(",")
+    match = _PLACE_AND_PATH.fullmatch(place_and_path)
+    if label not in _LABELS or match is None:
+        raise UserError(
+            "lesion must be ROW,COLUMN,MASK,CLASS or MASK,CLASS with the class malignant or "
+            f"non_malignant. Received: {text!r}."
+        )
+    row, column, path = match.groups()
+    for value in (row, column):
+        if value is not None and not re.fullmatch(r"[0-9]{1,6}", value):
+            raise UserError(
+                f"lesion's row and column must be whole numbers of pixels from 0. Received: "
+                f"{value!r} in {text!r}."
+            )
+    return row, column, path, label
 
 
 def main(film: str) -> None:
@@ -102,7 +120,15 @@ def main(film: str) -> None:
         print(f"warning: {infill.scale_warning}", file=sys.stderr)
     output = pathlib.Path(options.output).expanduser()
     for path in insert_lesions(
-        film, options.lesion, infill, output, options.seed, options.bits, options.voi
+        film,
+        options.lesion,
+        infill,
+        output,
+        options.seed,
+        options.bits,
+        options.voi,
+        options.keep_patient,
+        options.overwrite,
     ):
         print(path)
 
@@ -112,10 +138,10 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string(
         "lesion",
         [],
-        "ROW,COLUMN,MASK,CLASS, once for each lesion. MASK: a grey picture of the lesion, above 0 "
-        "inside, in pixels of the film; its centre comes to lie on the film's pixel ROW, COLUMN. "
-        "Or MASK,CLASS for a mask as large as the film. CLASS: malignant, or non_malignant to "
-        "take a lesion out.",
+        "ROW,COLUMN,MASK,CLASS, once for each lesion. MASK: a grey picture of the lesion, bright "
+        "inside (grey edges are cut at half), in pixels of the film; its centre comes to lie on "
+        "the film's pixel ROW, COLUMN. Or MASK,CLASS for a mask as large as the film. CLASS: "
+        "malignant, or non_malignant to take a lesion out.",
     )
     flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
     flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")
@@ -127,6 +153,13 @@ if __name__ == "__main__":
         8,
         16,
     )
+    flags.DEFINE_bool(
+        "keep_patient",
+        False,
+        "Leave the new film with the source's patient, in the source's study. By default it is a "
+        "new study of no patient.",
+    )
+    flags.DEFINE_bool("overwrite", False, "Replace files of an earlier call; inputs never are.")
     flags.DEFINE_bool("voi", False, "Apply the VOI LUT or window of a DICOM film.")
     flags.DEFINE_list(
         "film_size",

@@ -38,8 +38,9 @@ def export(
     Signatures, batch size N free, p the patch size:
         serving_default: image float32 [N,p,p,1] in [0,1], mask float32 [N,p,p,1] in {0,1}, label
             int32 [N] in {0,1}, seed int32 [N] -> infilled float32 [N,p,p,1] in [0,1].
-        infill_png: image_bytes string [N] (8- or 16-bit grey PNG), mask_bytes string [N], label
-            int32 [N], seed int32 [N] -> infilled_bytes string [N] (16-bit PNG).
+        infill_png: image_bytes string [N] (8- or 16-bit grey PNG), mask_bytes string [N] (grey
+            PNG, bright where the lesion is; grey edges are cut at half), label int32 [N], seed
+            int32 [N] -> infilled_bytes string [N] (16-bit PNG).
 
     The run's provenance record goes to assets.extra/provenance.json, with the checkpoint's step and
     a hash of graph and weights. A run that has none is exported without one, with a warning on
@@ -136,7 +137,7 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
         shapes = input_checks.shape_checks(**{n: (vector, ()) for n, vector in vectors.items()})
         image_bytes, mask_bytes, label, seed = input_checks.after(shapes, *vectors.values())
         image = png.decode(image_bytes, "image_bytes", side)
-        mask = tf.cast(png.decode(mask_bytes, "mask_bytes", side) > 0, tf.float32)
+        mask = _lesion_of(png.decode(mask_bytes, "mask_bytes", side))
         return {"infilled_bytes": png.encode(checked_infill(image, mask, label, seed))}
 
     def spec(dtype, name, shape=()):
@@ -163,6 +164,19 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
         ],
     )
     return archive
+
+
+def _lesion_of(pictures: tf.Tensor) -> tf.Tensor:
+    """Returns masks of 0 and 1 from pictures of them: bright is the lesion, cut at half.
+
+    Args:
+        pictures: float32 [N, p, p, 1]; all of one level above 0 is a mask of the whole patch.
+    """
+    low, high = (
+        reduce(pictures, axis=(1, 2, 3), keepdims=True) for reduce in (tf.reduce_min, tf.reduce_max)
+    )
+    cut = tf.where(low < high, (low + high) / 2, tf.zeros_like(low))
+    return tf.cast(pictures > cut, tf.float32)
 
 
 def main() -> None:

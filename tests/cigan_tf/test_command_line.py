@@ -1,5 +1,7 @@
 """How a command ends: one line and the exit code that says why."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -48,3 +50,59 @@ command_line.run(main)
         [sys.executable, "-c", script, *given], capture_output=True, text=True, check=True
     )
     assert [line.partition("] ")[2] for line in finished.stderr.splitlines()] == shown
+
+
+PATHS = """
+from absl import flags
+from cigan_tf import command_line
+flags.DEFINE_string("workdir", None, "")
+flags.DEFINE_string("data_dir", None, "")
+flags.DEFINE_string("server", None, "")
+flags.DEFINE_list("generators", [], "")
+def main(film):
+    print(flags.FLAGS.workdir, flags.FLAGS.generators, flags.FLAGS.data_dir, film)
+    print(flags.FLAGS["data_dir"].present)
+command_line.run(main, arguments=("FILM",))
+"""
+
+
+def run_with_paths(*given):
+    return subprocess.run(
+        [sys.executable, "-c", PATHS, *given],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HOME": "/home/jane"},
+        check=False,
+    )
+
+
+def test_a_tilde_is_the_home_folder_in_every_flag_and_argument(tmp_path):
+    (tmp_path / "my.flags").write_text("--workdir=~/runs/x\n")
+    finished = run_with_paths(
+        f"--flagfile={tmp_path}/my.flags", "--generators=~/a,b~,~/c", "~/film [1].dcm"
+    )
+    assert finished.stdout.splitlines() == [
+        "/home/jane/runs/x ['/home/jane/a', 'b~', '/home/jane/c'] None /home/jane/film [1].dcm",
+        "0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--workdir=gs://b/x", "f"], "workdir must be on this machine or mounted, gs:// cannot"),
+        (["--generators=a,s3://b/x", "f"], "generators must be .* s3:// cannot"),
+        (["--data_dir=s3://b/x", "f"], "mounted or in a bucket at gs://, s3:// cannot"),
+        (["gs://b/film.dcm"], "argument must be .* Received: 'gs://b/film.dcm'"),
+    ],
+)
+def test_buckets_are_refused_in_one_line(given, message):
+    finished = run_with_paths(*given)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert re.search(message, line)
+
+
+def test_datasets_are_read_from_buckets_and_servers_have_addresses():
+    finished = run_with_paths("--data_dir=gs://b/x", "--server=http://localhost:1", "film.dcm")
+    assert finished.stdout.splitlines()[0].endswith("gs://b/x film.dcm")

@@ -1,13 +1,19 @@
 import copy
+import datetime
 import io
+import shutil
+import subprocess
 
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
-from export import derived_dicom
+from cigan_tf.errors import UserError
+from export import derived_dicom, film_files
 from export.film_infill import FilmLesion
+from tests.tfds_ddsm.sources import dicom_films
 from tfds_ddsm import grey_levels
 from tfds_ddsm.sources.image_file import FilmPixels, read_film
 
@@ -24,9 +30,18 @@ def source(sample_film):
     return read_film(sample_film[0]).header
 
 
-def derived_film(header):
+def derived_film(header, **options):
     infilled = FilmPixels(PIXELS, grey_levels.of_picture(PIXELS), header)
-    return derived_dicom.derived_film(infilled, LESIONS, MODEL)
+    return derived_dicom.derived_film(infilled, LESIONS, MODEL, **options)
+
+
+def there_and_back(keep_patient=False, **options):
+    """Returns a mammogram, and the film and segmentation that are written for it."""
+    source = dicom_films.film(**options)
+    film = film_files.read_film(dicom_films.content(source), "F.dcm")
+    lesion = FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True)
+    files = film_files.files_of(film, film.pixels, [lesion], MODEL, keep_patient)
+    return source, *(pydicom.dcmread(io.BytesIO(files[e])) for e in (".dcm", "_seg.dcm"))
 
 
 def written(dataset):
@@ -51,42 +66,194 @@ def test_it_is_a_derived_image_that_says_it_is_synthetic(source):
     )
 
 
-def test_it_belongs_to_the_sources_study_under_new_uids(source):
-    film = written(derived_film(source))
-    other = derived_film(source)
-    assert film.StudyInstanceUID == source.StudyInstanceUID
-    assert film.SOPClassUID == source.SOPClassUID == film.file_meta.MediaStorageSOPClassUID
+def values(dataset, *representations):
+    """Returns every value of some representations, those in sequences too."""
+    elements = dataset.iterall()
+    return {str(element.value) for element in elements if element.VR in representations}
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_it_is_a_new_study_of_no_patient(explicit):
+    options = {"keep_patient": False} if explicit else {}
+    history = Dataset()
+    history.Manufacturer, history.InstitutionName = "ACME", "St. Elsewhere"
+    source, film, masks = there_and_back(
+        **options,
+        FrameOfReferenceUID=pydicom.uid.generate_uid(),
+        DeviceSerialNumber="SN4711",
+        DateOfLastCalibration="20191231",
+        PatientComments="Jane",
+        ContributingEquipmentSequence=[history],
+    )
+    hints = ("Roe", "4711", "ACC1", "Elsewhere", "Doe", "2020", "2019", "Jane", "ACME")
+    uids = values(source, "UI") - {source.SOPClassUID}
+    for written_file in (film, masks):
+        found = values(written_file, "AS", "CS", "DA", "LO", "LT", "PN", "SH", "ST", "UN", "UT")
+        assert not [text for text in found if any(hint in text for hint in hints)]
+        assert not uids & values(written_file, "UI")
+        assert not any(element.tag.is_private for element in written_file)
+        for keyword in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber"):
+            assert not written_file[keyword].value
+    assert film.PatientIdentityRemoved == "YES"
+    assert film.StudyInstanceUID == masks.StudyInstanceUID
+    assert (film.ImageLaterality, film.ViewPosition) == ("L", "CC")
+    assert film.SOPClassUID == source.SOPClassUID
+
+
+def test_text_that_is_burned_in_stays_and_the_object_says_so():
+    _, film, _ = there_and_back(BurnedInAnnotation="YES")
+    assert (film.BurnedInAnnotation, film.PatientIdentityRemoved) == ("YES", "NO")
+
+
+def test_on_request_it_stays_with_the_patient_and_says_so():
+    source, film, masks = there_and_back(keep_patient=True)
+    for keyword in (
+        *("PatientName", "PatientID", "StudyInstanceUID", "StudyDate", "AccessionNumber"),
+        *("InstitutionName", "OperatorsName", "SOPClassUID"),
+    ):
+        assert film[keyword].value == source[keyword].value
+    assert film[0x00111001].value == "Jane's own"
+    assert masks.PatientName == source.PatientName
+    assert masks.StudyInstanceUID == source.StudyInstanceUID
+    assert "real patient, who was kept on request" in film.ImageComments
+    assert "PatientIdentityRemoved" not in film
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
-        assert len({film[keyword].value, other[keyword].value, source[keyword].value}) == 3
+        assert len({film[keyword].value, masks[keyword].value, source[keyword].value}) == 3
     (reference,) = film.SourceImageSequence
     assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert reference.ReferencedSOPClassUID == source.SOPClassUID
 
 
-def test_it_holds_no_more_of_the_patient_than_the_source(source):
-    source.PatientAge = "061Y"
-    film = written(derived_film(source))
-    masks = written(derived_dicom.segmentation(film, LESIONS, MODEL))
-    assert group(film, 0x0010) == group(source, 0x0010)
-    assert group(masks, 0x0010).items() <= group(source, 0x0010).items()
+def test_every_film_has_uids_of_its_own(source):
+    films = [derived_film(source) for _ in range(2)]
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        assert len({film[keyword].value for film in (*films, source)}) == 3
+
+
+def test_film_and_segmentation_refer_to_each_other():
+    _, film, masks = there_and_back()
+    (series,) = masks.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == film.SeriesInstanceUID
+    (instance,) = series.ReferencedInstanceSequence
+    assert instance.ReferencedSOPInstanceUID == film.SOPInstanceUID
+
+
+TYPE_2 = (
+    *("PatientBirthDate", "PatientSex", "PatientID", "PatientName", "StudyID", "StudyDate"),
+    *("StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientOrientation"),
+)
+
+
+@pytest.mark.parametrize("keep_patient", [False, True])
+@pytest.mark.parametrize("keyword", TYPE_2)
+def test_attributes_that_an_anonymiser_deleted_are_empty(keyword, keep_patient):
+    _, film, masks = there_and_back(keep_patient, edit=lambda source: source.pop(keyword, None))
+    assert keyword in film
+    assert keyword in masks
+    if keep_patient:
+        assert not film[keyword].value
+
+
+@pytest.mark.parametrize("keep_patient", [False, True])
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"])
+def test_a_film_without_uids_is_taken(keyword, keep_patient):
+    source = dicom_films.film()
+    film = film_files.read_film(dicom_films.content(source), "F.dcm")
+    del film.header[keyword]
+    files = film_files.files_of(film, film.pixels, LESIONS[:1], MODEL, keep_patient)
+    assert pydicom.dcmread(io.BytesIO(files[".dcm"])).SOPInstanceUID
+
+
+def test_without_a_study_there_is_none_to_stay_in():
+    with pytest.raises(UserError, match=r"F.dcm: the film names no study"):
+        there_and_back(keep_patient=True, edit=lambda source: source.pop("StudyInstanceUID"))
+    there_and_back(edit=lambda source: source.pop("StudyInstanceUID"))
+
+
+@pytest.mark.parametrize(
+    ("character_set", "written_as", "name"),
+    [
+        (["", "ISO 2022 IR 87"], ["", "ISO 2022 IR 87"], "Yamada^Hanako=山田^花子"),
+        (["ISO 2022 IR 6", "ISO 2022 IR 87"], ["ISO 2022 IR 6", "ISO 2022 IR 87"], "Y^H=山田"),
+        ("ISO IR 192", "ISO_IR 192", "Müller^Zoë"),
+        ("ISO_IR100", "ISO_IR 100", "Müller^Zoë"),
+        ("ISO 2022 IR 100", "ISO_IR 100", "Müller^Zoë"),
+        ("ISO 2022 IR 6", None, "Roe^Jane"),
+        ("ISO_IR 100", "ISO_IR 100", "Müller^Zoë"),
+        ("GB18030", "GB18030", "Wang^XiaoDong=王^小东"),
+        (["", "ISO 2022 IR 149"], ["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        (None, None, "Roe^Jane"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_names_keep_their_characters(character_set, written_as, name):
+    def edit(source):
+        if character_set is not None:
+            source.SpecificCharacterSet = character_set
+        source.PatientName = name
+
+    _, film, masks = there_and_back(keep_patient=True, edit=edit)
+    assert str(film.PatientName) == str(masks.PatientName) == name
+    spelt = film.get("SpecificCharacterSet")
+    assert (list(spelt) if isinstance(written_as, list) else spelt) == written_as
+    there_and_back(edit=edit)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("DERIVED", []),
+        (None, []),
+        (["ORIGINAL", "PRIMARY"], []),
+        (["ORIGINAL", "PRIMARY", "", "POST_PROCESSED"], ["", "POST_PROCESSED"]),
+    ],
+)
+@pytest.mark.parametrize("keep_patient", [False, True])
+def test_an_image_type_keeps_its_further_values(before, after, keep_patient):
+    _, film, _ = there_and_back(keep_patient, ImageType=before)
+    assert list(film.ImageType) == ["DERIVED", "SECONDARY", *after]
+
+
+@pytest.mark.parametrize("keep_patient", [False, True])
+def test_the_segmentation_names_no_frame_of_reference_but_the_pixels_size(keep_patient, tmp_path):
+    _, film, masks = there_and_back(
+        keep_patient,
+        FrameOfReferenceUID=pydicom.uid.generate_uid(),
+        ImagerPixelSpacing=[0.07, 0.07],
+        EstimatedRadiographicMagnificationFactor="1.4",
+        BodyPartThickness="52",
+    )
+    assert "FrameOfReferenceUID" not in masks
+    assert ("FrameOfReferenceUID" in film) == keep_patient
+    assert film.ImagerPixelSpacing == [0.07, 0.07]
+    (shared,) = masks.SharedFunctionalGroupsSequence
+    (measures,) = shared.PixelMeasuresSequence
+    assert (measures.PixelSpacing, measures.SliceThickness) == ([0.05, 0.05], 52)
+    masks.save_as(tmp_path / "seg.dcm")
+    assert hd.seg.segread(tmp_path / "seg.dcm").number_of_segments == 1
+
+
+def test_the_time_is_in_the_sources_time_zone():
+    zone = datetime.timezone(datetime.timedelta(hours=9, minutes=30))
+    before = datetime.datetime.now(zone).replace(microsecond=0, tzinfo=None)
+    _, film, _ = there_and_back(keep_patient=True, TimezoneOffsetFromUTC="+0930")
+    written_at = datetime.datetime.strptime(film.ContentDate + film.ContentTime, "%Y%m%d%H%M%S")
+    assert before <= written_at <= before + datetime.timedelta(minutes=5)
+    _, film, _ = there_and_back(keep_patient=True, TimezoneOffsetFromUTC="CET")
+    assert "TimezoneOffsetFromUTC" not in film
 
 
 def test_what_holds_for_the_sources_pixels_alone_is_left_out(source):
     source.DigitalSignaturesSequence = [pydicom.Dataset()]
     source.IconImageSequence = [pydicom.Dataset()]
+    source.add_new(0x60000010, "US", 4)
     before = copy.deepcopy(source)
-    film = written(derived_film(source))
-    assert source == before
-    assert "DigitalSignaturesSequence" not in film
-    assert "IconImageSequence" not in film
-    assert any(element.tag.is_private for element in source)
-    assert not any(element.tag.is_private for element in film)
-
-
-def test_an_image_type_keeps_its_further_values(source):
-    source.ImageType = ["ORIGINAL", "PRIMARY", "POST_PROCESSED"]
-    film = derived_film(source)
-    assert list(film.ImageType) == ["DERIVED", "SECONDARY", "POST_PROCESSED"]
+    for keep_patient in (False, True):
+        film = written(derived_film(source, keep_patient=keep_patient))
+        assert source == before
+        assert "DigitalSignaturesSequence" not in film
+        assert "IconImageSequence" not in film
+        assert not film.group_dataset(0x6000)
 
 
 def test_without_a_dicom_source_it_is_a_secondary_capture_of_nobody():
@@ -94,6 +261,7 @@ def test_without_a_dicom_source_it_is_a_secondary_capture_of_nobody():
     assert film.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
     assert film.SyntheticData == "YES"
     assert not any(group(film, 0x0010).values())
+    assert film.PatientIdentityRemoved == "YES"
     assert "SourceImageSequence" not in film
     assert derived_dicom.segmentation(film, LESIONS, MODEL).SyntheticData == "YES"
 
@@ -111,3 +279,71 @@ def test_the_masks_come_back_from_the_segmentation(source, tmp_path):
     frames = masks.get_pixels_by_source_instance([film.SOPInstanceUID])
     for number, lesion in enumerate(LESIONS):
         np.testing.assert_array_equal(frames[0, ..., number], lesion.on_film(PIXELS.shape))
+
+
+def conform(source):
+    """Adds what a mammogram must have."""
+    for keyword in ("SeriesNumber", "InstanceNumber", "DetectorType"):
+        setattr(source, keyword, "1" if keyword != "DetectorType" else "DIRECT")
+    source.Manufacturer, source.PresentationIntentType = "ACME", "FOR PRESENTATION"
+    source.PixelIntensityRelationship, source.PixelIntensityRelationshipSign = "LOG", 1
+    source.RescaleIntercept, source.RescaleSlope, source.RescaleType = 0, 1, "US"
+    source.PresentationLUTShape, source.LossyImageCompression = "IDENTITY", "00"
+    source.WindowCenter, source.WindowWidth = 2048, 4096
+    source.BurnedInAnnotation, source.OrganExposed = "NO", "BREAST"
+    source.PositionerType, source.AcquisitionContextSequence = "MAMMOGRAPHIC", []
+    source.ImagerPixelSpacing, source.BodyPartThickness = [0.1, 0.1], 52
+    breast, view = Dataset(), Dataset()
+    breast.CodeValue, breast.CodeMeaning = "T-04000", "Breast"
+    view.CodeValue, view.CodeMeaning = "R-10242", "cranio-caudal"
+    breast.CodingSchemeDesignator = view.CodingSchemeDesignator = "SRT"
+    view.ViewModifierCodeSequence = []
+    source.AnatomicRegionSequence, source.ViewCodeSequence = [breast], [view]
+
+
+def errors_of(content, path):
+    """Returns what Debian's dicom3tools find wrong with a DICOM file."""
+    path.write_bytes(content)
+    checked = subprocess.run(["dciodvfy", path], capture_output=True, text=True, timeout=60)
+    # Synthetic Data (0008,001C) is younger than that validator.
+    return {
+        line
+        for line in checked.stderr.splitlines()
+        if line.startswith("Error") and "(0x0008,0x001c)" not in line
+    }
+
+
+needs_validator = pytest.mark.skipif(
+    shutil.which("dciodvfy") is None, reason="Debian's dicom3tools are missing"
+)
+
+
+@needs_validator
+@pytest.mark.parametrize("keep_patient", [False, True])
+@pytest.mark.parametrize("edit", [conform, lambda source: None], ids=["conforming", "bare"])
+def test_a_validator_finds_no_error_that_a_mammogram_lacks(edit, keep_patient, tmp_path):
+    source, film, masks = there_and_back(keep_patient, bits=12, edit=edit)
+    found = errors_of(dicom_films.content(source), tmp_path / "source.dcm")
+    assert (not found) == (edit is conform)
+    assert errors_of(derived_dicom.to_bytes(film), tmp_path / "film.dcm") <= found
+    assert errors_of(derived_dicom.to_bytes(masks), tmp_path / "seg.dcm") == set()
+
+
+@needs_validator
+@pytest.mark.parametrize("keep_patient", [False, True])
+def test_a_validator_finds_no_error_that_the_sample_lacks(
+    sample_film, source, keep_patient, tmp_path
+):
+    found = errors_of(sample_film[0].read_bytes(), tmp_path / "source.dcm")
+    film = derived_film(source, keep_patient=keep_patient)
+    masks = derived_dicom.segmentation(film, LESIONS, MODEL)
+    assert errors_of(derived_dicom.to_bytes(film), tmp_path / "film.dcm") <= found
+    assert errors_of(derived_dicom.to_bytes(masks), tmp_path / "seg.dcm") == set()
+
+
+@needs_validator
+def test_a_validator_finds_no_error_in_a_film_without_a_source(tmp_path):
+    film = derived_film(None)
+    masks = derived_dicom.segmentation(film, LESIONS, MODEL)
+    for dataset in (film, masks):
+        assert errors_of(derived_dicom.to_bytes(dataset), tmp_path / "f.dcm") == set()

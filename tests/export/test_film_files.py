@@ -103,6 +103,70 @@ def test_a_mask_is_a_grey_picture(mode):
     np.testing.assert_array_equal(film_files.read_mask(png(np.array(picture)), "m.png"), mask)
 
 
+def disc(side=160, radius=60):
+    rows, columns = np.indices((side, side)) - side // 2
+    return rows**2 + columns**2 <= radius**2
+
+
+@pytest.mark.parametrize("quality", [75, 95])
+def test_grey_edges_of_a_mask_are_cut_at_half(quality):
+    PIL.Image.fromarray(disc().astype(np.uint8) * 255).save(
+        jpeg := io.BytesIO(), "JPEG", quality=quality
+    )
+    mask = film_files.read_mask(jpeg.getvalue(), "m.jpg")
+    assert np.count_nonzero(mask != disc()) < 0.002 * np.count_nonzero(disc())
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        (disc().astype(np.uint8), disc()),
+        (disc() * np.uint8(128), disc()),
+        (disc() * np.uint16(65535), disc()),
+        (cv2.GaussianBlur(disc() * np.uint8(255), (0, 0), 2), disc()),
+        (np.full((9, 9), 255, np.uint8), np.ones((9, 9), bool)),
+        (np.zeros((9, 9), np.uint8), np.zeros((9, 9), bool)),
+    ],
+    ids=["0 and 1", "0 and 128", "16 bits", "blurred", "all", "none"],
+)
+def test_a_mask_is_what_is_brighter_than_the_middle(picture, expected):
+    mask = film_files.read_mask(png(picture), "m.png")
+    assert np.count_nonzero(mask != expected) < 0.01 * max(1, np.count_nonzero(expected))
+
+
+def test_a_mask_with_a_hole_is_questioned():
+    outline = disc() & ~disc(radius=55)
+    for picture in (~disc(), outline):
+        with pytest.raises(UserError, match=r"m.png: .* surround a hole of \d+ pixels.*inverted"):
+            film_files.read_mask(png(picture.astype(np.uint8) * 255), "m.png")
+    speck = disc()
+    speck[80:84, 80:84] = False
+    np.testing.assert_array_equal(
+        film_files.read_mask(png(speck.astype(np.uint8) * 255), "m.png"), speck
+    )
+
+
+@pytest.mark.parametrize("ending", ["_seg.dcm", "_mask.png", ".dcm"])
+def test_no_output_may_be_an_input(tmp_path, ending):
+    mine = tmp_path / f"x{ending}"
+    mine.write_bytes(b"mine")
+    (tmp_path / "link").symlink_to(mine)
+    for path in (mine, tmp_path / "link"):
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match=r"x.dcm' would replace .*, from which it is made"):
+                film_files.check_outputs(tmp_path / "x.dcm", ["absent", str(path)], overwrite)
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("ending", ["_seg.dcm", "_mask.png", ".dcm"])
+def test_nothing_is_overwritten_unless_asked_for(tmp_path, ending):
+    film_files.check_outputs(tmp_path / "x.dcm", [], overwrite=False)
+    (tmp_path / f"x{ending}").touch()
+    with pytest.raises(UserError, match=f"x{ending}' is there already; .* or --overwrite"):
+        film_files.check_outputs(tmp_path / "x.dcm", [], overwrite=False)
+    film_files.check_outputs(tmp_path / "x.dcm", [], overwrite=True)
+
+
 def test_the_files_say_where_the_film_is_synthetic(tmp_path):
     lesions = [
         FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True),

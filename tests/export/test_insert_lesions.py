@@ -44,8 +44,7 @@ def test_a_lesion_is_put_into_a_real_film_and_taken_out_again(
     insert_lesions(str(output), take_out, infill, tmp_path / "without.dcm", seed=1)
     without = pydicom.dcmread(tmp_path / "without.dcm")
     np.testing.assert_array_equal(without.pixel_array[mask == 0], pixels[mask == 0])
-    (reference,) = without.SourceImageSequence
-    assert reference.ReferencedSOPInstanceUID == with_lesion.SOPInstanceUID
+    assert without.StudyInstanceUID != with_lesion.StudyInstanceUID
     assert len(without.ContributingEquipmentSequence) == 2
 
 
@@ -65,7 +64,9 @@ def test_a_16_bit_png_will_do(infill, sample_film, tmp_path):
         ("1800,500,{},cancer", "lesion must be ROW,COLUMN,MASK,CLASS .* Received: '1800,500,"),
         ("malignant", "lesion must be"),
         (",malignant", "lesion must be"),
-        ("-1,500,{},malignant", "'-1,500,.* cannot be read"),
+        ("-1,500,{},malignant", "whole numbers of pixels from 0. Received: '-1' in '-1,500,"),
+        ("1800,500.5,{},malignant", "whole numbers of pixels from 0. Received: '500.5'"),
+        ("1e3,500,{},malignant", "whole numbers of pixels from 0. Received: '1e3'"),
         ("1800,500,absent.png,malignant", "'absent.png' cannot be read"),
         ("{},malignant", "as large as the film, 4432 x 2864 pixels. Received: 281 x 281"),
     ],
@@ -75,14 +76,29 @@ def test_a_lesion_that_cannot_be_read_is_named(mask_file, text, message):
         parse_lesion(text.format(mask_file), (4432, 2864))
 
 
-def test_the_source_is_never_overwritten(infill, tmp_path, mask_file):
-    film = tmp_path / "film.dcm"
-    film.write_bytes(b"mine")
-    with pytest.raises(UserError, match="output must not be the source film itself"):
-        insert_lesions(str(film), [f"9,9,{mask_file},malignant"], infill, film, seed=0)
+def test_a_refused_output_costs_no_file_and_no_infill(tmp_path, sample_film, mask_file):
+    def never(*_):
+        raise AssertionError("infilled")
+
+    lesion = [f"1800,500,{mask_file},malignant"]
+    output = tmp_path / "film.dcm"
     with pytest.raises(UserError, match=r"output must be a name ending in .dcm"):
-        insert_lesions(str(film), [], infill, tmp_path / "out.png", seed=0)
-    assert film.read_bytes() == b"mine"
+        insert_lesions("absent.dcm", lesion, never, tmp_path / "out.png", seed=0)
+    output.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"'absent.dcm' cannot be read: No such file"):
+        insert_lesions("absent.dcm", lesion, never, output, seed=0)
+    with pytest.raises(UserError, match="is there already"):
+        insert_lesions(str(sample_film[0]), lesion, never, output, seed=0)
+    mask = tmp_path / "film_mask.png"
+    mask.write_bytes(mask_file.read_bytes())
+    with pytest.raises(UserError, match=r"would replace .*film_mask.png', from which it is made"):
+        insert_lesions(
+            *(str(sample_film[0]), [f"9,9,{mask},malignant"], never, output),
+            seed=0,
+            overwrite=True,
+        )
+    assert output.read_bytes() == b"mine"
+    assert mask.read_bytes() == mask_file.read_bytes()
 
 
 def mutations(data, count):

@@ -119,6 +119,21 @@ def test_png_in_png_out_is_the_same_infill_in_16_bits(signatures, request_of, pa
         np.testing.assert_allclose(infilled / 65535, floats[..., 0], atol=1e-5)
 
 
+def test_grey_edges_of_a_mask_are_cut_at_half(signatures):
+    mask = np.zeros((32, 32, 1), np.uint8)
+    mask[8:16, 8:16] = 255
+    soft = np.maximum(mask, cv2.GaussianBlur(mask, (0, 0), 1)[..., None] // 3)
+    picture = np.random.default_rng(0).integers(0, 2**16, (32, 32, 1), np.uint16)
+    sharp, same = signatures["infill_png"](
+        image_bytes=tf.constant([encode(picture)] * 2),
+        mask_bytes=tf.constant([encode(mask), encode(soft)]),
+        label=tf.constant([1, 1]),
+        seed=tf.constant([0, 0]),
+    )["infilled_bytes"].numpy()
+    assert (soft != mask).any()
+    assert sharp == same
+
+
 def test_an_8_bit_png_is_widened(signatures):
     flat = np.full((32, 32, 1), 200, np.uint8)
     mask = np.zeros((32, 32, 1), np.uint8)

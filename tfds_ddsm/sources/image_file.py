@@ -11,6 +11,7 @@ import io
 import logging
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 
@@ -146,7 +147,9 @@ def refusing(name: str) -> Iterator[None]:
     """Turns whatever a damaged file raises into one line that names the file."""
     try:
         # What is used of the header is checked here. pydicom would print broken values whole.
-        with pydicom.config.disable_value_validation():
+        with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+            # Of odd values; those that matter are refused.
+            warnings.filterwarnings("ignore", module="pydicom")
             yield
     except _DECODING_ERRORS as error:
         reason = ascii(str(error).split("\n", 1)[0][:300])[1:-1] or type(error).__name__

@@ -2,24 +2,28 @@
 
     python -m tfds_ddsm.check --manual_dir=DIR
 
-Reads names and the small text files only, no pixels. Exit code 2 where no dataset can be built.
+Of CBIS-DDSM and DDSM, it reads names and the small text files only, no pixels. Of one's own films
+(films.csv), it reads every film and mask. Exit code 2 where no dataset can be built, or where a
+build would stop at a fault in films.csv.
 """
 
 import collections
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from absl import app, flags
 from etils import epath
 
-from tfds_ddsm import patches
+from tfds_ddsm import films_check, patches
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
-from tfds_ddsm.mammogram import LESION_TYPES, Film, UnreadableFilmError
+from tfds_ddsm.mammogram import LESION_TYPES, Film, StorageError, UnreadableFilmError
 from tfds_ddsm.sources import folders
 from tfds_ddsm.sources.cbis_ddsm import CbisDdsmSource
 from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex
 from tfds_ddsm.sources.cbis_ddsm_rows import CSV_NAMES
 from tfds_ddsm.sources.ddsm import DdsmSource
+from tfds_ddsm.sources.films import FilmsSource
+from tfds_ddsm.sources.films_table import TABLE_NAME
 
 _MANUAL_DIR = flags.DEFINE_string(
     "manual_dir", None, "Folder with the downloaded films: CBIS-DDSM, DDSM or both."
@@ -31,38 +35,56 @@ _PATCHES_PER_CLASS = flags.DEFINE_integer(
     lower_bound=1,
 )
 
+_SOURCE = flags.DEFINE_enum(
+    "source",
+    None,
+    ("cbis_ddsm", "ddsm", "films"),
+    "What to look for; by default films.csv in the folder, or else CBIS-DDSM and DDSM.",
+)
+
 _DDSM_SUFFIXES = (".ics", ".overlay", ".ljpeg")
 _NUM_EXAMPLES = 3
 _SPLITS = ("train", "validation", "test")
 
 
-def describe(manual_dir: str, patches_per_class: int) -> str:
-    """Returns the whole text.
+def describe(
+    manual_dir: str, patches_per_class: int, source: str | None = None
+) -> tuple[str, bool]:
+    """Returns the whole text, and whether a build would stop at a fault.
+
+    Args:
+        manual_dir: the folder.
+        patches_per_class: as in the config to build.
+        source: 'cbis_ddsm', 'ddsm' or 'films'; None: what the folder holds.
 
     Raises:
         ValueError: the folder does not exist, or holds nothing that a dataset can be built from.
+        StorageError: a file cannot be read now.
     """
     root = epath.Path(manual_dir).expanduser()
     if not root.exists():
         raise ValueError(f"--manual_dir must be an existing folder, received {manual_dir!r}.")
-    found = _sources_in(root)
-    if not found:
-        raise ValueError(
-            f"{root}: neither a CSV file of CBIS-DDSM ({CSV_NAMES[0]}, ...) nor an .ics, .OVERLAY "
-            "or .LJPEG file of DDSM is here or below."
-        )
+    if source is None and (root / TABLE_NAME).exists():
+        source = "films"
+    if source == "films":
+        own = FilmsSource(root)
+        findings = films_check.read_all(own)
+        lines = _describe_films_table(own, findings, root, patches_per_class)
+        return "\n".join(lines), findings.has_faults
+    found = {source} if source else _sources_in(root)
     describers = {"cbis_ddsm": _describe_cbis_ddsm, "ddsm": _describe_ddsm}
     lines = []
     for config_name, describer in describers.items():
         if config_name in found:
             lines += [*describer(root, patches_per_class), ""]
-    return "\n".join(lines[:-1])
+    return "\n".join(lines[:-1]), False
 
 
 def _sources_in(root: epath.Path) -> set[str]:
     """Returns the names of the configs that the folder can feed, from file names alone."""
-    found = set()
+    found, counts = set(), collections.Counter()
     for _, file_names in folders.walk(root):
+        counts.update(map(folders.kind_of, file_names))
         for name in map(str.lower, file_names):
             if name in CSV_NAMES:
                 found.add("cbis_ddsm")
@@ -70,7 +92,56 @@ def _sources_in(root: epath.Path) -> set[str]:
                 found.add("ddsm")
         if len(found) == 2:
             break
+    if not found:
+        raise ValueError(
+            f"{root}: neither {TABLE_NAME}, nor a CSV file of CBIS-DDSM ({CSV_NAMES[0]}, ...), nor "
+            f"an .ics, .OVERLAY or .LJPEG file of DDSM is here or below{folders.advice(counts)}."
+        )
     return found
+
+
+def _describe_films_table(
+    source: FilmsSource, findings: films_check.Findings, root: epath.Path, patches_per_class: int
+) -> Iterator[str]:
+    table, films = source.table, findings.films
+    lesions = [table.films[film.film_id].lesions for film in films]
+    yield f"ddsm_patches/films from {root}"
+    yield _line("table", f"{TABLE_NAME}, {table.num_lines} lines")
+    if table.unused_columns:
+        yield _line("", f"columns that are not used: {', '.join(table.unused_columns)}")
+    yield from _describe_films(films)
+    counts = collections.Counter(lesion.malignant for of_film in lesions for lesion in of_film)
+    yield _line("lesions", f"{counts.total()}: {counts[True]} malignant, {counts[False]} benign")
+    yield _line("", f"{sum(not of_film for of_film in lesions)} films are normal")
+    for title, values in (("depth", findings.depths), ("size", findings.sizes)):
+        names = [f"{value} ({count} films)" for value, count in values.most_common(_NUM_EXAMPLES)]
+        more = len(values) - len(names)
+        yield _line(title, ", ".join(names) + (f" and {more} others" if more else ""))
+    for title, lines in findings.problems.items():
+        yield from _missing(f"{len(lines)} {title}", lines)
+    yield from _missing(f"{len(findings.warnings)} films of unstated depth", findings.warnings)
+    split_of = {film.film_id: source.split_of(film) for film in films}
+    yield from _describe_splits(films, split_of)
+    plan = patches.plan_patches(films, patches_per_class, DdsmPatchesConfig.background_share)
+    yield from _expected_patches(plan, split_of)
+    if findings.has_faults:
+        yield (
+            "A build stops at what cannot be used: correct it, or set allow_skipped in the config "
+            "to go on without those films."
+        )
+
+
+def _describe_splits(films: Sequence[Film], split_of: Mapping[str, str]) -> Iterator[str]:
+    yield "splits"
+    yield f"  {'':12}{'patients':>10}{'films':>8}{'malignant':>11}{'benign':>8}"
+    for split in _SPLITS:
+        of_split = [film for film in films if split_of[film.film_id] == split]
+        patients = len({film.patient_id for film in of_split})
+        malignant = sum(film.num_malignant for film in of_split)
+        benign = sum(film.num_benign for film in of_split)
+        yield f"  {split:12}{patients:>10}{len(of_split):>8}{malignant:>11}{benign:>8}"
+        if not malignant:
+            yield f"  {split} has no malignant lesion; the column 'split' can put some there"
 
 
 def _describe_cbis_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[str]:
@@ -98,7 +169,7 @@ def _describe_cbis_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[st
     )
     if catalogue.num_unknown_files:
         yield f"{catalogue.num_unknown_files} .dcm or .jpg files lie in folders of no CSV row"
-    yield from _expected_patches(films, patches_per_class)
+    yield from _expected_by_hash(films, patches_per_class)
 
 
 def _describe_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[str]:
@@ -114,7 +185,12 @@ def _describe_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[str]:
         f"{len(unusable)} of {len(films)} films cannot be used",
         [_why_unusable(source, film) for film in unusable],
     )
-    yield from _expected_patches(films, patches_per_class)
+    skipped = source.skipped()
+    yield from _missing(
+        f"{len(skipped)} of {len(skipped) + len(films)} films are left out",
+        [item.reason for item in skipped],
+    )
+    yield from _expected_by_hash(films, patches_per_class)
 
 
 def _why_unusable(source: DdsmSource, film: Film) -> str:
@@ -153,15 +229,19 @@ def _missing(title: str, reasons: Sequence[str]) -> Iterator[str]:
         yield f"  and {len(reasons) - _NUM_EXAMPLES} more"
 
 
-def _expected_patches(films: Iterable[Film], patches_per_class: int) -> Iterator[str]:
-    """Yields the plan's sums. A film gives fewer patches where it has no room for its share."""
-    films = list(films)
+def _expected_by_hash(films: Sequence[Film], patches_per_class: int) -> Iterator[str]:
     plan = patches.plan_patches(films, patches_per_class, DdsmPatchesConfig.background_share)
+    return _expected_patches(plan, {f.film_id: patches.split_of(f.patient_id) for f in films})
+
+
+def _expected_patches(
+    plan: Mapping[str, tuple[int, int, int]], split_of: Mapping[str, str]
+) -> Iterator[str]:
+    """Yields the plan's sums. A film gives fewer patches where it has no room for its share."""
     sums = {split: [0, 0, 0] for split in _SPLITS}
-    for film in films:
-        counts = sums[patches.split_of(film.patient_id)]
-        for kind, count in enumerate(plan[film.film_id]):
-            counts[kind] += count
+    for film_id, split in split_of.items():
+        for kind, count in enumerate(plan[film_id]):
+            sums[split][kind] += count
     yield "patches to expect, at most"
     yield f"  {'':12}{'malignant':>10}{'non-malignant':>15}{'benign lesion':>15}{'background':>12}"
     for split, (malignant, benign, background) in sums.items():
@@ -179,11 +259,12 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"unknown argument {argv[1]!r}; the folder goes to --manual_dir=DIR.")
         if not _MANUAL_DIR.value:
             raise ValueError("--manual_dir=DIR must name the folder with the downloaded films.")
-        print(describe(_MANUAL_DIR.value, _PATCHES_PER_CLASS.value))
-    except ValueError as error:
+        text, has_faults = describe(_MANUAL_DIR.value, _PATCHES_PER_CLASS.value, _SOURCE.value)
+        print(text)
+    except (ValueError, StorageError) as error:
         print(f"tfds_ddsm.check: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 2 if has_faults else 0
 
 
 def _parse_flags(argv: Sequence[str]) -> Sequence[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import app
 
-SOURCES = ("cbis_ddsm", "ddsm", "sample", "phantom")
+SOURCES = ("cbis_ddsm", "ddsm", "sample", "phantom", "films")
 
 
 class DatasetError(ValueError, app.UsageError):
@@ -21,7 +21,7 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
     """What to build.
 
     Attributes:
-        source: 'cbis_ddsm', 'ddsm', 'sample' or 'phantom'.
+        source: 'cbis_ddsm', 'ddsm', 'sample', 'phantom', or 'films', one's own, in films.csv.
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
         film_size: height and width in pixels that films are rescaled towards.
         patches_per_class: malignant patches, and as many non-malignant ones, over all splits.
@@ -29,7 +29,8 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
         seed: of the drawn corners and of what is simulated.
         official_split: keep TCIA's own split; for the source 'cbis_ddsm' alone. Its train patients
             are train and, by the hash of their id, validation; who stands in both is left out.
-        allow_skipped: go on where a CSV file is missing or over 5 % of the films cannot be used.
+        allow_skipped: continue where a CSV file is missing, over 5 % of the films cannot be used,
+            or films.csv has faults.
         simulated_lesions: per film, drawn into real tissue; for the source 'sample' alone.
         num_patients: patients of the source 'phantom'.
         difficulty: of what is simulated, 0 (classes easy to tell apart) to 1.

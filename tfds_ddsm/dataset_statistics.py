@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfds_ddsm.film_examples import KINDS, FilmReport
-from tfds_ddsm.selection import Skipped
+from tfds_ddsm.mammogram import Skipped
 
 Reports = Mapping[str, Sequence[FilmReport]]
 

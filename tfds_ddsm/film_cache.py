@@ -7,8 +7,10 @@ one removes.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,13 +26,24 @@ from tfds_ddsm.mammogram import Film, Source
 _PICTURES = ("image", "mask")
 _DTYPES = {"rescale_factor": np.float32, "tissue_fraction": np.float32, "corner": np.int32}
 _TO_TRY_AGAIN = ".try_again"
+FOLDER_PREFIX = "unfinished_films_"
+
+
+@functools.cache
+def _rules() -> str:
+    """Returns a hash of this package's code: all of it may decide what a film's patches are."""
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class FilmCache:
     """The finished films of one recipe over one folder of films. Picklable.
 
     A film's file is its report and then its examples: a line of JSON for each, behind the line of
-    an example its pictures.
+    an example its pictures. It is found again as long as this package's code, the film's line in
+    the index and the film's own files are the same.
 
     Args:
         folder: where the dataset's folder lies, too.
@@ -39,8 +52,8 @@ class FilmCache:
     """
 
     def __init__(self, folder: epath.Path, recipe: Mapping[str, Any], manual_dir: str):
-        key = hashlib.sha256(json.dumps([recipe, manual_dir], sort_keys=True).encode())
-        self._folder = epath.Path(folder) / f"unfinished_films_{key.hexdigest()[:16]}"
+        key = hashlib.sha256(json.dumps([recipe, manual_dir, _rules()], sort_keys=True).encode())
+        self._folder = epath.Path(folder) / f"{FOLDER_PREFIX}{key.hexdigest()[:16]}"
 
     def examples(
         self, source: Source, film: Film, counts: tuple[int, int, int], config: DdsmPatchesConfig
@@ -55,7 +68,7 @@ class FilmCache:
         self, source: Source, film: Film, counts: tuple[int, int, int], config: DdsmPatchesConfig
     ) -> epath.Path:
         """Reads a film that was not read yet; returns the file with its report and examples."""
-        path = self._path(film, counts)
+        path = self._path(film, counts, source.fingerprint(film))
         path_to_try_again = path.with_suffix(_TO_TRY_AGAIN)
         for finished in (path, path_to_try_again):
             if finished.exists():
@@ -87,13 +100,14 @@ class FilmCache:
         if self._folder.exists():
             self._folder.rmtree()
 
-    def _path(self, film: Film, counts: tuple[int, int, int]) -> epath.Path:
+    def _path(self, film: Film, counts: tuple[int, int, int], fingerprint: str) -> epath.Path:
         if not re.fullmatch(r"[\w.-]+", film.film_id, re.ASCII):
             raise ValueError(
                 f"film_id must be letters, digits, '.', '_', '-'; received {film.film_id!r}."
             )
         # The plan changes where the folder of films has grown since the last try.
-        return self._folder / f"{film.film_id}_{'_'.join(map(str, counts))}.film"
+        key = json.dumps([dataclasses.asdict(film), counts, fingerprint])
+        return self._folder / f"{film.film_id}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.film"
 
 
 def _line(value: Any) -> bytes:

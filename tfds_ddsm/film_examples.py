@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -61,6 +62,18 @@ def encoded_examples(
     except UnreadableFilmError as error:
         return FilmReport(film, counts, error=str(error)), iter(())
     return report, ((key, _with_png(example)) for key, example in examples)
+
+
+def first_examples(
+    report: FilmReport, examples: Iterator[tuple[str, dict[str, Any]]], count: int
+) -> tuple[FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
+    """Returns at most `count` of a film's examples, and the report of those."""
+    if sum(report.made) <= count:
+        return report, examples
+    first = list(itertools.islice(examples, count))
+    kinds = [_kind_of(key) for key, _ in first]
+    made = tuple(kinds.count(kind) for kind in KINDS)
+    return dataclasses.replace(report, planned=made, made=made), iter(first)
 
 
 def _with_png(example: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +175,14 @@ def _draw(
     return draws, without_patch
 
 
+def _key(film: Film, draw: _Draw) -> str:
+    return f"{film.film_id}/{draw.kind}/{draw.row}/{draw.column}"
+
+
+def _kind_of(key: str) -> str:
+    return key.split("/")[1]
+
+
 def _draws(kind: str, lesion_type: str, corners: np.ndarray, tissue: np.ndarray) -> Iterator[_Draw]:
     for row, column in corners.tolist():
         yield _Draw(kind, lesion_type, row, column, tissue[row, column])
@@ -185,7 +206,7 @@ def _cut_out(
     simulated = _union([lesion for lesion in lesions if lesion.simulated], image.shape)
     for draw in draws:
         window = np.s_[draw.row : draw.row + size, draw.column : draw.column + size]
-        key = f"{film.film_id}/{draw.kind}/{draw.row}/{draw.column}"
+        key = _key(film, draw)
         description = _description_of_largest(lesions_of_kind[draw.kind], window)
         yield (
             key,

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 LESION_TYPES = ("mass", "calcification")
+OTHER_LESION = "other"  # of another type, or of one that the source does not say
 NOT_RECORDED = -1
 
 _WORDS = re.compile(r"[A-Z][A-Z_ /-]{0,79}")
@@ -17,15 +18,36 @@ class UnreadableFilmError(Exception):
     """A film that cannot be used; the message names the film's file and the reason."""
 
 
+class StorageError(Exception):
+    """A file that cannot be read now, though it may be whole: the disk or the network fails."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """One line of the table of what the source holds and the dataset does not.
+
+    Attributes:
+        kind: 'film', 'lesion', 'patient', 'CSV row', 'CSV file' or 'other files'.
+        name: film or patient id; '' where there is none.
+        reason: why, with the path of the file or the CSV line.
+        split: the split that lacks it; '' where that is not known.
+    """
+
+    kind: str
+    name: str
+    reason: str
+    split: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Film:
     """One line of a source's index: what is known of a film before its pixels are read.
 
     Attributes:
-        film_id: unique within the source, made of letters, digits, '.', '_' and '-' alone.
+        film_id: unique within the source, made of letters, digits, '.', '_' and '-' only.
         patient_id: the same for all films of one woman, same alphabet.
-        laterality: 'LEFT' or 'RIGHT'.
-        view: 'CC' or 'MLO'.
+        laterality: 'LEFT' or 'RIGHT'; 'unknown' where the source does not say.
+        view: 'CC' or 'MLO', or another one; 'unknown' where the source does not say.
         scanner: make of the film digitizer; 'unknown' where the source does not say.
         num_malignant: malignant lesions marked on the film.
         num_benign: benign lesions marked on the film.
@@ -88,7 +110,7 @@ class Lesion:
     """One marked lesion.
 
     Attributes:
-        lesion_type: 'mass' or 'calcification'.
+        lesion_type: 'mass' or 'calcification'; 'other' in the user's own films only.
         malignant: proven by pathology; benign with or without callback is False.
         mask: bool [height, width], the film's own grid.
         simulated: True where the lesion was drawn by a simulation and not found in a woman.
@@ -128,4 +150,17 @@ class Source(Protocol):
         """Returns every film, sorted by film_id, without reading pixels."""
 
     def read(self, film: Film) -> Mammogram:
-        """Returns the film's pixels and lesions; raises UnreadableFilmError."""
+        """Returns the film's pixels and lesions.
+
+        Raises:
+            UnreadableFilmError: a file of the film is missing or damaged.
+            StorageError: a file cannot be read now; a build should stop.
+        """
+
+    def skipped(self) -> Sequence[Skipped]:
+        """Returns what the index leaves out."""
+        return ()
+
+    def fingerprint(self, film: Film) -> str:
+        """Returns a text that changes when the film's files, or its lines in a table, change."""
+        return ""

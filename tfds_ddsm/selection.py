@@ -5,31 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from tfds_ddsm import patches
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
-from tfds_ddsm.mammogram import Film, Source
-from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex
+from tfds_ddsm.mammogram import Film, Skipped, Source, StorageError
 
 SPLITS = ("train", "validation", "test")
 MAX_SKIPPED_SHARE = 0.05
 
 # Two patients cannot fill three splits by a hash. The malignant lesions are all P_00820's.
 _SAMPLE_SPLITS = {"P_00820": "train", "P_00173": "validation"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """One line of the table of what the source holds and the dataset does not.
-
-    Attributes:
-        kind: 'film', 'lesion', 'patient', 'CSV row', 'CSV file' or 'other files'.
-        name: film or patient id; '' where there is none.
-        reason: why, with the path of the file or the CSV line.
-        split: the split that lacks it; '' where that is not known.
-    """
-
-    kind: str
-    name: str
-    reason: str
-    split: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +40,14 @@ def select(source: Source, config: DdsmPatchesConfig) -> Selection:
     """
     try:
         films = source.index()
-        skipped = _left_out_by_index(source.catalogue) if config.source == "cbis_ddsm" else []
-    except (ValueError, OSError) as error:
+        skipped = list(source.skipped())
+    except (ValueError, OSError, StorageError) as error:
         raise DatasetError(str(error)) from error
     num_lost = sum(item.kind in ("film", "CSV row") for item in skipped)
     allowed = int(MAX_SKIPPED_SHARE * (len(films) + num_lost)) - num_lost
     if not config.allow_skipped:
+        if config.source == "films":
+            _check_faultless(skipped)
         _check_complete(skipped, allowed)
     split_of = {film.film_id: _split_of(source, film, config) for film in films}
     skipped += _patients_in_both(films, split_of)
@@ -83,27 +67,6 @@ def select(source: Source, config: DdsmPatchesConfig) -> Selection:
     )
 
 
-def _left_out_by_index(catalogue: CbisDdsmIndex) -> list[Skipped]:
-    """Lists what CBIS-DDSM's CSV files name and the folder lacks, and the other way round."""
-    skipped = [
-        Skipped("CSV file", "", f"{name} is missing: the lesions it lists pass for healthy tissue")
-        for name in catalogue.missing_csv_names
-    ]
-    skipped += [
-        Skipped("film", film.film_id, f"{film.path}: {film.reason}") for film in catalogue.left_out
-    ]
-    # A row that names its film leaves out the film, above, or one of its lesions: `read` says so.
-    skipped += [
-        Skipped("CSV row", "", f"{row.where}: {row.reason}")
-        for row in catalogue.rejected_rows
-        if not row.film_id
-    ]
-    if catalogue.num_unknown_files:
-        reason = f"{catalogue.num_unknown_files} .dcm or .jpg files in folders of no CSV row"
-        skipped.append(Skipped("other files", "", reason))
-    return skipped
-
-
 def _check_complete(skipped: Sequence[Skipped], allowed: int) -> None:
     missing = [item.reason for item in skipped if item.kind == "CSV file"]
     if missing:
@@ -114,6 +77,16 @@ def _check_complete(skipped: Sequence[Skipped], allowed: int) -> None:
     if allowed < 0:
         lost = [item for item in skipped if item.kind in ("film", "CSV row")]
         raise too_many_skipped(lost[0].reason)
+
+
+def _check_faultless(skipped: Sequence[Skipped]) -> None:
+    """Refuses any fault in the user's own table, which can be corrected, unlike a public one."""
+    lost = [item for item in skipped if item.kind in ("film", "CSV row")]
+    if lost:
+        raise DatasetError(
+            f"{lost[0].reason}; {len(lost)} faults in all, which python -m tfds_ddsm.check lists. "
+            "Correct them, or set allow_skipped in the config to go on without these films."
+        )
 
 
 def too_many_skipped(example: str) -> DatasetError:
@@ -128,6 +101,8 @@ def _split_of(source: Source, film: Film, config: DdsmPatchesConfig) -> str | No
     """Returns the film's split; None for a film that stands in TCIA's train and test lists."""
     if config.source == "sample":
         return _SAMPLE_SPLITS[film.patient_id]
+    if config.source == "films":
+        return source.split_of(film)
     split = patches.split_of(film.patient_id)
     if not config.official_split:
         return split

@@ -5,8 +5,7 @@ import json
 
 from tfds_ddsm import dataset_statistics
 from tfds_ddsm.film_examples import FilmReport
-from tfds_ddsm.mammogram import Film
-from tfds_ddsm.selection import Skipped
+from tfds_ddsm.mammogram import Film, Skipped
 
 FILM = Film("P_1_LEFT_CC", "P_1", "LEFT", "CC", "lumisys", 1, 1)
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tfds_ddsm import film_examples
+from tfds_ddsm import film_cache, film_examples
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
 from tfds_ddsm.film_cache import FilmCache
 from tfds_ddsm.mammogram import Film, Lesion, Mammogram, UnreadableFilmError
@@ -16,9 +16,13 @@ COUNTS = (3, 0, 4)
 class CountingSource:
     """One film, of which it is known how often it was read."""
 
-    def __init__(self, left_out=(), error=""):
+    def __init__(self, left_out=(), error="", files="1000 bytes"):
         self.num_reads = 0
+        self._files = files
         self._left_out, self._error = left_out, error
+
+    def fingerprint(self, film):
+        return f"{film.film_id} {self._files}"
 
     def read(self, film):
         self.num_reads += 1
@@ -80,6 +84,23 @@ def test_another_share_of_the_plan_is_drawn_anew(tmp_path):
     source = CountingSource()
     assert len(read(cache_in(tmp_path), source)[1]) == 7
     assert len(read(cache_in(tmp_path), source, counts=(2, 0, 1))[1]) == 3
+
+
+def test_other_files_or_another_line_of_the_index_are_read_anew(tmp_path):
+    read(cache_in(tmp_path), CountingSource())
+    source = CountingSource(files="1001 bytes")
+    read(cache_in(tmp_path), source)
+    read(cache_in(tmp_path), source, dataclasses.replace(FILM, density=3))
+    read(cache_in(tmp_path), source)
+    assert source.num_reads == 2
+
+
+def test_other_code_shares_nothing(tmp_path, monkeypatch):
+    read(cache_in(tmp_path), CountingSource())
+    monkeypatch.setattr(film_cache, "_rules", lambda: "other rules")
+    source = CountingSource()
+    read(cache_in(tmp_path), source)
+    assert source.num_reads == 1
 
 
 @pytest.mark.parametrize("fields", [{"left_out": ("mask: empty",)}, {"error": "a.dcm: cut short"}])

@@ -11,13 +11,21 @@ from etils import epath
 from tensorflow_datasets.core import example_serializer, shuffle
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from tfds_ddsm import dataset_statistics, picture_sheet, selection
+from tfds_ddsm import build_lock, dataset_statistics, film_cache, picture_sheet, selection
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.film_cache import FilmCache
-from tfds_ddsm.film_examples import FilmReport, encoded_examples
-from tfds_ddsm.mammogram import Source
+from tfds_ddsm.film_examples import FilmReport, encoded_examples, first_examples
+from tfds_ddsm.mammogram import LESION_TYPES, OTHER_LESION, Film, Source, StorageError
 
-_SOURCES_ON_DISK = ("cbis_ddsm", "ddsm")
+_SOURCES_ON_DISK = ("cbis_ddsm", "ddsm", "films")
+_CBIS_LICENSE = "CC BY 3.0 (CBIS-DDSM)"
+_LICENSES = {
+    "cbis_ddsm": _CBIS_LICENSE,
+    "sample": _CBIS_LICENSE,
+    "ddsm": "University of South Florida (DDSM)",
+    "phantom": "Apache-2.0",
+    "films": "that of the films",
+}
 _SHUFFLE_BUFFER_BYTES = 256 * 2**20
 
 
@@ -43,6 +51,10 @@ def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Sou
             from tfds_ddsm.sources.phantom import PhantomSource
 
             return PhantomSource(config.num_patients, config.difficulty, config.seed)
+        case "films":
+            from tfds_ddsm.sources.films import FilmsSource
+
+            return FilmsSource(manual_dir)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -66,6 +78,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     `ddsm`: from http://www.eng.usf.edu/cvprg/Mammography/Database.html copy the case folders with
     their .ics, .OVERLAY and .LJPEG files into DIR. Decompress nothing.
 
+    `films`: your own films. Put a table films.csv into DIR, with a line for each lesion; the
+    README of ddsm_patches describes its columns and has recipes for public collections.
+
     Then `python -m tfds_ddsm.check --manual_dir=DIR` says within minutes what is missing.
     """
     BUILDER_CONFIGS: ClassVar = [
@@ -83,6 +98,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             patches_per_class=5_000,
             description="Simulated films with simulated lesions.",
         ),
+        DdsmPatchesConfig(
+            name="films",
+            source="films",
+            patches_per_class=10_000,
+            description="Your own films, listed in films.csv.",
+        ),
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -97,7 +118,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     shape=image_shape, dtype=np.uint8, encoding_format="png"
                 ),
                 "label": tfds.features.ClassLabel(names=["non_malignant", "malignant"]),
-                "lesion_type": tfds.features.ClassLabel(names=["none", "mass", "calcification"]),
+                "lesion_type": tfds.features.ClassLabel(names=self._lesion_types()),
                 "simulated": tfds.features.Scalar(np.bool_),
                 "patient_id": tfds.features.Text(),
                 "film_id": tfds.features.Text(),
@@ -118,40 +139,91 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             features=features,
             supervised_keys=("image", "label"),
             homepage="https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY",
-            license="CC BY 3.0 (CBIS-DDSM)",
+            license=_LICENSES[self.builder_config.source],
             metadata=tfds.core.MetadataDict(recipe=self.builder_config.recipe()),
         )
 
-    def download_and_prepare(self, *, download_config=None, **kwargs) -> None:
-        """As in TFDS; raises DatasetError where another recipe was built under the same name."""
-        overwrite = download_config and download_config.download_mode.overwrite_dataset
+    def _lesion_types(self) -> list[str]:
+        own = [OTHER_LESION] if self.builder_config.source == "films" else []
+        return ["none", *LESION_TYPES, *own]
+
+    def download_and_prepare(self, *, download_config=None, file_format=None, **kwargs) -> None:
+        """As in TFDS, one process at a time.
+
+        Raises:
+            DatasetError: another recipe was built under the same name, the records would be in a
+                format that training does not read, or the films cannot be used.
+        """
+        download_config = download_config or tfds.download.DownloadConfig()
+        self._check_file_format(file_format or self.info.file_format)
+        overwrite = download_config.download_mode.overwrite_dataset
         if self.is_prepared() and not overwrite:
-            # Not from self.info: there, the metadata of this config hide those on disk.
-            metadata = json.loads((self.data_path / "metadata.json").read_text())
-            built, wanted = metadata["recipe"], self.builder_config.recipe()
-            defaults = DdsmPatchesConfig(name="defaults").recipe()  # of fields that are newer
-            built = defaults | built
-            changed = [name for name in wanted if built[name] != wanted[name]]
-        else:
-            changed = []
+            self._check_recipe(download_config)
+            return
+        with build_lock.sole_build(self.data_path.parent) as is_sole:
+            if self.is_prepared() and not overwrite:  # by the process that held the lock
+                self._check_recipe(download_config)
+                self.info.read_from_directory(self.data_path)
+                return
+            self._cache = None
+            super().download_and_prepare(
+                download_config=download_config, file_format=file_format, **kwargs
+            )
+            if download_config.max_examples_per_split is None:
+                self._remove_leftovers(is_sole)
+
+    def _check_file_format(self, file_format: str | tfds.core.FileFormat) -> None:
+        if file_format is None:
+            return
+        received = tfds.core.FileFormat.from_value(file_format)
+        if received != tfds.core.FileFormat.TFRECORD:
+            raise DatasetError(
+                f"file_format must be tfrecord, the one that training reads; received "
+                f"{received.value}."
+            )
+
+    def _recipe(self, download_config: tfds.download.DownloadConfig) -> dict[str, Any]:
+        """Returns what decides the records; a trial build is told from a whole one by its cap."""
+        cap = download_config.max_examples_per_split
+        capped = {} if cap is None else {"max_examples_per_split": cap}
+        return self.builder_config.recipe() | capped
+
+    def _check_recipe(self, download_config: tfds.download.DownloadConfig) -> None:
+        # Not from self.info: there, the metadata of this config hide those on disk.
+        metadata = json.loads((self.data_path / "metadata.json").read_text())
+        defaults = DdsmPatchesConfig(name="defaults").recipe()  # of fields that are newer
+        built, wanted = defaults | metadata["recipe"], self._recipe(download_config)
+        cap = built.get("max_examples_per_split")
+        if cap is not None and cap != wanted.get("max_examples_per_split"):
+            raise DatasetError(
+                f"{self.data_dir} was built with at most {cap} examples per split: pass "
+                "--overwrite to build it anew."
+            )
+        changed = [name for name in wanted if built.get(name) != wanted[name]]
         if changed:
             raise DatasetError(
                 f"{self.data_dir} was built with another {', '.join(changed)}: give the config "
                 "another name, or pass --overwrite."
             )
-        super().download_and_prepare(download_config=download_config, **kwargs)
+
+    def _remove_leftovers(self, is_sole: bool) -> None:
+        """Deletes the films that were kept, and what killed builds left; the dataset is whole."""
+        if self._cache:
+            self._cache.remove()
+        if is_sole:
+            for pattern in ("incomplete.*", f"{film_cache.FOLDER_PREFIX}*"):
+                for folder in self.data_path.parent.glob(pattern):
+                    folder.rmtree()
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         """Builds the splits, then describes them in files beside the records."""
         self._download_config = download_config
         self._reports: dict[str, list[FilmReport]] = {}
-        self._cache = None
+        self.info.metadata["recipe"] = self._recipe(download_config)
         with _small_shuffle_buffer(), _repeatable_bytes():
             super()._download_and_prepare(dl_manager, download_config)
         if self._reports:
             self._describe()
-        if self._cache:
-            self._cache.remove()
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         config = self.builder_config
@@ -165,7 +237,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             recipe = config.recipe() | rules
             self._cache = FilmCache(self.data_path.parent, recipe, str(manual_dir))
             self._cache.forget_incomplete_films()
-        if runner or options:
+        if (runner or options) and self._download_config.max_examples_per_split is None:
             from tfds_ddsm import beam_films
 
             plan, films = self._selection.plan, self._selection.films.values()
@@ -176,16 +248,28 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, split: str, source: Source
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        config, plan = self.builder_config, self._selection.plan
+        plan = self._selection.plan
         read = self._cache.examples if self._cache else encoded_examples
         reports = self._reports[split] = []
         films = self._selection.films[split]
+        num_left = self._download_config.max_examples_per_split
         for film in tqdm_utils.tqdm(films, desc=f"Reading {split} films", unit=" films"):
-            report, examples = read(source, film, plan[film.film_id], config)
+            if num_left == 0:
+                break
+            report, examples = self._read(read, source, film, plan[film.film_id])
+            if num_left is not None:
+                report, examples = first_examples(report, examples, num_left)
+                num_left -= sum(report.made)
             reports.append(report)
             self._check_failures()
             yield from examples
         self._check_any_patch(split)
+
+    def _read(self, read, source: Source, film: Film, counts: tuple[int, int, int]):
+        try:
+            return read(source, film, counts, self.builder_config)
+        except StorageError as error:
+            raise DatasetError(str(error)) from error
 
     def _check_failures(self) -> None:
         """Raises DatasetError where one film too many could not be read, over all splits."""
@@ -218,8 +302,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         print(text)
 
     def _read_back(self, split: str) -> Iterable[dict[str, Any]]:
-        if self.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-            return self.as_data_source(split)
         uncached = tfds.ReadConfig(try_autocache=False)  # only the first records are read
         return tfds.as_numpy(self.as_dataset(split=split, read_config=uncached))
 

@@ -13,9 +13,18 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from tfds_ddsm.mammogram import Film, Lesion, Mammogram, UnreadableFilmError
+from tfds_ddsm.mammogram import (
+    Film,
+    Lesion,
+    Mammogram,
+    Skipped,
+    Source,
+    UnreadableFilmError,
+)
+from tfds_ddsm.sources import lesion_mask, storage
 from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex, LesionFiles, build_index
 from tfds_ddsm.sources.image_file import FilmPixels, read_film, read_pixels
+from tfds_ddsm.sources.lesion_mask import UnusableMaskError
 
 # A mask on another grid than its film was drawn on a scan of another pitch: 4386 / 5041 = 0.870 =
 # 43.5 um / 50 um. The digitizers' pitches of 42, 43.5 and 50 um give factors of 0.84 to 1.19.
@@ -24,12 +33,8 @@ _MIN_MASK_SCALE, _MAX_MASK_SCALE = 0.8, 1.25
 _MASK_TOLERANCE_PIXELS = 2
 
 
-class _UnusableMaskError(Exception):
-    """A lesion's mask cannot be used though its files can be read; the message says why."""
-
-
 @dataclasses.dataclass(frozen=True)
-class CbisDdsmSource:
+class CbisDdsmSource(Source):
     """The films of CBIS-DDSM with every lesion that the four CSV files list.
 
     Attributes:
@@ -62,6 +67,39 @@ class CbisDdsmSource:
         """
         return [files.film for files in self.catalogue.films.values()]
 
+    def skipped(self) -> Sequence[Skipped]:
+        """Returns what the CSV files name and the folder lacks, and the other way round."""
+        catalogue = self.catalogue
+        skipped = [
+            Skipped(
+                "CSV file",
+                "",
+                f"{name} is missing: the lesions it lists could pass for healthy tissue",
+            )
+            for name in catalogue.missing_csv_names
+        ]
+        skipped += [
+            Skipped("film", film.film_id, f"{film.path}: {film.reason}")
+            for film in catalogue.left_out
+        ]
+        # A row that names its film leaves out the film, or one of its lesions: `read` says so.
+        skipped += [
+            Skipped("CSV row", "", f"{row.where}: {row.reason}")
+            for row in catalogue.rejected_rows
+            if not row.film_id
+        ]
+        if catalogue.num_unknown_files:
+            reason = f"{catalogue.num_unknown_files} .dcm or .jpg files in folders of no CSV row"
+            skipped.append(Skipped("other files", "", reason))
+        return skipped
+
+    def fingerprint(self, film: Film) -> str:
+        """Returns the film's entry in the index, and size and time of its files."""
+        files = self.catalogue.films[film.film_id]
+        paths = [files.path, *(path for lesion in files.lesions for path in lesion.paths)]
+        states = [storage.state(self._root / path) for path in paths]
+        return f"{files} {states}"
+
     def official_split(self, film: Film) -> str | None:
         """Returns TCIA's split of a film's patient, 'train' or 'test'.
 
@@ -89,7 +127,7 @@ class CbisDdsmSource:
         for lesion in files.lesions:
             try:
                 mask = self._read_mask(lesion, image.shape)
-            except _UnusableMaskError as error:
+            except UnusableMaskError as error:
                 left_out.append(str(error))
             else:
                 lesions.append(
@@ -117,9 +155,9 @@ class CbisDdsmSource:
             folder = self._root / lesion.paths[0]
             raise UnreadableFilmError(f"{folder.parent}: no file here is the mask of {lesion.name}")
         try:
-            return _on_film_grid(_binary(candidates[path]), film_shape)
-        except _UnusableMaskError as error:
-            raise _UnusableMaskError(f"{self._root / path}: {error} ({lesion.name})") from None
+            return _on_film_grid(lesion_mask.binary(candidates[path]), film_shape)
+        except UnusableMaskError as error:
+            raise UnusableMaskError(f"{self._root / path}: {error} ({lesion.name})") from None
 
 
 def _grey(film: FilmPixels, path: str) -> np.ndarray:
@@ -155,22 +193,6 @@ def _has_two_values(pixels: np.ndarray) -> bool:
     return pixels.dtype == np.uint8 and np.mean((pixels >= 64) & (pixels < 192)) < 0.02
 
 
-def _binary(pixels: np.ndarray) -> np.ndarray:
-    """Returns bool [height, width]; grey values, as JPEG makes them, are cut at half of the range.
-
-    Raises:
-        _UnusableMaskError: no pixel is set, or all are.
-    """
-    low, high = pixels.min(), pixels.max()
-    two_values = np.all((pixels == low) | (pixels == high))
-    mask = pixels == high if two_values and low < high else pixels > np.iinfo(pixels.dtype).max // 2
-    if not mask.any():
-        raise _UnusableMaskError("the mask is empty")
-    if mask.all():
-        raise _UnusableMaskError("the mask covers the whole film")
-    return mask
-
-
 def _fits(shape: tuple[int, int], film_shape: tuple[int, int]) -> bool:
     """Says whether one factor, within the range of the digitizers, brings `shape` to the film's."""
     scale = film_shape[0] / shape[0]
@@ -184,12 +206,12 @@ def _on_film_grid(mask: np.ndarray, film_shape: tuple[int, int]) -> np.ndarray:
     """Resizes a mask to the film's shape, by the nearest pixel.
 
     Raises:
-        _UnusableMaskError: the aspect ratios differ, so that the mask is of another part or film.
+        UnusableMaskError: the aspect ratios differ, so that the mask is of another part or film.
     """
     if mask.shape == film_shape:
         return mask
     if not _fits(mask.shape, film_shape):
-        raise _UnusableMaskError(
+        raise UnusableMaskError(
             f"the mask has {mask.shape[0]} x {mask.shape[1]} pixels and does not fit the film of "
             f"{film_shape[0]} x {film_shape[1]}"
         )

@@ -112,7 +112,12 @@ def build_index(root: epath.Path) -> CbisDdsmIndex:
     Raises:
         ValueError: no CSV file or none of the films was found, or a CSV file cannot be read.
     """
-    csv_paths, image_paths = _find_files(root)
+    csv_paths, image_paths, counts = _find_files(root)
+    if not csv_paths:
+        raise ValueError(
+            f"{root}: none of {', '.join(CSV_NAMES)} is here or below{folders.advice(counts)}; "
+            "download them from TCIA's page of CBIS-DDSM."
+        )
     rows, rejected = _read_all_rows(root, csv_paths)
     known = {name for row in rows for name in (row.film_folder, row.film_series)}
     known.update(name for row in rows for name in (row.lesion_folder, *row.lesion_series))
@@ -121,7 +126,8 @@ def build_index(root: epath.Path) -> CbisDdsmIndex:
     if not films:
         raise ValueError(
             f"{root}: the CSV files list {len(left_out)} films, and none of them is complete among "
-            f"the {len(image_paths)} .dcm and .jpg files here{_example(left_out)}"
+            f"the {len(image_paths)} .dcm and .jpg files here"
+            f"{_what_is_here(image_paths, counts, layouts)}{_example(left_out)}"
         )
     official_splits = collections.defaultdict(set)
     for row in rows:
@@ -138,10 +144,14 @@ def build_index(root: epath.Path) -> CbisDdsmIndex:
     )
 
 
-def _find_files(root: epath.Path) -> tuple[dict[str, str], list[str]]:
-    """Returns the CSV files by name and all image files, as paths below `root`, sorted."""
-    csv_paths, image_paths = {}, []
+def _find_files(root: epath.Path) -> tuple[dict[str, str], list[str], collections.Counter]:
+    """Returns the CSV files by name, all image files, sorted, and how many files of each kind.
+
+    Paths are below `root`.
+    """
+    csv_paths, image_paths, counts = {}, [], collections.Counter()
     for folder, file_names in folders.walk(root):
+        counts.update(map(folders.kind_of, file_names))
         below = "/".join(folder.parts[len(root.parts) :])
         for name in file_names:
             path = f"{below}/{name}" if below else name
@@ -149,9 +159,8 @@ def _find_files(root: epath.Path) -> tuple[dict[str, str], list[str]]:
                 image_paths.append(path)
             elif name.lower() in CSV_NAMES:
                 csv_paths.setdefault(name.lower(), []).append(path)
-    return {name: _only_version(root, csv_paths[name]) for name in sorted(csv_paths)}, sorted(
-        image_paths
-    )
+    csv_paths = {name: _only_version(root, csv_paths[name]) for name in sorted(csv_paths)}
+    return csv_paths, sorted(image_paths), counts
 
 
 def _only_version(root: epath.Path, paths: Sequence[str]) -> str:
@@ -169,11 +178,6 @@ def _read_all_rows(
     root: epath.Path, csv_paths: Mapping[str, str]
 ) -> tuple[list[Row], list[RejectedRow]]:
     """Returns the rows of all files, in which no lesion stands twice, and the rejected ones."""
-    if not csv_paths:
-        raise ValueError(
-            f"{root}: none of {', '.join(CSV_NAMES)} is here or below; "
-            "download them from TCIA's page of CBIS-DDSM."
-        )
     rows, rejected = {}, []
     for path in csv_paths.values():
         good, bad = cbis_ddsm_rows.read_rows(root / path)
@@ -290,6 +294,19 @@ def _film_files(
 def _lookup(files: _Files, first_folder: str, series_uids: Iterable[str]) -> Sequence[str]:
     """Returns the files of a first folder, or else those of the series."""
     return files.get(first_folder) or [p for uid in series_uids for p in files.get(uid, ())]
+
+
+def _what_is_here(
+    image_paths: Sequence[str], counts: Mapping[str, int], layouts: Mapping[str, int]
+) -> str:
+    """Says why the files that are here may belong to no film."""
+    if layouts:
+        return ""
+    if image_paths:
+        return (
+            f"; one lies at {image_paths[0]}, and no folder above it is one that the CSV files name"
+        )
+    return folders.advice(counts)
 
 
 def _example(left_out: Sequence[LeftOutFilm]) -> str:

@@ -1,9 +1,14 @@
 """Walks over the folder trees in which data arrives."""
 
 import os
-from collections.abc import Iterator
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
 
 from etils import epath
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+_NUM_KINDS = 4
 
 
 def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
@@ -28,3 +33,33 @@ def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
 
 def _is_link(folder: epath.Path, name: str) -> bool:
     return os.path.islink(os.path.join(folder, name))
+
+
+def kind_of(file_name: str) -> str:
+    """Returns a name's suffix in lower case; '' where it has none, as in '1-1' and '1.2.840'."""
+    suffix = pathlib.PurePath(file_name).suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z][a-z0-9_]{0,11}|\.7z", suffix) else ""
+
+
+def advice(counts: Mapping[str, int]) -> str:
+    """Says what lies in a folder in which no film was found, and what to do with it.
+
+    Args:
+        counts: number of files by `kind_of`.
+
+    Returns:
+        A part of a sentence, to be put behind what was not found.
+    """
+    if not counts:
+        return "; there is no file at all"
+    names = [
+        f"{count} {kind or 'without a suffix'}"
+        for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    text = f"; the files here are {', '.join(names[:_NUM_KINDS])}"
+    text += " and others" if len(names) > _NUM_KINDS else ""
+    if any(kind in _ARCHIVES for kind in counts):
+        text += ": unpack the archives"
+    elif counts.get(""):
+        text += ": if those without a suffix are DICOM, name them .dcm"
+    return text

@@ -24,7 +24,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from tfds_ddsm import grey_levels
 from tfds_ddsm.grey_levels import GreyScale
 from tfds_ddsm.mammogram import UnreadableFilmError
-from tfds_ddsm.sources import dicom_pixels
+from tfds_ddsm.sources import dicom_pixels, storage
 from tfds_ddsm.sources.dicom_pixels import MAX_PIXELS
 
 # What it logs of damaged files, with tracebacks, is the reason of the refusal.
@@ -98,12 +98,12 @@ class FilmPixels:
 
 def read_film(path: epath.Path, bits: int | None = None, voi: bool = False) -> FilmPixels:
     """Returns the film of a file; see `decode_film`. A file that cannot be opened is refused."""
-    return decode_film(_read_bytes(path), str(path), bits, voi)
+    return decode_film(storage.read_bytes(path, MAX_FILE_BYTES), str(path), bits, voi)
 
 
 def read_pixels(path: epath.Path) -> np.ndarray:
     """Returns the stored values of a file; see `decode`. One that cannot be opened is refused."""
-    return decode(_read_bytes(path), str(path))
+    return decode(storage.read_bytes(path, MAX_FILE_BYTES), str(path))
 
 
 def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = False) -> FilmPixels:
@@ -154,12 +154,6 @@ def refusing(name: str) -> Iterator[None]:
     except _DECODING_ERRORS as error:
         reason = ascii(str(error).split("\n", 1)[0][:300])[1:-1] or type(error).__name__
         raise UnreadableFilmError(f"{name}: {reason}") from error
-
-
-def _read_bytes(path: epath.Path) -> bytes:
-    with refusing(str(path)):
-        _check_num_bytes(path.stat().length)
-        return path.read_bytes()
 
 
 def _check_num_bytes(num_bytes: int) -> None:

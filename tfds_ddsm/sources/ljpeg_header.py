@@ -8,6 +8,9 @@ import dataclasses
 
 import numpy as np
 
+# The largest film, 24 x 30 cm at 42 um, the finest pitch of DDSM's digitizers, has 41 million.
+MAX_SAMPLES = 50_000_000
+
 _SOF3, _DHT, _SOI, _SOS, _DRI, _COM = 0xC3, 0xC4, 0xD8, 0xDA, 0xDD, 0xFE
 _SKIPPED = frozenset(range(0xE0, 0xF0)) | {_COM}  # APP0..APP15: of no meaning for the pixels
 
@@ -129,6 +132,11 @@ def _parse_frame(segment: bytes, offset: int) -> Frame:
         raise LjpegError(
             f"byte {offset}: lines and samples per line are at least 1, got "
             f"{frame.num_lines} x {frame.samples_per_line}"
+        )
+    if frame.num_lines * frame.samples_per_line > MAX_SAMPLES:
+        raise LjpegError(
+            f"byte {offset}: {frame.num_lines} x {frame.samples_per_line} samples; a film has at "
+            f"most {MAX_SAMPLES}"
         )
     return frame
 

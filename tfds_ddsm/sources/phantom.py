@@ -37,7 +37,7 @@ _LETTERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class PhantomSource:
+class PhantomSource(mammogram.Source):
     """Simulated patients with four films each; implements `mammogram.Source`.
 
     Two patients in five have a malignant lesion in one breast and two in five have benign ones

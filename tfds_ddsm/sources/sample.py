@@ -18,7 +18,14 @@ import pydicom
 from etils import epath
 
 from tfds_ddsm import patches
-from tfds_ddsm.mammogram import Description, Film, Lesion, Mammogram, UnreadableFilmError
+from tfds_ddsm.mammogram import (
+    Description,
+    Film,
+    Lesion,
+    Mammogram,
+    Source,
+    UnreadableFilmError,
+)
 from tfds_ddsm.sources import phantom
 from tfds_ddsm.sources.image_file import read_film
 
@@ -75,7 +82,7 @@ _DESCRIPTIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleSource:
+class SampleSource(Source):
     """The films of P_00173 and P_00820, four views each, as a `Source`.
 
     Attributes:

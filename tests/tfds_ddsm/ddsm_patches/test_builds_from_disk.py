@@ -6,7 +6,9 @@ that every patch must be found in its film as it is.
 
 import csv
 import dataclasses
+import errno
 import importlib.util
+import os
 import pathlib
 import re
 
@@ -17,6 +19,7 @@ import pydicom
 import pytest
 import tensorflow_datasets as tfds
 from apache_beam.runners.portability import fn_api_runner
+from etils import epath
 from scipy import ndimage
 from tensorflow_datasets.core import shuffle
 
@@ -24,6 +27,7 @@ from tests.tfds_ddsm.sources import cbis_ddsm_tree, pvrg_encoder
 from tfds_ddsm import film_examples, patches
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches import ddsm_patches_dataset_builder
+from tfds_ddsm.sources import storage
 from tfds_ddsm.sources.cbis_ddsm import CbisDdsmSource
 
 SHAPE = (544, 320)
@@ -287,6 +291,44 @@ def test_a_build_goes_on_where_it_was_interrupted(tmp_path, built, tree, monkeyp
     assert sorted(films) == sorted(LESION_TYPES)  # none twice
     assert_same_records(built, dataset)
     assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.1.0"]
+
+
+def test_films_are_kept_until_the_dataset_is_whole(tmp_path, tree, monkeypatch):
+    def killed(info, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.core.DatasetInfo, "write_to_directory", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, tree)
+    kept = list(tmp_path.glob("ddsm_patches/tiny/unfinished_films_*/*.film"))
+    assert len(kept) == len(LESION_TYPES)
+
+    path = next(tree.rglob("*P_00002*RIGHT_MLO/*/*/*.dcm"))
+    os.utime(path, (0, 0))  # another file, for all that is known
+    read, films = CbisDdsmSource.read, []
+    monkeypatch.setattr(
+        CbisDdsmSource, "read", lambda self, film: films.append(film.film_id) or read(self, film)
+    )
+    build(tmp_path, tree)
+    assert films == ["P_00002_RIGHT_MLO"]
+    assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.1.0"]
+
+
+def test_a_failing_disk_stops_the_build_and_thins_nothing_out(tmp_path, tree, monkeypatch):
+    read_bytes = type(epath.Path(tree)).read_bytes
+
+    def fail(path):
+        if path.suffix == ".dcm":
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(path)
+
+    monkeypatch.setattr(storage, "_RETRY_AFTER_SECONDS", (0,))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(epath.Path(tree)), "read_bytes", fail)
+        with pytest.raises(DatasetError, match=r"cannot be read \(Input/output error\); run"):
+            build(tmp_path, tree, allow_skipped=True)
+    assert not list(tmp_path.rglob("*.tfrecord*"))
 
 
 @pytest.mark.parametrize("rules", ["version", "features"])

@@ -1,3 +1,4 @@
+import contextlib
 import importlib.util
 import json
 import os
@@ -208,6 +209,90 @@ def test_a_name_stands_for_one_recipe(built):
 
     with pytest.raises(DatasetError, match="another patches_per_class, simulated_lesions: give"):
         builder(data_dir, patches_per_class=50).download_and_prepare()
+
+
+def phantom(data_dir, **fields):
+    small = {"source": "phantom", "num_patients": 12, "patches_per_class": 24}
+    return builder(data_dir, **small | fields)
+
+
+def capped(number):
+    return tfds.download.DownloadConfig(max_examples_per_split=number)
+
+
+def test_a_trial_build_neither_misstates_its_numbers_nor_stands_in_for_the_whole(tmp_path):
+    trial = phantom(tmp_path)
+    trial.download_and_prepare(download_config=capped(5))
+
+    numbers = json.loads((trial.data_path / "statistics.json").read_text())["splits"]
+    for split, info in trial.info.splits.items():
+        kinds = numbers[split]["patches by kind"]
+        assert numbers[split]["patches"] == sum(kinds.values()) == info.num_examples <= 5
+        labels = [record["label"] for record in records(trial)[split]]
+        assert labels.count(1) == kinds["malignant"]
+    phantom(tmp_path).download_and_prepare(download_config=capped(5))  # is there: nothing to do
+    with pytest.raises(DatasetError, match=r"at most 5 examples per split: pass --overwrite"):
+        phantom(tmp_path).download_and_prepare()
+
+    mode = tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
+    anew = tfds.download.DownloadConfig(download_mode=mode)
+    whole = phantom(tmp_path)
+    whole.download_and_prepare(download_config=anew)
+    assert sum(split.num_examples for split in whole.info.splits.values()) == 48
+    with pytest.raises(DatasetError, match="another max_examples_per_split: give"):
+        phantom(tmp_path).download_and_prepare(download_config=capped(5))
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "parquet"])
+def test_a_format_that_training_does_not_read_is_refused(tmp_path, file_format):
+    config = DdsmPatchesConfig(**TINY | {"source": "phantom"})
+    make = ddsm_patches_dataset_builder.Builder
+    with pytest.raises(
+        DatasetError, match=f"must be tfrecord, .*; received {file_format}"
+    ) as raised:
+        make(config=config, data_dir=tmp_path, file_format=file_format).download_and_prepare()
+    assert "\n" not in str(raised.value)
+    with pytest.raises(DatasetError, match="must be tfrecord"):
+        phantom(tmp_path).download_and_prepare(file_format=file_format)
+    assert not list(tmp_path.rglob("*.*record*"))
+
+
+def test_a_good_build_removes_what_killed_ones_left(tmp_path):
+    folder = tmp_path / "ddsm_patches" / "tiny"
+    for name in ("incomplete.AB12CD_1.1.0", "unfinished_films_0123456789abcdef"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.film").touch()
+    dataset = phantom(tmp_path)
+    dataset.download_and_prepare(download_config=capped(5))
+    assert len(list(folder.iterdir())) == 3  # a trial build keeps hours of others
+
+    mode = tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
+    phantom(tmp_path).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(download_mode=mode)
+    )
+    assert list(folder.iterdir()) == [pathlib.Path(dataset.data_path)]
+
+
+def test_a_build_that_waited_for_another_takes_its_dataset(tmp_path, monkeypatch):
+    waiting = phantom(tmp_path)
+
+    with monkeypatch.context() as patch:
+        own = ddsm_patches_dataset_builder.build_lock.sole_build
+        calls = []
+
+        @contextlib.contextmanager
+        def lock(folder):
+            calls.append(folder)
+            if len(calls) == 1:
+                phantom(tmp_path).download_and_prepare()
+            with own(folder) as is_sole:
+                yield is_sole
+
+        patch.setattr(ddsm_patches_dataset_builder.build_lock, "sole_build", lock)
+        waiting.download_and_prepare()
+
+    assert len(calls) == 2
+    assert sum(split.num_examples for split in waiting.info.splits.values()) == 48
 
 
 @needs_films

@@ -141,6 +141,26 @@ def test_folder_without_csv_files_or_films_is_refused(tmp_path):
         _build(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("rename", "found"),
+    [
+        (lambda path: path.with_suffix(""), "6 without a suffix, 1 .csv: if those .* name them"),
+        (lambda path: path.with_suffix(".png"), "the files here are 6 .png, 1 .csv"),
+        (lambda path: path.with_suffix(".zip"), "6 .zip, 1 .csv: unpack the archives"),
+        (
+            lambda path: path.parents[3] / f"{path.parent.name}_{path.name}",
+            "among the 6 .dcm and .jpg files here; one lies at CBIS-DDSM/1.3.6.*, and no folder",
+        ),
+    ],
+)
+def test_a_tree_in_which_no_film_is_found_is_described(tmp_path, rename, found):
+    cbis_ddsm_tree.write_tree(tmp_path, [MASS, OTHER])
+    for path in sorted(tmp_path.rglob("*.dcm")):
+        path.rename(rename(path))
+    with pytest.raises(ValueError, match=found):
+        _build(tmp_path)
+
+
 @pytest.mark.skipif(not REAL_CSVS.exists(), reason="TCIA's CSV files are not here")
 def test_whole_collection(tmp_path):
     paths = set()

@@ -231,17 +231,66 @@ def test_equal_numbers_of_two_hospitals_are_two_patients(tmp_path):
     assert {film.patient_id for film in films} == {"A_0286", "C_0286"}
 
 
-def test_two_cases_of_one_name_are_listed_once_and_not_read(tmp_path):
+def test_two_cases_of_one_name_whose_records_differ_are_left_out(tmp_path):
     marks = {"LEFT_CC": overlay(abnormality())}
     write_case(tmp_path / "benigns/benign_01/case0001")
     write_case(tmp_path / "cancers/cancer_01/case0001", overlays=marks)
 
     source = ddsm.DdsmSource(tmp_path)
 
+    assert [film.view for film in source.index()] == ["MLO", "CC", "MLO"]
+    (skipped,) = source.skipped()
+    assert (skipped.kind, skipped.name) == ("film", "A_0001_1.LEFT_CC")
+    assert re.search(r"benign_01.*cancer_01.*both hold A_0001_1", skipped.reason)
+
+
+def test_a_case_that_lies_twice_in_the_same_form_is_one_case(tmp_path):
+    marks = {"LEFT_CC": overlay(abnormality())}
+    for volume in ("benigns/benign_01", "benign_without_callbacks/benign_without_callback_01"):
+        write_case(tmp_path / volume / "case0001", overlays=marks)
+
+    source = ddsm.DdsmSource(tmp_path)
+
     assert len(source.index()) == 4
-    assert film_of(source).num_malignant == 0
-    with pytest.raises(UnreadableFilmError, match=r"benign_01.*cancer_01.*both hold A_0001_1"):
-        source.read(film_of(source))
+    assert source.skipped() == ()
+    assert len(source.read(film_of(source)).lesions) == 1
+
+
+def test_films_that_records_name_and_no_ljpeg_holds_are_missing(tmp_path):
+    marks = {"LEFT_CC": overlay(abnormality()), "RIGHT_CC": overlay(abnormality())}
+    folder = write_case(tmp_path / "case0001", overlays=marks)
+    for view in ("LEFT_MLO", "RIGHT_CC"):
+        (folder / f"A_0001_1.{view}.LJPEG").unlink()
+    (folder / "B_0002_1.LEFT_CC.OVERLAY").write_text(marks["LEFT_CC"])
+
+    source = ddsm.DdsmSource(tmp_path)
+
+    assert [film.film_id for film in source.index()] == ["A_0001_1.LEFT_CC", "A_0001_1.RIGHT_MLO"]
+    assert [item.name for item in source.skipped()] == [
+        "A_0001_1.LEFT_MLO",
+        "A_0001_1.RIGHT_CC",
+        "B_0002_1.LEFT_CC",
+    ]
+    assert re.search(r"A-0001-1.ics names the film A_0001_1.LEFT_MLO", source.skipped()[0].reason)
+
+
+def test_a_stream_of_another_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    folder = write_case(tmp_path / "case0001")
+    path = folder / "A_0001_1.LEFT_CC.LJPEG"
+    stream = path.read_bytes()
+    assert stream[7:11] == bytes((0, SIZE[0], 0, SIZE[1]))
+    monkeypatch.setattr(ddsm.ljpeg, "decode", None)
+
+    path.write_bytes(stream[:7] + bytes((20, 0, 20, 0)) + stream[11:])
+    with pytest.raises(UnreadableFilmError, match="holds 5120 x 5120 samples, and the"):
+        read(tmp_path)
+    path.write_bytes(stream[:7] + b"\xff\xff\xff\xff" + stream[11:])
+    with pytest.raises(UnreadableFilmError, match="65535 x 65535 samples; a film has at most"):
+        read(tmp_path)
+    with path.open("wb") as file:
+        file.truncate(200_000_000)  # sparse: takes no room
+    with pytest.raises(UnreadableFilmError, match="200000000 bytes are more than a film can have"):
+        read(tmp_path)
 
 
 def test_pickled_source_reads_without_walking_again(tmp_path, monkeypatch):

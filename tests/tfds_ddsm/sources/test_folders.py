@@ -1,3 +1,7 @@
+import collections
+import re
+
+import pytest
 from etils import epath
 
 from tfds_ddsm.sources import folders
@@ -28,3 +32,21 @@ def test_hidden_files_are_left_out(tmp_path):
 
 def test_absent_folder_holds_nothing(tmp_path):
     assert _found(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        ([], "; there is no file at all"),
+        (
+            ["1-1", "1.2.840.113"],
+            "; the files here are 2 without a suffix: if those .* name them .dcm",
+        ),
+        (["a.ZIP", "b.zip", "c.PNG"], "; the files here are 2 .zip, 1 .png: unpack the archives"),
+        (list("abcde"), "5 without a suffix"),
+        (["a.b", "a.c", "a.d", "a.e", "a.f"], "1 .b, 1 .c, 1 .d, 1 .e and others"),
+    ],
+)
+def test_advice_names_what_was_found(names, advice):
+    counts = collections.Counter(map(folders.kind_of, names))
+    assert re.match(f".*{advice}", folders.advice(counts))

@@ -1,0 +1,76 @@
+import errno
+
+import pytest
+from etils import epath
+
+from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
+from tfds_ddsm.sources import storage
+
+
+class FailingPath:
+    """A file on a disk that fails a few times."""
+
+    def __init__(self, path, *errors):
+        self.errors = list(errors)
+        self._path = path
+
+    def __str__(self):
+        return str(self._path)
+
+    def stat(self):
+        return self._path.stat()
+
+    def read_bytes(self):
+        if self.errors:
+            raise self.errors.pop()
+        return self._path.read_bytes()
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    seconds = []
+    monkeypatch.setattr(storage.time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = epath.Path(tmp_path / "film.dcm")
+    path.write_bytes(b"pixels")
+    return path
+
+
+def test_a_hiccup_of_the_network_is_waited_for(path, waits):
+    failing = FailingPath(path, *[OSError(errno.ESTALE, "Stale file handle")] * 3)
+    assert storage.read_bytes(failing, 100) == b"pixels"
+    assert waits == [1, 5, 25]
+
+
+def test_a_disk_that_goes_on_failing_is_no_damaged_film(path, waits):
+    failing = FailingPath(path, *[OSError(errno.EIO, "Input/output error")] * 4)
+    with pytest.raises(StorageError, match=r"film.dcm cannot be read \(Input/output error\); run"):
+        storage.read_bytes(failing, 100)
+    assert not failing.errors
+
+
+def test_what_no_second_try_can_mend_is_told_at_once(tmp_path, path, waits):
+    with pytest.raises(StorageError, match="Permission denied"):
+        storage.read_bytes(FailingPath(path, PermissionError(13, "Permission denied")), 100)
+    for bad, reason in (
+        (tmp_path / "absent", "No such file"),
+        (tmp_path, "Is a directory"),
+        (path / "below", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        with pytest.raises(UnreadableFilmError, match=reason):
+            storage.read_bytes(epath.Path(bad), 10**6)
+    with pytest.raises(UnreadableFilmError, match="6 bytes are more than a film can have"):
+        storage.read_bytes(path, 5)
+    assert not waits
+
+
+def test_the_state_of_a_file_changes_with_its_content(tmp_path, path):
+    before = storage.state(path)
+    path.write_bytes(b"pixel")
+    assert storage.state(path) != before
+    assert storage.state(tmp_path / "absent") == str(tmp_path / "absent")

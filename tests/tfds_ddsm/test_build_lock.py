@@ -1,0 +1,46 @@
+import errno
+import multiprocessing
+import pathlib
+
+from etils import epath
+
+from tfds_ddsm import build_lock
+
+
+def _build(folder, started, may_end, order):
+    with build_lock.sole_build(epath.Path(folder)) as is_sole:
+        order.put(is_sole)
+        started.set()
+        may_end.wait(60)
+        order.put("ended")
+
+
+def test_a_second_build_waits_for_the_first_even_if_that_is_killed(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    order = spawn.Queue()
+    events = [spawn.Event() for _ in range(4)]
+    first = spawn.Process(target=_build, args=(tmp_path, *events[:2], order))
+    first.start()
+    assert events[0].wait(60)
+    second = spawn.Process(target=_build, args=(tmp_path, *events[2:], order))
+    second.start()
+    assert not events[2].wait(1.0)
+    first.kill()
+    assert events[2].wait(60)
+    events[3].set()
+    second.join(60)
+    assert [order.get(timeout=60) for _ in range(3)] == [True, True, "ended"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_locks_and_a_bucket_cannot_tell(tmp_path, monkeypatch):
+    with build_lock.sole_build(epath.Path("gs://bucket/ddsm_patches/tiny")) as is_sole:
+        assert not is_sole
+
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(build_lock.fcntl, "flock", no_locks)
+    with build_lock.sole_build(epath.Path(tmp_path)) as is_sole:
+        assert not is_sole
+    assert not pathlib.Path("gs:").exists()

@@ -1,0 +1,64 @@
+"""Lets one process at a time build a dataset, so that two do not delete each other's files."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+
+from absl import logging
+from etils import epath
+
+_LOCK_FILE = ".building"
+
+
+@contextlib.contextmanager
+def sole_build(folder: epath.Path) -> Iterator[bool]:
+    """Waits until no other process builds in a folder, then holds it.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        folder: made if it is missing.
+
+    Yields:
+        Whether this process is the only one: False where the folder is in a bucket, or on a disk
+        that knows no locks, so that it cannot be told.
+    """
+    if "://" in os.fspath(folder):
+        yield False
+        return
+    path = pathlib.Path(folder) / _LOCK_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = None
+    try:
+        file = _locked(path)
+        yield file is not None
+    finally:
+        if file is not None:
+            path.unlink(missing_ok=True)
+            file.close()
+
+
+def _locked(path: pathlib.Path):
+    """Returns the open file that holds the lock; None where the disk knows no locks."""
+    while True:
+        file = path.open("wb")
+        try:
+            _wait_for(file, path)
+        except OSError as error:
+            file.close()
+            logging.warning("%s: %s; build this dataset in one process at a time.", path, error)
+            return None
+        # The process that held the lock deletes the file at its end.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()
+
+
+def _wait_for(file, path: pathlib.Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logging.warning("Another process builds in %s; waiting for it to end.", path.parent)
+        fcntl.flock(file, fcntl.LOCK_EX)

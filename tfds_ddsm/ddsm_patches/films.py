@@ -1,0 +1,13 @@
+"""`tfds build ddsm_patches/films`, typed in the folder tfds_ddsm, looks for this very file."""
+
+from typing import ClassVar
+
+from tfds_ddsm.ddsm_patches import ddsm_patches_dataset_builder
+
+
+class Builder(ddsm_patches_dataset_builder.Builder):
+    """ddsm_patches with the config films."""
+
+    BUILDER_CONFIGS: ClassVar = [
+        ddsm_patches_dataset_builder.Builder.builder_configs["films"],
+    ]

@@ -1,0 +1,80 @@
+"""Reads all films of a films.csv and gathers what is wrong with them."""
+
+import collections
+import dataclasses
+import hashlib
+
+import tqdm
+
+from tfds_ddsm.mammogram import Film, UnreadableFilmError
+from tfds_ddsm.sources.films import FilmsSource
+
+_LINES = "lines that cannot be used"
+_MISSING = "films that are missing, or whose masks are"
+_UNREADABLE = "films that cannot be read, or whose lesions do not fit"
+_PATIENTS = "films with the picture of another patient's film"
+_NO_PLACE = "malignant films without the lesion's place, which give no patch"
+
+
+@dataclasses.dataclass
+class Findings:
+    """What was found.
+
+    Attributes:
+        films: those that can be used.
+        problems: by what is wrong, a line for each case.
+        depths: number of films by their depth in bits.
+        sizes: number of films by height and width.
+        warnings: what was assumed of films whose files do not say how deep they are.
+    """
+
+    films: list[Film] = dataclasses.field(default_factory=list)
+    problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    depths: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether a build would stop."""
+        return any(title != _NO_PLACE for title in self.problems)
+
+    def add(self, title: str, line: str) -> None:
+        """Notes a problem."""
+        self.problems.setdefault(title, []).append(line)
+
+
+def read_all(source: FilmsSource) -> Findings:
+    """Reads every film and mask.
+
+    Raises:
+        ValueError: the table cannot be read.
+        StorageError: a file cannot be read now.
+    """
+    findings = Findings()
+    table_faults = {fault.reason for fault in source.table.faults}
+    for item in source.skipped():
+        title = _LINES if item.reason in table_faults else _MISSING
+        findings.add(_NO_PLACE if item.kind == "lesion" else title, item.reason)
+    films_by_picture: dict[bytes, Film] = {}
+    for film in tqdm.tqdm(source.usable_films(), desc="Reading films", unit=" films"):
+        path = source.table.films[film.film_id].path
+        try:
+            pixels = source.read_pixels(film)
+            source.with_lesions(film, pixels.grey)
+        except UnreadableFilmError as error:
+            findings.add(_UNREADABLE, str(error))
+            continue
+        # The same picture under two patients could be in the train and in the test split.
+        picture = hashlib.sha256(repr(pixels.stored.shape).encode() + pixels.stored.tobytes())
+        first = films_by_picture.setdefault(picture.digest(), film)
+        if first.patient_id != film.patient_id:
+            other = source.table.films[first.film_id].path
+            findings.add(_PATIENTS, f"{path} ({film.patient_id}) and {other} ({first.patient_id})")
+        height, width = pixels.stored.shape
+        findings.sizes[f"{height} x {width}"] += 1
+        findings.depths[f"{pixels.scale.bits} bits"] += 1
+        if pixels.scale.warning:
+            findings.warnings.append(f"{path}: {pixels.scale.warning}")
+        findings.films.append(film)
+    return findings

@@ -1,0 +1,201 @@
+"""The user's own films: a folder with one table, films.csv, and the films that it names."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from tfds_ddsm import patches
+from tfds_ddsm.mammogram import (
+    Film,
+    Lesion,
+    Mammogram,
+    Skipped,
+    Source,
+    UnreadableFilmError,
+)
+from tfds_ddsm.sources import films_table, image_file, lesion_mask, lesion_shapes, storage
+from tfds_ddsm.sources.films_table import TABLE_NAME, FilmLines, FilmsTable, LesionLine
+
+_MAX_TABLE_BYTES = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmsSource(Source):
+    """The films that a table lists, with the lesions of its lines.
+
+    Attributes:
+        manual_dir: folder with films.csv; the table's paths start there.
+    """
+
+    manual_dir: str | os.PathLike
+
+    # Kept in the instance, and so pickled with it: Beam workers need not read the table again.
+    @functools.cached_property
+    def table(self) -> FilmsTable:
+        """The table, without a look at the films.
+
+        Raises:
+            ValueError: the table is missing or cannot be read as one.
+        """
+        path = self._root / TABLE_NAME
+        try:
+            data = storage.read_bytes(path, _MAX_TABLE_BYTES)
+            return films_table.parse_table(data.decode("utf-8-sig"))
+        except UnreadableFilmError as error:
+            raise ValueError(f"{error}; write the table of your films there.") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: the text is not UTF-8; save it as 'CSV UTF-8'.") from None
+
+    @functools.cached_property
+    def _found(self) -> tuple[Mapping[str, FilmLines], tuple[Skipped, ...]]:
+        """The films that give patches, as far as names tell, and what the others lack."""
+        films = {}
+        skipped = [
+            Skipped("film" if fault.film_id else "CSV row", fault.film_id, fault.reason)
+            for fault in self.table.faults
+        ]
+        for film_id, lines in self.table.films.items():
+            paths = [lines.path, *(lesion.mask for lesion in lines.lesions if lesion.mask)]
+            missing = [path for path in paths if not (self._root / path).exists()]
+            if missing:
+                skipped.append(Skipped("film", film_id, f"{self._root / missing[0]} is missing"))
+            elif _hides_malignant(lines) and not lines.film.num_malignant:
+                reason = f"{_hides_malignant(lines)[0]}; the film gives no patch"
+                skipped.append(Skipped("lesion", film_id, reason))
+            else:
+                films[film_id] = lines
+        return films, tuple(skipped)
+
+    @property
+    def _root(self) -> epath.Path:
+        return epath.Path(self.manual_dir).expanduser()
+
+    def index(self) -> Sequence[Film]:
+        """Returns every film that gives patches, sorted by film_id, without reading pixels.
+
+        Raises:
+            ValueError: as `table`, or no film can be used.
+        """
+        films = self.usable_films()
+        if not films:
+            skipped = self.skipped()
+            example = f", such as: {skipped[0].reason}" if skipped else ""
+            raise ValueError(f"{self._root / TABLE_NAME}: no film can be used{example}.")
+        return films
+
+    def usable_films(self) -> Sequence[Film]:
+        """Returns the films of the index, of which there may be none."""
+        return [lines.film for lines in self._found[0].values()]
+
+    def skipped(self) -> Sequence[Skipped]:
+        """Returns lines that cannot be used, missing files, lesions of unknown place."""
+        return self._found[1]
+
+    def split_of(self, film: Film) -> str:
+        """Returns the split of the film's patient: the table's, or else by a hash.
+
+        Where the table has no validation patients, a tenth of its train patients are validation.
+        """
+        by_hash = patches.split_of(film.patient_id)
+        named = self._splits.get(film.patient_id)
+        if named == "train" and by_hash == "validation" and "validation" not in self._split_names:
+            return "validation"
+        return named or by_hash
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, str]:
+        lines = self.table.films.values()
+        return {of_film.film.patient_id: of_film.split for of_film in lines if of_film.split}
+
+    @functools.cached_property
+    def _split_names(self) -> frozenset[str]:
+        return frozenset(self._splits.values())
+
+    def fingerprint(self, film: Film) -> str:
+        """Returns the film's lines in the table, and size and time of its files."""
+        lines = self._lines(film)
+        paths = [lines.path, *(lesion.mask for lesion in lines.lesions if lesion.mask)]
+        return f"{lines} {[storage.state(self._root / path) for path in paths]}"
+
+    def read(self, film: Film) -> Mammogram:
+        """Returns the film's pixels and lesions.
+
+        A malignant lesion of unknown place stands in `left_out`. A benign one does not: patches
+        beside the other lesions are non-malignant all the same.
+
+        Raises:
+            UnreadableFilmError: a file is damaged, a lesion does not lie on the film, or a mask has
+                another size.
+            StorageError: a file cannot be read now.
+            ValueError: the film is not one of this source's.
+        """
+        pixels = self.read_pixels(film)
+        if pixels.scale.warning:
+            path = self._lines(film).path
+            logging.log_first_n(logging.WARNING, "%s: %s", 3, path, pixels.scale.warning)
+        return self.with_lesions(film, pixels.grey)
+
+    def read_pixels(self, film: Film) -> image_file.FilmPixels:
+        """Returns the film without its lesions; raises as `read`."""
+        lines = self._lines(film)
+        return image_file.read_film(self._root / lines.path, lines.bits)
+
+    def with_lesions(self, film: Film, image: np.ndarray) -> Mammogram:
+        """Returns the film with its lesions, masks read or drawn; raises as `read`."""
+        lines = self._lines(film)
+        lesions = tuple(
+            Lesion(
+                lesion.lesion_type,
+                lesion.malignant,
+                self._mask(lesion, image.shape),
+                description=lesion.description,
+            )
+            for lesion in lines.lesions
+            if lesion.has_place
+        )
+        return Mammogram(film, image, lesions, _hides_malignant(lines))
+
+    def _lines(self, film: Film) -> FilmLines:
+        lines = self._found[0].get(film.film_id)
+        if lines is None:
+            raise ValueError(f"film_id must be one of the index, received {film.film_id!r}.")
+        return lines
+
+    def _mask(self, lesion: LesionLine, film_shape: tuple[int, int]) -> np.ndarray:
+        """Returns the lesion's mask on the film's grid."""
+        try:
+            if lesion.shape:
+                return lesion_shapes.on_film(lesion.shape, film_shape, lesion.from_bottom)
+            pixels = image_file.read_pixels(self._root / lesion.mask)
+            if pixels.shape != film_shape:
+                raise lesion_mask.UnusableMaskError(
+                    f"the mask has {pixels.shape[0]} x {pixels.shape[1]} pixels, its film "
+                    f"{film_shape[0]} x {film_shape[1]}"
+                )
+            mask = lesion_mask.binary(pixels)
+            if _is_white_outside(mask):
+                raise lesion_mask.UnusableMaskError(
+                    "the mask is set along all edges of the film: a lesion must be bright on dark"
+                )
+            return mask
+        except (lesion_shapes.OutsideFilmError, lesion_mask.UnusableMaskError) as error:
+            name = f" ({self._root / lesion.mask})" if lesion.mask else ""
+            raise UnreadableFilmError(f"{lesion.where}: {error}{name}") from None
+
+
+def _hides_malignant(lines: FilmLines) -> tuple[str, ...]:
+    """Returns a line for each malignant lesion that lies anywhere on its film."""
+    return tuple(
+        f"{lesion.where}: malignant, and the table does not say where on the film"
+        for lesion in lines.lesions
+        if lesion.malignant and not lesion.has_place
+    )
+
+
+def _is_white_outside(mask: np.ndarray) -> bool:
+    return all(edge.mean() > 0.5 for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))

@@ -1,0 +1,395 @@
+"""films.csv: the table of a user's own films, a line for each lesion or film without one.
+
+A line that cannot be used is a fault, and its film is left out: a lesion that is not known would
+pass for healthy tissue.
+"""
+
+import collections
+import csv
+import dataclasses
+import hashlib
+import io
+import math
+import posixpath
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from tfds_ddsm.mammogram import OTHER_LESION, Description, Film, grade
+from tfds_ddsm.sources.lesion_shapes import Box, Circle, Polygon, Shape
+
+TABLE_NAME = "films.csv"
+
+LABELS = ("malignant", "benign", "normal")
+_SPLITS = ("train", "validation", "test")
+_REQUIRED = ("film", "patient_id", "label")
+_BOX = ("row_min", "row_max", "col_min", "col_max")
+_CIRCLE = ("center_row", "center_col", "radius")
+# The same in every line of a film.
+_OF_FILM = ("patient_id", "laterality", "view", "split", "scanner", "density", "bits")
+_DESCRIPTION = ("assessment", "subtlety", "mass_shape", "mass_margins")
+COLUMNS = (
+    *("film", "label", "lesion_type", *_OF_FILM, *_DESCRIPTION),
+    *("mask", *_BOX, *_CIRCLE, "polygon", "origin"),
+)
+
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TEXT = re.compile(r"[ -~]{1,64}")
+_LATERALITIES = {"L": "LEFT", "LEFT": "LEFT", "R": "RIGHT", "RIGHT": "RIGHT"}
+_TYPES = {
+    **{"mass": "mass", "masses": "mass", "calc": "calcification"},
+    **{"calcification": "calcification", "calcifications": "calcification"},
+    **{"microcalcification": "calcification", "microcalcifications": "calcification"},
+}
+_DENSITIES = dict(zip("ABCD", (1, 2, 3, 4), strict=True))
+_LARGEST_NUMBER = 1e6
+_MAX_ID = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class LesionLine:
+    """A lesion of the table.
+
+    Attributes:
+        where: such as 'films.csv line 3', for messages.
+        malignant: else benign.
+        lesion_type: 'mass', 'calcification' or 'other'.
+        shape: its outline; None where it has a mask, or nothing says where it lies.
+        mask: path of its mask below the table's folder; '' where it has none.
+        from_bottom: whether rows are counted from the film's bottom.
+        description: how a radiologist described it.
+    """
+
+    where: str
+    malignant: bool
+    lesion_type: str
+    shape: Shape | None
+    mask: str
+    from_bottom: bool
+    description: Description
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the table says where on the film the lesion lies."""
+        return bool(self.shape or self.mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmLines:
+    """A film of the table.
+
+    Attributes:
+        film: its line in the source's index.
+        path: the film's file below the table's folder.
+        split: 'train', 'validation' or 'test'; '' where the table does not say.
+        bits: the film's depth; None where the table does not say.
+        lesions: in the table's order.
+    """
+
+    film: Film
+    path: str
+    split: str
+    bits: int | None
+    lesions: tuple[LesionLine, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A line that cannot be used.
+
+    Attributes:
+        film_id: the film that is left out for it; '' where the line names none.
+        reason: file, line and what is wrong.
+    """
+
+    film_id: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FilmsTable:
+    """All of films.csv.
+
+    Attributes:
+        films: by film_id, sorted.
+        faults: in the table's order.
+        num_lines: lines below the header.
+        unused_columns: columns of no meaning here.
+    """
+
+    films: Mapping[str, FilmLines]
+    faults: tuple[Fault, ...]
+    num_lines: int
+    unused_columns: tuple[str, ...]
+
+
+class _LineError(ValueError):
+    """A line that cannot be used; the message lacks file and line."""
+
+
+def parse_table(text: str) -> FilmsTable:
+    """Reads the table.
+
+    Names of columns may be written in capitals, and in any order. A table whose cells are parted by
+    ';', as spreadsheets of some countries write it, is read too.
+
+    Raises:
+        ValueError: the text is no table with the columns that are needed.
+    """
+    header, rows = _rows(text)
+    missing = [name for name in _REQUIRED if name not in header]
+    if missing:
+        raise ValueError(
+            f"{TABLE_NAME}: the columns {', '.join(_REQUIRED)} are needed, {', '.join(missing)} "
+            f"is missing; received {', '.join(header)[:200] or 'none'}."
+        )
+    lines, faults = collections.defaultdict(list), []
+    for line, cells in rows:
+        where = f"{TABLE_NAME} line {line}"
+        row = {name: cells.get(name, "") for name in COLUMNS}
+        try:
+            path = _path_below(row["film"], "film")
+        except _LineError as error:
+            faults.append(("", f"{where}: {error}"))
+        else:
+            lines[path].append((where, row))
+    film_ids = _film_ids(lines)
+    films = {}
+    for path, of_film in lines.items():
+        try:
+            films[film_ids[path]] = _film_lines(film_ids[path], path, of_film)
+        except _LineError as error:
+            faults.append((film_ids[path], str(error)))
+    faults += _in_two_splits(films)
+    left_out = {film_id for film_id, _ in faults}
+    return FilmsTable(
+        films={film_id: films[film_id] for film_id in sorted(films.keys() - left_out)},
+        faults=tuple(Fault(film_id, reason) for film_id, reason in faults),
+        num_lines=len(rows),
+        unused_columns=tuple(name for name in header if name and name not in COLUMNS),
+    )
+
+
+def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Returns the header, and number and cells of every line that is not blank."""
+    first = text.split("\n", 1)[0]
+    delimiter = ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    header, rows = [], []
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if not any(cells):
+                continue
+            if not header:
+                header = [cell.lower() for cell in cells]
+                if len(set(header)) < len(header):
+                    raise ValueError(f"{TABLE_NAME}: a column stands twice: {', '.join(header)}.")
+            else:
+                rows.append((reader.line_num, dict(zip(header, cells, strict=False))))
+    except csv.Error as error:
+        raise ValueError(f"{TABLE_NAME} line {reader.line_num}: {error}.") from None
+    return header, rows
+
+
+def _path_below(text: str, column: str) -> str:
+    path = posixpath.normpath(text.replace("\\", "/")) if text else ""
+    if not path or path == "." or path.startswith(("/", "../")) or path == "..":
+        raise _LineError(
+            f"{column} must be the path of a file below the folder of {TABLE_NAME}, received "
+            f"{text!r}"
+        )
+    return path
+
+
+def _film_ids(paths: Iterable[str]) -> dict[str, str]:
+    """Returns an id for each path; its own characters where that is possible."""
+    plain = {path: re.sub(r"[^A-Za-z0-9.-]+", "_", path) for path in paths}
+    counts = collections.Counter(plain.values())
+    ids = {}
+    for path, name in plain.items():
+        if counts[name] > 1 or len(name) > _MAX_ID:
+            name = f"{name[-_MAX_ID:]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        ids[path] = name
+    return ids
+
+
+def _film_lines(
+    film_id: str, path: str, lines: Sequence[tuple[str, Mapping[str, str]]]
+) -> FilmLines:
+    """Joins the lines of one film.
+
+    Raises:
+        _LineError: one of them cannot be used, or they contradict each other.
+    """
+    of_film = {}
+    for where, row in lines:
+        for name in _OF_FILM:
+            value, (first, known) = row[name], of_film.get(name, ("", ""))
+            if value and known and value != known:
+                raise _LineError(
+                    f"{where}: {name} of the film {path} is {value!r}, and {known!r} in {first}"
+                )
+            if value and not known:
+                of_film[name] = where, value
+    values = {name: of_film.get(name, ("", ""))[1] for name in _OF_FILM}
+    where = lines[0][0]
+    if not values["patient_id"]:
+        raise _LineError(f"{where}: the film {path} has no patient_id")
+    if not _ID.fullmatch(values["patient_id"]):
+        raise _LineError(
+            f"{where}: patient_id must be at most 64 letters, digits, '.', '_' and '-', received "
+            f"{values['patient_id']!r}"
+        )
+    lesions = []
+    for line_where, row in lines:
+        try:
+            lesion = _lesion(line_where, row)
+        except _LineError as error:
+            raise _LineError(f"{line_where}: {error}") from None
+        same = [
+            known for known in lesions if dataclasses.replace(known, where=line_where) == lesion
+        ]
+        if lesion and not same:  # a line that stands twice is one lesion
+            lesions.append(lesion)
+    labels = {row["label"].lower() for _, row in lines}
+    if "normal" in labels and len(labels) > 1:
+        raise _LineError(f"{where}: the film {path} is normal in one line and not in another")
+    try:
+        split, bits = _split(values["split"]), _bits(values["bits"])
+        film = _film(film_id, values, lesions)
+    except _LineError as error:
+        raise _LineError(f"{where}: {error}") from None
+    return FilmLines(film, path, split, bits, tuple(lesions))
+
+
+def _film(film_id: str, values: Mapping[str, str], lesions: Sequence[LesionLine]) -> Film:
+    placed = [lesion.malignant for lesion in lesions if lesion.has_place]
+    for name in ("view", "scanner"):
+        if values[name] and not _TEXT.fullmatch(values[name]):
+            raise _LineError(
+                f"{name} must be at most 64 plain characters, received {values[name]!r}"
+            )
+    laterality = values["laterality"].upper()
+    if laterality and laterality not in _LATERALITIES:
+        raise _LineError(f"laterality must be LEFT or RIGHT, received {values['laterality']!r}")
+    density = values["density"].upper()
+    return Film(
+        film_id=film_id,
+        patient_id=values["patient_id"],
+        laterality=_LATERALITIES.get(laterality, "unknown"),
+        view=values["view"].upper() or "unknown",
+        scanner=values["scanner"] or "unknown",
+        num_malignant=placed.count(True),
+        num_benign=placed.count(False),
+        density=_DENSITIES.get(density, grade(density, 1, 4)),
+    )
+
+
+def _split(text: str) -> str:
+    if text.lower() not in ("", *_SPLITS):
+        raise _LineError(f"split must be one of {', '.join(_SPLITS)}, received {text!r}")
+    return text.lower()
+
+
+def _bits(text: str) -> int | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,2}", text, re.ASCII) or not 8 <= int(text) <= 16:
+        raise _LineError(f"bits must be a whole number from 8 to 16, received {text!r}")
+    return int(text)
+
+
+def _lesion(where: str, row: Mapping[str, str]) -> LesionLine | None:
+    """Returns the lesion of a line; None where its film is normal."""
+    label = row["label"].lower()
+    if label not in LABELS:
+        raise _LineError(f"label must be one of {', '.join(LABELS)}, received {row['label']!r}")
+    given = [
+        name
+        for name, columns in (
+            ("mask", ("mask",)),
+            ("box", _BOX),
+            ("circle", _CIRCLE),
+            ("polygon", ("polygon",)),
+        )
+        if any(row[column] for column in columns)
+    ]
+    if len(given) > 1:
+        raise _LineError(f"a lesion has one of mask, box, circle and polygon, received {given}")
+    if label == "normal":
+        if given:
+            raise _LineError(f"a normal film has no lesion, received a {given[0]}")
+        return None
+    origin = row["origin"].lower()
+    if origin not in ("", "top", "bottom"):
+        raise _LineError(f"origin must be top or bottom, received {row['origin']!r}")
+    type_words = row["lesion_type"].lower()
+    return LesionLine(
+        where=where,
+        malignant=label == "malignant",
+        lesion_type=_TYPES.get(type_words, OTHER_LESION),
+        shape=_shape(given[0], row) if given and given != ["mask"] else None,
+        mask=_path_below(row["mask"], "mask") if given == ["mask"] else "",
+        from_bottom=origin == "bottom",
+        description=Description.from_text(*(row[name] for name in _DESCRIPTION)),
+    )
+
+
+def _shape(kind: str, row: Mapping[str, str]) -> Shape:
+    if kind == "polygon":
+        return _polygon(row["polygon"])
+    columns = _BOX if kind == "box" else _CIRCLE
+    missing = [name for name in columns if not row[name]]
+    if missing:
+        raise _LineError(f"a {kind} has {', '.join(columns)}, {', '.join(missing)} is missing")
+    numbers = {name: _number(row[name], name) for name in columns}
+    if kind == "circle":
+        if numbers["radius"] <= 0:
+            raise _LineError(f"radius must be larger than 0, received {row['radius']!r}")
+        return Circle(**numbers)
+    box = Box(**numbers)
+    if box.row_min > box.row_max or box.col_min > box.col_max:
+        raise _LineError(
+            "row_min and col_min must be at most row_max and col_max, received rows "
+            f"{box.row_min:g} to {box.row_max:g}, columns {box.col_min:g} to {box.col_max:g}"
+        )
+    return box
+
+
+def _polygon(text: str) -> Polygon:
+    points = []
+    for pair in text.split():
+        numbers = pair.split(",")
+        if len(numbers) != 2:
+            raise _LineError(f"polygon must be 'row,col row,col ...', received {pair[:40]!r} in it")
+        points.append((_number(numbers[0], "polygon row"), _number(numbers[1], "polygon column")))
+    if len(set(points)) < 3:
+        raise _LineError(f"polygon must have at least 3 points, received {len(set(points))}")
+    return Polygon(tuple(points))
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= _LARGEST_NUMBER:
+        raise _LineError(f"{name} must be a number of pixels, received {text[:40]!r}")
+    return value
+
+
+def _in_two_splits(films: Mapping[str, FilmLines]) -> list[tuple[str, str]]:
+    """Returns a fault for every film of a patient whose films are put into different splits."""
+    splits = collections.defaultdict(set)
+    for lines in films.values():
+        if lines.split:
+            splits[lines.film.patient_id].add(lines.split)
+    return [
+        (
+            film_id,
+            f"{TABLE_NAME}: the patient {lines.film.patient_id} of the film {lines.path} is in the "
+            f"splits {' and '.join(sorted(splits[lines.film.patient_id]))}",
+        )
+        for film_id, lines in sorted(films.items())
+        if len(splits[lines.film.patient_id]) > 1
+    ]

@@ -1,0 +1,23 @@
+"""What a picture of a lesion's mask means."""
+
+import numpy as np
+
+
+class UnusableMaskError(Exception):
+    """A lesion's mask cannot be used though its file can be read; the message says why."""
+
+
+def binary(pixels: np.ndarray) -> np.ndarray:
+    """Returns bool [height, width]; grey values, as JPEG makes them, are cut at half of the range.
+
+    Raises:
+        UnusableMaskError: no pixel is set, or all are.
+    """
+    low, high = pixels.min(), pixels.max()
+    two_values = np.all((pixels == low) | (pixels == high))
+    mask = pixels == high if two_values and low < high else pixels > np.iinfo(pixels.dtype).max // 2
+    if not mask.any():
+        raise UnusableMaskError("the mask is empty")
+    if mask.all():
+        raise UnusableMaskError("the mask covers the whole film")
+    return mask

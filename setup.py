@@ -63,7 +63,13 @@ setuptools.setup(
         include=["tfds_ddsm", "tfds_ddsm.*", "cigan_tf", "cigan_tf.*"]
     ),
     package_data={
-        "tfds_ddsm.ddsm_patches": ["README.md", "CITATIONS.bib", "TAGS.txt", "checksums.tsv"],
+        "tfds_ddsm.ddsm_patches": [
+            "README.md",
+            "RECIPES.md",
+            "CITATIONS.bib",
+            "TAGS.txt",
+            "checksums.tsv",
+        ],
         "cigan_tf": ["flagfiles/*.flags", "evaluation/*.jinja"],
     },
     install_requires=INSTALL_REQUIRES,

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 from absl.testing import flagsaver
 
@@ -23,7 +24,7 @@ def _words(text):
 
 def test_complete_tree(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path, [MALIGNANT, BENIGN], "descriptive")
-    text = _words(check.describe(str(tmp_path), patches_per_class=100))
+    text = _words(check.describe(str(tmp_path), patches_per_class=100)[0])
     for part in (
         "layout descriptive (6 files)",
         "CSV files 2 of 4",
@@ -58,13 +59,105 @@ def _write_ddsm_case(root):
 def test_ddsm_beside_cbis_ddsm(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path / "cbis", [MALIGNANT])
     _write_ddsm_case(tmp_path / "usf")
-    text = check.describe(str(tmp_path), patches_per_class=100)
+    text, _ = check.describe(str(tmp_path), patches_per_class=100)
     first, second = map(_words, text.split("\n\n"))
     assert first.startswith(f"ddsm_patches/cbis_ddsm from {tmp_path}")
     assert second.startswith(f"ddsm_patches/ddsm from {tmp_path}")
     assert "films 3 (scanner: 2 howtek_mgh, 1 unknown) patients 1 lesions 1: 1 malignant" in second
     assert "1 of 3 films cannot be used: " in second
     assert "A_1459_1.RIGHT_MLO.OVERLAY" in second
+    assert "left out" not in second
+
+
+def test_films_of_ddsm_that_are_named_and_not_there_are_missing(tmp_path):
+    _write_ddsm_case(tmp_path)
+    for path in tmp_path.rglob("*.RIGHT_*.LJPEG"):
+        path.unlink()
+    text, _ = check.describe(str(tmp_path), patches_per_class=100, source="ddsm")
+    assert "2 of 3 films are left out:" in text
+    assert "A-1459-1.ics names the film A_1459_1.RIGHT_CC, no .LJPEG holds it" in text
+
+
+def test_archives_are_named_where_no_film_is_found(tmp_path):
+    for name in ("a.zip", "b.zip", "films"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"here are 2 \.zip, 1 without a suffix: unpack"):
+        check.describe(str(tmp_path), patches_per_class=100)
+
+
+def _save_film(path, seed, bits=16, shape=(60, 40)):
+    pixels = np.random.default_rng(seed).integers(0, 2**bits, shape)
+    pixels[0, 0] = 2**bits - 1
+    PIL.Image.fromarray(pixels.astype(np.uint8 if bits == 8 else np.uint16)).save(path)
+
+
+def test_own_films_are_read_and_their_splits_told(tmp_path):
+    rows = ["film,patient_id,label,split,row_min,row_max,col_min,col_max,notes"]
+    for number in range(1, 5):
+        label, box = ("malignant", "10,19,5,14") if number < 3 else ("normal", ",,,")
+        split = ("train", "train", "test", "validation")[number - 1]
+        rows.append(f"{number}.png,P{number},{label},{split},{box},")
+        _save_film(tmp_path / f"{number}.png", number, 8 if number == 1 else 16)
+    (tmp_path / "films.csv").write_text("\n".join(rows))
+
+    text, has_faults = check.describe(str(tmp_path), patches_per_class=100)
+
+    assert not has_faults
+    text = _words(text)
+    for part in (
+        "table films.csv, 4 lines columns that are not used: notes",
+        "films 4 (scanner: 4 unknown) patients 4",
+        "lesions 2: 2 malignant, 0 benign 2 films are normal",
+        "depth 16 bits (3 films), 8 bits (1 films)",
+        "size 60 x 40 (4 films)",
+        "train 2 2 2 0 validation 1 1 0 0 validation has no malignant lesion",
+        "train 100 50 0 50",
+    ):
+        assert part in text
+
+
+def test_faults_of_own_films_are_listed_and_stop(tmp_path, capsys):
+    (tmp_path / "films.csv").write_text(
+        "film,patient_id,label,row_min,row_max,col_min,col_max,mask\n"
+        "good.png,P1,benign,10,19,5,14,\n"
+        "good.png,P1,malignant,10,19,25,34,\n"
+        "same.png,P2,normal,,,,,\n"
+        "line.png,,normal,,,,,\n"
+        "patients.png,P3,normal,,,,,\n"
+        "patients.png,P4,normal,,,,,\n"
+        "missing.png,P5,normal,,,,,\n"
+        "damaged.png,P6,normal,,,,,\n"
+        "outside.png,P7,benign,10,19,500,514,\n"
+        "size.png,P8,benign,,,,,mask.png\n"
+        "anywhere.png,P9,malignant,,,,,\n"
+    )
+    for seed, name in enumerate(("good", "line", "patients", "outside", "size", "anywhere")):
+        _save_film(tmp_path / f"{name}.png", seed)
+    _save_film(tmp_path / "same.png", 0)
+    _save_film(tmp_path / "mask.png", 9, shape=(30, 20))
+    (tmp_path / "damaged.png").write_bytes((tmp_path / "good.png").read_bytes()[:2000])
+
+    text, has_faults = check.describe(str(tmp_path), patches_per_class=100)
+
+    assert has_faults
+    for part in (
+        "2 lines that cannot be used:\n  films.csv line 5: the film line.png has no patient_id",
+        "films.csv line 7: patient_id of the film patients.png is 'P4', and 'P3' in films.csv line",
+        f"1 films that are missing, or whose masks are:\n  {tmp_path}/missing.png is missing",
+        "3 films that cannot be read, or whose lesions do not fit:",
+        f"{tmp_path}/damaged.png: ",
+        "line 10: the lesion (rows 10 to 19, columns 500 to 514) does not lie on the film of 60 x",
+        "line 11: the mask has 30 x 20 pixels, its film 60 x 40",
+        "1 films with the picture of another patient's film:\n  same.png (P2) and good.png (P1)",
+        "1 malignant films without the lesion's place, which give no patch:",
+        "films.csv line 12: malignant, and the table does not say where",
+        "A build stops at what cannot be used",
+    ):
+        assert part in text
+    argv = ["check", f"--manual_dir={tmp_path}", "--patches_per_class=100"]
+    with flagsaver.flagsaver():
+        assert check.main(check.flags.FLAGS(argv)) == 2
+    assert capsys.readouterr().out == text + "\n"
 
 
 def test_expected_patches_add_up(tmp_path):
@@ -75,7 +168,7 @@ def test_expected_patches_add_up(tmp_path):
         for patient in patients
     ]
     cbis_ddsm_tree.write_tree(tmp_path, rows)
-    lines = check.describe(str(tmp_path), patches_per_class=1000).splitlines()[-3:]
+    lines = check.describe(str(tmp_path), patches_per_class=1000)[0].splitlines()[-3:]
     assert [line.split()[0] for line in lines] == ["train", "validation", "test"]
     counts = np.array([[int(word) for word in line.split()[1:]] for line in lines])
     np.testing.assert_array_equal(counts.sum(axis=0), [1000, 1000, 500, 500])
@@ -89,7 +182,7 @@ def test_what_is_missing_is_counted_and_the_first_are_named(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path, [MALIGNANT, unproven, *rows], "jpeg")
     for row in rows:
         shutil.rmtree(tmp_path / "jpeg" / cbis_ddsm_tree.uid(row.film_folder))
-    text = check.describe(str(tmp_path), patches_per_class=100)
+    text, _ = check.describe(str(tmp_path), patches_per_class=100)
     assert "8 bits a pixel" in text
     assert "5 of 6 films are left out:\n  Calc-Training_P_00001_LEFT_CC: no file" in text
     assert "  and 2 more\n" in text
@@ -102,7 +195,9 @@ def test_what_is_missing_is_counted_and_the_first_are_named(tmp_path):
     [
         ((), "--manual_dir=DIR must name"),
         (("--manual_dir=/no/such/folder",), "must be an existing folder"),
-        (("--manual_dir={tmp_path}",), "neither a CSV file of CBIS-DDSM"),
+        (("--manual_dir={tmp_path}",), "neither films.csv, nor a CSV file of CBIS-DDSM"),
+        (("--manual_dir={tmp_path}", "--source=films"), "films.csv: No such file"),
+        (("--manual_dir={tmp_path}", "--source=ddsm"), "no film of DDSM"),
         (("/some/folder",), "unknown argument '/some/folder'"),
     ],
 )

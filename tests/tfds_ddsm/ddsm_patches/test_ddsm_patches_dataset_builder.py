@@ -16,6 +16,7 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches import ddsm_patches_dataset_builder
 from tfds_ddsm.sources.cbis_ddsm import CbisDdsmSource
 from tfds_ddsm.sources.ddsm import DdsmSource
+from tfds_ddsm.sources.films import FilmsSource
 from tfds_ddsm.sources.phantom import PhantomSource
 from tfds_ddsm.sources.sample import SampleSource
 
@@ -332,12 +333,13 @@ def test_each_config_opens_its_source(tmp_path):
         for name, config in configs.items()
     }
 
-    assert list(opened) == ["cbis_ddsm", "ddsm", "sample", "phantom"]
+    assert list(opened) == ["cbis_ddsm", "ddsm", "sample", "phantom", "films"]
     assert [type(source) for source in opened.values()] == [
         CbisDdsmSource,
         DdsmSource,
         SampleSource,
         PhantomSource,
+        FilmsSource,
     ]
     assert opened["phantom"].num_patients == configs["phantom"].num_patients
 

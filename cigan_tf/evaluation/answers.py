@@ -10,6 +10,7 @@ from cigan_tf.evaluation.experiment_table import Comparison, ExperimentTable
 
 # Holm's p at or below which a difference counts as shown.
 _LEVEL = 0.05
+_PAIRS_SHOWN = 3
 # Up to this AUC infills and real lesions count as hard to tell apart.
 _HARD_TO_TELL_AUC = 0.6
 # Up to this factor, either way, the gradient at an infill's edge counts as the tissue's own.
@@ -147,8 +148,11 @@ def _helped(config: Config, table: ExperimentTable) -> Card:
             f"p\N{NO-BREAK SPACE}{table_text.p_value(pair.bootstrap_p_holm)}",
             bar(pair),
         )
-        for pair in ordered[:3]
+        for pair in ordered[:_PAIRS_SHOWN]
     ]
+    if len(ordered) > _PAIRS_SHOWN:
+        left = _count(len(ordered) - _PAIRS_SHOWN, "pair")
+        lines.append(Line("others", f"{left}, in the table below"))
     return Card(question, answer, tone, lines)
 
 
@@ -211,8 +215,8 @@ def _seamed(infills: Mapping, real: Mapping | None) -> str:
 
 # What the card shows of malignant infills: a name, what is ideal, and what names a fault.
 _MEASURES = {
-    "feature_auc": ("told from real by features, AUC", "0.5 is chance", _told),
-    "texture_auc": ("told from real by texture, AUC", "0.5 is chance", _told),
+    "feature_auc": ("told by features, AUC", "0.5 is chance", _told),
+    "texture_auc": ("told by texture, AUC", "0.5 is chance", _told),
     "kernel_distance": ("KID", None, _far),
     "seam_ratio": ("seam ratio", "1 is seamless", _seamed),
 }
@@ -250,7 +254,7 @@ def _copied(qualities) -> Card:
         return Card(question, "Copies of training patches", "bad", lines)
     if least < _LEAST_RECALL:
         return Card(question, f"None found, but the search misses {1 - least:.0%}", "open", lines)
-    return Card(question, f"No copies found ({least:.0%} of planted ones are)", "good", lines)
+    return Card(question, f"No copies found, sensitivity {least:.0%}", "good", lines)
 
 
 def _sides(qualities, measure: str, of_class: str) -> list[tuple[Mapping, Mapping | None]]:

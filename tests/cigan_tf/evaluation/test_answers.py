@@ -110,6 +110,13 @@ def test_infilled_patches_are_set_against_the_best_arm_without(cigan, answer, to
         assert (low <= 0 <= high) == (line.bar.low <= line.bar.zero <= line.bar.high)
 
 
+def test_of_many_pairs_three_are_shown(ask):
+    arms = {"baseline": 0.3, "traditional": 1.0, "cigan": 1.8, "cigan (a)": 1.0}
+    _, helped, *_ = ask(arms)
+    assert len(helped.lines) == 4
+    assert helped.lines[-1].value == "3 pairs, in the table below"
+
+
 def test_one_arm_helps_nobody(ask):
     _, helped, *_ = ask({"cigan": 1.0})
     assert (helped.answer, helped.lines) == ("Nothing was compared", [])
@@ -139,7 +146,7 @@ def test_are_the_infills_good(measures, answer, tone, ask):
 @pytest.mark.parametrize(
     ("measures", "answer", "tone"),
     [
-        (audit(), "No copies found (100% of planted ones are)", "good"),
+        (audit(), "No copies found, sensitivity 100%", "good"),
         (audit(share=0.3), "Copies of training patches", "bad"),
         (audit(in_training=0.3), "Copies of training patches", "bad"),
         (audit(recall=0.7), "None found, but the search misses 30%", "open"),

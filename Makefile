@@ -13,7 +13,10 @@ EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients":
   "patch_size": 32, "film_size": [344, 188], "patches_per_class": 8000, "difficulty": 0.1}
 TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing,default_sdk_harness_log_level=ERROR
 # VGG16_WEIGHTS=FILE compares infills with real lesions in ImageNet features instead of random ones.
-RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) --workdir=$(EXPERIMENT) \
+# One ciGAN is trained with each of these seeds.
+GENERATOR_SEEDS = 0 1
+GENERATORS = $(GENERATOR_SEEDS:%=$(EXPERIMENT)/generator_%)
+RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) \
   --flagfile=cigan_tf/flagfiles/experiment.flags \
   $(if $(VGG16_WEIGHTS),--quality_features=$(VGG16_WEIGHTS))
 
@@ -35,20 +38,25 @@ quickstart: .venv/.quickstart
 	@echo "[4/4] Reloading it and infilling patches of films that training did not see"
 	.venv/bin/python -m cigan_tf.main --mode=report --workdir=$(RUN)
 
-# The paper's Table 1 on simulated films: three arms, three seeds. Take it up again with the same
-# command: what is finished is not done twice.
+# The paper's Table 1 on simulated films: three arms, two generators, two classifier seeds. Take it up
+# again with the same command: what is finished is not done twice.
 experiment: .venv/.quickstart
-	@echo "[1/4] Patches of 800 simulated films"
+	@echo "[1/3] Patches of 800 simulated films"
 	@mkdir -p runs
 	.venv/bin/tfds build ddsm_patches --imports tfds_ddsm --data_dir=$(DATA_DIR) \
 	  -c '$(EXPERIMENT_PATCHES)' --beam_pipeline_options=$(TWO_WORKERS) > runs/build.log
-	@echo "[2/4] Training ciGAN; watch it with .venv/bin/tensorboard --logdir=$(EXPERIMENT)"
-	$(RUN_EXPERIMENT) --mode=train
-	test -d $(EXPERIMENT)/saved_model/1 || .venv/bin/python -m export.saved_model --workdir=$(EXPERIMENT)
-	@echo "[3/4] Infilling every training patch as the other class"
-	$(RUN_EXPERIMENT) --mode=infill
-	@echo "[4/4] Training the classifiers of all arms and seeds; table and report"
-	$(RUN_EXPERIMENT) --mode=experiment
+	@echo "[2/3] Training ciGAN with the seeds $(GENERATOR_SEEDS), and infilling every training" \
+	  "patch as the other class; watch it with .venv/bin/tensorboard --logdir=$(EXPERIMENT)"
+	for seed in $(GENERATOR_SEEDS); do \
+	  run=$(EXPERIMENT)/generator_$$seed; \
+	  $(RUN_EXPERIMENT) --mode=train --workdir=$$run --seed=$$seed \
+	  && { test -d $$run/saved_model/1 || .venv/bin/python -m export.saved_model --workdir=$$run; } \
+	  && $(RUN_EXPERIMENT) --mode=infill --workdir=$$run --seed=$$seed \
+	  || exit; \
+	done
+	@echo "[3/3] Training the classifiers of all arms, generators and seeds; table and report"
+	$(RUN_EXPERIMENT) --mode=experiment --workdir=$(EXPERIMENT) \
+	  --generators=$$(echo $(GENERATORS) | tr ' ' ',')
 
 test: .venv/.test browser
 	.venv/bin/python -m pytest -n 2 --dist=loadfile

@@ -246,7 +246,7 @@ class _OursArm(_Arm):
             forwards(getattr(self._model, name).layers) for name in ("generator", "discriminator")
         )
         vgg, side = 0.0, self._batch["image"].shape[1]
-        for layer in vgg_features.network(self._model.vgg_features):
+        for layer in vgg_features.network(self._model.feature_loss.features):
             if isinstance(layer, keras.layers.Conv2D):
                 vgg += 2 * np.prod(layer.kernel.shape) * side**2
             else:

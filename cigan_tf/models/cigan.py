@@ -1,14 +1,17 @@
 """ciGAN: generator, discriminator and feature network with the paper's alternating training."""
 
 import contextlib
+import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from cigan_tf import losses, masks, randomness
-from cigan_tf.config import Config, LossConfig, TrainingConfig
+from cigan_tf.config import FEATURE_LAYERS, Config, LossConfig, TrainingConfig
+from cigan_tf.errors import UserError
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.feature_loss import FeatureLoss
 from cigan_tf.models.generator import Generator
@@ -37,6 +40,7 @@ _CHECKED = (*TERMS, "generator_gradient", "discriminator_gradient")
 _POLICIES = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
+@keras.saving.register_keras_serializable("cigan_tf")
 class CiGAN(ReplicatedModel):
     """The conditional infilling GAN (paper section 2).
 
@@ -48,41 +52,53 @@ class CiGAN(ReplicatedModel):
     Args:
         generator: from the inputs of `Generator` to [N, p, p, 1].
         discriminator: from the inputs of `Discriminator` to one logit.
-        vgg_features: frozen, from [N, p, p, 1] to a dict of feature maps.
-        loss: weights of the loss terms, and where the feature loss is computed.
-        training: lengths of the phases, threshold, seed.
-        keep_context: keep the image's own pixels outside the mask (`ModelConfig.composite`).
+        composite: keep the image's own pixels outside the mask.
+        vgg_weights: of the feature loss's VGG-19, as `build_vgg_features` takes them. They are
+            loaded when training begins, and are not saved with the model.
+        feature_layers: which of VGG-19's maps the feature loss compares.
+        name: of the model.
+        settings: fields of `LossConfig` and `TrainingConfig` by their names, such as
+            `feature_weight`, `learning_rate`, `pretraining_steps` and `seed`; those of the paper
+            where they are not given.
 
-    A batch is a dict: `image` float32 [N, p, p, 1] in [0, 1], `mask` float32 [N, p, p, 1] in
-    {0, 1}, `label` int32 [N] in {0, 1}.
+    A batch is a dict: `image` float [N, p, p, 1] in [0, 1], `mask` [N, p, p, 1] in {0, 1}, `label`
+    int [N] in {0, 1}.
+
+    Raises:
+        UserError: there is no such setting, or its value cannot be used.
     """
 
     def __init__(
         self,
         generator: keras.Model,
         discriminator: keras.Model,
-        vgg_features: keras.Model,
-        loss: LossConfig,
-        training: TrainingConfig,
-        keep_context: bool = True,
-        **kwargs,
+        *,
+        composite: bool = True,
+        vgg_weights: str = "imagenet",
+        feature_layers: Sequence[str] = FEATURE_LAYERS,
+        name: str = "cigan",
+        **settings,
     ):
-        super().__init__(**kwargs)
+        # Its networks have a policy of their own; grey levels of 16 bits need float32.
+        super().__init__(name=name, dtype="float32")
         self.generator = generator
         self.discriminator = discriminator
-        self.vgg_features = vgg_features
-        self.loss_config = loss
-        self.training_config = training
-        self.keep_context = keep_context
-        self.feature_loss = FeatureLoss(
-            vgg_features,
-            generator.patch_size,
-            # Without the context's own pixels patches differ everywhere.
-            windows=loss.windowed_feature_loss and keep_context,
-            reach_px=loss.feature_reach_px,
+        self.composite = composite
+        self.vgg_weights = vgg_weights
+        self.feature_layers = tuple(feature_layers)
+        self.loss_config = _taken_from(settings, LossConfig)
+        self.training_config = _taken_from(settings, TrainingConfig)
+        if settings:
+            raise UserError(f"CiGAN has no settings of these names: {', '.join(sorted(settings))}.")
+        self.patch_size = generator.outputs[0].shape[1]
+        self.boundary_sigma_px = masks.sigma_for_patch(
+            self.loss_config.boundary_sigma_px, self.patch_size
         )
-        self.boundary_sigma_px = masks.sigma_for_patch(loss.boundary_sigma_px, generator.patch_size)
-        first_turn = Turn.PRETRAINING if training.pretraining_steps else Turn.DISCRIMINATOR
+        self.generator_optimizer = self.discriminator_optimizer = None
+        self.feature_loss = None
+        self._infill_of_seed = tf.function(self.call, reduce_retracing=True, autograph=False)
+        pretrains = self.training_config.pretraining_steps > 0
+        first_turn = Turn.PRETRAINING if pretrains else Turn.DISCRIMINATOR
         self.step = self._counter("step", "int64")
         self.turn = self._counter("turn", "int32", first_turn)
         self.steps_in_turn = self._counter("steps_in_turn", "int32")
@@ -103,25 +119,189 @@ class CiGAN(ReplicatedModel):
             initializer=keras.initializers.Constant(start),
         )
 
-    def compile(self, generator_optimizer=None, discriminator_optimizer=None, **kwargs):
-        """Takes one optimizer per network; Adam as configured where none is given."""
+    def get_config(self):
+        return {
+            "generator": keras.saving.serialize_keras_object(self.generator),
+            "discriminator": keras.saving.serialize_keras_object(self.discriminator),
+            "composite": self.composite,
+            "vgg_weights": self.vgg_weights,
+            "feature_layers": list(self.feature_layers),
+            "name": self.name,
+            **dataclasses.asdict(self.loss_config),
+            **dataclasses.asdict(self.training_config),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Returns the model that `get_config` describes, its weights drawn anew."""
+        networks = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in ("generator", "discriminator")
+        }
+        return cls(**{**config, **networks})
+
+    def compile(
+        self,
+        generator_optimizer=None,
+        discriminator_optimizer=None,
+        *,
+        jit_compile: bool = False,
+        steps_per_execution: int = 1,
+        run_eagerly: bool = False,
+    ):
+        """Takes one optimizer per network; Adam as the settings say where none is given.
+
+        There is no `optimizer` whose learning rate a callback of Keras could set: pass optimizers
+        with a schedule.
+
+        Args:
+            generator_optimizer: of keras.optimizers.
+            discriminator_optimizer: of keras.optimizers.
+            jit_compile: compile losses and gradients with XLA.
+            steps_per_execution: steps that TensorFlow takes at most before Python looks in again.
+            run_eagerly: without graphs, for a debugger.
+        """
         # super() would otherwise make an optimizer of its own and keep it in every checkpoint.
-        super().compile(optimizer=None, **kwargs)
+        super().compile(
+            optimizer=None,
+            jit_compile=jit_compile,
+            steps_per_execution=steps_per_execution,
+            run_eagerly=run_eagerly,
+        )
         defaults = build_optimizers(self.training_config)
-        self.generator_optimizer = generator_optimizer or defaults[0]
-        self.discriminator_optimizer = discriminator_optimizer or defaults[1]
+        self.generator_optimizer = _scaled_for(self.generator, generator_optimizer or defaults[0])
+        self.discriminator_optimizer = _scaled_for(
+            self.discriminator, discriminator_optimizer or defaults[1]
+        )
         self.generator_optimizer.build(self.generator.trainable_variables)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return None
+        return {
+            "generator_optimizer": keras.optimizers.serialize(self.generator_optimizer),
+            "discriminator_optimizer": keras.optimizers.serialize(self.discriminator_optimizer),
+            "jit_compile": self.jit_compile,
+            "steps_per_execution": self.steps_per_execution,
+            "run_eagerly": self.run_eagerly,
+        }
+
+    def compile_from_config(self, config):
+        """Compiles the model as `get_compile_config` describes."""
+        optimizers = {
+            name: keras.optimizers.deserialize(config[name])
+            for name in ("generator_optimizer", "discriminator_optimizer")
+        }
+        self.compile(**{**config, **optimizers})
+
+    def load_features(self) -> None:
+        """Loads the VGG-19 of the feature loss, which training and `evaluate` need.
+
+        Raises:
+            UserError: its weights cannot be fetched or do not fit.
+        """
+        if self.feature_loss is not None:
+            return
+        seed = self.training_config.seed
+        with randomness.seeded(seed), _default_policy(self.generator.dtype_policy):
+            features = build_vgg_features(self.vgg_weights, seed, self.feature_layers)
+        self.feature_loss = FeatureLoss(
+            features,
+            self.patch_size,
+            # Without the context's own pixels patches differ everywhere.
+            windows=self.loss_config.windowed_feature_loss and self.composite,
+            reach_px=self.loss_config.feature_reach_px,
+        )
+
+    def make_train_function(self, force=False):
+        """Prepares training; VGG-19 is loaded here."""
+        with self.strategy.scope():
+            self.load_features()
+        super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        """Prepares `evaluate`; VGG-19 is loaded here."""
+        with self.strategy.scope():
+            self.load_features()
+        super().make_test_function(force)
 
     @property
     def metrics(self):
         return self._term_means
 
     def call(self, inputs, training=False):
-        """Infills a batch that also holds `noise`, [N, p, p, 1] in [0, 1)."""
-        return self.infill(
-            inputs["image"], inputs["mask"], inputs["label"], inputs["noise"], training
-        )
+        """Infills a batch, [N, p, p, 1] in [0, 1].
+
+        Args:
+            inputs: a batch that may hold `seed`, int32 [N], of the noise of every patch; without
+                one the noise follows from the patch's place in its batch.
+            training: as Keras passes it.
+        """
+        batch = _as_batch(inputs)
+        if "seed" in inputs:
+            # One draw per patch from its own seed: it does not depend on the rest of a batch.
+            noise = tf.map_fn(
+                lambda seed: randomness.noise_of_seed(seed, self.patch_size),
+                tf.cast(inputs["seed"], tf.int32),
+                fn_output_signature=tf.float32,
+            )
+        else:
+            noise = self._noise(batch["mask"], -1)
+        return self.infill(**batch, noise=noise, training=training)
+
+    def generate(self, image, mask, label, seed, batch_size: int = 32) -> np.ndarray:
+        """Returns patches with their masks filled for the class asked for.
+
+        The same as the exported SavedModel's `serving_default`, up to rounding: the same seed gives
+        the same infill, whatever else is in the batch. Where the generator has a moving average of
+        its weights, the infill is the average's.
+
+        Args:
+            image: float [N, p, p, 1] in [0, 1].
+            mask: [N, p, p, 1] in {0, 1}.
+            label: int [N], 0 non-malignant, 1 malignant.
+            seed: int [N], any of 32 bits.
+            batch_size: patches that are infilled at once.
+
+        Returns:
+            float32 [N, p, p, 1] in [0, 1]; outside the mask the image's own values, bit for bit.
+
+        Raises:
+            UserError: an input is of another shape or range.
+        """
+        inputs = self._checked(image, mask, label, seed)
+        parts = []
+        with self.averaged_generator():
+            for at in range(0, len(inputs["seed"]), batch_size):
+                rows = {name: tf.constant(v[at : at + batch_size]) for name, v in inputs.items()}
+                parts.append(self._infill_of_seed(rows).numpy())
+        return np.concatenate(parts) if parts else np.zeros_like(inputs["image"])
+
+    def _checked(self, image, mask, label, seed) -> dict[str, np.ndarray]:
+        """Returns the inputs of `generate`; raises UserError where they break its contract."""
+        inputs = {
+            "image": np.asarray(image, np.float32),
+            "mask": np.asarray(mask, np.float32),
+            "label": np.asarray(label, np.int32),
+            "seed": np.asarray(seed, np.int32),
+        }
+        count = inputs["image"].shape[:1]
+        patch = (self.patch_size, self.patch_size, 1)
+        for name, value in inputs.items():
+            shape = (*count, *patch) if name in ("image", "mask") else count
+            if value.shape != shape or not count:
+                wanted = ["N", *map(str, shape[1:])]
+                raise UserError(
+                    f"{name} must be of shape [{', '.join(wanted)}], N as of image. "
+                    f"Received: {list(value.shape)}."
+                )
+        if not ((inputs["image"] >= 0) & (inputs["image"] <= 1)).all():
+            raise UserError("image must lie in [0, 1], without NaN.")
+        for name in ("mask", "label"):
+            if not np.isin(inputs[name], (0, 1)).all():
+                raise UserError(f"{name} must hold 0 and 1 alone.")
+        return inputs
 
     def infill(self, image, mask, label, noise, training=False):
         """Returns the image with its lesion mask filled for the class, [N, p, p, 1] in [0, 1]."""
@@ -129,7 +309,7 @@ class CiGAN(ReplicatedModel):
         generated = self.generator(
             {"context": context, "mask": mask, "label": label}, training=training
         )
-        return masks.composite(image, mask, generated) if self.keep_context else generated
+        return masks.composite(image, mask, generated) if self.composite else generated
 
     @contextlib.contextmanager
     def averaged_generator(self) -> Iterator[None]:
@@ -137,7 +317,7 @@ class CiGAN(ReplicatedModel):
 
         The average's place is the optimizer, as Keras keeps it.
         """
-        if not averages_weights(self.generator_optimizer):
+        if self.generator_optimizer is None or not averages_weights(self.generator_optimizer):
             yield
             return
         weights = self.generator.trainable_variables
@@ -151,7 +331,8 @@ class CiGAN(ReplicatedModel):
 
     def train_step(self, batch):
         """Trains the network whose turn it is with the whole batch, spread over all replicas."""
-        batch = {**batch, "noise": self._noise(batch["mask"], self.step)}
+        batch = _as_batch(batch)
+        batch["noise"] = self._noise(batch["mask"], self.step)
         adversarial_loss = tf.switch_case(
             tf.convert_to_tensor(self.turn),
             {
@@ -164,7 +345,7 @@ class CiGAN(ReplicatedModel):
 
     def test_step(self, batch):
         """Measures every term on a batch of held-out patches; changes nothing."""
-        self._record(self.measure(batch))
+        self._record(self.measure(_as_batch(batch)))
         return self.get_metrics_result()
 
     def measure(self, batch) -> dict[str, tf.Tensor]:
@@ -356,46 +537,66 @@ class CiGAN(ReplicatedModel):
 
 def build_cigan(config: Config) -> CiGAN:
     """Returns the compiled networks that a configuration describes, weights drawn by its seed."""
-    policy = _default_policy(_POLICIES[config.hardware.mixed_precision])
-    with randomness.seeded(config.training.seed), policy:
-        generator = Generator(config.model.patch_size)
+    policy = _POLICIES[config.hardware.mixed_precision]
+    with randomness.seeded(config.training.seed):
+        generator = Generator(config.model.patch_size, dtype=policy)
         discriminator = Discriminator(
             config.model.patch_size,
             config.model.discriminator_sees_class,
             config.model.discriminator_view,
-        )
-        vgg_features = build_vgg_features(
-            config.model.vgg_weights, config.training.seed, config.model.feature_layers
+            dtype=policy,
         )
     model = CiGAN(
         generator,
         discriminator,
-        vgg_features,
-        config.loss,
-        config.training,
-        keep_context=config.model.composite,
-        name="cigan",
+        composite=config.model.composite,
+        vgg_weights=config.model.vgg_weights,
+        feature_layers=config.model.feature_layers,
+        **dataclasses.asdict(config.loss),
+        **dataclasses.asdict(config.training),
     )
-    optimizers = build_optimizers(config.training)
-    if config.hardware.mixed_precision == "float16":
-        optimizers = [keras.optimizers.LossScaleOptimizer(adam) for adam in optimizers]
     model.compile(
-        *optimizers,
         jit_compile=config.hardware.jit_compile,
         steps_per_execution=config.hardware.steps_per_execution,
     )
+    model.load_features()
     return model
 
 
+def _taken_from(settings: dict, group: type):
+    """Returns a group of settings, those given taken out of `settings`."""
+    names = [field.name for field in dataclasses.fields(group) if field.name in settings]
+    values = group(**{name: settings.pop(name) for name in names})
+    values.validate()
+    return values
+
+
+def _as_batch(inputs) -> dict[str, tf.Tensor]:
+    """Returns what a step takes of a batch, in its dtypes."""
+    dtypes = {"image": tf.float32, "mask": tf.float32, "label": tf.int32}
+    if not isinstance(inputs, dict) or not set(dtypes) <= set(inputs):
+        names = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+        raise UserError(f"A batch must be a dict of image, mask and label. Received: {names}.")
+    return {name: tf.cast(inputs[name], dtype) for name, dtype in dtypes.items()}
+
+
 @contextlib.contextmanager
-def _default_policy(name: str):
+def _default_policy(policy):
     """Sets the dtype policy of the layers that are made within."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
+    keras.config.set_dtype_policy(policy)
     try:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _scaled_for(network: keras.Model, optimizer: keras.optimizers.Optimizer):
+    """Returns an optimizer that scales the loss where the network's gradients are float16."""
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if scales or network.compute_dtype != "float16":
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer)
 
 
 def _all_finite(tensors) -> tf.Tensor:

@@ -19,6 +19,7 @@ class Discriminator(keras.Model):
         view: 'patch', the paper's: the whole patch, without the mask. 'lesion': a window of half
             the patch around the lesion, its grey levels joined by their local contrast and by the
             mask. Texture fills the window, so the network finds it within a few hundred steps.
+        dtype: policy of its layers, such as 'mixed_bfloat16'; Keras' own where it is None.
 
     Inputs:
         A dict: `image` [N, p, p, 1] in [0, 1]; if it sees the class, `label` int [N]; for the view
@@ -34,9 +35,11 @@ class Discriminator(keras.Model):
         sees_class: bool = True,
         view: str = DISCRIMINATOR_VIEWS[0],
         *,
+        dtype=None,
         name: str = "discriminator",
         **kwargs,
     ):
+        policy = keras.dtype_policies.get(dtype)
         inputs = {"image": keras.Input((patch_size, patch_size, 1), name="image")}
         features = inputs["image"]
         if view == "lesion":
@@ -48,15 +51,23 @@ class Discriminator(keras.Model):
             features = ops.concatenate([features, maps], axis=-1)
         for block, kernels in enumerate(KERNELS, start=1):
             features = layers.Conv2D(
-                kernels, 3, padding="same", kernel_initializer="he_normal", name=f"conv{block}"
+                kernels,
+                3,
+                padding="same",
+                kernel_initializer="he_normal",
+                dtype=policy,
+                name=f"conv{block}",
             )(features)
             # The smallest window, 16 px, has one pixel left before the last block.
             if features.shape[1] > 1:
                 # LeakyReLU keeps the order: after the pool it gives the same, from fewer pixels.
-                features = layers.MaxPooling2D()(features)
-            features = layers.LeakyReLU(negative_slope=0.2)(features)
-        logit = layers.Dense(1, dtype="float32", name="logit")(layers.Flatten()(features))
+                features = layers.MaxPooling2D(dtype=policy)(features)
+            features = layers.LeakyReLU(negative_slope=0.2, dtype=policy)(features)
+        features = layers.Flatten(dtype=policy)(features)
+        logit = layers.Dense(1, dtype="float32", name="logit")(features)
         super().__init__(inputs, logit, name=name, **kwargs)
+        # Functional models drop the argument of this name.
+        self.dtype_policy = policy
         self.patch_size = patch_size
         self.sees_class = sees_class
         self.view = view
@@ -66,6 +77,7 @@ class Discriminator(keras.Model):
             "patch_size": self.patch_size,
             "sees_class": self.sees_class,
             "view": self.view,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
 

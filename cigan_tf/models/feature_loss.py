@@ -22,10 +22,13 @@ class FeatureLoss:
         patch_size: side of a patch in pixels.
         windows: whether patches agree outside their masks, so that windows can be used.
         reach_px: as `FeatureWindow` takes it.
+
+    Attributes:
+        features: the feature network.
     """
 
     def __init__(self, features: keras.Model, patch_size: int, windows: bool, reach_px: int):
-        self._features = features
+        self.features = features
         self._patch_size = patch_size
         self._window = FeatureWindow(vgg_features.network(features), reach_px)
         self._sizes = self._window.sizes(patch_size)
@@ -45,7 +48,7 @@ class FeatureLoss:
             Scalar >= 0.
         """
         if not self._in_windows:
-            return losses.feature_loss(self._features(real), self._features(infilled))
+            return losses.feature_loss(self.features(real), self.features(infilled))
         # The gradient comes with the value: no map outlives its window, no tape sees inside.
         fixed = tf.stop_gradient(infilled)
         value, gradient = self._value_and_gradient(real, fixed, mask)
@@ -92,10 +95,10 @@ class FeatureLoss:
         # A mean's gradient is too small for float16, and the optimizer's loss scale comes only
         # after this tape. Times the pixels it is 1/16 to 1/4; a power of two is exact.
         scale = 2.0 ** round(math.log2(infilled.shape[0] * self._patch_size**2))
-        real_maps = self._features(_cut(real, corner_px, side_px))
+        real_maps = self.features(_cut(real, corner_px, side_px))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(infilled)
-            infilled_maps = self._features(_cut(infilled, corner_px, side_px))
+            infilled_maps = self.features(_cut(infilled, corner_px, side_px))
             # The mean over the patch: outside the window there is no difference.
             share = (side_px / self._patch_size) ** 2
             value = share * losses.feature_loss(real_maps, infilled_maps)

@@ -16,6 +16,7 @@ class Generator(keras.Model):
 
     Args:
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
+        dtype: policy of its layers, such as 'mixed_bfloat16'; Keras' own where it is None.
 
     Inputs:
         A dict: `context` [N, p, p, 1] in [0, 1], `mask` [N, p, p, 1] in {0, 1}, `label` int [N].
@@ -24,7 +25,8 @@ class Generator(keras.Model):
         [N, p, p, 1] in (0, 1): the generated patch; `masks.composite` keeps its lesion alone.
     """
 
-    def __init__(self, patch_size: int, *, name: str = "generator", **kwargs):
+    def __init__(self, patch_size: int, *, dtype=None, name: str = "generator", **kwargs):
+        policy = keras.dtype_policies.get(dtype)
         inputs = {
             "context": keras.Input((patch_size, patch_size, 1), name="context"),
             "mask": keras.Input((patch_size, patch_size, 1), name="mask"),
@@ -38,8 +40,8 @@ class Generator(keras.Model):
             if features is None:
                 features = stack_at_scale
             else:
-                features = layers.UpSampling2D(interpolation="nearest")(features)
-                features = layers.Concatenate()([features, stack_at_scale])
+                features = layers.UpSampling2D(interpolation="nearest", dtype=policy)(features)
+                features = layers.Concatenate(dtype=policy)([features, stack_at_scale])
             for convolution in (1, 2):
                 features = layers.Conv2D(
                     KERNELS[block],
@@ -47,6 +49,7 @@ class Generator(keras.Model):
                     padding="same",
                     activation="relu",
                     kernel_initializer="he_normal",
+                    dtype=policy,
                     name=f"scale{scale_px}_conv{convolution}",
                 )(features)
         # float32 whatever the policy: 16-bit grey levels do not survive in half precision.
@@ -54,7 +57,13 @@ class Generator(keras.Model):
             features
         )
         super().__init__(inputs, generated, name=name, **kwargs)
+        # Functional models drop the argument of this name.
+        self.dtype_policy = policy
         self.patch_size = patch_size
 
     def get_config(self):
-        return {"patch_size": self.patch_size, "name": self.name}
+        return {
+            "patch_size": self.patch_size,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+        }

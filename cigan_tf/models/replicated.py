@@ -10,7 +10,8 @@ called once, outside of the replicas, branches as it likes, and hands the arithm
   MirroredStrategy (keras issue 19246), and its reduction of logs under MultiWorkerMirroredStrategy
   (keras issue 20585).
 - A batch comes whole and each replica takes its part: a plain `tf.data` iterator can be
-  checkpointed, a distributed one cannot.
+  checkpointed, a distributed one cannot. Keras' `fit`, `evaluate` and `predict` would share batches
+  out themselves: they are told that there is one device.
 - XLA compiles what each replica computes and not the call around it, which belongs to all devices.
 """
 
@@ -19,13 +20,26 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from cigan_tf.errors import UserError
+
 
 class ReplicatedModel(keras.Model):
     """A model whose `train_step` gets the whole batch and is called outside of the replicas.
 
     `make_train_function` gives `train_function(iterator)`, as Keras expects it, and
-    `run_steps(iterator, num_steps)`, which takes so many steps in one call.
+    `run_steps(iterator, num_steps)`, which takes so many steps in one call. `fit` works under any
+    strategy in whose scope the model was made; every worker of several reads the same batches.
     """
+
+    @property
+    def distribute_strategy(self):
+        """What Keras shares batches out with: nothing. The model's own is `strategy`."""
+        return _OneDevice()
+
+    @property
+    def strategy(self) -> tf.distribute.Strategy:
+        """The strategy in whose scope the model was made."""
+        return self._distribute_strategy or tf.distribute.get_strategy()
 
     def make_train_function(self, force=False):
         """Prepares `run_steps` and `train_function`; they are traced when they are first called."""
@@ -34,12 +48,12 @@ class ReplicatedModel(keras.Model):
 
         def one_step(iterator, num_steps):
             del num_steps
-            with self.distribute_strategy.scope():
+            with self.strategy.scope():
                 self.train_step(iterator.get_next())
                 return self.get_metrics_result()
 
         def many_steps(iterator, num_steps):
-            with self.distribute_strategy.scope():
+            with self.strategy.scope():
 
                 def step(done):
                     self.train_step(iterator.get_next())
@@ -54,6 +68,26 @@ class ReplicatedModel(keras.Model):
         self.run_steps = lambda iterator, num_steps: run(iterator, tf.constant(num_steps))
         self.train_function = lambda iterator: self.run_steps(iterator, self.steps_per_execution)
 
+    def make_test_function(self, force=False):
+        """Prepares `test_function`, which measures a whole batch in one place."""
+        if self.test_function is not None and not force:
+            return
+
+        def one_step(iterator):
+            with self.strategy.scope():
+                return self.test_step(iterator.get_next())
+
+        run = one_step
+        if not self.run_eagerly:
+            run = tf.function(run, reduce_retracing=True, autograph=False)
+
+        def several_steps(iterator):
+            for _ in range(self.steps_per_execution):
+                logs = run(iterator)
+            return logs
+
+        self.test_function = several_steps
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Nothing is left to build, and Keras would take a batch away to find that out.
         del iterator, data_batch
@@ -61,7 +95,7 @@ class ReplicatedModel(keras.Model):
     @property
     def num_replicas(self) -> int:
         """Replicas over which a step is spread, of all workers."""
-        return self.distribute_strategy.num_replicas_in_sync
+        return self.strategy.num_replicas_in_sync
 
     def share_out(self, function: Callable, batch: dict[str, tf.Tensor]):
         """Calls `function(part)` on every replica with its part of the batch.
@@ -73,29 +107,24 @@ class ReplicatedModel(keras.Model):
             What the function returns, a value per replica.
 
         Raises:
-            TypeError: the batch is in parts already, as `fit` passes it under a strategy.
+            UserError: the batch is no multiple of the replicas.
         """
-        if any(isinstance(value, tf.distribute.DistributedValues) for value in batch.values()):
-            raise TypeError(
-                "The batch must be whole: with several replicas call run_steps with the iterator "
-                "of a plain tf.data.Dataset, not fit, which shares batches out itself."
-            )
         if self.jit_compile and not self.run_eagerly:
             function = tf.function(function, jit_compile=True, autograph=False)
-        return self.distribute_strategy.run(lambda: function(self._part_of(batch)))
+        return self.strategy.run(lambda: function(self._part_of(batch)))
 
     def on_replicas(self, function: Callable, *per_replica) -> None:
         """Calls `function` on every replica with what `share_out` returned there."""
-        self.distribute_strategy.run(function, args=per_replica)
+        self.strategy.run(function, args=per_replica)
 
     def mean_over_replicas(self, per_replica: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns the means of scalars of which every replica has its own, in one communication."""
         names = sorted(per_replica)
-        stacked = self.distribute_strategy.run(
+        stacked = self.strategy.run(
             lambda values: tf.stack([tf.cast(values[name], tf.float32) for name in names]),
             args=(per_replica,),
         )
-        means = self.distribute_strategy.reduce("MEAN", stacked, axis=None)
+        means = self.strategy.reduce("MEAN", stacked, axis=None)
         return dict(zip(names, tf.unstack(means, len(names)), strict=True))
 
     def _part_of(self, batch):
@@ -104,10 +133,26 @@ class ReplicatedModel(keras.Model):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
 
         def part(tensor):
-            per_replica = tensor.shape[0] // self.num_replicas
-            return tf.reshape(tensor, (self.num_replicas, per_replica, *tensor.shape[1:]))[replica]
+            size = tensor.shape[0]
+            if size is None or size % self.num_replicas:
+                raise UserError(
+                    f"With {self.num_replicas} replicas every batch must be a multiple of them: "
+                    f"batch the dataset with drop_remainder=True. Received: batches of {size}."
+                )
+            shape = (self.num_replicas, size // self.num_replicas, *tensor.shape[1:])
+            return tf.reshape(tensor, shape)[replica]
 
         return {name: part(tensor) for name, tensor in batch.items()}
+
+
+class _OneDevice:
+    """As much of a strategy as Keras' loops use."""
+
+    def experimental_distribute_dataset(self, dataset):
+        return dataset
+
+    def run(self, function, args=()):
+        return function(*args)
 
 
 class AgreedMean(keras.metrics.Mean):

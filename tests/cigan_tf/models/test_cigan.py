@@ -76,10 +76,11 @@ def test_only_the_network_in_turn_moves(turn, trained, resting):
 
 def test_the_feature_network_never_moves():
     model = make_model()
-    before = model.vgg_features.get_weights()
+    features = model.feature_loss.features
+    before = features.get_weights()
     for _ in range(3):
         train_one_step(model, make_batch())
-    for old, new in zip(before, model.vgg_features.get_weights(), strict=True):
+    for old, new in zip(before, features.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
@@ -128,7 +129,7 @@ def test_infill_keeps_the_context_and_obeys_the_switch():
     outside = batch["mask"].numpy() == 0
     kept = model.infill(**batch, noise=noise).numpy()
     np.testing.assert_array_equal(kept[outside], batch["image"].numpy()[outside])
-    model.keep_context = False
+    model.composite = False
     raw = model.infill(**batch, noise=noise).numpy()
     assert np.abs(raw - batch["image"].numpy())[outside].max() > 0
 

@@ -1,0 +1,195 @@
+"""ciGAN as any Keras model: built from arguments, fitted with callbacks, saved and loaded."""
+
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cigan_tf.errors import UserError
+from cigan_tf.models.cigan import CiGAN
+from cigan_tf.models.discriminator import Discriminator
+from cigan_tf.models.generator import Generator
+
+ROOT = pathlib.Path(__file__).parents[3]
+PATCH = 32
+QUICK = {"vgg_weights": "random", "feature_layers": ("input",), "pretraining_steps": 1}
+
+
+def make_model(dtype="float32", **settings):
+    keras.utils.set_random_seed(0)
+    model = CiGAN(
+        Generator(PATCH, dtype=dtype), Discriminator(PATCH, dtype=dtype), **{**QUICK, **settings}
+    )
+    # Tracing costs seconds, a step at this size milliseconds.
+    model.compile(run_eagerly=True)
+    return model
+
+
+def patches(count=4):
+    rng = np.random.default_rng(0)
+    mask = np.zeros((count, PATCH, PATCH, 1), np.uint8)
+    mask[:, 8:24, 10:22] = 1
+    return {
+        "image": rng.random((count, PATCH, PATCH, 1), np.float32),
+        "mask": mask,
+        "label": np.arange(count) % 2,
+    }
+
+
+def batches():
+    return tf.data.Dataset.from_tensor_slices(patches()).batch(2, drop_remainder=True).repeat()
+
+
+def infills(model):
+    return model.generate(**patches(), seed=np.arange(4))
+
+
+def assert_same_weights(one, other):
+    for mine, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_settings_are_plain_arguments():
+    model = make_model(feature_weight=3.0, seed=7, composite=False)
+    assert model.loss_config.feature_weight == 3
+    assert model.training_config.seed == 7
+    assert not model.composite
+    with pytest.raises(UserError, match="no settings of these names: lerning_rate"):
+        make_model(lerning_rate=1.0)
+    with pytest.raises(UserError, match="seed must lie in"):
+        make_model(seed=-1)
+
+
+def test_generate_keeps_the_context_and_depends_on_its_own_seed_alone():
+    model, inputs = make_model(), patches()
+    infilled = model.generate(**inputs, seed=[3, 4, 5, 6])
+    outside = inputs["mask"] == 0
+    assert infilled.dtype == np.float32
+    np.testing.assert_array_equal(infilled[outside], inputs["image"][outside])
+    assert (infilled[~outside] != inputs["image"][~outside]).mean() > 0.99
+    one = {name: value[2:3] for name, value in inputs.items()}
+    np.testing.assert_allclose(model.generate(**one, seed=[5])[0], infilled[2], atol=1e-6)
+    assert np.abs(model.generate(**one, seed=[6])[0] - infilled[2]).max() > 0
+    in_parts = model.generate(**inputs, seed=[3, 4, 5, 6], batch_size=3)
+    np.testing.assert_allclose(in_parts, infilled, atol=1e-6)
+    assert model.generate(**{n: v[:0] for n, v in inputs.items()}, seed=[]).shape == (0, 32, 32, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"image": np.full((4, 32, 32, 1), 255.0)}, "image must lie in"),
+        ({"image": np.zeros((4, 64, 64, 1))}, r"image must be of shape \[N, 32, 32, 1\]"),
+        ({"mask": np.full((4, 32, 32, 1), 0.5)}, "mask must hold 0 and 1"),
+        ({"label": np.full(4, 2)}, "label must hold 0 and 1"),
+        ({"seed": 5}, r"seed must be of shape \[N\]"),
+    ],
+)
+def test_a_wrong_input_is_named(changed, named):
+    with pytest.raises(UserError, match=named):
+        make_model().generate(**{**patches(), "seed": np.arange(4), **changed})
+
+
+def test_predict_infills_the_same_patches_alike():
+    model = make_model()
+    first = model.predict(batches().take(2), verbose=0)
+    np.testing.assert_array_equal(first, model.predict(batches().take(2), verbose=0))
+    outside = patches()["mask"] == 0
+    np.testing.assert_array_equal(first[outside], patches()["image"][outside])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_a_saved_model_goes_on_as_if_it_had_not_been_saved(tmp_path, dtype):
+    model = make_model(dtype, generator_ema=0.9, max_steps_per_turn=1, learning_rate=1e-3)
+    model.fit(batches(), steps_per_epoch=3, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(infills(loaded), infills(model))
+    assert loaded.generator.dtype_policy.name == loaded.discriminator.dtype_policy.name == dtype
+    assert loaded.generator.get_layer("scale4_conv1").compute_dtype == dtype.rpartition("_")[2]
+    assert loaded.get_config() == model.get_config()
+    for each in (model, loaded):
+        each.fit(batches(), steps_per_epoch=3, shuffle=False, verbose=0)
+        assert int(each.step.numpy()) == 6
+    assert_same_weights(model, loaded)
+    np.testing.assert_array_equal(infills(loaded), infills(model))
+
+
+def test_other_optimizers_are_saved_and_none_is_needed_to_generate(tmp_path):
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.25), run_eagerly=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.discriminator_optimizer, keras.optimizers.SGD)
+    assert float(loaded.discriminator_optimizer.learning_rate) == 0.25
+    uncompiled = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(infills(uncompiled), infills(model))
+
+
+def test_a_batch_of_something_else_is_named():
+    images = tf.data.Dataset.from_tensors(patches()["image"])
+    with pytest.raises(UserError, match="must be a dict of image, mask and label"):
+        make_model().fit(images, shuffle=False, verbose=0)
+
+
+def test_fit_takes_callbacks_and_trains_the_same_weights_on_two_devices(tmp_path):
+    program = """
+        import pathlib, sys
+        import keras, numpy as np, tensorflow as tf
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+        from tests.cigan_tf.models.test_keras_model import batches, infills, make_model
+
+        def fitted(folder, epochs, first_epoch=0):
+            model = make_model(max_steps_per_turn=1, learning_rate=1e-4, adam_epsilon=1.0)
+            callbacks = [
+                keras.callbacks.ModelCheckpoint(
+                    folder / "best.keras", "val_feature_loss", save_best_only=True, mode="min"
+                ),
+                keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False),
+                keras.callbacks.CSVLogger(folder / "log.csv", append=True),
+            ]
+            model.fit(
+                batches(),
+                steps_per_epoch=2,
+                epochs=epochs,
+                validation_data=batches(),
+                validation_steps=1,
+                shuffle=False,
+                callbacks=callbacks,
+                verbose=0,
+            )
+            return model
+
+        folder = pathlib.Path(sys.argv[1])
+        single = fitted(folder / "single", 2)
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        with strategy.scope():
+            fitted(folder / "double", 1)
+            double = fitted(folder / "double", 2)  # the first epoch is restored
+        assert double.num_replicas == 2
+        assert int(single.step.numpy()) == int(double.step.numpy()) == 4
+        assert len((folder / "double" / "log.csv").read_text().splitlines()) >= 3
+        assert int(double.turns_taken.numpy()) == int(single.turns_taken.numpy()) == 4
+        for one, other in zip(single.get_weights(), double.get_weights(), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+        np.testing.assert_allclose(infills(single), infills(double), atol=1e-4)
+        best = keras.models.load_model(folder / "double" / "best.keras")
+        assert infills(best).shape == (4, 32, 32, 1)
+        """
+    for name in ("single", "double"):
+        (tmp_path / name).mkdir()
+    finished = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr

@@ -70,7 +70,7 @@ setuptools.setup(
             "TAGS.txt",
             "checksums.tsv",
         ],
-        "cigan_tf": ["flagfiles/*.flags", "evaluation/*.jinja"],
+        "cigan_tf": ["flagfiles/*.flags", "evaluation/*.jinja", "presets/*/*"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

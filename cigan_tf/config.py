@@ -179,6 +179,11 @@ class TrainingConfig:
 
     pretraining_steps: int = setting(10_000, "Steps of the generator on the feature loss alone.")
     adversarial_steps: int = setting(100_000, "Steps of either network after that, together.")
+    init_from: str = setting(
+        "",
+        "Preset whose weights training starts from: a name, a folder, or hf://OWNER/REPOSITORY; "
+        "its architecture is taken with them. Empty: random weights.",
+    )
     learning_rate: float = setting(1e-4, "Adam's step size, both networks.")
     learning_rate_decay_rate: float = setting(
         1.0, "Factor on the step size after every learning_rate_decay_steps updates of a network."
@@ -317,18 +322,34 @@ class Config:
             groups = json.loads(text)
             if set(groups) != {field.name for field in dataclasses.fields(cls)}:
                 raise KeyError(f"its groups are {sorted(groups)}")
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"This is not a saved configuration of this version: {error}."
+            ) from None
+        return cls.from_groups(groups)
+
+    @classmethod
+    def from_groups(cls, groups: dict[str, dict]) -> "Config":
+        """Returns the configuration of some groups' settings; the others have their defaults.
+
+        Args:
+            groups: by name, settings by their names, as JSON holds them.
+
+        Raises:
+            UserError: a name or value is none of this version.
+        """
+        makers = {field.name: field.default_factory for field in dataclasses.fields(cls)}
+        try:
             return cls(
                 **{
-                    field.name: field.default_factory(
-                        # JSON knows no tuples.
+                    # JSON knows no tuples.
+                    group: makers[group](
                         **{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
                     )
-                    for field, values in (
-                        (field, groups[field.name]) for field in dataclasses.fields(cls)
-                    )
+                    for group, values in groups.items()
                 }
             ).validate()
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"This is not a saved configuration of this version: {error}."
             ) from None

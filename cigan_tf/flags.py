@@ -82,6 +82,11 @@ def config_from_flags() -> Config:
     ).validate()
 
 
+def is_given(name: str) -> bool:
+    """Returns whether the command line or a flagfile sets a flag."""
+    return flags.FLAGS[name].present > 0
+
+
 def chosen_cells(config: Config) -> list[Cell]:
     """Returns the experiment's cells, or the one of --cell_index."""
     cells = config.experiment.cells(config.classifier)

@@ -25,6 +25,10 @@ absl_flags.adopt_module_key_flags(flags)
 def main() -> None:
     """Runs the mode that was asked for."""
     config = flags.config_from_flags()
+    if config.training.init_from:
+        from cigan_tf.models import presets
+
+        config = presets.with_architecture(config, flags.is_given)
     if flags.DRY_RUN.value:
         print(config.to_json(), end="")
         return

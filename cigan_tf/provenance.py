@@ -98,7 +98,10 @@ def training_record(config: Config) -> dict[str, Any]:
 
 
 def write_training(
-    workdir: str | os.PathLike, config: Config, resume_changed: bool = False
+    workdir: str | os.PathLike,
+    config: Config,
+    resume_changed: bool = False,
+    of_preset: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Writes the record of a training run that starts or resumes in `workdir`.
 
@@ -110,6 +113,7 @@ def write_training(
         workdir: folder of the run.
         config: the run's settings.
         resume_changed: let the run resume with another dataset.
+        of_preset: record of the preset that a run starts from.
 
     Returns:
         The record, None where none is written.
@@ -127,6 +131,8 @@ def write_training(
         )
         return None
     record = training_record(config)
+    if of_preset is not None:
+        record = begun_from(record, of_preset)
     if before is not None:
         record = _continued(before, record, workdir, resume_changed)
     write(path, record)
@@ -146,7 +152,35 @@ def _continued(before: dict, record: dict, workdir: str | os.PathLike, resume_ch
             )
         earlier = [*earlier, before["dataset"]]
     patients = sorted({*before["patients"], *record["patients"]})
-    return record | {"patients": patients} | ({"earlier_datasets": earlier} if earlier else {})
+    kept = {name: before[name] for name in ("init_from",) if name in before}
+    return (
+        kept | record | {"patients": patients} | ({"earlier_datasets": earlier} if earlier else {})
+    )
+
+
+def of_weights(record: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns the record of weights that training starts from.
+
+    Raises:
+        UserError: there is none: what was trained from them could not be judged on any patient.
+    """
+    if record is None:
+        raise UserError(
+            f"The preset of --init_from has no {FILE_NAME}: which patients it has seen is not "
+            "known. Write it again with save_to_preset(record=...)."
+        )
+    return record
+
+
+def begun_from(record: dict[str, Any], of_preset: dict[str, Any]) -> dict[str, Any]:
+    """Returns the record of a training that began from a preset: it has seen its patients, too.
+
+    Args:
+        record: of the training.
+        of_preset: record of the preset; kept as `init_from`.
+    """
+    patients = sorted({*record["patients"], *of_preset["patients"]})
+    return record | {"patients": patients, "init_from": of_preset}
 
 
 def read(path: str | os.PathLike) -> dict[str, Any] | None:

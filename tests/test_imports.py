@@ -25,7 +25,10 @@ MAY_IMPORT = {
     "cigan_tf.exported_generator": ["errors", "provenance"],
     "cigan_tf.input_pipeline": ["errors", "config", "masks", "randomness"],
     "cigan_tf.provenance": ["errors", "config", "workdir", "input_pipeline"],
-    "cigan_tf.models": ["errors", "config", "masks", "losses", "randomness", "models"],
+    "cigan_tf.models": [
+        *["errors", "config", "hardware_config", "masks", "losses", "randomness", "provenance"],
+        *["models"],
+    ],
     "cigan_tf.training": [
         *["errors", "config", "hardware_config", "workdir", "masks", "losses", "pictures"],
         *["randomness", "interruption", "input_pipeline", "models", "provenance", "training"],
@@ -42,7 +45,9 @@ MAY_IMPORT = {
         *["evaluation", "classifier"],
     ],
     "cigan_tf.flags": ["errors", "config", "experiment_config"],
-    "cigan_tf.main": ["errors", "command_line", "flags", "training", "classifier", "evaluation"],
+    "cigan_tf.main": [
+        *["errors", "command_line", "flags", "models", "training", "classifier", "evaluation"],
+    ],
     "export": [
         *["errors", "command_line", "config", "workdir", "masks", "input_pipeline", "models"],
         *["training", "evaluation", "exported_generator", "provenance", "randomness"],

@@ -9,9 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cigan_tf import losses, masks, randomness
-from cigan_tf.config import FEATURE_LAYERS, Config, LossConfig, TrainingConfig
+from cigan_tf import losses, masks, provenance, randomness
+from cigan_tf.config import FEATURE_LAYERS, Config, LossConfig, ModelConfig, TrainingConfig
 from cigan_tf.errors import UserError
+from cigan_tf.hardware_config import HardwareConfig
+from cigan_tf.models import presets
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.feature_loss import FeatureLoss
 from cigan_tf.models.generator import Generator
@@ -95,6 +97,7 @@ class CiGAN(ReplicatedModel):
             self.loss_config.boundary_sigma_px, self.patch_size
         )
         self.generator_optimizer = self.discriminator_optimizer = None
+        self.preset = None
         self.feature_loss = None
         self._infill_of_seed = tf.function(self.call, reduce_retracing=True, autograph=False)
         pretrains = self.training_config.pretraining_steps > 0
@@ -118,6 +121,81 @@ class CiGAN(ReplicatedModel):
             aggregation="only_first_replica",
             initializer=keras.initializers.Constant(start),
         )
+
+    @classmethod
+    def from_preset(cls, preset, *, dtype=None, **settings) -> "CiGAN":
+        """Returns the model of a preset, with its weights and settings; compile it to train it.
+
+        Training goes on with the discriminator's turn: there is no pre-training unless
+        `pretraining_steps` is given.
+
+        Args:
+            preset: one of `list_presets()`, a folder, or hf://OWNER/REPOSITORY[/FOLDER].
+            dtype: policy of the networks, such as 'mixed_bfloat16'; the preset's own where None.
+            settings: arguments of `CiGAN` that replace the preset's.
+
+        Raises:
+            UserError: there is no such preset, or its files are damaged.
+        """
+        found = presets.read(preset)
+        policy = dtype or _POLICIES[found.config.hardware.mixed_precision]
+        settings = {"pretraining_steps": 0, **settings}
+        model = cls(**{**_arguments(found.config, policy), **settings})
+        presets.load_weights(found, generator=model.generator, discriminator=model.discriminator)
+        model.preset = found
+        return model
+
+    def save_to_preset(
+        self,
+        folder,
+        *,
+        record: dict | None = None,
+        card: str | None = None,
+        half_precision: bool = False,
+    ) -> None:
+        """Writes both networks to a preset's folder, the generator's average where it has one.
+
+        Args:
+            folder: must not exist; its name becomes the preset's.
+            record: what the networks were trained on, as `provenance.training_record` returns it;
+                patients of the preset that the model began from are added. Without one, the record
+                of that preset is kept as long as no step has been taken, and none after that.
+            card: text of README.md; where it is None, what the settings tell.
+            half_precision: keep the weights as float16, in half the space.
+
+        Raises:
+            UserError: the folder exists or cannot be written, or the networks are others than
+                `Generator` and `Discriminator`.
+        """
+        if not (
+            isinstance(self.generator, Generator) and isinstance(self.discriminator, Discriminator)
+        ):
+            raise UserError("A preset holds a Generator and a Discriminator of cigan_tf.models.")
+        config = Config(
+            model=ModelConfig(
+                patch_size=self.patch_size,
+                composite=self.composite,
+                discriminator_sees_class=self.discriminator.sees_class,
+                discriminator_view=self.discriminator.view,
+                vgg_weights=self.vgg_weights,
+                feature_layers=self.feature_layers,
+            ),
+            loss=self.loss_config,
+            training=self.training_config,
+            hardware=HardwareConfig(
+                mixed_precision={policy: name for name, policy in _POLICIES.items()}[
+                    self.generator.dtype_policy.name
+                ]
+            ),
+        )
+        of_preset = self.preset.record if self.preset else None
+        if record is None:
+            record = of_preset if int(self.step.numpy()) == 0 else None
+        elif of_preset is not None:
+            record = provenance.begun_from(record, of_preset)
+        with self.averaged_generator():
+            networks = {"generator": self.generator, "discriminator": self.discriminator}
+            presets.write(folder, config, networks, record, card, half_precision)
 
     def get_config(self):
         return {
@@ -537,7 +615,17 @@ class CiGAN(ReplicatedModel):
 
 def build_cigan(config: Config) -> CiGAN:
     """Returns the compiled networks that a configuration describes, weights drawn by its seed."""
-    policy = _POLICIES[config.hardware.mixed_precision]
+    model = CiGAN(**_arguments(config, _POLICIES[config.hardware.mixed_precision]))
+    model.compile(
+        jit_compile=config.hardware.jit_compile,
+        steps_per_execution=config.hardware.steps_per_execution,
+    )
+    model.load_features()
+    return model
+
+
+def _arguments(config: Config, policy) -> dict:
+    """Returns the arguments of `CiGAN` that a configuration describes; the networks are drawn."""
     with randomness.seeded(config.training.seed):
         generator = Generator(config.model.patch_size, dtype=policy)
         discriminator = Discriminator(
@@ -546,21 +634,15 @@ def build_cigan(config: Config) -> CiGAN:
             config.model.discriminator_view,
             dtype=policy,
         )
-    model = CiGAN(
-        generator,
-        discriminator,
-        composite=config.model.composite,
-        vgg_weights=config.model.vgg_weights,
-        feature_layers=config.model.feature_layers,
+    return {
+        "generator": generator,
+        "discriminator": discriminator,
+        "composite": config.model.composite,
+        "vgg_weights": config.model.vgg_weights,
+        "feature_layers": config.model.feature_layers,
         **dataclasses.asdict(config.loss),
         **dataclasses.asdict(config.training),
-    )
-    model.compile(
-        jit_compile=config.hardware.jit_compile,
-        steps_per_execution=config.hardware.steps_per_execution,
-    )
-    model.load_features()
-    return model
+    }
 
 
 def _taken_from(settings: dict, group: type):

@@ -11,6 +11,7 @@ from cigan_tf import input_pipeline, interruption, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config, TrainingConfig
 from cigan_tf.errors import UserError
+from cigan_tf.models import presets
 from cigan_tf.models.cigan import CiGAN, build_cigan
 from cigan_tf.training import health, observers, start, strategies
 from cigan_tf.training.checkpoints import RunCheckpoints
@@ -44,11 +45,14 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
             max(observers.PICTURES_PER_KIND, config.training.held_out_per_kind),
         )
         model = build_cigan(config)
+        preset = _start_from_preset(model, workdir, config)
         chief = strategies.is_chief(strategy)
         if chief:
             stack.enter_context(workdir_lib.sole_process(workdir))
             workdir_lib.claim(workdir, config, resume_changed)
-            record = provenance.write_training(workdir, config, resume_changed)
+            record = provenance.write_training(
+                workdir, config, resume_changed, preset and provenance.of_weights(preset.record)
+            )
         iterator = iter(batches)
         checkpoints = RunCheckpoints(model, iterator, workdir, config, writes=chief)
         # Made from the files again: a second iterator of the same batches has another order.
@@ -79,6 +83,18 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
     return model
 
 
+def _start_from_preset(
+    model: CiGAN, workdir: pathlib.Path, config: Config
+) -> presets.Preset | None:
+    """Gives a run that begins the weights of its preset, and returns that; None otherwise."""
+    if not config.training.init_from or any((workdir / workdir_lib.CHECKPOINT_DIR).glob("ckpt*")):
+        return None
+    preset = presets.read(config.training.init_from)
+    networks = presets.fitting(preset, config)
+    presets.load_weights(preset, **{name: getattr(model, name) for name in networks})
+    return preset
+
+
 def _run_steps(
     model: CiGAN,
     iterator: tf.data.Iterator,
@@ -88,6 +104,8 @@ def _run_steps(
     interrupted: interruption.Interruption,
     config: Config,
 ) -> None:
+    # Not Keras' fit: an exact resume needs the iterator's place in the checkpoint and stops between
+    # any two steps; Keras' callbacks save at the end of epochs, without the input.
     settings = config.training
     step = int(model.step.numpy())
     finite = health.FiniteCheck(model, settings)

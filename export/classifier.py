@@ -2,7 +2,8 @@
 
     python -m export.classifier --classifier=FILE.keras --output_dir=DIR
 
-writes DIR/<version>/ and what a server wants beside it. The folder needs nothing of this package.
+writes DIR/<version>/ and what a server wants beside it. The folder needs nothing of this package;
+the record that lies beside the classifier, provenance.json, goes with it.
 """
 
 import os
@@ -10,6 +11,8 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pathlib
+import sys
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +20,7 @@ import tensorflow as tf
 from absl import flags
 from tensorflow.core.protobuf import saved_model_pb2
 
-from cigan_tf import command_line
+from cigan_tf import command_line, exported_generator, provenance
 from cigan_tf.errors import UserError
 from cigan_tf.input_pipeline import CLASS_NAMES
 from export import input_checks, png, serving_files, versions
@@ -27,7 +30,9 @@ IMAGE_FEATURE = "image/encoded"
 _CLASSIFY_METHOD = "tensorflow/serving/classify"
 
 
-def export(classifier: keras.Model, output_dir: str | os.PathLike) -> pathlib.Path:
+def export(
+    classifier: keras.Model, output_dir: str | os.PathLike, record: dict[str, Any] | None = None
+) -> pathlib.Path:
     """Writes a classifier to `output_dir`/<next version>/.
 
     Signatures, batch size N free, p the patch size:
@@ -40,6 +45,7 @@ def export(classifier: keras.Model, output_dir: str | os.PathLike) -> pathlib.Pa
         classifier: from image [N, p, p, 1] in [0, 1] to the probability of malignancy, [N, 1] or
             [N].
         output_dir: the model's folder.
+        record: what the classifier comes from, for assets.extra/provenance.json.
 
     Returns:
         The folder written.
@@ -57,6 +63,8 @@ def export(classifier: keras.Model, output_dir: str | os.PathLike) -> pathlib.Pa
         archive.write_out(str(folder), verbose=False)
         _declare_classify(folder)
         serving_files.write_warmup(folder, _warmup_requests(side))
+        if record is not None:
+            provenance.write(folder / exported_generator.PROVENANCE_FILE, record)
 
     target = versions.write_next(output_dir, write)
     serving_files.write_server_files(target.parent, MODEL_NAME)
@@ -121,7 +129,14 @@ def main() -> None:
         classifier = keras.saving.load_model(path, compile=False)
     except (ValueError, OSError) as error:
         raise UserError(f"{str(path)!r} is no classifier: {error}") from None
-    print(export(classifier, flags.FLAGS.output_dir or path.parent / "saved_model"))
+    record = provenance.read(path.parent / provenance.FILE_NAME)
+    if record is None:
+        print(
+            f"warning: there is no {provenance.FILE_NAME} beside {str(path)!r}: the SavedModel "
+            "will not say what the classifier was trained on.",
+            file=sys.stderr,
+        )
+    print(export(classifier, flags.FLAGS.output_dir or path.parent / "saved_model", record))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ import tensorflow as tf
 from keras import layers
 from tensorflow_serving.apis import prediction_log_pb2
 
+from cigan_tf import exported_generator, provenance
 from cigan_tf.errors import UserError
 from export import serving_files
 from export.classifier import IMAGE_FEATURE, export
 from tests.export.serving_process import RefusedError, ServingProcess
 
 SIDE = 32
+RECORD = {"dataset": {"name": "ddsm_patches/tiny"}, "patients": ["ann"], "synthetic": None}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def exported_classifier(classifier, tmp_path_factory):
-    return export(classifier, tmp_path_factory.mktemp("classifier"))
+    return export(classifier, tmp_path_factory.mktemp("classifier"), RECORD)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,12 @@ def test_classify_is_declared_as_the_server_wants_it(server):
     assert list(signature.inputs) == ["inputs"]
     assert set(signature.outputs) == {"classes", "scores"}
     assert server.signatures["serving_default"].method_name == "tensorflow/serving/predict"
+
+
+def test_the_record_goes_with_the_classifier(exported_classifier):
+    path = exported_classifier / exported_generator.PROVENANCE_FILE
+    assert path.relative_to(exported_classifier).as_posix() == "assets.extra/provenance.json"
+    assert provenance.read(path) == RECORD
 
 
 def test_warm_up_asks_both_ways(exported_classifier, server):

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cigan_tf.errors import Preempted
 
@@ -46,6 +46,24 @@ class Interruption:
 
 
 @contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Lets SIGTERM and Ctrl-C raise Preempted wherever the work in the context stands.
+
+    For work that can be cut off at any place and is resumed, or repeated, by the same command.
+    What must be saved first runs in `watch`, inside of this context or not.
+    """
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        interruption = Interruption()
+        interruption.signal = signal.Signals(number)
+        raise interruption.error("between two saves; the same command resumes.")
+
+    with _handled_by(end):
+        yield
+
+
+@contextlib.contextmanager
 def watch() -> Iterator[Interruption]:
     """Notes SIGTERM and Ctrl-C for the time of the context instead of acting on them.
 
@@ -53,12 +71,18 @@ def watch() -> Iterator[Interruption]:
     thread only: in another one nothing is noted.
     """
     interruption = Interruption()
+    with _handled_by(interruption._handle):
+        yield interruption
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield interruption
+        yield
         return
-    before = {number: signal.signal(number, interruption._handle) for number in _NAMES}
+    before = {number: signal.signal(number, handler) for number in _NAMES}
     try:
-        yield interruption
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -3,7 +3,9 @@
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 from cigan_tf import interruption
@@ -35,24 +37,26 @@ def run(function: Callable, arguments: tuple, jobs: int) -> None:
         for environment in environments:
             receiver, sender = context.Pipe(duplex=False)
             worker = context.Process(target=_call, args=(sender, function, arguments), daemon=True)
-            with _environment(environment):
+            with _environment(environment), _ctrl_c_blocked():
                 worker.start()
             sender.close()
             stack.callback(_end, worker)
             workers[worker.sentinel] = worker, receiver
         while workers:
-            for sentinel in multiprocessing.connection.wait(list(workers), _POLL_S):
-                _raise_failure(*workers.pop(sentinel))
+            ended = multiprocessing.connection.wait(list(workers), _POLL_S)
             if interrupted.requested:
                 for worker, _ in workers.values():
                     worker.terminate()
                 raise interrupted.error("and saved; the same command resumes.")
+            for sentinel in ended:
+                _raise_failure(*workers.pop(sentinel))
 
 
 def _call(sender, function: Callable, arguments: tuple) -> None:
     """Runs in a process of its own; sends the failure that the user is to see."""
     try:
-        function(*arguments)
+        with interruption.ending():
+            function(*arguments)
     except (UserError, Preempted) as error:
         sender.send(error)
 
@@ -62,6 +66,8 @@ def _raise_failure(worker, receiver) -> None:
     with contextlib.suppress(EOFError):
         if receiver.poll():
             raise receiver.recv()
+    if worker.exitcode == -signal.SIGTERM:  # before its work began
+        raise Preempted("Stopped by SIGTERM; the same command resumes.")
     if worker.exitcode:
         raise UserError(
             f"One of the --jobs ended with code {worker.exitcode}; its output is above (-9 may "
@@ -95,6 +101,21 @@ def _environments(jobs: int) -> list[dict[str, str]]:
         devices = [dict.fromkeys(names, threads)] * jobs
     # Progress bars stand one below the other.
     return [variables | {"TQDM_POSITION": str(job)} for job, variables in enumerate(devices)]
+
+
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Blocks Ctrl-C in processes that are started in the context: a terminal sends it to all.
+
+    This process alone answers it, and asks the others to end. One that comes meanwhile is kept.
+    """
+    # Started by the first process otherwise, which would unblock the signal.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

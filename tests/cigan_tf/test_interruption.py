@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from cigan_tf import interruption
+from cigan_tf.errors import Preempted
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,15 @@ def test_a_signal_is_noted_instead_of_acted_on(number, name, exit_code):
     error = interrupted.error("after step 3")
     assert (str(error), error.exit_code) == (f"Stopped by {name} after step 3", exit_code)
     assert signal.getsignal(number) is before
+
+
+def test_work_without_a_save_of_its_own_ends_where_it_stands():
+    with pytest.raises(Preempted) as raised, interruption.ending():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert raised.value.exit_code == 130
+    with interruption.ending(), interruption.watch() as interrupted:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted.requested
 
 
 def test_ctrl_c_twice_does_not_wait():

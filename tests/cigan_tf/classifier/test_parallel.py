@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from cigan_tf import interruption
 from cigan_tf.classifier import parallel
 from cigan_tf.errors import Preempted, UserError
 
@@ -37,6 +38,28 @@ def be_asked_to_stop(folder):
     raise Preempted("Stopped by Ctrl-C", 130)
 
 
+def stop_everything(folder, number):
+    """One of two processes sends their parent a signal; both save when they are asked to."""
+    file = pathlib.Path(folder, str(os.getpid()))
+    with interruption.watch() as interrupted:
+        os.kill(os.getpid(), signal.SIGINT)  # as a terminal does; the parent answers it
+        file.touch()
+        while len(both := sorted(pathlib.Path(folder).iterdir())) < 2:
+            time.sleep(0.01)
+        if file == both[0]:
+            os.kill(os.getppid(), number)
+        while not interrupted.requested:
+            time.sleep(0.01)
+        file.write_text(f"saved after {interrupted.signal.name}")
+        raise interrupted.error("after step 3")
+
+
+def stop_before_work(folder):
+    del folder
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_each_process_has_its_share_of_the_cores(tmp_path):
     parallel.run(write_environment, (str(tmp_path),), jobs=2)
     written = [path.read_text() for path in tmp_path.iterdir()]
@@ -57,3 +80,17 @@ def test_how_a_process_ended_is_said(function, error, says, tmp_path):
     with pytest.raises(error, match=says) as raised:
         parallel.run(function, (str(tmp_path),), jobs=1)
     assert raised.value.exit_code == {UserError: 2, Preempted: 130}[error]
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_all_processes_save_when_the_first_is_stopped(number, exit_code, tmp_path):
+    with pytest.raises(Preempted, match="saved; the same command resumes") as raised:
+        parallel.run(stop_everything, (str(tmp_path), number), jobs=2)
+    assert raised.value.exit_code == exit_code
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"saved after SIGTERM"}
+
+
+def test_a_process_that_is_stopped_before_its_work_is_no_mistake(tmp_path):
+    with pytest.raises(Preempted, match="same command resumes") as raised:
+        parallel.run(stop_before_work, (str(tmp_path),), jobs=1)
+    assert raised.value.exit_code == 75

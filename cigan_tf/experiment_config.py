@@ -9,6 +9,8 @@ from typing import NamedTuple
 from cigan_tf.errors import UserError
 from cigan_tf.settings import require, require_choice, require_positive, setting
 
+CLASSIFIER_NETWORKS = ("resnet50", "vgg16")
+TRAINABLE_PARTS = ("all", "last", "none")
 SYNTHETIC_USES = ("none", "mixed", "pretraining", "only")
 # Names of arms and generators become names of folders.
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -19,9 +21,16 @@ REAL_SHARE_READINGS = ("share_x1.2", "synthetic_x0.8", "plus_20_points")
 class ClassifierConfig:
     """The malignancy classifier and what it is trained on (paper section 3.2)."""
 
+    classifier_network: str = setting("resnet50", "Network of a classifier: resnet50 or vgg16.")
+    classifier_trainable: str = setting(
+        "all",
+        "What of the network is trained beside the output layer: 'all'; 'last', its last stage "
+        "(ResNet-50's conv5, VGG-16's block5); 'none'.",
+    )
     classifier_weights: str = setting(
         "imagenet",
-        "ResNet-50 before training: 'imagenet', 'random', or the path of a weights file.",
+        "The classifier's network before training: 'imagenet', 'random', or the path of a weights "
+        "file (.npz, .h5).",
     )
     classifier_steps: int = setting(10_000, "Training steps of a classifier.")
     classifier_batch_size: int = setting(32, "Patches per step; even: half of each class.")
@@ -69,6 +78,11 @@ class ClassifierConfig:
         "smaller share is part of every larger one.",
     )
     validation_every_steps: int = setting(500, "Steps between validation AUCs and checkpoints.")
+    validation_patches: int = setting(
+        2000,
+        "Validation patches whose AUC is taken then, half of each class, drawn over all patients; "
+        "a finished classifier scores the whole split.",
+    )
 
     def validate(self) -> None:
         """Raises UserError for a value that no run can use."""
@@ -88,6 +102,11 @@ class ClassifierConfig:
             classifier_batch_size=self.classifier_batch_size,
         )
         require(
+            self.validation_patches >= 2,
+            "validation_patches must be at least 2, one of each class.",
+            validation_patches=self.validation_patches,
+        )
+        require(
             bool(self.classifier_weights),
             "classifier_weights must not be empty.",
             classifier_weights=self.classifier_weights,
@@ -103,6 +122,8 @@ class ClassifierConfig:
             min_scale=self.min_scale,
             max_scale=self.max_scale,
         )
+        require_choice("classifier_network", self.classifier_network, CLASSIFIER_NETWORKS)
+        require_choice("classifier_trainable", self.classifier_trainable, TRAINABLE_PARTS)
         require_choice("synthetic_use", self.synthetic_use, SYNTHETIC_USES)
         require_choice("real_share_reading", self.real_share_reading, REAL_SHARE_READINGS)
         require(

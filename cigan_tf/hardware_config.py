@@ -15,14 +15,17 @@ class HardwareConfig:
     strategy: str = setting(
         "one_device",
         "one_device; mirrored: all GPUs of this machine, or else its logical CPUs; multi_worker: "
-        "the machines that the environment variable TF_CONFIG names; tpu.",
+        "the machines that the environment variable TF_CONFIG names; tpu. Classifiers: one_device, "
+        "and --jobs.",
     )
     tpu: str = setting("", "Name or grpc:// address of the TPU; empty: this machine's own.")
     peer_timeout_s: int = setting(300, "Seconds to wait until all workers of TF_CONFIG are there.")
     mixed_precision: str = setting(
         "none", "Arithmetic of the networks: none (float32), bfloat16, float16 (with loss scaling)."
     )
-    jit_compile: bool = setting(False, "Compile losses and gradients with XLA.")
+    jit_compile: bool = setting(
+        False, "Compile losses and gradients, and a classifier's step, with XLA."
+    )
     steps_per_execution: int = setting(
         1, "Steps that TensorFlow takes at most before Python looks in again."
     )

@@ -1,5 +1,7 @@
 """Batches of the classifier: real and synthetic patches mixed, the classes in turn."""
 
+import collections
+
 import numpy as np
 import tensorflow as tf
 
@@ -122,6 +124,40 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
     return decoded_images(config, encoded), facts
 
 
+def at_points(
+    config: Config, facts: dict[str, np.ndarray]
+) -> tuple[tf.data.Dataset, dict[str, np.ndarray]]:
+    """Returns the validation patches that are scored while a classifier is trained.
+
+    They are `config.classifier.validation_patches`, half of each class, drawn by the run's seed:
+    of every patient one before of any a second. All classifiers of an experiment see the same.
+
+    Args:
+        config: as of `scored_batches`.
+        facts: of all patches of the validation split, from `scored_batches`.
+
+    Returns:
+        As `scored_batches`.
+    """
+    rng = np.random.default_rng(config.training.seed)
+    is_chosen = np.zeros(facts["label"].size, bool)
+    for label in (0, 1):
+        of_class = rng.permutation(np.flatnonzero(facts["label"] == label))
+        seen = collections.Counter()
+        rank = []
+        for patient in facts["patient_id"][of_class].tolist():
+            rank.append(seen[patient])
+            seen[patient] += 1
+        in_turn = of_class[np.argsort(rank, kind="stable")]
+        is_chosen[in_turn[: config.classifier.validation_patches // 2]] = True
+    builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
+    encoded = input_pipeline.encoded_patches(builder, config.data.validation_split).enumerate()
+    # Before they are decoded, which takes longer than to read them.
+    chosen = encoded.filter(lambda index, _: tf.gather(is_chosen, index))
+    images = decoded_images(config, chosen.map(lambda _, patch: patch))
+    return images, {name: values[is_chosen] for name, values in facts.items()}
+
+
 def decoded_images(config: Config, encoded: tf.data.Dataset) -> tf.data.Dataset:
     """Returns batches of encoded patches in their order: images float32 [N, p, p, 1] in [0, 1]."""
     images = encoded.map(
@@ -138,8 +174,7 @@ def refuse_shared_patients(config: Config) -> None:
     data = config.data
     seen: dict[str, str] = {}
     for split in (data.train_split, data.validation_split, config.experiment.test_split):
-        ids = input_pipeline.encoded_patches(builder, split).map(lambda patch: patch["patient_id"])
-        for patient in sorted({patient.decode() for patient in ids.as_numpy_iterator()}):
+        for patient in sorted(input_pipeline.patches_per_patient(builder, split)):
             if seen.setdefault(patient, split) != split:
                 raise UserError(
                     f"Patient {patient!r} stands in the splits {seen[patient]!r} and {split!r} of "

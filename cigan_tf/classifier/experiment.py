@@ -6,6 +6,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from cigan_tf import interruption
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches, parallel
 from cigan_tf.classifier.infill_quality import write_infill_quality
@@ -37,7 +38,13 @@ def run_experiment(
         UserError: what its three parts raise.
         Preempted: SIGTERM or Ctrl-C came.
     """
-    workdir = pathlib.Path(workdir)
+    with interruption.ending():
+        return _run_experiment(config, pathlib.Path(workdir), saved_model, jobs)
+
+
+def _run_experiment(
+    config: Config, workdir: pathlib.Path, saved_model: str | None, jobs: int
+) -> pathlib.Path:
     cells = config.experiment.cells(config.classifier)
     train_cells(config, workdir, cells, jobs)
     workdir_lib.write_whole(workdir / workdir_lib.EXPERIMENT_FILE, config.to_json())
@@ -77,8 +84,8 @@ def train_cells(
         The cells' folders.
 
     Raises:
-        UserError: no arm is defined, splits share a patient, more jobs than GPUs, or what
-            `train_classifier` raises.
+        UserError: no arm is defined, a strategy of several devices, splits share a patient, more
+            jobs than GPUs, or what `train_classifier` raises.
         Preempted: SIGTERM or Ctrl-C came.
     """
     workdir = pathlib.Path(workdir)
@@ -86,15 +93,22 @@ def train_cells(
         raise UserError(
             "No arm is defined; pass --flagfile=cigan_tf/flagfiles/arms.flags or --arm='NAME: ...'."
         )
-    batches.refuse_shared_patients(config)
-    jobs = min(jobs, len(cells))
-    if jobs > 1:
-        parallel.run(train_free_cells, (config, workdir, cells), jobs)
-    else:
-        train_free_cells(config, workdir, cells)
-    # What another process was training is finished, or trained here, when its lock is released.
-    for cell in cells:
-        _train_cell(config, workdir, cell, wait=True)
+    if config.hardware.strategy != "one_device":
+        raise UserError(
+            "A classifier is trained on one device: pass --strategy=one_device, and --jobs=N to "
+            "train N of them at once, each on a GPU of its own. Received: "
+            f"strategy={config.hardware.strategy!r}."
+        )
+    with interruption.ending():
+        batches.refuse_shared_patients(config)
+        jobs = min(jobs, len(cells))
+        if jobs > 1:
+            parallel.run(train_free_cells, (config, workdir, cells), jobs)
+        else:
+            train_free_cells(config, workdir, cells)
+        # What another process was training is finished, or trained here, when its lock is released.
+        for cell in cells:
+            _train_cell(config, workdir, cell, wait=True)
     return [workdir_lib.cell_dir(workdir, cell) for cell in cells]
 
 

@@ -1,7 +1,7 @@
 """One classifier: trained as its arm says, then asked about the validation and test patches."""
 
+import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from cigan_tf import provenance
+from cigan_tf import interruption, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches, infill_choice, tensorboard
-from cigan_tf.classifier.resnet import build_classifier
+from cigan_tf.classifier.network import build_classifier
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -26,6 +26,7 @@ from cigan_tf.evaluation import roc
 from cigan_tf.evaluation import scores as scores_lib
 from cigan_tf.evaluation.scores import Scores
 from cigan_tf.experiment_config import Cell, ClassifierConfig
+from cigan_tf.models.precision import POLICIES, default_policy
 
 SETTINGS_FILE = "settings.json"
 VALIDATION_SCORES_FILE = scores_lib.VALIDATION_FILE_NAME
@@ -37,7 +38,7 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
     """Trains a classifier, or takes it up where it was interrupted, and writes what it scores.
 
     Args:
-        config: the dataset; `config.classifier` is the arm's settings.
+        config: the dataset and the hardware; `config.classifier` is the arm's settings.
         seed: of weights, order, mixing and augmentation.
         workdir: where the synthetic set lies if the settings name none, and the classifier that
             confirms its patches.
@@ -50,11 +51,13 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
     Raises:
         UserError: the data cannot be used, the generator or the confirming classifier was trained
             on a test patient, or `run_dir` holds a run with other settings.
+        Preempted: SIGTERM or Ctrl-C came during the steps; the run is saved.
     """
-    settings = config.classifier
+    if config.hardware.deterministic:
+        tf.config.experimental.enable_op_determinism()
     fingerprint = provenance.dataset_record(config)["fingerprint"]
     synthetic = _open_synthetic(config, workdir, fingerprint)
-    confirming = _confirming_classifier(settings, seed, workdir)
+    confirming = _confirming_classifier(config.classifier, seed, workdir)
     made_from = {
         "dataset": fingerprint,
         "synthetic set": synthetic and synthetic.facts,
@@ -73,10 +76,11 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
         used = infill_choice.choose_infills(config, seed, synthetic, confirming)
         infill_choice.write_counts(run_dir, synthetic, used)
     iterator = iter(batches.training_batches(config, seed, synthetic, used))
-    classifier = _untrained(config.model.patch_size, settings, seed)
-    validation_scores = _run_steps(classifier, iterator, validation, run_dir, config, seed)
+    classifier = _untrained(config, seed)
+    at_points = batches.at_points(config, validation[1])
+    _run_steps(classifier, iterator, at_points, run_dir, config, seed)
     classifier.save(run_dir / CLASSIFIER_FILE)
-    scores_lib.write(run_dir / VALIDATION_SCORES_FILE, validation_scores)
+    scores_lib.write(run_dir / VALIDATION_SCORES_FILE, score(classifier, *validation))
     scores_lib.write(run_dir / scores_lib.FILE_NAME, score(classifier, *test))
     shutil.rmtree(run_dir / _CHECKPOINT_DIR, ignore_errors=True)
 
@@ -87,39 +91,30 @@ def score(classifier: keras.Model, images: tf.data.Dataset, facts: dict[str, np.
     return Scores(**facts, probability=probability.astype(np.float64))
 
 
-def _untrained(patch_size: int, settings: ClassifierConfig, seed: int) -> keras.Model:
-    """Returns a compiled classifier with the seed's weights and an optimizer at its start.
-
-    It is one and the same object for all runs of a process whose optimizers agree: tracing
-    ResNet-50 takes as long as a hundred steps on small patches.
-    """
-    weights = settings.classifier_weights
-    classifier = _compiled(
-        patch_size,
-        weights,
-        settings.classifier_learning_rate,
-        settings.classifier_decay_steps,
-        settings.classifier_decay_rate,
-    )
-    classifier.set_weights(build_classifier(patch_size, weights, seed).get_weights())
-    for variable in classifier.optimizer.variables:  # the number of steps, Adam's moments
-        variable.assign(keras.ops.zeros_like(variable))
-    return classifier
-
-
-@functools.lru_cache(maxsize=1)
-def _compiled(
-    patch_size: int, weights: str, learning_rate: float, decay_steps: int, decay_rate: float
-) -> keras.Model:
-    classifier = build_classifier(patch_size, weights, seed=0)
+def _untrained(config: Config, seed: int) -> keras.Model:
+    """Returns a compiled classifier with the seed's weights and an optimizer at its start."""
+    settings, hardware = config.classifier, config.hardware
+    with default_policy(POLICIES[hardware.mixed_precision]):
+        classifier = build_classifier(
+            config.model.patch_size,
+            settings.classifier_weights,
+            seed,
+            settings.classifier_network,
+            settings.classifier_trainable,
+        )
+    # Under float16 Keras wraps Adam in a LossScaleOptimizer: small gradients would be lost.
     classifier.compile(
         keras.optimizers.Adam(
             keras.optimizers.schedules.ExponentialDecay(
-                learning_rate, decay_steps, decay_rate, staircase=True
+                settings.classifier_learning_rate,
+                settings.classifier_decay_steps,
+                settings.classifier_decay_rate,
+                staircase=True,
             ),
             epsilon=1e-8,
         ),
         keras.losses.BinaryCrossentropy(),
+        jit_compile=hardware.jit_compile,
     )
     classifier.optimizer.build(classifier.trainable_variables)
     return classifier
@@ -127,53 +122,67 @@ def _compiled(
 
 def _run_steps(
     classifier, iterator, validation, run_dir: pathlib.Path, config: Config, seed: int
-) -> Scores:
-    """Trains to the last step; returns what the classifier says of the validation patches then."""
+) -> None:
+    """Trains to the last step."""
     settings = config.classifier
     step = tf.Variable(0, dtype=tf.int64)
+    # Sum and number of the losses since the last point, of a run that was stopped between two.
+    earlier_losses = tf.Variable([0.0, 0.0], dtype=tf.float64)
     checkpoint = tf.train.Checkpoint(
-        classifier=classifier, optimizer=classifier.optimizer, iterator=iterator, step=step
+        classifier=classifier,
+        optimizer=classifier.optimizer,
+        iterator=iterator,
+        step=step,
+        earlier_losses=earlier_losses,
     )
     manager = tf.train.CheckpointManager(checkpoint, str(run_dir / _CHECKPOINT_DIR), max_to_keep=1)
     manager.restore_or_initialize()
     writer = tensorboard.ClassifierWriter(str(run_dir / workdir_lib.LOG_DIR), settings)
+    name = f"{run_dir.parent.name}, seed {seed}"
     progress = tqdm.tqdm(
         initial=int(step),
         total=settings.classifier_steps,
-        desc=f"{run_dir.parent.name}, seed {seed}",
+        desc=name,
         unit="step",
         dynamic_ncols=True,
     )
     losses = []
     since, steps_since = time.monotonic(), 0
-    scores = None
-    for number in range(int(step) + 1, settings.classifier_steps + 1):
-        # Not the iterator itself: a function that takes it is traced again for the next run's.
-        losses.append(classifier.train_on_batch(*next(iterator)))
-        progress.update()
-        steps_since += 1
-        if number % settings.validation_every_steps and number < settings.classifier_steps:
-            continue
-        step.assign(number)
-        # Keras' own mean is of the last batch: train_on_batch resets it.
-        loss = float(np.mean(losses))
-        if not np.isfinite(loss):
-            raise UserError(
-                f"The loss of the classifier in {str(run_dir)!r} is {loss} at step {number}; take "
-                f"a smaller --classifier_learning_rate than {settings.classifier_learning_rate}."
+    with interruption.watch() as interrupted, contextlib.closing(writer), progress:
+        for number in range(int(step) + 1, settings.classifier_steps + 1):
+            # Not the iterator itself: a function that takes it is traced again for the next run's.
+            losses.append(classifier.train_on_batch(*next(iterator)))
+            progress.update()
+            steps_since += 1
+            is_point = (
+                number % settings.validation_every_steps == 0 or number == settings.classifier_steps
             )
-        rate = steps_since / (time.monotonic() - since)
-        scores = score(classifier, *validation)
-        writer.write(number, loss, scores, float(classifier.optimizer.learning_rate), rate)
-        auc = roc.auc(scores.label, scores.probability)
-        progress.set_postfix(loss=f"{loss:.3f}", validation_auc=f"{auc:.3f}")
-        manager.save(checkpoint_number=number)
-        losses = []
-        since, steps_since = time.monotonic(), 0
-    progress.close()
-    writer.close()
-    # None where the run had been interrupted after its last step.
-    return scores or score(classifier, *validation)
+            if not is_point and not interrupted.requested:
+                continue
+            step.assign(number)
+            # Keras' own mean is of the last batch: train_on_batch resets it.
+            sum_and_number = earlier_losses.numpy() + np.array([np.sum(losses), len(losses)])
+            loss = sum_and_number[0] / sum_and_number[1]
+            if not np.isfinite(loss):
+                raise UserError(
+                    f"The loss of the classifier in {str(run_dir)!r} is {loss} at step {number}; "
+                    "take a smaller --classifier_learning_rate than "
+                    f"{settings.classifier_learning_rate}."
+                )
+            losses = []
+            earlier_losses.assign([0.0, 0.0] if is_point else sum_and_number)
+            if is_point:
+                rate = steps_since / (time.monotonic() - since)
+                scores = score(classifier, *validation)
+                writer.write(number, loss, scores, float(classifier.optimizer.learning_rate), rate)
+                auc = roc.auc(scores.label, scores.probability)
+                progress.set_postfix(loss=f"{loss:.3f}", validation_auc=f"{auc:.3f}")
+            manager.save(checkpoint_number=number)
+            if interrupted.requested:
+                raise interrupted.error(
+                    f"after step {number} of {name}, and saved; the same command resumes."
+                )
+            since, steps_since = time.monotonic(), 0
 
 
 def _open_synthetic(config: Config, workdir: pathlib.Path, fingerprint: str) -> SyntheticSet | None:
@@ -253,6 +262,7 @@ def _claim(
             "patch_size": config.model.patch_size,
         },
         "classifier": dataclasses.asdict(config.classifier),
+        "mixed_precision": config.hardware.mixed_precision,
         "seed": seed,
     }
     path = run_dir / SETTINGS_FILE

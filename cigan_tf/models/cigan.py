@@ -17,6 +17,7 @@ from cigan_tf.models import presets
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.feature_loss import FeatureLoss
 from cigan_tf.models.generator import Generator
+from cigan_tf.models.precision import POLICIES, default_policy
 from cigan_tf.models.replicated import AgreedMean, ReplicatedModel
 from cigan_tf.models.vgg_features import build_vgg_features
 
@@ -39,7 +40,6 @@ TERMS = (
     "discriminator_accuracy_fake",
 )
 _CHECKED = (*TERMS, "generator_gradient", "discriminator_gradient")
-_POLICIES = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 @keras.saving.register_keras_serializable("cigan_tf")
@@ -138,7 +138,7 @@ class CiGAN(ReplicatedModel):
             UserError: there is no such preset, or its files are damaged.
         """
         found = presets.read(preset)
-        policy = dtype or _POLICIES[found.config.hardware.mixed_precision]
+        policy = dtype or POLICIES[found.config.hardware.mixed_precision]
         settings = {"pretraining_steps": 0, **settings}
         model = cls(**{**_arguments(found.config, policy), **settings})
         presets.load_weights(found, generator=model.generator, discriminator=model.discriminator)
@@ -183,7 +183,7 @@ class CiGAN(ReplicatedModel):
             loss=self.loss_config,
             training=self.training_config,
             hardware=HardwareConfig(
-                mixed_precision={policy: name for name, policy in _POLICIES.items()}[
+                mixed_precision={policy: name for name, policy in POLICIES.items()}[
                     self.generator.dtype_policy.name
                 ]
             ),
@@ -282,7 +282,7 @@ class CiGAN(ReplicatedModel):
         if self.feature_loss is not None:
             return
         seed = self.training_config.seed
-        with randomness.seeded(seed), _default_policy(self.generator.dtype_policy):
+        with randomness.seeded(seed), default_policy(self.generator.dtype_policy):
             features = build_vgg_features(self.vgg_weights, seed, self.feature_layers)
         self.feature_loss = FeatureLoss(
             features,
@@ -615,7 +615,7 @@ class CiGAN(ReplicatedModel):
 
 def build_cigan(config: Config) -> CiGAN:
     """Returns the compiled networks that a configuration describes, weights drawn by its seed."""
-    model = CiGAN(**_arguments(config, _POLICIES[config.hardware.mixed_precision]))
+    model = CiGAN(**_arguments(config, POLICIES[config.hardware.mixed_precision]))
     model.compile(
         jit_compile=config.hardware.jit_compile,
         steps_per_execution=config.hardware.steps_per_execution,
@@ -660,17 +660,6 @@ def _as_batch(inputs) -> dict[str, tf.Tensor]:
         names = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
         raise UserError(f"A batch must be a dict of image, mask and label. Received: {names}.")
     return {name: tf.cast(inputs[name], dtype) for name, dtype in dtypes.items()}
-
-
-@contextlib.contextmanager
-def _default_policy(policy):
-    """Sets the dtype policy of the layers that are made within."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _scaled_for(network: keras.Model, optimizer: keras.optimizers.Optimizer):

@@ -51,7 +51,8 @@ def load_weights(
                 f"The ImageNet weights of {name} cannot be fetched ({_first_line(error)}); bring "
                 f"{file_to_bring} and pass its path as --{setting}, or pass --{setting}=random."
             ) from None
-        for layer in network.layers:
+        # Layers without weights, such as the input, have names of their own in each network.
+        for layer in filter(lambda layer: layer.weights, network.layers):
             layer.set_weights(fetched.get_layer(layer.name).get_weights())
     else:
         path = os.path.expanduser(source)

@@ -152,7 +152,7 @@ def with_classifier():
 
 @pytest.fixture(scope="module")
 def small_classifier():
-    """Puts a network of seconds in the place of ResNet-50, which test_resnet.py tests."""
+    """Puts a network of seconds in the place of ResNet-50, which test_network.py tests."""
     from cigan_tf.classifier import train
 
     with pytest.MonkeyPatch.context() as patched:

@@ -3,7 +3,7 @@
 import keras
 
 
-def build_small_classifier(patch_size, weights, seed):
+def build_small_classifier(patch_size, weights, seed, network=None, trainable=None):
     """Returns a network with the layers that other code knows of ResNet-50."""
     keras.utils.set_random_seed(seed)
     image = keras.Input((patch_size, patch_size, 1))

@@ -135,6 +135,23 @@ def test_who_is_scored(discs_config):
     assert (facts["lesion_area_px"][~has_lesion] == 0).all()
 
 
+@pytest.mark.parametrize(("most", "of_each_class"), [(5, 2), (8, 4), (1000, 8)])
+def test_points_score_some_patches_of_each_class_and_patient(
+    discs_config, with_classifier, most, of_each_class
+):
+    config = with_classifier(discs_config, validation_patches=most)
+    images, facts = batches.scored_batches(config, "validation")
+    some, of_some = batches.at_points(config, facts)
+    assert collections.Counter(of_some["label"].tolist()) == dict.fromkeys((0, 1), of_each_class)
+    pairs = collections.Counter(zip(of_some["label"], of_some["patient_id"], strict=True))
+    assert set(pairs.values()) == {of_each_class // 2}, "both patients alike"
+    whole = np.concatenate(list(images.as_numpy_iterator()))
+    rows = np.flatnonzero(np.isin(facts["patch"], of_some["patch"]))
+    np.testing.assert_array_equal(np.concatenate(list(some.as_numpy_iterator())), whole[rows])
+    _, again = batches.at_points(config, facts)
+    assert again["patch"].tolist() == of_some["patch"].tolist()
+
+
 def on(config, dataset):
     data = dataclasses.replace(config.data, dataset=f"ddsm_patches/{dataset}")
     return dataclasses.replace(config, data=data)

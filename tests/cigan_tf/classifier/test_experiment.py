@@ -13,6 +13,7 @@ from cigan_tf.classifier.infill_quality import write_infill_quality
 from cigan_tf.classifier.synthetic_set import SyntheticSet, write_synthetic_set
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import scores
+from cigan_tf.hardware_config import HardwareConfig
 from tests.cigan_tf.classifier.small_classifier import build_small_classifier
 
 
@@ -49,6 +50,13 @@ def test_without_an_arm_there_is_no_experiment(discs_config, trained, tmp_path):
     none = dataclasses.replace(discs_config.experiment, arm=())
     with pytest.raises(UserError, match=r"arms\.flags"):
         experiment.train_cells(discs_config, tmp_path, none.cells(discs_config.classifier))
+    assert not trained
+
+
+def test_a_strategy_of_several_devices_is_refused_by_name(discs_config, trained, tmp_path):
+    config = dataclasses.replace(discs_config, hardware=HardwareConfig(strategy="mirrored"))
+    with pytest.raises(UserError, match=r"--jobs=N .* Received: strategy='mirrored'"):
+        experiment.train_cells(config, tmp_path, cells_of(config))
     assert not trained
 
 

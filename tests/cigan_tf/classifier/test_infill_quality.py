@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cigan_tf.classifier import infill_quality
-from cigan_tf.classifier.resnet import build_classifier
+from cigan_tf.classifier.network import build_classifier
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import quality_table
 

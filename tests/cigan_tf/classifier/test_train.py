@@ -1,16 +1,21 @@
 """One classifier: what a run leaves, that it is run once, that an interrupted one goes on."""
 
+import dataclasses
 import json
+import os
 import random
+import signal
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cigan_tf.classifier import batches, resnet, train
-from cigan_tf.errors import UserError
+from cigan_tf.classifier import batches, network, train
+from cigan_tf.errors import Preempted, UserError
 from cigan_tf.evaluation import scores
+from cigan_tf.hardware_config import HardwareConfig
 
 pytestmark = pytest.mark.usefixtures("small_classifier")
 
@@ -82,7 +87,7 @@ def test_the_loss_of_a_point_is_the_mean_since_the_last_one(discs_config, tmp_pa
 
 def test_building_a_classifier_leaves_the_process_random_state_alone():
     state = random.getstate(), np.random.get_state()[1].tolist()
-    resnet.build_classifier(32, "random", seed=5)
+    network.build_classifier(32, "random", seed=5)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == state
 
 
@@ -109,6 +114,63 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(
     train.train_classifier(discs_config, 0, tmp_path, tmp_path)
     expected, found = (scores.read(folder / scores.FILE_NAME) for folder in (finished, tmp_path))
     np.testing.assert_allclose(found.probability, expected.probability, atol=1e-6)
+
+
+def test_a_stopped_run_is_saved_between_two_points(finished, discs_config, tmp_path, monkeypatch):
+    losses, written = [], []
+    train_on_batch = keras.Model.train_on_batch
+
+    def stop_at_third(self, *arguments):
+        losses.append(float(train_on_batch(self, *arguments)))
+        if len(losses) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses[-1]
+
+    def write(self, step, loss, *others):
+        written.append((step, loss))
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", stop_at_third)
+    monkeypatch.setattr(train.tensorboard.ClassifierWriter, "write", write)
+    with pytest.raises(Preempted, match="SIGTERM after step 3") as raised:
+        train.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    assert raised.value.exit_code == 75
+    train.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    assert len(losses) == 4, "no step is taken twice"
+    assert [step for step, _ in written] == [2, 4]
+    np.testing.assert_allclose([loss for _, loss in written], np.reshape(losses, (2, 2)).mean(1))
+    expected, found = (scores.read(folder / scores.FILE_NAME) for folder in (finished, tmp_path))
+    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_hardware_flags_reach_the_classifier(discs_config, precision, tmp_path, monkeypatch):
+    compiled, deterministic = [], []
+    compile_model = keras.Model.compile
+
+    def record(self, *arguments, **options):
+        compile_model(self, *arguments, **options)
+        compiled.append(self)
+
+    monkeypatch.setattr(keras.Model, "compile", record)
+    # It would hold for the rest of the process.
+    monkeypatch.setattr(
+        tf.config.experimental, "enable_op_determinism", lambda: deterministic.append(True)
+    )
+    hardware = HardwareConfig(mixed_precision=precision, deterministic=precision == "bfloat16")
+    if precision == "float16":
+        hardware = dataclasses.replace(hardware, jit_compile=True)
+    config = dataclasses.replace(discs_config, hardware=hardware)
+    train.train_classifier(config, 0, tmp_path, tmp_path)
+    (classifier,) = compiled
+    assert classifier.layers[1].compute_dtype == precision
+    assert classifier.jit_compile == hardware.jit_compile
+    assert bool(deterministic) == hardware.deterministic
+    scaled = isinstance(classifier.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (precision == "float16")
+    assert np.isfinite(scores.read(tmp_path / scores.FILE_NAME).probability).all()
+    assert keras.config.dtype_policy().name == "float32"
+    with pytest.raises(UserError, match="other settings"):
+        train.train_classifier(discs_config, 0, tmp_path, tmp_path)
 
 
 def test_another_classifiers_folder_is_refused(finished, discs_config, with_classifier):

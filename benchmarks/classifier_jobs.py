@@ -1,0 +1,72 @@
+"""How much sooner two classifiers are trained at once than one after the other.
+
+    python -m benchmarks.classifier_jobs --flagfile=cigan_tf/flagfiles/experiment.flags \
+        --data_dir=runs/data
+
+trains the classifiers of one arm, `--jobs` seeds of it, by commands of their own: with that many
+jobs and with one, in turn. The time is the whole command's, start and tracing included. The
+dataset is that of the flags; `make experiment` builds it.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+# As cigan_tf.main sets them.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import flags
+
+from cigan_tf import command_line
+from cigan_tf import flags as cigan_flags
+from cigan_tf.errors import UserError
+
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Commands of either kind that are timed.")
+_ARM = flags.DEFINE_string("timed_arm", "baseline", "The arm whose classifiers are trained.")
+
+
+def main() -> None:
+    """Prints one line."""
+    jobs = max(2, cigan_flags.JOBS.value)
+    ratios, alone_s, together_s = [], [], []
+    for _ in range(_ROUNDS.value):
+        alone_s.append(_seconds(1, jobs))
+        together_s.append(_seconds(jobs, jobs))
+        ratios.append(alone_s[-1] / together_s[-1])
+    print(
+        f"{jobs} classifiers on {len(os.sched_getaffinity(0))} cores: --jobs=1 "
+        f"{statistics.median(alone_s):.0f} s, --jobs={jobs} {statistics.median(together_s):.0f} s; "
+        f"{statistics.median(ratios):.2f}x as fast ({min(ratios):.2f} to {max(ratios):.2f}), "
+        f"{len(ratios)} pairs"
+    )
+
+
+def _seconds(jobs: int, num_classifiers: int) -> float:
+    """Trains that many classifiers of the arm in a folder of their own; returns the seconds."""
+    given = [argument for argument in sys.argv[1:] if not _is_own(argument)]
+    seeds = ",".join(map(str, range(num_classifiers)))
+    with tempfile.TemporaryDirectory() as workdir:
+        chosen = (f"--arms={_ARM.value}", f"--classifier_seeds={seeds}", "--comparisons=")
+        command = [sys.executable, "-m", "cigan_tf.main", *given, *chosen]
+        start = time.perf_counter()
+        finished = subprocess.run(
+            [*command, "--mode=classify", f"--jobs={jobs}", f"--workdir={workdir}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds = time.perf_counter() - start
+    if finished.returncode:
+        raise UserError(f"A training ended with code {finished.returncode}: {finished.stderr}")
+    return seconds
+
+
+def _is_own(argument: str) -> bool:
+    return argument.lstrip("-").partition("=")[0] in (_ROUNDS.name, _ARM.name)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGFILES = sorted((ROOT / "cigan_tf" / "flagfiles").glob("*.flags"))
@@ -58,6 +59,15 @@ def test_cells_are_listed_by_number_for_an_array_of_jobs():
         *("0 baseline - 0", "1 cigan a 0", "2 cigan b 0"),
         *("3 baseline - 7", "4 cigan a 7", "5 cigan b 7"),
     ]
+
+
+def test_the_kubernetes_job_has_an_index_for_every_cell():
+    job = yaml.safe_load((ROOT / "docs" / "classifier-job.yaml").read_text())["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    *arguments, index = container["args"]
+    assert index == "--cell_index=$(JOB_COMPLETION_INDEX)"
+    cells = run(*arguments, "--list_cells").stdout.splitlines()
+    assert len(cells) == job["completions"]
 
 
 @pytest.mark.parametrize(

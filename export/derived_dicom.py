@@ -206,7 +206,8 @@ def segmentation(
             omit_empty_frames=False,
         )
     masked.SyntheticData = "YES"
-    masked.PatientOrientation = None  # must be there, may be empty
+    for keyword in ("ContentCreatorName", "PatientOrientation"):
+        setattr(masked, keyword, None)  # must be there, may be empty
     spacing, thickness = _pixel_spacing_mm(film), film.get("BodyPartThickness")
     if spacing and thickness:  # readers, highdicom's among them, want both or none
         measures = pydicom.Dataset()

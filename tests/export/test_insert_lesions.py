@@ -13,6 +13,7 @@ from cigan_tf.errors import UserError
 from export.film_files import files_of, read_film
 from export.film_infill import FilmLesion
 from export.insert_lesions import insert_lesions, parse_lesion
+from tests.tfds_ddsm.sources import dicom_films
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -101,22 +102,6 @@ def test_a_refused_output_costs_no_file_and_no_infill(tmp_path, sample_film, mas
     assert mask.read_bytes() == mask_file.read_bytes()
 
 
-def mutations(data, count):
-    """Yields damaged copies of a DICOM file: most in the header, some cut short or spliced."""
-    rng = np.random.default_rng(0)
-    header = 2000
-    for number in range(count):
-        damaged = np.frombuffer(data, np.uint8).copy()
-        if number % 4 == 0:
-            damaged = damaged[: rng.integers(len(data))]
-        elif number % 4 == 1:
-            start, past = sorted(rng.integers(0, header, 2))
-            damaged = np.delete(damaged, slice(start, past))
-        else:
-            damaged[rng.integers(128, header, 4)] = rng.integers(0, 256, 4)
-        yield damaged.tobytes()
-
-
 @pytest.mark.filterwarnings("ignore")  # pydicom warns of odd values before it fails on them
 def test_damaged_films_are_refused_or_infilled(infill, sample_film):
     path, pixels, _ = sample_film
@@ -132,7 +117,7 @@ def test_damaged_films_are_refused_or_infilled(infill, sample_film):
         raise AssertionError("a damaged film took more than a minute")
 
     signal.signal(signal.SIGALRM, hangs)
-    for number, damaged in enumerate(mutations(content.getvalue(), 200)):
+    for number, damaged in enumerate(dicom_films.damaged(content.getvalue(), 200)):
         signal.alarm(60)
         try:
             read = read_film(damaged, f"{number}.dcm")

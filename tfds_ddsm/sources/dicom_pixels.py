@@ -56,6 +56,10 @@ _MAX_DECODING_SECONDS = 120
 _END_OF_STREAM = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
 _MAX_TILES = 4096
 
+_REQUIRED = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation"),
+)
 _TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
@@ -159,6 +163,9 @@ def _check_is_film(dataset: pydicom.Dataset) -> None:
             f"NumberOfFrames must be 1, received {num_frames}: tomosynthesis and other stacks are "
             "no films; pass the view's 2-D mammogram, or one frame as a file of its own"
         )
+    for keyword in _REQUIRED:
+        if dataset.get(keyword) is None:
+            raise ValueError(f"the file has no {keyword}")
     check_size(int(dataset.Rows), int(dataset.Columns))
     colours, interpretation = dataset.SamplesPerPixel, dataset.PhotometricInterpretation
     if colours != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):

@@ -1,9 +1,10 @@
 """Small mammograms as machines and archives write them: any depth, sign and transfer syntax."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import PIL.Image
 import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -25,6 +26,8 @@ LOSSLESS = (
     uid.JPEGLSLossless,
     uid.JPEG2000Lossless,
 )
+LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGLSNearLossless, uid.JPEG2000)
+_LOSSY = {uid.JPEGLSNearLossless: {"jls_error": 2}, uid.JPEG2000: {"j2k_cr": [2]}}
 
 
 def tissue(bits: int, signed: bool = False, shape: tuple[int, int] = (80, 64)) -> np.ndarray:
@@ -85,6 +88,12 @@ def encoded(dataset: Dataset, syntax: str) -> bytes:
         if syntax == uid.ExplicitVRBigEndian and dataset.BitsAllocated == 16:
             dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
         dataset.file_meta.TransferSyntaxUID = syntax
+    elif syntax == uid.JPEGBaseline8Bit:
+        stored = np.frombuffer(dataset.PixelData, np.uint8).reshape(dataset.Rows, dataset.Columns)
+        PIL.Image.fromarray(stored).save(jpeg := io.BytesIO(), "JPEG", quality=95)
+        dataset.PixelData = pydicom.encaps.encapsulate([jpeg.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = syntax
     elif syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
         stored = np.frombuffer(dataset.PixelData, f"<u{dataset.BitsAllocated // 8}")
         stream = pvrg_encoder.encode(
@@ -97,5 +106,34 @@ def encoded(dataset: Dataset, syntax: str) -> bytes:
         dataset["PixelData"].is_undefined_length = True
         dataset.file_meta.TransferSyntaxUID = syntax
     else:
-        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.compress(syntax, generate_instance_uid=False, **_LOSSY.get(syntax, {}))
     return content(dataset)
+
+
+def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
+    """Yields damaged copies of a DICOM file.
+
+    Some are cut short, some lack a piece or hold one twice; in the others bytes of the attributes,
+    of their lengths or of the pixels' stream are changed.
+    """
+    rng = np.random.default_rng(seed)
+    pixels = data.index(b"\xe0\x7f\x10\0") if b"\xe0\x7f\x10\0" in data else len(data)
+    for number in range(count):
+        copy = np.frombuffer(data, np.uint8).copy()
+        match number % 6:
+            case 0:
+                copy = copy[: rng.integers(1, len(data))]
+            case 1:
+                start, past = sorted(rng.integers(0, len(data), 2))
+                copy = np.delete(copy, slice(start, past))
+            case 2:
+                start, past = sorted(rng.integers(128, pixels, 2))
+                copy = np.insert(copy, start, copy[start:past])
+            case 3:
+                copy[rng.integers(128, pixels, 4)] = rng.integers(0, 256, 4)
+            case 4:  # of the pixels' length, the basic offset table, or the stream's header
+                places = pixels + rng.integers(0, 120, 3)
+                copy[places % len(data)] = rng.integers(0, 256, 3)
+            case 5:
+                copy[rng.integers(pixels % len(data), len(data), 5)] = rng.integers(0, 256, 5)
+        yield copy.tobytes()

@@ -175,3 +175,27 @@ def test_a_decoder_says_why_it_fails():
         image_file.decode(
             with_stream(uid.JPEGLSLossless, lambda stream: stream[:500] + b"\xff\xd9"), "F.dcm"
         )
+
+
+@pytest.mark.parametrize(
+    ("syntax", "count"),
+    [
+        *[(syntax, 120) for syntax in (*dicom_films.UNCOMPRESSED, uid.RLELossless)],
+        *[(uid.JPEGLosslessSV1, 120), (uid.JPEGLSLossless, 6), (uid.JPEG2000Lossless, 6)],
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_damaged_films_are_refused_or_read_and_raise_nothing_else(syntax, count, monkeypatch):
+    monkeypatch.setattr(dicom_pixels, "_MAX_DECODING_SECONDS", 5)
+    data = dicom_films.encoded(dicom_films.film(bits=12), syntax)
+    reasons = []
+    for copy in dicom_films.damaged(data, count):
+        try:
+            film = image_file.decode_film(copy, "F.dcm")
+        except UnreadableFilmError as error:
+            reasons.append(str(error))
+        else:
+            assert film.grey.dtype == np.uint16
+            assert film.grey.shape == film.stored.shape
+    assert not [reason for reason in reasons if "\n" in reason]
+    assert len(reasons) > 0.3 * count

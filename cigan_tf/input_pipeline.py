@@ -60,6 +60,11 @@ def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
             f"The patches of {data.dataset!r} are {stored} px wide; pass --patch_size={stored}. "
             f"Received: patch_size={patch_size}."
         )
+    if (file_format := builder.info.file_format) != tfds.core.FileFormat.TFRECORD:
+        raise UserError(
+            f"The dataset {data.dataset!r} is of the format {file_format.value}; training reads "
+            "tfrecord only. Build it again with --file_format=tfrecord --overwrite."
+        )
     return builder
 
 

@@ -120,6 +120,8 @@ def _describe_films_table(
     for title, lines in findings.problems.items():
         yield from _missing(f"{len(lines)} {title}", lines)
     yield from _missing(f"{len(findings.warnings)} films of unstated depth", findings.warnings)
+    if len(findings.guessed_depths) > 1:
+        yield "  the depths differ: if they are of one machine, give the column 'bits'"
     split_of = {film.film_id: source.split_of(film) for film in films}
     yield from _describe_splits(films, split_of)
     plan = patches.plan_patches(films, patches_per_class, DdsmPatchesConfig.background_share)

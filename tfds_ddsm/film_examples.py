@@ -109,6 +109,9 @@ def film_examples(
     ]
     # A lesion that the source left out may lie anywhere on the film.
     hidden = np.full(image.shape, bool(mammogram.left_out))
+    for lesion, rescaled in zip(mammogram.lesions, lesions, strict=True):
+        if not rescaled.mask.any():  # too small for the rescaled film, and there all the same
+            hidden |= patches.touched(lesion.mask, factor)
     draws, without_patch = _draw(film, image, lesions, hidden, counts, config)
     report = FilmReport(
         film=film,

@@ -26,6 +26,7 @@ class Findings:
         depths: number of films by their depth in bits.
         sizes: number of films by height and width.
         warnings: what was assumed of films whose files do not say how deep they are.
+        guessed_depths: the depths that were assumed.
     """
 
     films: list[Film] = dataclasses.field(default_factory=list)
@@ -33,6 +34,7 @@ class Findings:
     depths: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    guessed_depths: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def has_faults(self) -> bool:
@@ -76,5 +78,6 @@ def read_all(source: FilmsSource) -> Findings:
         findings.depths[f"{pixels.scale.bits} bits"] += 1
         if pixels.scale.warning:
             findings.warnings.append(f"{path}: {pixels.scale.warning}")
+            findings.guessed_depths.add(pixels.scale.bits)
         findings.films.append(film)
     return findings

@@ -20,6 +20,8 @@ MIN_TISSUE_FRACTION = 0.75  # the paper, section 3.1: patches of "more than 75% 
 MIN_LESION_SHARE = 0.9
 
 _THUMBNAIL_HEIGHT = 512
+# Air takes more of a film than this, unless the breast fills two thirds of it.
+_MIN_AIR_SHARE = 0.35
 
 
 def stable_uniform(text: str) -> float:
@@ -61,11 +63,17 @@ def rescale(image: np.ndarray, factor: float) -> np.ndarray:
     height, width = image.shape
     shape = max(1, round(height * factor)), max(1, round(width * factor))
     if image.dtype == bool:
-        return _rescale_mask(image, shape)
+        return _rescale_mask(image, shape, 0.5)
     return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
 
 
-def _rescale_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def touched(mask: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the pixels of the rescaled film that a mask covers by however little."""
+    height, width = mask.shape
+    return _rescale_mask(mask, (max(1, round(height * factor)), max(1, round(width * factor))), 0)
+
+
+def _rescale_mask(mask: np.ndarray, shape: tuple[int, int], min_share: float) -> np.ndarray:
     """Resizes a mask; the work grows with the lesion and not with the film around it."""
     rescaled = np.zeros(shape, bool)
     rows = np.flatnonzero(mask.any(axis=1))
@@ -79,7 +87,7 @@ def _rescale_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     share = row_weights @ mask[top:bottom, left:right].astype(float)
     share = (column_weights @ share.T).T
     # A pixel that is covered to exactly one half must not hang on the order of the sums.
-    rescaled[rows, columns] = share > 0.5 - 1e-6
+    rescaled[rows, columns] = share > max(min_share - 1e-6, 1e-6)
     return rescaled
 
 
@@ -122,13 +130,13 @@ def _bright_tissue(small: np.ndarray) -> np.ndarray:
     background, tissue = _levels(small)
     if tissue <= background:
         return np.zeros(small.shape, bool)
-    # Light that leaked in along an edge of the film makes a band that fades inwards and is alike in
-    # all rows (columns). The darker rows show it bare. Tissue may fill them all: hence the cap.
-    cap = 0.5 * (tissue - background)
-    fog = np.percentile(small, 8, axis=0, keepdims=True) - background
-    small = small - np.clip(fog, 0, cap)
-    fog = np.percentile(small, 8, axis=1, keepdims=True) - background
-    small = small - np.clip(fog, 0, cap)
+    darkest = float(np.percentile(small, 1))
+    air = small < darkest + 0.05 * (tissue - darkest)
+    if air.mean() < _MIN_AIR_SHARE:
+        # The breast fills the film: Otsu's darker class is its fatty tissue.
+        background = darkest
+    else:
+        small = _without_fog(small, background, 0.5 * (tissue - background))
     bright = small > background + 0.05 * (tissue - background)
     for view in (bright, bright[::-1], bright.T, bright.T[::-1]):
         _cut_strip(view)
@@ -138,6 +146,18 @@ def _bright_tissue(small: np.ndarray) -> np.ndarray:
     padded = np.pad(bright, 2 * radius).astype(np.uint8)
     opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc)
     return opened[2 * radius : -2 * radius, 2 * radius : -2 * radius].astype(bool)
+
+
+def _without_fog(small: np.ndarray, background: float, cap: float) -> np.ndarray:
+    """Takes away the light that leaked in along the film's edges.
+
+    It makes a band that fades inwards and is alike in all rows (columns). The darker rows show it
+    bare. Tissue may fill them all: hence the cap.
+    """
+    for axis in (0, 1):
+        fog = np.percentile(small, 8, axis=axis, keepdims=True) - background
+        small = small - np.clip(fog, 0, cap)
+    return small
 
 
 def _levels(small: np.ndarray) -> tuple[float, float]:

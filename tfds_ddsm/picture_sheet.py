@@ -1,6 +1,7 @@
 """A sheet of patches with the outlines of their masks, to look at before training."""
 
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ _ROWS_PER_KIND = 2
 _INCHES = 1.25  # side of a patch with its share of the gaps
 _GAP_INCHES = 0.07
 _TITLE_INCHES = 0.32
+_MAX_LOOKED_AT = 2000  # of a kind that is rare, fewer patches are shown
 _TITLES = {
     "malignant": "malignant",
     "benign": "non-malignant, benign lesion",
@@ -25,7 +27,7 @@ def choose(examples: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[Mappi
         examples: decoded records: `image` [p, p, 1], `mask` [p, p, 1], `label`, `lesion_type`.
     """
     chosen = {kind: [] for kind in _TITLES}
-    for example in examples:
+    for example in itertools.islice(examples, _MAX_LOOKED_AT):
         of_kind = chosen[_kind(example)]
         if len(of_kind) < _PER_ROW * _ROWS_PER_KIND:
             of_kind.append(example)

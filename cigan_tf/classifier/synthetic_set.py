@@ -266,7 +266,9 @@ def _features(patch_size: int) -> tfds.features.FeaturesDict:
             "image": tfds.features.Image(shape=shape, dtype=np.uint16, encoding_format="png"),
             "mask": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
             "label": tfds.features.ClassLabel(names=list(input_pipeline.CLASS_NAMES)),
-            "lesion_type": tfds.features.ClassLabel(names=["none", "mass", "calcification"]),
+            "lesion_type": tfds.features.ClassLabel(
+                names=["none", "mass", "calcification", "other"]
+            ),
             "simulated": tfds.features.Scalar(np.bool_),
             "infill": tfds.features.Scalar(np.int32),
             "seed": tfds.features.Scalar(np.int32),

@@ -91,6 +91,21 @@ def test_a_dataset_that_cannot_be_read_is_not_called_absent(tiny_config, monkeyp
     assert "tfds build" not in str(error.value)
 
 
+def test_records_of_another_format_are_refused(tiny_config, replace, data_dir, tmp_path):
+    (built,) = (data_dir / "ddsm_patches" / "tiny").glob("*")
+    copy = tmp_path / "ddsm_patches" / "tiny" / built.name
+    copy.mkdir(parents=True)
+    for path in built.glob("*.json"):
+        text = path.read_text()
+        if path.name == "dataset_info.json":
+            assert '"fileFormat": "tfrecord"' in text
+            text = text.replace('"fileFormat": "tfrecord"', '"fileFormat": "array_record"')
+        (copy / path.name).write_text(text)
+    config = replace(tiny_config, data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"format array_record; .* --file_format=tfrecord"):
+        input_pipeline.open_dataset(config.data, 32)
+
+
 def test_grey_levels_keep_16_bits(tiny_config):
     levels = np.concatenate([b["image"].ravel() for b in take(tiny_config, 20)]) * 65535
     np.testing.assert_allclose(levels, np.round(levels), atol=0.01)

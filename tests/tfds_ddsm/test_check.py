@@ -86,6 +86,7 @@ def test_archives_are_named_where_no_film_is_found(tmp_path):
 
 
 def _save_film(path, seed, bits=16, shape=(60, 40)):
+    """Saves a film as a PNG of 8 or 16 bits."""
     pixels = np.random.default_rng(seed).integers(0, 2**bits, shape)
     pixels[0, 0] = 2**bits - 1
     PIL.Image.fromarray(pixels.astype(np.uint8 if bits == 8 else np.uint16)).save(path)
@@ -114,6 +115,21 @@ def test_own_films_are_read_and_their_splits_told(tmp_path):
         "train 100 50 0 50",
     ):
         assert part in text
+
+
+def test_depths_that_are_guessed_and_differ_are_questioned(tmp_path):
+    text = "film,patient_id,label,bits\na.png,P1,normal,\nb.png,P2,normal,"
+    (tmp_path / "films.csv").write_text(text)
+    for seed, (name, bits) in enumerate((("a.png", 12), ("b.png", 14))):
+        _save_film(tmp_path / name, seed, bits)
+    found, has_faults = check.describe(str(tmp_path), patches_per_class=100)
+    assert not has_faults
+    assert "2 films of unstated depth:" in found
+    assert "the depths differ" in found
+    (tmp_path / "films.csv").write_text(text.replace("P1,normal,", "P1,normal,14") + "14")
+    found, _ = check.describe(str(tmp_path), patches_per_class=100)
+    assert "depth         14 bits (2 films)" in found
+    assert "unstated" not in found
 
 
 def test_faults_of_own_films_are_listed_and_stop(tmp_path, capsys):

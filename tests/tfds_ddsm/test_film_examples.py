@@ -181,3 +181,22 @@ def test_a_film_with_a_lesion_left_out_gives_malignant_patches_alone():
     assert report.made == (10, 0, 0)
     assert report.lesions_without_patch == 1  # the benign one
     assert {example["label"] for example in examples.values()} == {"malignant"}
+
+
+def test_no_patch_lies_on_a_lesion_that_is_too_small_for_the_rescaled_film():
+    mask = np.zeros((400, 300), bool)
+    mask[200, [60, 62]] = True  # at half the size, a quarter of two pixels
+    source = OneFilm((Lesion("calcification", True, mask),))
+    report, examples = draw((0, 0, 2000), source)
+
+    factor = patches.rescale_factor(FILM.film_id, 400, 300, (200, 150))
+    assert not patches.rescale(mask, factor).any()
+    covered = np.argwhere(patches.touched(mask, factor))
+    assert 2 <= len(covered) <= 6
+    corners = np.array([example["corner"] for example in examples.values()])
+    assert len(corners) == report.made[2] > 1000
+    for pixel in covered:
+        inside = (corners <= pixel).all(axis=1) & (pixel < corners + SIZE).all(axis=1)
+        assert not inside.any()
+    beside = np.abs(corners - covered[0]).max(axis=1) <= SIZE
+    assert beside.any()

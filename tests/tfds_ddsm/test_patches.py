@@ -228,6 +228,20 @@ def test_the_breast_is_found_beside_labels_tape_white_edges_fog_and_specks(flip)
     assert (found & ~breast).sum() < 0.02 * breast.sum()
 
 
+@pytest.mark.parametrize("share", [0.7, 0.8, 0.9, 0.97])
+def test_a_breast_that_fills_the_film_keeps_its_fatty_tissue(share):
+    """Dense tissue is four times as bright as the fat that surrounds it."""
+    rows, columns = np.ogrid[:1000, :600]
+    breast = (rows - 500) ** 2 / 600**2 + (columns / 600) ** 2 <= 1
+    dense = (rows - 500) ** 2 / 250**2 + (columns / 300) ** 2 <= 1
+    noise = np.random.default_rng(0).normal(0, 300, breast.shape)
+    image = np.where(breast, np.where(dense, 40_000, 10_000) + noise, 100).clip(0, 65535)
+    while breast.mean() < share:
+        breast, image = breast[4:-4, :-2], image[4:-4, :-2]
+    found = patches.breast_mask(image.astype(np.uint16))
+    assert np.count_nonzero(found & breast) > 0.97 * np.count_nonzero(found | breast)
+
+
 def test_a_film_without_contrast_has_no_breast():
     assert not patches.breast_mask(np.full((200, 150), 3000, np.uint16)).any()
 
@@ -247,6 +261,18 @@ def test_on_real_films_the_lesions_are_breast_and_the_far_side_and_the_edges_are
         assert not found_from_wall[: height // 4, int(0.6 * width) :].any(), film
         assert not found[int(0.97 * height) :].any(), film
         assert found_from_wall[height // 2, width // 100], film
+
+        # Cut so that the breast fills the film: the same pixels are breast.
+        rows, columns = (np.percentile(found_from_wall.nonzero()[axis], 88) for axis in (0, 1))
+        window = np.s_[int(2 * found_from_wall.nonzero()[0].mean() - rows) : int(rows)]
+        if film.laterality == "RIGHT":
+            window = window, np.s_[width - int(columns) :]
+        else:
+            window = window, np.s_[: int(columns)]
+        cut = patches.breast_mask(np.ascontiguousarray(mammogram.image[window]))
+        assert found[window].mean() > 0.8, film
+        both = np.count_nonzero(cut & found[window])
+        assert both > 0.95 * np.count_nonzero(cut | found[window]), film
 
 
 @pytest.mark.parametrize("factor", [0.07, 0.29, 0.3333, 0.5, 0.9, 1.0])

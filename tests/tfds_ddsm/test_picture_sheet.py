@@ -12,6 +12,12 @@ def example(label, lesion_type, seed=0):
     return {"image": image, "mask": mask, "label": label, "lesion_type": lesion_type}
 
 
+def test_a_rare_kind_does_not_make_it_read_the_whole_split():
+    rest = iter([example(1, 1)] * 2500)
+    assert len(picture_sheet.choose(rest)["malignant"]) == 16
+    assert len(list(rest)) == 500
+
+
 def test_the_first_patches_of_every_kind_are_chosen_and_no_more_are_read():
     examples = [example(1, 1), example(0, 2), example(0, 0)] * 16
     rest = iter([*examples, example(1, 1), example(1, 1)])

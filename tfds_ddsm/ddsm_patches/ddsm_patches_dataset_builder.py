@@ -60,10 +60,11 @@ def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Sou
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Patches of mammograms with lesion masks."""
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Initial release.",
         "1.1.0": "Adds density, assessment, subtlety, mass_shape and mass_margins.",
+        "1.2.0": "Finds the breast on films that it fills; no patch beside a vanished lesion.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     `phantom` needs no data, `sample` only `pip install 'cigan[sample]'` (69 MB). The others read
@@ -157,8 +158,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         download_config = download_config or tfds.download.DownloadConfig()
         self._check_file_format(file_format or self.info.file_format)
         overwrite = download_config.download_mode.overwrite_dataset
+        kwargs |= {"download_config": download_config, "file_format": file_format}
         if self.is_prepared() and not overwrite:
             self._check_recipe(download_config)
+            super().download_and_prepare(**kwargs)  # reads no films
             return
         with build_lock.sole_build(self.data_path.parent) as is_sole:
             if self.is_prepared() and not overwrite:  # by the process that held the lock
@@ -166,9 +169,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 self.info.read_from_directory(self.data_path)
                 return
             self._cache = None
-            super().download_and_prepare(
-                download_config=download_config, file_format=file_format, **kwargs
-            )
+            super().download_and_prepare(**kwargs)
             if download_config.max_examples_per_split is None:
                 self._remove_leftovers(is_sole)
 

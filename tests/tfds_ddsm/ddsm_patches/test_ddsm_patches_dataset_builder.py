@@ -200,7 +200,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path, monkeypa
 
     assert not builder(tmp_path).is_prepared()
     assert not list(tmp_path.glob("**/dataset_info.json"))
-    assert not list(tmp_path.glob("ddsm_patches/tiny/1.1.0/*"))
+    assert not list(tmp_path.glob("ddsm_patches/tiny/1.*/*"))
 
 
 @needs_films
@@ -213,7 +213,7 @@ def test_a_name_stands_for_one_recipe(built):
 
 
 def phantom(data_dir, **fields):
-    small = {"source": "phantom", "num_patients": 12, "patches_per_class": 24}
+    small = {"source": "phantom", "num_patients": 3, "patches_per_class": 24}
     return builder(data_dir, **small | fields)
 
 

@@ -317,7 +317,7 @@ def _input_patches_per_second() -> float:
         batches = iter(
             input_pipeline.training_batches(Config(data=data, model=ModelConfig(patch_size=size)))
         )
-        for _ in range(10):  # fills the shuffle buffers
+        for _ in range(10):  # fills what is read ahead
             next(batches)
         start, count = time.perf_counter(), 0
         while time.perf_counter() < start + _INPUT_SECONDS:

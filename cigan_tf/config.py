@@ -48,7 +48,9 @@ class DataConfig:
         "share is part of every larger one.",
     )
     batch_size: int = setting(8, "Patches per step, over all replicas; even: half of each class.")
-    shuffle_buffer_patches: int = setting(2000, "Patches per class among which the next is drawn.")
+    shuffle_buffer_patches: int = setting(
+        2000, "Patches per class among which a classifier's next is drawn."
+    )
     random_flips: bool = setting(
         False, "Mirror and transpose patch and mask at random: 8 orientations of every lesion."
     )

@@ -1,38 +1,40 @@
 """From the patches on disk to batches: class balance, masks for patches without a lesion, flips.
 
 The dataset is read from its files alone (`tfds.builder_from_directory` finds features and splits
-beside the records), so that any variant that `tfds build -c '{...}'` made can be named.
+beside the records), so that any variant that `tfds build -c '{...}'` made can be named. What a
+training step reads follows from the seed and the step's number: the place in the input is a number.
 """
 
 import collections
+import functools
 import math
 import os
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
-from cigan_tf import masks
+from cigan_tf import masks, record_index
 from cigan_tf.config import Config, DataConfig
 from cigan_tf.errors import UserError
-from cigan_tf.randomness import seeded
+from cigan_tf.record_index import RecordIndex
 
 CLASS_NAMES = ("non_malignant", "malignant")
 WHITE = 65535.0  # the brightest grey level of a 16-bit film
 
-# Streams that draw at random take the run's seed plus a number of their own.
-_SHUFFLE_SEED = {"non_malignant": 1, "malignant": 2, "lesion_masks": 3}
-_AUGMENTATION_SEED = 4
+# Streams that draw at random take the run's seed and a number of their own.
+_STREAMS = ("non_malignant", "malignant", "lesion_masks", "augmentation", "pictures", "drawn")
 
 # Shares of patients are exact to this many parts.
 _PATIENT_BUCKETS = 2**20
 
+# The pictures of a record stay PNG until they are needed.
+_UNDECODED = {name: tfds.decode.SkipDecoding() for name in ("image", "mask")}
+
 # Masks among which a patch without a lesion finds one that lies on tissue.
 _CANDIDATE_MASKS = 8
-
-# Patches among which those that are shown are chosen.
-_CANDIDATES = 200
 
 
 def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
@@ -68,52 +70,113 @@ def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def training_batches(config: Config) -> tf.data.Dataset:
-    """Returns endless batches of the training split, half of each class.
+class Shuffled:
+    """Endless passes through a list of numbers, each pass in another order.
 
-    Returns:
-        A dataset of dicts: `image` float32 [N, p, p, 1] in [0, 1], `mask` float32 [N, p, p, 1] in
-        {0, 1}, `label` int32 [N] in {0, 1}. A patch without a lesion has the mask of another
-        lesion of the split, drawn at random among those that lie on its tissue. The order follows
-        from `config.training.seed`.
+    Args:
+        numbers: int [n], n > 0.
+        seed: of the orders.
     """
-    with seeded(config.training.seed):
-        return _training_batches(config)
+
+    def __init__(self, numbers: np.ndarray, seed: Sequence[int]):
+        self._numbers = numbers
+        self._seed = tuple(seed)
+        self._order = functools.lru_cache(maxsize=2)(self._order_of_pass)
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """Returns the numbers at some places of the endless list (int64, any shape)."""
+        passes, within = np.divmod(places, len(self._numbers))
+        found = np.empty(places.shape, np.int64)
+        for number in np.unique(passes):
+            chosen = passes == number
+            found[chosen] = self._order(int(number))[within[chosen]]
+        return found
+
+    def _order_of_pass(self, number: int) -> np.ndarray:
+        return np.random.default_rng((*self._seed, number)).permutation(self._numbers)
 
 
-def _training_batches(config: Config) -> tf.data.Dataset:
-    data, seed = config.data, config.training.seed
-    builder = open_dataset(data, config.model.patch_size)
-    encoded = encoded_patches(builder, data.train_split, data.train_patient_share)
+class TrainingInput:
+    """The patches of the training split, in the order that the seed gives them.
 
-    def endless(stream: str, chosen: tf.data.Dataset) -> tf.data.Dataset:
-        what = "patch with a lesion" if stream == "lesion_masks" else f"{stream} patch"
-        require_some(chosen, f"{data.train_split} split of {data.dataset}", what)
-        # What is shuffled is still PNG: the buffer, and a checkpoint of it, stay small.
-        shuffled = chosen.shuffle(data.shuffle_buffer_patches, seed + _SHUFFLE_SEED[stream])
-        return shuffled.repeat()
+    Half of each batch is of each class. A patch without a lesion has the mask of another lesion of
+    the split, drawn at random among those that lie on its tissue.
 
-    lesions = encoded.filter(lambda patch: patch["has_lesion"])
-    masks_alone = lesions.map(lambda patch: patch["mask"])
-    lesion_masks = _candidates(endless("lesion_masks", masks_alone), masks_alone)
-    classes = [
-        endless(name, encoded.filter(lambda patch, label=label: patch["label"] == label))
-        for label, name in enumerate(CLASS_NAMES)
-    ]
-    alternating = tf.data.Dataset.range(len(classes)).repeat()
-    patches = tf.data.Dataset.choose_from_datasets(classes, alternating)
-    patches = tf.data.Dataset.zip(patches, lesion_masks, seeds_of_draws(seed + _AUGMENTATION_SEED))
+    Args:
+        config: which dataset, and `config.training.seed`, from which the order follows.
 
-    def to_example(patch, candidates, augmentation_seed):
-        example = _decode_with_mask(patch, candidates, config.model.patch_size)
-        if data.random_flips:
-            example = _flip(example, augmentation_seed)
-        if data.max_random_gamma > 1:
-            example = _change_exposure(example, augmentation_seed + 3, data.max_random_gamma)
-        return example
+    Raises:
+        UserError: the dataset cannot be read, or the split lacks a class or lesions.
+    """
 
-    batches = patches.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
-    return batches.batch(data.batch_size, drop_remainder=True).prefetch(2)
+    def __init__(self, config: Config):
+        data, self._seed = config.data, config.training.seed
+        self._config = config
+        builder = open_dataset(data, config.model.patch_size)
+        index = index_of_split(builder, data.train_split)
+        chosen = of_patients(index, data.train_patient_share)
+        where = f"{data.train_split} split of {data.dataset}"
+        self._classes = [
+            self._shuffled(chosen & (index.label == label), name, where, f"{name} patch")
+            for label, name in enumerate(CLASS_NAMES)
+        ]
+        self._lenders = self._shuffled(
+            chosen & index.has_lesion, "lesion_masks", where, "patch with a lesion"
+        )
+        self._records = Records(builder, index)
+
+    def batches(
+        self, first_step: int = 0, worker: int = 0, num_workers: int = 1
+    ) -> tf.data.Dataset:
+        """Returns the endless batches from a step on, or a worker's equal part of each.
+
+        Args:
+            first_step: the number of batches that have been trained on before.
+            worker: which of the workers, whose parts follow one another in the batch.
+            num_workers: how many share a batch, whose size must be a multiple of it.
+
+        Returns:
+            A dataset of dicts: `image` float32 [N, p, p, 1] in [0, 1], `mask` float32 [N, p, p, 1]
+            in {0, 1}, `label` int32 [N] in {0, 1}, where N is the batch size / `num_workers`.
+        """
+        data, patch_size = self._config.data, self._config.model.patch_size
+        rows = data.batch_size // num_workers
+        first_row = worker * rows
+
+        def choose(step):
+            number = step * data.batch_size + first_row + np.arange(rows)
+            of_class = [order.at(number // len(CLASS_NAMES)) for order in self._classes]
+            return (
+                number,
+                np.choose(number % len(CLASS_NAMES), of_class),
+                self._lenders.at(_places_of_candidates(number)),
+            )
+
+        # AutoGraph would take most of the time to the first batch, and finds nothing to convert.
+        @tf.autograph.experimental.do_not_convert
+        def to_example(number, record, lenders):
+            example = self._records.with_mask(record, lenders, patch_size)[1]
+            seed = (self._seed, _STREAMS.index("augmentation"))
+            seeds = tf.random.split(tf.random.fold_in(seed, number), 4)
+            if data.random_flips:
+                example = _flip(example, seeds[:3])
+            if data.max_random_gamma > 1:
+                example = _change_exposure(example, seeds[3], data.max_random_gamma)
+            return example
+
+        steps = tf.data.Dataset.range(first_step, tf.int64.max)
+        patches = _chosen(steps, choose).unbatch()
+        batches = patches.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
+        return batches.batch(rows, drop_remainder=True).prefetch(2)
+
+    def _shuffled(self, chosen: np.ndarray, stream: str, where: str, what: str) -> Shuffled:
+        require_some(chosen, where, what)
+        return Shuffled(np.flatnonzero(chosen), (self._seed, _STREAMS.index(stream)))
+
+
+def training_batches(config: Config, first_step: int = 0) -> tf.data.Dataset:
+    """Returns the batches of `TrainingInput`, whole."""
+    return TrainingInput(config).batches(first_step)
 
 
 def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, np.ndarray]:
@@ -125,47 +188,38 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
         num_per_kind: patches of each of the three kinds; fewer where the split holds fewer.
 
     Returns:
-        A dict as of `training_batches`, and `kind`, `film_id`, `lesion_type` (str [N]),
+        A dict as of `TrainingInput.batches`, and `kind`, `film_id`, `lesion_type` (str [N]),
         `simulated` (bool [N]).
+
+    Raises:
+        UserError: there is no such split, or it holds no patch with a lesion.
     """
-    with seeded(config.training.seed):
-        return _picture_patches(config, split, num_per_kind)
-
-
-def _picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, np.ndarray]:
-    seed = config.training.seed
     builder = open_dataset(config.data, config.model.patch_size)
-    encoded = encoded_patches(builder, split)
-    lesions = encoded.filter(lambda patch: patch["has_lesion"])
-    require_some(lesions, f"{split} split of {config.data.dataset}", "patch with a lesion")
+    index = index_of_split(builder, split)
     kinds = {
-        "malignant lesion": lesions.filter(lambda patch: patch["label"] == 1),
-        "benign lesion": lesions.filter(lambda patch: patch["label"] == 0),
-        "no lesion": encoded.filter(lambda patch: not patch["has_lesion"]),
+        "malignant lesion": index.has_lesion & (index.label == 1),
+        "benign lesion": index.has_lesion & (index.label == 0),
+        "no lesion": ~index.has_lesion,
     }
-    examples = []
-    for kind, patches in kinds.items():
-        shuffled = patches.shuffle(config.data.shuffle_buffer_patches, seed)
-        candidates = _shuffled_candidates(lesions, config.data.shuffle_buffer_patches, seed + 1)
-        for patch, chosen in zip(_spread(shuffled, num_per_kind), candidates, strict=False):
-            example = _decode_with_mask(patch, chosen, config.model.patch_size)
-            facts = {name: patch[name] for name in ("film_id", "lesion_type", "simulated")}
-            examples.append({**example, **facts, "kind": kind})
-    batch = {name: np.stack([np.asarray(e[name]) for e in examples]) for name in examples[0]}
-    for name in ("film_id", "lesion_type"):
-        batch[name] = batch[name].astype(str)
-    return batch
+    seed = (config.training.seed, _STREAMS.index("pictures"))
+    shuffled = np.random.default_rng(seed).permutation(len(index.label))
+    chosen = {
+        kind: _spread(shuffled[of_kind[shuffled]], index)[:num_per_kind]
+        for kind, of_kind in kinds.items()
+    }
+    batch = _read(config, builder, split, index, np.concatenate(list(chosen.values())), seed)
+    batch["kind"] = np.repeat(list(chosen), [len(records) for records in chosen.values()])
+    return {name: value for name, value in batch.items() if name != "patient_id"}
 
 
-def _spread(patches: tf.data.Dataset, count: int) -> list:
-    """Returns the first patches of each film, real and simulated, then the second ones."""
+def _spread(records: np.ndarray, index: RecordIndex) -> np.ndarray:
+    """Returns the first records of each film, real and simulated, then the second ones."""
     seen = collections.Counter()
-    ranked = []
-    for patch in patches.take(_CANDIDATES):
-        group = (patch["film_id"].numpy(), bool(patch["simulated"]))
-        ranked.append((seen[group], len(ranked), patch))
+    ranks = []
+    for group in zip(index.film_id[records], index.simulated[records], strict=True):
+        ranks.append(seen[group])
         seen[group] += 1
-    return [patch for _, _, patch in sorted(ranked, key=lambda entry: entry[:2])[:count]]
+    return records[np.argsort(ranks, kind="stable")]
 
 
 def drawn_patches(
@@ -180,35 +234,135 @@ def drawn_patches(
         patient_share: as of `encoded_patches`.
 
     Returns:
-        A dict as of `training_batches`, and `patient_id` (str [N]).
+        A dict as of `TrainingInput.batches`, and `patient_id` (str [N]).
 
     Raises:
         UserError: there is no such split, or it holds no patch with a lesion.
     """
-    with seeded(config.training.seed):
-        return _drawn_patches(config, split, max_patches, patient_share)
+    builder = open_dataset(config.data, config.model.patch_size)
+    index = index_of_split(builder, split)
+    seed = (config.training.seed, _STREAMS.index("drawn"))
+    candidates = np.flatnonzero(of_patients(index, patient_share))
+    chosen = np.random.default_rng(seed).permutation(candidates)[:max_patches]
+    batch = _read(config, builder, split, index, chosen, seed, patient_share)
+    return {name: batch[name] for name in ("image", "mask", "label", "patient_id")}
 
 
-def _drawn_patches(
-    config: Config, split: str, max_patches: int, patient_share: float
+def _read(
+    config: Config,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    index: RecordIndex,
+    chosen: np.ndarray,
+    seed: Sequence[int],
+    patient_share: float = 1.0,
 ) -> dict[str, np.ndarray]:
-    seed, patch_size = config.training.seed, config.model.patch_size
-    encoded = encoded_patches(open_dataset(config.data, patch_size), split, patient_share)
-    lesions = encoded.filter(lambda patch: patch["has_lesion"])
+    """Returns records decoded, those without a lesion with the mask of one that has one."""
+    lesions = of_patients(index, patient_share) & index.has_lesion
     require_some(lesions, f"{split} split of {config.data.dataset}", "patch with a lesion")
-    buffer = config.data.shuffle_buffer_patches
-    pairs = tf.data.Dataset.zip(
-        encoded.shuffle(max(buffer, max_patches), seed).take(max_patches),
-        _shuffled_candidates(lesions, buffer, seed + 1),
-    )
+    lenders = Shuffled(np.flatnonzero(lesions), (*seed, _STREAMS.index("lesion_masks")))
+    lenders = lenders.at(_places_of_candidates(np.arange(len(chosen))))
+    records = Records(builder, index)
 
-    def to_example(patch, candidates):
-        example = _decode_with_mask(patch, candidates, patch_size)
-        return {**example, "patient_id": patch["patient_id"]}
+    @tf.autograph.experimental.do_not_convert
+    def to_example(record, lenders):
+        patch, example = records.with_mask(record, lenders, config.model.patch_size)
+        names = ("patient_id", "film_id", "lesion_type", "simulated")
+        return {**example, **{name: patch[name] for name in names}}
 
-    examples = list(pairs.map(to_example).as_numpy_iterator())
-    patches = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-    return {**patches, "patient_id": np.char.decode(patches["patient_id"].astype(bytes), "utf-8")}
+    pairs = tf.data.Dataset.from_tensor_slices((chosen, lenders))
+    patches = pairs.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
+    examples = list(patches.as_numpy_iterator())
+    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    for name in ("patient_id", "film_id", "lesion_type"):
+        batch[name] = np.char.decode(batch[name].astype(bytes), "utf-8")
+    return batch
+
+
+def _places_of_candidates(number: np.ndarray) -> np.ndarray:
+    """Returns which of the endless masks each patch may borrow, int64 [N, candidates]."""
+    return number[:, None] * _CANDIDATE_MASKS + np.arange(_CANDIDATE_MASKS)
+
+
+def _chosen(steps: tf.data.Dataset, choose: Callable) -> tf.data.Dataset:
+    """Returns for each step what `choose` says: numbers [N], records [N], lenders [N, c]."""
+
+    def of_step(step):
+        number, record, lenders = tf.numpy_function(choose, [step], [tf.int64] * 3)
+        lenders = tf.ensure_shape(lenders, (None, _CANDIDATE_MASKS))
+        return tf.ensure_shape(number, (None,)), tf.ensure_shape(record, (None,)), lenders
+
+    return steps.map(of_step)
+
+
+class Records:
+    """The records of a split, each read by its number, and nothing else with it.
+
+    Args:
+        builder: of `open_dataset`.
+        index: of `index_of_split`.
+    """
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, index: RecordIndex):
+        self._features = builder.info.features
+        self._lesion_types = self._features["lesion_type"].names
+        self._files = tf.constant(index.files)
+        self._file_number, self._start = tf.constant(index.file_number), tf.constant(index.start)
+        # A string for each record: one string of all would be copied into every graph.
+        self._masks = tf.constant(index.mask_png())
+
+    def read(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns a record as of `encoded_patches`, without the patch's id."""
+        # A dataset that starts at a byte of a file is not yet in tf.data's Python.
+        file = tf.raw_ops.TFRecordDatasetV2(
+            filenames=self._files[self._file_number[record]][None],
+            compression_type="",
+            buffer_size=0,  # what follows is another record
+            byte_offsets=self._start[record][None],
+        )
+        string = {"output_types": [tf.string], "output_shapes": [()]}
+        one = tf.raw_ops.TakeDataset(input_dataset=file, count=tf.constant(1, tf.int64), **string)
+        (serialized,) = tf.raw_ops.DatasetToSingleElement(dataset=one, **string)
+        patch = self._features.deserialize_example(serialized, decoders=_UNDECODED)
+        return _facts(patch, self._lesion_types)
+
+    def mask(self, record: tf.Tensor) -> tf.Tensor:
+        """Returns the mask of a record with a lesion, still PNG, without reading the record."""
+        return self._masks[record]
+
+    def with_mask(self, record: tf.Tensor, lenders: tf.Tensor, patch_size: int):
+        """Returns a record as `read`, and decoded with a lesion mask in it.
+
+        Synthesis needs a mask in every patch (the paper, 3.2). One without a lesion has the first
+        of the lenders' that lies on its tissue, or else the one with the largest share of it.
+
+        Args:
+            record: which.
+            lenders: records with a lesion, [candidates].
+            patch_size: side of a patch in pixels.
+        """
+        patch = self.read(record)
+        example = decode(patch, patch_size)
+
+        def lent(lender):
+            return decode_mask(self.mask(lender), patch_size)
+
+        def tissue_share(lent_masks):
+            return masks.tissue_share(example["image"], lent_masks, patch["tissue_fraction"])
+
+        def borrowed():
+            first = lent(lenders[0])
+            lies_on_tissue = tissue_share(first) >= masks.MIN_TISSUE_SHARE
+            return tf.cond(lies_on_tissue, lambda: first, best_of_all)
+
+        def best_of_all():
+            signature = tf.TensorSpec((patch_size, patch_size, 1), tf.float32)
+            decoded = tf.map_fn(lent, lenders, fn_output_signature=signature)
+            # argmax takes the first of equal ones.
+            return decoded[tf.argmax(tf.minimum(tissue_share(decoded), masks.MIN_TISSUE_SHARE))]
+
+        mask = tf.cond(patch["has_lesion"], lambda: example["mask"], borrowed)
+        return patch, {**example, "mask": mask}
 
 
 def encoded_patches(
@@ -232,41 +386,48 @@ def encoded_patches(
     Raises:
         UserError: there is no such split.
     """
-    if split not in builder.info.splits:
-        raise UserError(
-            f"The dataset {builder.info.full_name!r} has the splits "
-            f"{sorted(builder.info.splits)}. Received: {split!r}."
-        )
+    _require_split(builder, split)
     patches = builder.as_dataset(
         split=split,
-        decoders={name: tfds.decode.SkipDecoding() for name in ("image", "mask")},
+        decoders=_UNDECODED,
         read_config=tfds.ReadConfig(try_autocache=False, skip_prefetch=True, add_tfds_id=True),
     )
-    lesion_types = tf.constant(builder.info.features["lesion_type"].names)
-    unknown = tf.constant(-1)
-
-    def facts(patch):
-        return {
-            "image": patch["image"],
-            "mask": patch["mask"],
-            "label": tf.cast(patch["label"], tf.int32),
-            "has_lesion": patch["lesion_type"] > 0,
-            "lesion_type": lesion_types[patch["lesion_type"]],
-            "simulated": patch["simulated"],
-            "patient_id": patch["patient_id"],
-            "film_id": patch["film_id"],
-            "scanner": patch["scanner"],
-            "patch": patch["tfds_id"],
-            # Synthetic sets, and datasets that were built earlier, lack some of them.
-            "tissue_fraction": patch.get("tissue_fraction", tf.constant(1.0)),
-            "density": patch.get("density", unknown),
-            "subtlety": patch.get("subtlety", unknown),
-            "infill": patch.get("infill", tf.constant(0)),
-        }
-
     if patient_share < 1:
         patches = patches.filter(lambda patch: in_share(patch["patient_id"], patient_share))
-    return patches.map(facts)
+    lesion_types = builder.info.features["lesion_type"].names
+    return patches.map(lambda patch: {**_facts(patch, lesion_types), "patch": patch["tfds_id"]})
+
+
+def _facts(patch, lesion_types: Sequence[str]) -> dict[str, tf.Tensor]:
+    unknown = tf.constant(-1)
+    return {
+        "image": patch["image"],
+        "mask": patch["mask"],
+        "label": tf.cast(patch["label"], tf.int32),
+        "has_lesion": patch["lesion_type"] > 0,
+        "lesion_type": tf.constant(lesion_types)[patch["lesion_type"]],
+        "simulated": patch["simulated"],
+        "patient_id": patch["patient_id"],
+        "film_id": patch["film_id"],
+        "scanner": patch["scanner"],
+        # Synthetic sets, and datasets that were built earlier, lack some of them.
+        "tissue_fraction": patch.get("tissue_fraction", tf.constant(1.0)),
+        "density": patch.get("density", unknown),
+        "subtlety": patch.get("subtlety", unknown),
+        "infill": patch.get("infill", tf.constant(0)),
+    }
+
+
+def index_of_split(builder: tfds.core.DatasetBuilder, split: str) -> RecordIndex:
+    """Returns the records of a split; raises UserError where there is no such split."""
+    _require_split(builder, split)
+    return record_index.of_split(builder, split)
+
+
+def of_patients(index: RecordIndex, patient_share: float) -> np.ndarray:
+    """Returns which records are of a share of the patients (see `encoded_patches`), bool [n]."""
+    patients, patient = np.unique(index.patient_id, return_inverse=True)
+    return in_share(tf.constant(patients, tf.string), patient_share).numpy()[patient]
 
 
 def patches_per_patient(
@@ -277,59 +438,23 @@ def patches_per_patient(
     Raises:
         UserError: there is no such split.
     """
-    patients = encoded_patches(builder, split, patient_share).map(lambda patch: patch["patient_id"])
-    counts = collections.Counter()
-    for batch in patients.batch(1024).as_numpy_iterator():
-        counts.update(batch.tolist())
+    index = index_of_split(builder, split)
+    counts = collections.Counter(index.patient_id[of_patients(index, patient_share)].tolist())
     return {patient.decode(): count for patient, count in counts.items()}
+
+
+def _require_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
+    if split not in builder.info.splits:
+        raise UserError(
+            f"The dataset {builder.info.full_name!r} has the splits "
+            f"{sorted(builder.info.splits)}. Received: {split!r}."
+        )
 
 
 def in_share(patient_id: tf.Tensor, patient_share: float) -> tf.Tensor:
     """Says whether a patient is in the share of patients, by a hash of the id (str -> bool)."""
     bucket = tf.strings.to_hash_bucket_fast(patient_id, _PATIENT_BUCKETS)
     return tf.cast(bucket, tf.float64) < patient_share * _PATIENT_BUCKETS
-
-
-def _shuffled_candidates(lesions: tf.data.Dataset, buffer: int, seed: int) -> tf.data.Dataset:
-    masks_alone = lesions.map(lambda patch: patch["mask"])
-    return _candidates(masks_alone.shuffle(buffer, seed).repeat(), masks_alone)
-
-
-def _candidates(drawn: tf.data.Dataset, stored: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns with each mask that is drawn those before it, the newest first: PNG [candidates].
-
-    A mask is read for one patch only, and still each patch has several to choose from.
-    """
-    first = list(stored.take(_CANDIDATE_MASKS).as_numpy_iterator())
-    first = tf.constant([first[i % len(first)] for i in range(_CANDIDATE_MASKS)])
-
-    def push(newest_first, mask):
-        newest_first = tf.concat([mask[None], newest_first[:-1]], axis=0)
-        return newest_first, newest_first
-
-    return drawn.scan(first, push)
-
-
-def _decode_with_mask(patch, candidates: tf.Tensor, patch_size: int) -> dict[str, tf.Tensor]:
-    """Decodes a patch; one without a lesion gets the first candidate that lies on its tissue.
-
-    Synthesis needs a mask in every patch (the paper, 3.2). Where no candidate lies on tissue it is
-    the one with the largest share of it.
-    """
-    example = decode(patch, patch_size)
-
-    def borrowed():
-        decoded = tf.map_fn(
-            lambda png: decode_mask(png, patch_size),
-            candidates,
-            fn_output_signature=tf.TensorSpec((patch_size, patch_size, 1), tf.float32),
-        )
-        share = masks.tissue_share(example["image"], decoded, patch["tissue_fraction"])
-        # argmax takes the first of equal ones.
-        return decoded[tf.argmax(tf.minimum(share, masks.MIN_TISSUE_SHARE))]
-
-    mask = tf.cond(patch["has_lesion"], lambda: example["mask"], borrowed)
-    return {**example, "mask": mask}
 
 
 def decode(patch, patch_size: int) -> dict[str, tf.Tensor]:
@@ -352,12 +477,12 @@ def decode_image(png: tf.Tensor, patch_size: int) -> tf.Tensor:
     return tf.ensure_shape(tf.cast(image, tf.float32) / WHITE, (patch_size, patch_size, 1))
 
 
-def _flip(example, seed):
+def _flip(example, seeds):
     """Draws one of the eight orientations of a square for image and mask together."""
     both = tf.concat([example["image"], example["mask"]], axis=-1)
-    both = tf.image.stateless_random_flip_left_right(both, seed)
-    both = tf.image.stateless_random_flip_up_down(both, seed + 1)
-    transpose = tf.random.stateless_uniform((), seed + 2) < 0.5
+    both = tf.image.stateless_random_flip_left_right(both, seeds[0])
+    both = tf.image.stateless_random_flip_up_down(both, seeds[1])
+    transpose = tf.random.stateless_uniform((), seeds[2]) < 0.5
     both = tf.cond(transpose, lambda: tf.transpose(both, (1, 0, 2)), lambda: both)
     return {**example, "image": both[..., :1], "mask": both[..., 1:]}
 
@@ -373,8 +498,7 @@ def seeds_of_draws(seed: int) -> tf.data.Dataset:
     return tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
 
 
-def require_some(patches: tf.data.Dataset, where: str, what: str) -> None:
-    """Raises UserError where there is no patch at all: `where` holds no `what`."""
-    # An endless stream of nothing would hang the run without a word.
-    if next(iter(patches.take(1)), None) is None:
+def require_some(chosen: np.ndarray, where: str, what: str) -> None:
+    """Raises UserError where no record is chosen (bool [n]): `where` holds no `what`."""
+    if not chosen.any():
         raise UserError(f"The {where} holds no {what}; training needs both classes.")

@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -24,10 +23,6 @@ from cigan_tf.errors import UserError
 
 FILE_NAME = "provenance.json"
 
-# A TFRecord is its data's length (uint64), that length's checksum (uint32), the data, and the
-# data's checksum (uint32).
-_RECORD_HEADER = struct.Struct("<QI")
-_RECORD_FOOTER = struct.Struct("<I")
 _BLOCK_BYTES = 2**20
 
 
@@ -58,15 +53,20 @@ def dataset_record(config: Config) -> dict[str, Any]:
 def fingerprint(builder) -> str:
     """Returns a SHA-256, in hexadecimal digits, of the records of a dataset that is open.
 
-    Of TFRecord files it covers the length and checksum of each record, so that only a few bytes of
-    each are read; of other formats the files' bytes. The dataset's folder does not count.
+    Of TFRecord files it covers the length and checksum of each record, which the records' index
+    holds; of other formats the files' bytes. The dataset's folder does not count.
     """
     digest = hashlib.sha256()
     for name, split in sorted(builder.info.splits.items()):
-        for path in sorted(map(epath.Path, split.filepaths)):
-            digest.update(f"{name}/{path.name}\n".encode())
-            is_tfrecord = builder.info.file_format.value == "tfrecord"
-            for part in _record_headers(path) if is_tfrecord else _blocks(path):
+        if builder.info.file_format.value == "tfrecord":
+            index = input_pipeline.index_of_split(builder, name)
+            parts = {os.path.basename(file): [header] for file, header in index.headers()}
+        else:
+            paths = map(epath.Path, split.filepaths)
+            parts = {path.name: _blocks(path) for path in paths}
+        for file in sorted(parts):
+            digest.update(f"{name}/{file}\n".encode())
+            for part in parts[file]:
                 digest.update(part)
     return digest.hexdigest()
 
@@ -245,20 +245,6 @@ def _recipe(folder: epath.Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return metadata.get("recipe") if isinstance(metadata, dict) else None
-
-
-def _record_headers(path: epath.Path) -> Iterator[bytes]:
-    """Yields the length and checksum of each record; the data between them are skipped."""
-    with path.open("rb") as file:
-        while header := file.read(_RECORD_HEADER.size):
-            if len(header) < _RECORD_HEADER.size:
-                raise UserError(f"{str(path)!r} is cut short; build the dataset again.")
-            length, _ = _RECORD_HEADER.unpack(header)
-            file.seek(length, os.SEEK_CUR)
-            footer = file.read(_RECORD_FOOTER.size)
-            if len(footer) < _RECORD_FOOTER.size:
-                raise UserError(f"{str(path)!r} is cut short; build the dataset again.")
-            yield header[:8] + footer
 
 
 def _blocks(path: epath.Path) -> Iterator[bytes]:

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "cigan_tf.randomness": [],
     "cigan_tf.pictures": ["randomness"],
     "cigan_tf.exported_generator": ["errors", "provenance"],
-    "cigan_tf.input_pipeline": ["errors", "config", "masks", "randomness"],
+    "cigan_tf.input_pipeline": ["errors", "config", "masks", "randomness", "record_index"],
+    "cigan_tf.record_index": ["errors"],
     "cigan_tf.provenance": ["errors", "config", "workdir", "input_pipeline"],
     "cigan_tf.models": [
         *["errors", "config", "hardware_config", "masks", "losses", "randomness", "provenance"],

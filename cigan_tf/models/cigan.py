@@ -325,7 +325,7 @@ class CiGAN(ReplicatedModel):
                 fn_output_signature=tf.float32,
             )
         else:
-            noise = self._noise(batch["mask"], -1)
+            noise = self._noise(tf.shape(batch["mask"]), -1)
         return self.infill(**batch, noise=noise, training=training)
 
     def generate(self, image, mask, label, seed, batch_size: int = 32) -> np.ndarray:
@@ -408,9 +408,11 @@ class CiGAN(ReplicatedModel):
                 weight.assign(value)
 
     def train_step(self, batch):
-        """Trains the network whose turn it is with the whole batch, spread over all replicas."""
+        """Trains the network whose turn it is with the batch, or this worker's part of it."""
         batch = _as_batch(batch)
-        batch["noise"] = self._noise(batch["mask"], self.step)
+        # Of the whole batch: what a patch gets does not depend on the number of workers.
+        whole = tf.shape(batch["mask"]) * (self.num_batch_parts, 1, 1, 1)
+        batch["noise"] = self._noise(whole, self.step)
         adversarial_loss = tf.switch_case(
             tf.convert_to_tensor(self.turn),
             {
@@ -428,7 +430,7 @@ class CiGAN(ReplicatedModel):
 
     def measure(self, batch) -> dict[str, tf.Tensor]:
         """Returns each of `TERMS` for a batch; the noise is the same whenever it is called."""
-        noise = self._noise(batch["mask"], -1)
+        noise = self._noise(tf.shape(batch["mask"]), -1)
         infilled = self.infill(batch["image"], batch["mask"], batch["label"], noise)
         _, of_generator = self._generator_loss(batch, infilled, adversarially=True)
         _, of_discriminator = self._discriminator_loss(batch, infilled)
@@ -444,11 +446,11 @@ class CiGAN(ReplicatedModel):
         self._nonfinite_step.assign(0)
         return (step, _CHECKED[int(self._nonfinite_term.numpy())]) if step else None
 
-    def _noise(self, like, step):
+    def _noise(self, shape, step):
         # Named, or it would depend on the device. XLA's draws differ from TensorFlow's even so:
         # this is called outside of what `jit_compile` compiles.
         seed = [self.training_config.seed, tf.cast(step, tf.int32)]
-        return tf.random.stateless_uniform(tf.shape(like), seed, alg="philox")
+        return tf.random.stateless_uniform(shape, seed, alg="philox")
 
     def _train_generator(self, batch, adversarially: bool):
         """Returns the adversarial loss, infinite where it is not computed."""

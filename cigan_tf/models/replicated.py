@@ -9,9 +9,9 @@ called once, outside of the replicas, branches as it likes, and hands the arithm
 - The steps of one call are a loop of our own: Keras's `steps_per_execution` breaks under
   MirroredStrategy (keras issue 19246), and its reduction of logs under MultiWorkerMirroredStrategy
   (keras issue 20585).
-- A batch comes whole and each replica takes its part: a plain `tf.data` iterator can be
-  checkpointed, a distributed one cannot. Keras' `fit`, `evaluate` and `predict` would share batches
-  out themselves: they are told that there is one device.
+- A batch, or a worker's part of it, comes from a plain `tf.data` iterator; each replica takes its
+  share: any of its batches can be the first one. Keras' `fit`, `evaluate` and `predict` would share
+  batches out themselves: they are told that there is one device.
 - XLA compiles what each replica computes and not the call around it, which belongs to all devices.
 """
 
@@ -29,7 +29,12 @@ class ReplicatedModel(keras.Model):
     `make_train_function` gives `train_function(iterator)`, as Keras expects it, and
     `run_steps(iterator, num_steps)`, which takes so many steps in one call. `fit` works under any
     strategy in whose scope the model was made; every worker of several reads the same batches.
+
+    Attributes:
+        num_batch_parts: 1, or the number of workers where each gets its own part of every batch.
     """
+
+    num_batch_parts = 1
 
     @property
     def distribute_strategy(self):
@@ -100,6 +105,7 @@ class ReplicatedModel(keras.Model):
     def share_out(self, function: Callable, batch: dict[str, tf.Tensor]):
         """Calls `function(part)` on every replica with its part of the batch.
 
+        Each tensor has the rows of this worker's part of the batch, or those of the whole batch.
         Compiled by XLA where the model was compiled with `jit_compile`: `function` must not
         communicate with other replicas.
 
@@ -131,16 +137,18 @@ class ReplicatedModel(keras.Model):
         if self.num_replicas == 1:
             return batch
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        size = min(tensor.shape[0] or 0 for tensor in batch.values()) * self.num_batch_parts
+        if not size or size % self.num_replicas:
+            raise UserError(
+                f"With {self.num_replicas} replicas every batch must be a multiple of them: "
+                f"batch the dataset with drop_remainder=True. Received: batches of {size or None}."
+            )
+        per_replica = size // self.num_replicas
 
         def part(tensor):
-            size = tensor.shape[0]
-            if size is None or size % self.num_replicas:
-                raise UserError(
-                    f"With {self.num_replicas} replicas every batch must be a multiple of them: "
-                    f"batch the dataset with drop_remainder=True. Received: batches of {size}."
-                )
-            shape = (self.num_replicas, size // self.num_replicas, *tensor.shape[1:])
-            return tf.reshape(tensor, shape)[replica]
+            num_parts = tensor.shape[0] // per_replica
+            parts = tf.reshape(tensor, (num_parts, per_replica, *tensor.shape[1:]))
+            return parts[replica % num_parts]
 
         return {name: part(tensor) for name, tensor in batch.items()}
 

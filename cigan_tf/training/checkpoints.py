@@ -1,4 +1,4 @@
-"""Checkpoints of a run: networks, optimizers, turn, step and the place in the input.
+"""Checkpoints of a run: networks, optimizers, turn and step, which is the place in the input.
 
 TensorFlow writes a checkpoint beside its place and names it in the file `checkpoint` when it is
 whole; every block carries a checksum, so that damage is found when it is read.
@@ -40,7 +40,6 @@ class RunCheckpoints:
 
     Args:
         model: the networks, their optimizers and counters.
-        iterator: the training batches.
         workdir: folder of the run.
         config: how many are kept.
         writes: whether this process writes them: of several workers one does, all read.
@@ -49,7 +48,6 @@ class RunCheckpoints:
     def __init__(
         self,
         model: CiGAN,
-        iterator: tf.data.Iterator,
         workdir: pathlib.Path,
         config: Config,
         writes: bool = True,
@@ -79,9 +77,7 @@ class RunCheckpoints:
             for metric in model.metrics
             for part in ("total", "count")
         }
-        parts = {**networks, **means, "best_loss": self._best_loss}
-        self._without_input = tf.train.Checkpoint(**parts)
-        self._checkpoint = tf.train.Checkpoint(**parts, iterator=iterator)
+        self._checkpoint = tf.train.Checkpoint(**networks, **means, best_loss=self._best_loss)
         best = tf.train.Checkpoint(**networks)
         for checkpoint in (self._checkpoint, best):
             # Made here, by every worker: making a variable is a communication among them.
@@ -96,50 +92,15 @@ class RunCheckpoints:
             best, str(self.directory / _BEST_DIR), max_to_keep=1
         )
 
-    def restore(
-        self, new_iterator: Callable[[], tf.data.Iterator] | None = None
-    ) -> tf.data.Iterator:
+    def restore(self) -> None:
         """Restores the newest checkpoint that is whole, if there is one at all.
 
-        Args:
-            new_iterator: makes the training batches' iterator anew, where the input may be another
-                one than the checkpoint's: then its position is dropped.
-
-        Returns:
-            The iterator at which training resumes.
-
         Raises:
-            UserError: none of them can be read, or they are of other networks or another input.
+            UserError: none of them can be read, or they are of other networks.
         """
         if self._writes:
             _remove_unfinished(self.directory)
-
-        def restore(path):
-            # Networks first: what fails afterwards is the position in the input.
-            status = self._without_input.read(path).expect_partial()
-            status.assert_existing_objects_matched()
-            try:
-                return self._checkpoint.restore(path)
-            except (tf.errors.DataLossError, tf.errors.ResourceExhaustedError):
-                raise
-            except tf.errors.OpError as error:
-                if new_iterator is None:
-                    raise UserError(
-                        f"The checkpoint {path} was saved with another input "
-                        f"({_first_line(error)}); pass --resume_changed to resume it at the "
-                        "beginning of this one, or another --workdir."
-                    ) from None
-                # The failed one may be restored in part.
-                self._checkpoint.iterator = new_iterator()
-                if self._writes:
-                    print(
-                        "warning: the input has changed; the run resumes at its beginning.",
-                        file=sys.stderr,
-                    )
-                return status
-
-        _restore_newest(self.directory, restore)
-        return self._checkpoint.iterator
+        _restore_newest(self.directory, lambda path: self._checkpoint.read(path).expect_partial())
 
     def save(self, step: int) -> None:
         """Saves the run as it is after a step, and removes the oldest checkpoint.

@@ -36,23 +36,24 @@ def build(config: Config) -> tf.distribute.Strategy:
     return strategy
 
 
-def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """Returns the number of processes that train together."""
-    resolver = strategy.cluster_resolver
-    workers = resolver.cluster_spec().as_dict() if _is_multi_worker(strategy) else {}
-    return max(1, sum(len(addresses) for addresses in workers.values()))
+def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Returns which of the processes that train together this one is, and how many they are."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0, 1
+    workers = cluster.from_environment()
+    return workers.index, len(workers.workers)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether this process writes the run's files; one of the workers does."""
-    return num_workers(strategy) == 1 or cluster.from_environment().index == 0
+    return worker(strategy)[0] == 0
 
 
 class Agreement:
     """What workers decide together, so that none waits for one that has left."""
 
     def __init__(self, strategy: tf.distribute.Strategy):
-        self._alone = num_workers(strategy) == 1
+        self._alone = worker(strategy)[1] == 1
 
         @tf.function
         def total(value):
@@ -97,7 +98,3 @@ def _tpu(hardware: HardwareConfig) -> tf.distribute.Strategy:
             f"No TPU answers as --tpu={hardware.tpu!r}: {reason}. A TPU also needs a build of "
             "TensorFlow for it (pip install tensorflow-tpu)."
         ) from None
-
-
-def _is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

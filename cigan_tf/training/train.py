@@ -38,7 +38,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
     strategy = strategies.build(config)
     with contextlib.ExitStack() as stack, strategy.scope():
         interrupted = stack.enter_context(interruption.watch())
-        batches = input_pipeline.training_batches(config)
+        patches = input_pipeline.TrainingInput(config)
         held_out = input_pipeline.picture_patches(
             config,
             config.data.validation_split,
@@ -53,17 +53,17 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
             record = provenance.write_training(
                 workdir, config, resume_changed, preset and provenance.of_weights(preset.record)
             )
-        iterator = iter(batches)
-        checkpoints = RunCheckpoints(model, iterator, workdir, config, writes=chief)
-        # Made from the files again: a second iterator of the same batches has another order.
-        anew = (lambda: iter(input_pipeline.training_batches(config))) if resume_changed else None
-        iterator = checkpoints.restore(anew)
+        checkpoints = RunCheckpoints(model, workdir, config, writes=chief)
+        checkpoints.restore()
+        step = int(model.step.numpy())
         agreement = strategies.Agreement(strategy)
-        if not agreement.all_equal(int(model.step.numpy())):
+        if not agreement.all_equal(step):
             raise UserError(
                 "The workers have found different checkpoints; --workdir must be a folder that "
                 f"all of them share. Received: workdir={str(workdir)!r}."
             )
+        worker, model.num_batch_parts = strategies.worker(strategy)
+        iterator = iter(patches.batches(step, worker, model.num_batch_parts))
         observer = (
             observers.Chief(model, held_out, workdir, config) if chief else observers.Silent()
         )

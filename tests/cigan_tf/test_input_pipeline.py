@@ -1,5 +1,8 @@
 """Batches of real patches: balance, masks, flips, order, and what is refused."""
 
+import collections
+import dataclasses
+import pathlib
 import random
 
 import numpy as np
@@ -153,15 +156,93 @@ def test_exposure_changes_grey_levels_alone(tiny_config, replace):
             assert 0.5 <= np.median(gamma) <= 2
 
 
-def test_the_place_in_the_input_can_be_checkpointed(tiny_config, replace, tmp_path):
-    config = replace(tiny_config, random_flips=True, max_random_gamma=2.0)
-    iterator = iter(input_pipeline.training_batches(config))
-    next(iterator)
-    path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "input")
-    expected = next(iterator)
-    resumed = iter(input_pipeline.training_batches(config))
-    tf.train.Checkpoint(iterator=resumed).restore(path)
-    np.testing.assert_array_equal(next(resumed)["image"], expected["image"])
+def as_arrays(batches):
+    return [{name: np.asarray(value) for name, value in batch.items()} for batch in batches]
+
+
+def assert_same(batches, expected):
+    for batch, other in zip(batches, expected, strict=True):
+        for name, value in other.items():
+            np.testing.assert_array_equal(batch[name], value, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def varied(tiny_config):
+    """The training input with everything drawn that can be drawn."""
+    data = dataclasses.replace(tiny_config.data, random_flips=True, max_random_gamma=2.0)
+    return input_pipeline.TrainingInput(dataclasses.replace(tiny_config, data=data))
+
+
+def test_the_place_in_the_input_is_the_step(varied):
+    following = as_arrays(varied.batches().skip(40).take(2))
+    assert_same(as_arrays(varied.batches(first_step=40).take(2)), following)
+    assert np.abs(following[0]["image"] - following[1]["image"]).max() > 0
+    assert next(iter(varied.batches(first_step=10**9)))["image"].shape == (4, 32, 32, 1)
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_workers_share_the_batch_of_one(varied, num_workers):
+    parts = [
+        as_arrays(varied.batches(7, worker, num_workers).take(2)) for worker in range(num_workers)
+    ]
+    together = [
+        {name: np.concatenate([part[name] for part in of_step]) for name in of_step[0]}
+        for of_step in zip(*parts, strict=True)
+    ]
+    assert_same(together, as_arrays(varied.batches(7).take(2)))
+
+
+def test_each_pass_sees_every_patch_once(tiny_config):
+    builder = input_pipeline.open_dataset(tiny_config.data, 32)
+    stored = collections.Counter()
+    for patch in input_pipeline.encoded_patches(builder, "train").as_numpy_iterator():
+        if patch["label"] == 1:
+            stored[input_pipeline.decode_image(patch["image"], 32).numpy().tobytes()] += 1
+    count = stored.total()
+    # Two of a batch's four are malignant.
+    seen = [
+        image.tobytes()
+        for batch in take(tiny_config, count)
+        for image in batch["image"][batch["label"] == 1]
+    ]
+    first, second = seen[:count], seen[count:]
+    assert collections.Counter(first) == collections.Counter(second) == stored
+    assert first != second
+
+
+def test_a_shuffled_list_has_every_number_in_each_pass():
+    shuffled = input_pipeline.Shuffled(np.array([3, 5, 7, 9]), (0, 1))
+    places = np.arange(4000)
+    passes = shuffled.at(places).reshape(-1, 4)
+    assert (np.sort(passes) == [3, 5, 7, 9]).all()
+    np.testing.assert_array_equal(shuffled.at(places[::-1])[::-1], passes.ravel())
+    orders = collections.Counter(map(tuple, passes.tolist()))
+    assert len(orders) == 24, "every order comes up"
+    assert max(orders.values()) < 80
+    other = input_pipeline.Shuffled(np.array([3, 5, 7, 9]), (0, 2)).at(places)
+    assert (other != passes.ravel()).any()
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/io").exists(), reason="Linux counts what is read")
+def test_a_step_reads_the_records_that_it_uses(tiny_config):
+    builder = input_pipeline.open_dataset(tiny_config.data, 32)
+    index = input_pipeline.index_of_split(builder, "train")
+    records = input_pipeline.Records(builder, index)
+    numbers = np.tile(np.arange(len(index.label)), 20)
+    lenders = np.flatnonzero(index.has_lesion)[:8]
+
+    def bytes_read(read):
+        examples = tf.data.Dataset.from_tensor_slices(numbers).map(read)
+        next(iter(examples))
+        before = int(pathlib.Path("/proc/self/io").read_text().split()[1])
+        for _ in examples:
+            pass
+        return int(pathlib.Path("/proc/self/io").read_text().split()[1]) - before
+
+    used = int(index.length[numbers].sum())
+    assert used <= bytes_read(lambda n: records.with_mask(n, lenders, 32)[1]) <= 1.1 * used
+    twice = bytes_read(lambda n: (records.read(n), records.read(n)))
+    assert twice > 1.9 * used, "every read is counted"
 
 
 def test_picture_patches_are_of_three_kinds_and_fixed(tiny_config):

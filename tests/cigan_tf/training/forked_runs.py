@@ -3,7 +3,7 @@
 python forked_runs.py killed CONFIG_JSON FOLDER NUM_KILLS: trains one run undisturbed, and the same
 run killed at random moments.
 python forked_runs.py replicated CONFIG_JSON FOLDER: trains the same run on one device, on two
-logical CPUs, and in two processes.
+logical CPUs, and in two processes that give way to one.
 
 TensorFlow is imported once, in a process that never starts it; each run is a fork of that process.
 """
@@ -91,16 +91,15 @@ def wait_for_progress(workdir: pathlib.Path, beyond: int, at_most_s: float) -> f
 
 
 def replicated(config: Config, folder: pathlib.Path) -> None:
-    """Trains into `one_device`, `mirrored` and `multi_worker`."""
+    """Trains into `one_device`, `mirrored` and, by two workers and then by one, `multi_worker`."""
     finish(fork(train_eagerly, config, folder / "one_device"))
     finish(fork(train_on_two_logical_cpus, on("mirrored", config), folder / "mirrored"))
     workers = [f"localhost:{port}" for port in free_ports(2)]
-    finish(
-        *(
-            fork(train_as_worker, workers, i, on("multi_worker", config), folder / "multi_worker")
-            for i in range(2)
-        )
-    )
+    training = dataclasses.replace(config.training, adversarial_steps=2)
+    first_steps = on("multi_worker", dataclasses.replace(config, training=training))
+    workdir = folder / "multi_worker"
+    finish(*(fork(train_as_worker, workers, i, first_steps, workdir) for i in range(2)))
+    finish(fork(train_eagerly, config, workdir))
 
 
 def on(strategy: str, config: Config) -> Config:

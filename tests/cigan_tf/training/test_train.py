@@ -129,15 +129,15 @@ def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, for
 @ignore_tf_data
 def test_nan_stops_the_run_or_is_skipped(tiny_config, replace, tmp_path, monkeypatch, eagerly):
     config = replace(tiny_config, held_out_per_kind=1)
-    whole = train_lib.input_pipeline.training_batches
 
-    def with_a_nan(config):
-        def spoil(step, batch):
-            return {**batch, "image": tf.where(step == 3, np.nan, batch["image"])}
+    class WithANan(train_lib.input_pipeline.TrainingInput):
+        def batches(self, first_step, *worker):
+            def spoil(step, batch):
+                return {**batch, "image": tf.where(step == 3, np.nan, batch["image"])}
 
-        return whole(config).enumerate().map(spoil)
+            return super().batches(first_step, *worker).enumerate(first_step).map(spoil)
 
-    monkeypatch.setattr(train_lib.input_pipeline, "training_batches", with_a_nan)
+    monkeypatch.setattr(train_lib.input_pipeline, "TrainingInput", WithANan)
     with pytest.raises(DivergedError) as stopped:
         train_lib.train(config, tmp_path / "stop")
     assert "NaN or infinite at step 4" in str(stopped.value)

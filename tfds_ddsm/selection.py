@@ -44,11 +44,11 @@ def select(source: Source, config: DdsmPatchesConfig) -> Selection:
     except (ValueError, OSError, StorageError) as error:
         raise DatasetError(str(error)) from error
     num_lost = sum(item.kind in ("film", "CSV row") for item in skipped)
-    allowed = int(MAX_SKIPPED_SHARE * (len(films) + num_lost)) - num_lost
+    # One's own table can be corrected, unlike a public collection: none of its films may be lost.
+    share = 0 if config.source == "films" else MAX_SKIPPED_SHARE
+    allowed = int(share * (len(films) + num_lost)) - num_lost
     if not config.allow_skipped:
-        if config.source == "films":
-            _check_faultless(skipped)
-        _check_complete(skipped, allowed)
+        _check_complete(skipped, allowed, config)
     split_of = {film.film_id: _split_of(source, film, config) for film in films}
     skipped += _patients_in_both(films, split_of)
     films = [film for film in films if split_of[film.film_id]]
@@ -67,7 +67,7 @@ def select(source: Source, config: DdsmPatchesConfig) -> Selection:
     )
 
 
-def _check_complete(skipped: Sequence[Skipped], allowed: int) -> None:
+def _check_complete(skipped: Sequence[Skipped], allowed: int, config: DdsmPatchesConfig) -> None:
     missing = [item.reason for item in skipped if item.kind == "CSV file"]
     if missing:
         raise DatasetError(
@@ -76,21 +76,16 @@ def _check_complete(skipped: Sequence[Skipped], allowed: int) -> None:
         )
     if allowed < 0:
         lost = [item for item in skipped if item.kind in ("film", "CSV row")]
-        raise too_many_skipped(lost[0].reason)
+        raise too_many_skipped(lost[0].reason, config)
 
 
-def _check_faultless(skipped: Sequence[Skipped]) -> None:
-    """Refuses any fault in the user's own table, which can be corrected, unlike a public one."""
-    lost = [item for item in skipped if item.kind in ("film", "CSV row")]
-    if lost:
-        raise DatasetError(
-            f"{lost[0].reason}; {len(lost)} faults in all, which python -m tfds_ddsm.check lists. "
-            "Correct them, or set allow_skipped in the config to go on without these films."
-        )
-
-
-def too_many_skipped(example: str) -> DatasetError:
+def too_many_skipped(example: str, config: DdsmPatchesConfig) -> DatasetError:
     """Returns the error of a build that lacks too many films."""
+    if config.source == "films":
+        return DatasetError(
+            f"{example}; python -m tfds_ddsm.check lists all that cannot be used. Correct it, or "
+            "set allow_skipped in the config to go on without these films."
+        )
     return DatasetError(
         f"More than {MAX_SKIPPED_SHARE:.0%} of the films cannot be used, such as {example}; bring "
         "them again, or set allow_skipped in the config to go on without them."

@@ -8,6 +8,7 @@ from tests.tfds_ddsm.sources import cbis_ddsm_tree
 from tfds_ddsm import patches, selection
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.sources.cbis_ddsm import CbisDdsmSource
+from tfds_ddsm.sources.films import FilmsSource
 
 FILM = np.arange(12, dtype=np.uint16).reshape(4, 3)
 ROW = cbis_ddsm_tree.Abnormality(FILM, FILM == 5, pathology="MALIGNANT")
@@ -141,3 +142,40 @@ def test_a_folder_that_cannot_be_indexed_is_an_error_of_one_line(tmp_path, what)
         select(tmp_path)
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def own_films(root, *lines):
+    for line in lines:
+        (root / line.split(",")[0]).touch()
+    (root / "films.csv").write_text("\n".join(["film,patient_id,label,split", *lines]))
+    return FilmsSource(root)
+
+
+def test_one_fault_in_the_table_of_own_films_stops_the_build_unless_allowed(tmp_path):
+    lines = [f"{patient}.png,{patient},normal," for patient in PATIENTS]
+    source = own_films(tmp_path, *lines, "bad.png,,normal,", "lost.png,P_1,normal,")
+    (tmp_path / "lost.png").unlink()
+    config = DdsmPatchesConfig(name="test", source="films", patches_per_class=100)
+
+    with pytest.raises(DatasetError, match=r"line 42: .* no patient_id; python -m tfds_ddsm.check"):
+        selection.select(source, config)
+
+    config = dataclasses.replace(config, allow_skipped=True)
+    selected = selection.select(source, config)
+    assert sum(map(len, selected.films.values())) == len(PATIENTS)
+    assert [item.kind for item in selected.skipped] == ["film", "film"]
+    assert selected.allowed_failures is None
+
+
+def test_own_films_go_to_the_splits_of_their_table(tmp_path):
+    lines = [f"{patient}.png,{patient},normal,test" for patient in PATIENTS[:20]]
+    lines += [f"{patient}.png,{patient},normal,train" for patient in PATIENTS[20:]]
+    config = DdsmPatchesConfig(name="test", source="films", patches_per_class=100)
+
+    selected = selection.select(own_films(tmp_path, *lines), config)
+
+    assert selected.allowed_failures == 0
+    patients = patients_of(selected)
+    assert patients["test"] == set(PATIENTS[:20])
+    by_hash = {patient for patient in PATIENTS[20:] if patches.split_of(patient) == "validation"}
+    assert patients["validation"] == by_hash != set()

@@ -277,7 +277,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         failed = [r for reports in self._reports.values() for r in reports if r.error]
         allowed = self._selection.allowed_failures
         if allowed is not None and len(failed) > allowed:
-            raise selection.too_many_skipped(f"{failed[-1].film.film_id}: {failed[-1].error}")
+            example = f"{failed[-1].film.film_id}: {failed[-1].error}"
+            raise selection.too_many_skipped(example, self.builder_config)
 
     def _check_any_patch(self, split: str) -> None:
         reports = self._reports[split]

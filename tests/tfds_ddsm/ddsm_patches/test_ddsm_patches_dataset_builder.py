@@ -326,6 +326,16 @@ def test_a_missing_manual_folder_is_named_with_what_to_do(tmp_path):
     assert "\n" not in str(raised.value)
 
 
+def test_a_damaged_film_of_ones_own_stops_the_build(tmp_path):
+    (tmp_path / "films.csv").write_text("film,patient_id,label\na.png,P1,normal\n")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    download_config = tfds.download.DownloadConfig(manual_dir=tmp_path)
+
+    with pytest.raises(DatasetError, match=r"a\.png: .*tfds_ddsm.check lists all") as raised:
+        builder(tmp_path, source="films").download_and_prepare(download_config=download_config)
+    assert "\n" not in str(raised.value)
+
+
 def test_each_config_opens_its_source(tmp_path):
     configs = ddsm_patches_dataset_builder.Builder.builder_configs
     opened = {

@@ -85,6 +85,7 @@ class FilmPage:
         self._infill = infill
         self.film: film_files.FilmFile | None = None
         self.infilled: tuple[np.ndarray, list[FilmLesion], list[InfilledLesion]] | None = None
+        self._files: dict[str, bytes] | None = None  # of what was infilled; None: not made yet
         self._shape = None  # of a placed outline; None: a circle
         self._samples = _samples()
         self.view = FilmView(document)
@@ -155,7 +156,7 @@ class FilmPage:
         if not isinstance(self.seed.value, int):
             raise UserError(f"Seed must be a whole number. Received: {self.seed.value}.")
         pixels, parts = self._infill(self.film.pixels, lesions, self.seed.value)
-        self.infilled = pixels, lesions, parts
+        self.infilled, self._files = (pixels, lesions, parts), None
         self.view.show_after(pixels)
         self.flip.update(active=1, disabled=False)
         self.download.disabled = False
@@ -180,8 +181,11 @@ class FilmPage:
         if ending == "_patches.zip":
             content = _zipped_patches(parts)
         else:
-            files = film_files.files_of(self.film, pixels, lesions, self._infill.generator_id)
-            content = files[ending]
+            if self._files is None:  # made once: film and masks refer to each other
+                self._files = film_files.files_of(
+                    self.film, pixels, lesions, self._infill.generator_id
+                )
+            content = self._files[ending]
         name = f"{pathlib.PurePath(self.film.name).stem}_synthetic{ending}"
         self.sent.data = {"content": [np.frombuffer(content, np.uint8)]}
         self.download.tags = [name, next(self._send_number)]
@@ -189,7 +193,7 @@ class FilmPage:
 
     def _open(self, data: bytes, name: str) -> None:
         film = film_files.read_film(data, name)
-        self.film, self.infilled = film, None
+        self.film, self.infilled, self._files = film, None, None
         self.known.disabled = True
         self.clear()
         self.flip.update(active=0, disabled=True)
@@ -263,9 +267,7 @@ class FilmPage:
         self.diameter = Spinner(
             name="diameter", title="Diameter, film pixels", low=1, high=_MAX_DIAMETER_PX, value=250
         )
-        self.shape_upload = FileInput(
-            name="shape", title="Or the shape of a mask picture", accept=".png,.dcm"
-        )
+        self.shape_upload = FileInput(name="shape", title="Or the shape of a mask picture")
         self.shape_upload.on_change("value", lambda attr, old, new: self._soon(self.open_shape))
         self.known = Button(name="known", label="Outline the sample's lesions")
         self.known.on_click(self.mark_known)

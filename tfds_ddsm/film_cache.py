@@ -92,8 +92,12 @@ class FilmCache:
 
     def forget_incomplete_films(self) -> None:
         """Deletes films that were not read whole: their files may be mended before the next try."""
-        for path in self._folder.glob(f"*{_TO_TRY_AGAIN}"):
-            path.unlink()
+        if not self._folder.exists():
+            return
+        # Not by a pattern: epath's read the brackets of a folder's name, too.
+        for path in self._folder.iterdir():
+            if path.name.endswith(_TO_TRY_AGAIN):
+                path.unlink()
 
     def remove(self) -> None:
         """Deletes all films."""

@@ -52,6 +52,9 @@ def test_a_lesion_is_placed_infilled_and_sent(page):
     assert (film.pixel_array[mask == 255] != before[mask == 255]).mean() > 0.9
     segments = pydicom.dcmread(io.BytesIO(sent(page, "_seg.dcm")))
     assert segments.SegmentSequence[0].SegmentLabel == "malignant infill 1"
+    (instance,) = segments.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert instance.ReferencedSOPInstanceUID == film.SOPInstanceUID
+    assert segments.StudyInstanceUID == film.StudyInstanceUID
     patches = zipfile.ZipFile(io.BytesIO(sent(page, "_patches.zip")))
     patch = cv2.imdecode(np.frombuffer(patches.read("patch_1.png"), np.uint8), cv2.IMREAD_UNCHANGED)
     assert (patch.shape, patch.dtype) == ((32, 32), np.uint16)

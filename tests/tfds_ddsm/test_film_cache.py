@@ -105,6 +105,7 @@ def test_other_code_shares_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fields", [{"left_out": ("mask: empty",)}, {"error": "a.dcm: cut short"}])
 def test_films_that_may_be_mended_are_read_again_by_the_next_try(tmp_path, fields):
+    tmp_path /= "films [1] *"
     source, whole_film = CountingSource(**fields), dataclasses.replace(FILM, film_id="whole")
     read(cache_in(tmp_path), source)
     report, _ = read(cache_in(tmp_path), source)

@@ -11,6 +11,7 @@ tissue. Every lesion says whether it is simulated.
 import dataclasses
 import functools
 import importlib.util
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -170,12 +171,13 @@ def _paths_by_series() -> dict[str, epath.Path]:
             "not installed: pip install 'cigan[sample]'."
         )
     found = {}
-    for path in epath.Path(package.submodule_search_locations[0]).glob("cases/*/*.dcm"):
+    # Not by epath's glob, which reads brackets in a folder's name as a pattern.
+    for path in pathlib.Path(package.submodule_search_locations[0]).glob("cases/*/*.dcm"):
         with path.open("rb") as file:
             header = pydicom.dcmread(
                 file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]
             )
-        found[str(header.SeriesInstanceUID)] = path
+        found[str(header.SeriesInstanceUID)] = epath.Path(path)
     return found
 
 

@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
+from etils import epath
 
 from tfds_ddsm.mammogram import UnreadableFilmError
 from tfds_ddsm.sources import sample
@@ -93,7 +94,7 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
 def test_a_damaged_film_is_unreadable_and_its_path_is_named(monkeypatch, tmp_path, source):
     film = source.index()[0]
     path = sample._paths_by_series()[sample._SERIES + sample._SERIES_OF_FILM[film.film_id]]
-    cut_short = tmp_path / "1-130.dcm"
+    cut_short = epath.Path(tmp_path) / "1-130.dcm"
     cut_short.write_bytes(path.read_bytes()[:100_000])
     paths = {sample._SERIES + sample._SERIES_OF_FILM[film.film_id]: cut_short}
     monkeypatch.setattr(sample, "_paths_by_series", lambda: paths)

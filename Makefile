@@ -81,6 +81,7 @@ bench: .venv/.bench
 	.venv/bin/python -m benchmarks.training --markdown=RESULTS.md
 	.venv/bin/python -m benchmarks.serving_speed
 	.venv/bin/python -m benchmarks.whole_film
+	.venv/bin/python -m benchmarks.film_formats
 	@test -n "$(TCIA_CSV_DIR)" || echo "The dataset's build is measured with TCIA_CSV_DIR=DIR," \
 	  "the folder of TCIA's four CSV files of CBIS-DDSM."
 	test -z "$(TCIA_CSV_DIR)" || \

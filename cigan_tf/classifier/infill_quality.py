@@ -7,7 +7,8 @@ copies of training patches; do their edges show?
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -18,7 +19,16 @@ from cigan_tf.classifier.synthetic_set import SyntheticSet, infill_all, origins
 from cigan_tf.classifier.train import CLASSIFIER_FILE, VALIDATION_SCORES_FILE
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
-from cigan_tf.evaluation import checks, drawing, fidelity, memorisation, roc, scores, seam
+from cigan_tf.evaluation import (
+    checks,
+    drawing,
+    fidelity,
+    memorisation,
+    roc,
+    scores,
+    seam,
+    two_sample,
+)
 from cigan_tf.evaluation.class_consistency import class_consistency
 from cigan_tf.evaluation.experiment_report import INFILLS_FILE, QUALITY_FILE
 from cigan_tf.evaluation.prdc import prdc
@@ -202,7 +212,7 @@ def judge_infills(
         "threshold": float(threshold),
         "seed": seed,
         "measures": [
-            *_distances(real, infills, features, seed),
+            *_comparisons(real, infills, features, seed),
             *_consistency(real, infills, probability, threshold),
             *_memorisation(real, infills, training, seed),
             *_seams(infills),
@@ -240,58 +250,83 @@ def feature_function(source: str, classifier: keras.Model | None = None) -> Feat
     return features
 
 
-def _distances(real, infills, features: Features, seed: int) -> list[dict]:
+class _Side(NamedTuple):
+    """Patches of one class that are compared with others, described by what is compared."""
+
+    features: np.ndarray
+    texture: np.ndarray
+    patients: np.ndarray
+
+    def chosen(self, which: np.ndarray) -> "_Side":
+        return _Side(*(values[which] for values in self))
+
+
+def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
     """Infills and one half of the real patches, each against the other half, by class."""
     window_px = np.shape(real["image"])[1]
-    of_real, of_infills = (
-        features(fidelity.lesion_window(patches["image"], patches["mask"], window_px))
+    all_real, all_infills = (
+        _Side(
+            features(fidelity.lesion_window(patches["image"], patches["mask"], window_px)),
+            two_sample.texture_numbers(patches["image"], patches["mask"]),
+            np.asarray(patches["patient_id"]),
+        )
         for patches in (real, infills)
     )
     entries = []
     for label, name in enumerate(CLASS_NAMES):
+        of_class = all_real.chosen(np.asarray(real["label"]) == label)
         with concerning(f"{name.replace('_', '-')} patches"):
-            patients = np.asarray(real["patient_id"])[np.asarray(real["label"]) == label]
-            real_of_class = of_real[np.asarray(real["label"]) == label]
-            floor = fidelity.real_floor(real_of_class, patients, seed)
-            first = fidelity.first_half(patients, seed)
-            # As in the floor, nobody stands on both sides.
-            apart = ~np.isin(infills["patient_id"], patients[~first])
-            infills_of_class = of_infills[(np.asarray(infills["label"]) == label) & apart]
-            # A distance depends on n: infills are as many as the floor's first half, if there are.
-            num_chosen = min(len(infills_of_class), floor.frechet.num_a)
-            rng = np.random.default_rng(seed)
-            chosen = infills_of_class[rng.permutation(len(infills_of_class))[:num_chosen]]
-            against = real_of_class[~first]
-            kernel = fidelity.kernel_distance(chosen, against, seed)
-            frechet = fidelity.frechet_distance(chosen, against)
-            neighbours = prdc(against, chosen)
-            neighbours_floor = prdc(against, real_of_class[first])
-        n = {"infills": frechet.num_a, "real": frechet.num_b}
-        n_floor = {"real": floor.frechet.num_a, "other_real": floor.frechet.num_b}
+            first = fidelity.first_half(of_class.patients, seed)
+            against, other = of_class.chosen(~first), of_class.chosen(first)
+            # As for the real halves, nobody stands on both sides.
+            apart = ~np.isin(all_infills.patients, against.patients)
+            candidates = np.flatnonzero((np.asarray(infills["label"]) == label) & apart)
+            # A distance depends on n: infills are as many as the real half, if there are.
+            drawn = np.random.default_rng(seed).permutation(len(candidates))
+            generated = all_infills.chosen(candidates[drawn[: len(other.features)]])
+            of_infills = _compared(generated, against, ("infills", "real"), seed)
+            of_real = _compared(other, against, ("real", "other_real"), seed)
         entries += [
-            _entry(
-                "kernel_distance",
-                name,
-                {"value": kernel.distance, "sd": kernel.sd, "n": n},
-                {"value": floor.kernel.distance, "sd": floor.kernel.sd, "n": n_floor},
-            ),
-            _entry(
-                "frechet_distance",
-                name,
-                {"value": frechet.distance, "n": n},
-                {"value": floor.frechet.distance, "n": n_floor},
-            ),
-            *(
-                _entry(
-                    measure,
-                    name,
-                    {"value": getattr(neighbours, measure), "n": n},
-                    {"value": getattr(neighbours_floor, measure), "n": n_floor},
-                )
-                for measure in neighbours._fields
-            ),
+            _entry(measure, name, of_infills[measure], of_real[measure]) for measure in of_infills
         ]
     return entries
+
+
+def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> dict[str, dict]:
+    """Returns each measure of one side against the other, which `names` call in `n`."""
+    n = dict(zip(names, (len(side.features), len(against.features)), strict=True))
+    kernel = fidelity.kernel_distance(side.features, against.features, seed)
+    frechet = fidelity.frechet_distance(side.features, against.features)
+    tests = {
+        "feature_auc": ("features", two_sample.feature_classifier()),
+        "texture_auc": ("texture", two_sample.texture_classifier(seed)),
+    }
+    generated = np.arange(len(side.features) + len(against.features)) < len(side.features)
+    both = _Side(*(np.concatenate(values) for values in zip(side, against, strict=True)))
+    measures = {
+        "kernel_distance": {"value": kernel.distance, "sd": kernel.sd},
+        "frechet_distance": {"value": frechet.distance},
+        **{
+            measure: {"value": value}
+            for measure, value in prdc(against.features, side.features)._asdict().items()
+        },
+        **{
+            measure: _auc(
+                two_sample.two_sample_test(
+                    getattr(both, what), generated, both.patients, classifier, seed
+                )
+            )
+            for measure, (what, classifier) in tests.items()
+        },
+    }
+    return {measure: {**value, "n": n} for measure, value in measures.items()}
+
+
+def _auc(found: two_sample.TwoSampleTest | None) -> dict:
+    # Too few patients for a test.
+    if found is None:
+        return {"value": None}
+    return {"value": found.auc, **found.interval._asdict()}
 
 
 def _consistency(real, infills, probability: Probability, threshold: float) -> list[dict]:

@@ -1,7 +1,8 @@
 """How far generated patches are from real ones: Fréchet and kernel distances between features.
 
 A distance means nothing alone: it depends on the features, on how many patches there are, and on
-how much women differ. Report `real_floor`, real patches against real patches, beside it.
+how much patients differ. Report that of real patches against real patches of other patients
+(`first_half`) beside it.
 """
 
 from typing import NamedTuple
@@ -33,13 +34,6 @@ class KernelDistance(NamedTuple):
     subset_size: int
     num_a: int
     num_b: int
-
-
-class RealFloor(NamedTuple):
-    """Both distances between two halves of the real patches."""
-
-    frechet: FrechetDistance
-    kernel: KernelDistance
 
 
 def lesion_window(images: np.ndarray, masks: np.ndarray, size: int) -> np.ndarray:
@@ -166,31 +160,6 @@ def kernel_distance(
         len(features_a),
         len(features_b),
     )
-
-
-def real_floor(features: np.ndarray, groups: np.ndarray, seed: int) -> RealFloor:
-    """Returns both distances between two halves of the real patches, no patient in both.
-
-    What a generator that knew the real distribution would reach with as many patches. The Fréchet
-    distance grows as n falls: set beside it one of num_a generated and num_b real patches.
-
-    Args:
-        features: of real patches, finite, [n, d].
-        groups: the patient of each patch, [n].
-        seed: of the split and the subsets.
-
-    Raises:
-        UserError: one patient alone, halves of fewer than four patches, features not finite.
-    """
-    features = np.asarray(features)
-    first = first_half(groups, seed)
-    if first.shape != features.shape[:1]:
-        raise UserError(
-            f"groups must have one patient for each of {len(features)} patches; received "
-            f"{first.size}."
-        )
-    halves = features[first], features[~first]
-    return RealFloor(frechet_distance(*halves), kernel_distance(*halves, seed=seed))
 
 
 def first_half(groups: np.ndarray, seed: int) -> np.ndarray:

@@ -14,6 +14,14 @@ MEASURES = {
     "recall": ("share of real lesions among them (recall)", "as real"),
     "density": ("how densely real lesions lie around them (density)", "as real"),
     "coverage": ("share of real lesions with one of them near (coverage)", "as real"),
+    "feature_auc": (
+        "AUC of a classifier that tells them from real lesions by their features",
+        "as real, 0.5 in its interval",
+    ),
+    "texture_auc": (
+        "the same by a few numbers of texture, brightness and edge",
+        "as real, 0.5 in its interval",
+    ),
     "class_auc": (
         "AUC of the class asked for, by a classifier of real patches",
         "as real, not 0.5",

@@ -95,20 +95,6 @@ def test_halves_share_no_patient_and_have_about_as_many_patches():
     assert fidelity.first_half(["a"] * 9 + ["b"], 0).sum() in (1, 9)
 
 
-def test_floor_holds_how_much_patients_differ():
-    rng = np.random.default_rng(5)
-    groups = np.repeat(np.arange(10), 40)
-    features = rng.normal(size=(400, 4)) + 2 * rng.normal(size=(10, 4))[groups]
-
-    floor = fidelity.real_floor(features, groups, seed=0)
-
-    first = fidelity.first_half(groups, seed=0)
-    assert floor.frechet == fidelity.frechet_distance(features[first], features[~first])
-    assert floor.kernel == fidelity.kernel_distance(features[first], features[~first], seed=0)
-    by_patch = fidelity.real_floor(features, np.arange(400), seed=0)
-    assert floor.frechet.distance > 5 * by_patch.frechet.distance
-
-
 def test_window_holds_the_lesion_with_a_little_context():
     image = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
     mask = np.zeros((64, 64), np.uint8)
@@ -147,8 +133,7 @@ def test_window_is_moved_inwards_and_resized():
         (lambda: fidelity.frechet_distance(np.full((5, 2), np.nan), np.ones((5, 2))), "finite"),
         (lambda: fidelity.kernel_distance(np.ones((3, 2)), np.ones((5, 2)), 0), "at least 4"),
         (lambda: fidelity.kernel_distance(np.ones((4, 2)), np.ones((5, 2)), 0, 0), "num_subsets=0"),
-        (lambda: fidelity.real_floor(np.ones((5, 2)), ["a"] * 5, 0), "two patients; received 1"),
-        (lambda: fidelity.real_floor(np.ones((5, 2)), ["a", "b"], 0), "5 patches; received 2"),
+        (lambda: fidelity.first_half(["a"] * 5, 0), "two patients; received 1"),
         (lambda: fidelity.lesion_window(np.ones((1, 8, 8)), np.ones((1, 8, 8)), 4), "height"),
         (lambda: fidelity.lesion_window(*np.zeros((2, 1, 8, 8, 1)), 4), "empty one at 0"),
     ],

@@ -1,0 +1,178 @@
+"""Can a classifier tell infills from real lesions? An AUC of 0.5 says that it cannot.
+
+The classifier is tested on patients that it was not trained on. Each fold has an AUC of its own:
+scores of different folds do not compare, and pooling them pulls the AUC of equal sides below 0.5.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import sklearn.base
+from scipy import ndimage
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cigan_tf.errors import UserError
+from cigan_tf.evaluation import patient_bootstrap, roc
+
+_FOLDS = 5
+_RESAMPLES = 1000
+# Width of the tissue beside the mask that the inside is compared with.
+_RING_PX = 6
+# One grey level of 16 bits: ratios of flat regions stay finite.
+_GREY_LEVEL = 1 / 65535
+
+TEXTURE_NUMBERS = ("laplacian", "gradient", "deviation", "brightness", "edge_step")
+
+
+class TwoSampleTest(NamedTuple):
+    """Result of `two_sample_test`.
+
+    Attributes:
+        auc: mean over the folds of generated against real patches.
+        interval: 95 % interval of it, by resampled patients of fixed classifiers.
+        num_folds: at most 5; fewer where a side has fewer patients.
+    """
+
+    auc: float
+    interval: roc.Interval
+    num_folds: int
+
+
+def two_sample_test(
+    values: np.ndarray,
+    generated: np.ndarray,
+    patients: np.ndarray,
+    classifier: sklearn.base.ClassifierMixin,
+    seed: int,
+) -> TwoSampleTest | None:
+    """Trains a classifier to tell generated patches from real ones, and tests it on new patients.
+
+    Args:
+        values: what the classifier sees of each patch, [n, d].
+        generated: bool, [n].
+        patients: [n]; each on one side only, or the classifier would know the patient, not the
+            side.
+        classifier: of scikit-learn, with `predict_proba`; a copy is fitted in each fold.
+        seed: of the folds and resamples.
+
+    Returns:
+        None where a side has fewer than two patients.
+
+    Raises:
+        UserError: a patient stands on both sides.
+
+    References:
+        Lopez-Paz, Oquab. Revisiting Classifier Two-Sample Tests. ICLR 2017.
+    """
+    values, generated = np.asarray(values), np.asarray(generated, bool)
+    names, patient_of_patch = np.unique(patients, return_inverse=True)
+    is_generated = np.bincount(patient_of_patch, generated, len(names)) > 0
+    on_both = is_generated & (np.bincount(patient_of_patch, ~generated, len(names)) > 0)
+    if on_both.any():
+        raise UserError(
+            "A patient must stand on one side of a two-sample test; received "
+            f"{str(names[on_both][0])!r} on both."
+        )
+    num_folds = int(min(_FOLDS, is_generated.sum(), (~is_generated).sum()))
+    if num_folds < 2:
+        return None
+    draws, _ = patient_bootstrap.draw_patients(
+        np.random.default_rng(seed),
+        patient_bootstrap.patches_by_class(generated, patient_of_patch),
+        _RESAMPLES,
+    )
+    draws = np.concatenate([np.ones_like(draws[:1]), draws])
+    folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+    aucs = []
+    for _, tested_patients in folds.split(names, is_generated):
+        tested = np.isin(patient_of_patch, tested_patients)
+        fitted = sklearn.base.clone(classifier).fit(values[~tested], generated[~tested])
+        auc = patient_bootstrap.WeightedAuc(
+            generated[tested],
+            fitted.predict_proba(values[tested])[:, 1],
+            np.searchsorted(tested_patients, patient_of_patch[tested]),
+        )
+        # A draw may hold no patient of one side of this fold.
+        with np.errstate(invalid="ignore"):
+            aucs.append(auc(draws[:, tested_patients]))
+    aucs = np.stack(aucs, axis=1)
+    known = ~np.isnan(aucs)
+    aucs, known = aucs[known.any(axis=1)], known[known.any(axis=1)]
+    means = np.where(known, aucs, 0).sum(axis=1) / known.sum(axis=1)
+    low, high = np.quantile(means[1:], [0.025, 0.975])
+    return TwoSampleTest(float(means[0]), roc.Interval(float(low), float(high)), num_folds)
+
+
+def feature_classifier() -> sklearn.base.ClassifierMixin:
+    """Returns a logistic regression for features of a network, which outnumber the patients."""
+    return make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=0.001, class_weight="balanced", max_iter=1000),
+    )
+
+
+def texture_classifier(seed: int) -> sklearn.base.ClassifierMixin:
+    """Returns a random forest for `texture_numbers`."""
+    # Leaves of many patches: those of one patient are alike.
+    return RandomForestClassifier(
+        50, min_samples_leaf=10, class_weight="balanced", random_state=seed
+    )
+
+
+def texture_numbers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Returns a few numbers that differ where the inside of a mask has not the tissue's texture.
+
+    Args:
+        images: in [0, 1], [n, p, p, 1].
+        masks: {0, 1}, none of them empty, [n, p, p, 1].
+
+    Returns:
+        float64 [n, 5], in the order of `TEXTURE_NUMBERS`: the logarithms of the Laplacian's
+        deviation, the mean gradient and the deviation of grey levels inside the mask over those in
+        a ring of 6 px around it; the inside's mean grey level less the ring's; the step of the mean
+        grey level across the edge. Where nothing is outside the mask all are 0.
+
+    Raises:
+        UserError: shapes differ, or a mask is empty.
+    """
+    images, masks = np.asarray(images, np.float64), np.asarray(masks)
+    if images.ndim != 4 or images.shape[-1] != 1 or images.shape != masks.shape:
+        raise UserError(
+            "images and masks must both be of shape [n, height, width, 1]; received "
+            f"{images.shape} and {masks.shape}."
+        )
+    empty = np.flatnonzero(~masks.any(axis=(1, 2, 3)))
+    if empty.size:
+        raise UserError(f"every patch must have a mask; received an empty one at {empty[0]}.")
+    pairs = zip(images[..., 0], masks[..., 0] != 0, strict=True)
+    numbers = [_texture_numbers(image, inside) for image, inside in pairs]
+    return np.reshape(numbers, (len(images), len(TEXTURE_NUMBERS)))
+
+
+def _texture_numbers(image: np.ndarray, inside: np.ndarray) -> list[float]:
+    if inside.all():
+        return [0.0] * len(TEXTURE_NUMBERS)
+    depth = ndimage.distance_transform_edt(inside)
+    distance = ndimage.distance_transform_edt(~inside)
+    # Differences to the other side of the edge are the edge's, and no texture.
+    core = depth > 1 if (depth > 1).any() else inside
+    ring = (distance > 1) & (distance <= _RING_PX)
+    if not ring.any():
+        ring = ~inside
+    laplacian = ndimage.laplace(image)
+    gradient = np.hypot(*np.gradient(image))
+
+    def log_ratio(of_inside: float, of_ring: float) -> float:
+        return float(np.log((of_inside + _GREY_LEVEL) / (of_ring + _GREY_LEVEL)))
+
+    return [
+        log_ratio(laplacian[core].std(), laplacian[ring].std()),
+        log_ratio(gradient[core].mean(), gradient[ring].mean()),
+        log_ratio(image[core].std(), image[ring].std()),
+        float(image[core].mean() - image[ring].mean()),
+        float(image[depth == 1].mean() - image[distance == 1].mean()),
+    ]

@@ -7,7 +7,7 @@ copies of training patches; do their edges show?
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -44,6 +44,8 @@ Probability = Callable[[np.ndarray], np.ndarray]
 _BATCH_SIZE = 64
 # Patches of each side; more would take memory and time, not show more.
 _MAX_PATCHES = 2000
+# Patches of each kind whose nearest training patch is searched, the slowest part.
+_MAX_SEARCHED = 1000
 _SHOWN_PER_KIND = 5
 _TRAINING_AT_A_TIME = 256
 # Infills are called malignant at the classifier's operating point on validation patches.
@@ -113,6 +115,7 @@ def write_infill_quality(
         lambda images: classifier.predict(images, batch_size=_BATCH_SIZE, verbose=0)[:, 0],
         threshold,
         seed,
+        _infilled_training_patches(config, synthetic),
     )
     quality = {
         "features": config.experiment.quality_features,
@@ -150,8 +153,21 @@ def _infilled_test_patches(config: Config, generator: ExportedGenerator) -> dict
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
+def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[str, np.ndarray]:
+    """Returns some of the synthetic set, as `memorisation.audit` takes them, by their films."""
+    rng = np.random.default_rng(config.training.seed)
+    drawn = set(rng.permutation(synthetic.facts["num_patches"])[:_MAX_SEARCHED].tolist())
+    patches = enumerate(synthetic.encoded_patches().as_numpy_iterator())
+    chosen = [patch for number, patch in patches if number in drawn]
+    decoded = [input_pipeline.decode(patch, config.model.patch_size) for patch in chosen]
+    return {
+        **{name: np.stack([d[name].numpy() for d in decoded]) for name in ("image", "mask")},
+        "group": np.array([patch["film_id"] for patch in chosen]),
+    }
+
+
 class _TrainingPatches:
-    """Chunks of all training patches, decoded while they are iterated."""
+    """Chunks of all training patches, decoded while they are iterated; groups are their films."""
 
     def __init__(self, config: Config):
         self._data, self._patch_size = config.data, config.model.patch_size
@@ -162,7 +178,10 @@ class _TrainingPatches:
             builder, self._data.train_split, self._data.train_patient_share
         )
         images = patches.map(
-            lambda patch: {"image": input_pipeline.decode_image(patch["image"], self._patch_size)}
+            lambda patch: {
+                "image": input_pipeline.decode_image(patch["image"], self._patch_size),
+                "group": patch["film_id"],
+            }
         )
         return images.batch(_TRAINING_AT_A_TIME).as_numpy_iterator()
 
@@ -170,11 +189,12 @@ class _TrainingPatches:
 def judge_infills(
     real: Mapping[str, np.ndarray],
     infills: Mapping[str, np.ndarray],
-    training: Mapping[str, np.ndarray],
+    training: Iterable[Mapping[str, np.ndarray]],
     features: Features,
     probability: Probability,
     threshold: float,
     seed: int,
+    in_training: Mapping[str, np.ndarray] | None = None,
 ) -> dict:
     """Returns every measure of the infills beside that of real patches, ready for JSON.
 
@@ -184,11 +204,13 @@ def judge_infills(
         infills: likewise; `label` is the class asked for, `patient_id` that of the tissue around,
             and `context` the patch before it was infilled.
         training: real patches that the generator was trained on, in chunks that
-            `memorisation.nearest_training_patch` takes.
+            `memorisation.nearest_training_patch` takes; with `group` for `in_training`.
         features: of patches [n, p, p, 1], which are given as lesion windows; [n, d].
         probability: of malignancy by a classifier trained on real patches alone, [n].
         threshold: of that classifier, fixed on validation patches.
         seed: of the halves of the real patches and the subsets.
+        in_training: infills of training patches, `image`, `mask` and `group` [n], such as the film;
+            those alone are searched for copies, of training patches of other groups.
 
     Returns:
         `window_px`, `threshold`, `seed` and `measures`, a list as `evaluation.quality_table` reads
@@ -214,7 +236,7 @@ def judge_infills(
         "measures": [
             *_comparisons(real, infills, features, seed),
             *_consistency(real, infills, probability, threshold),
-            *_memorisation(real, infills, training, seed),
+            *_memorisation(real, infills, in_training, training, seed),
             *_seams(infills),
         ],
     }
@@ -298,8 +320,8 @@ def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> d
     kernel = fidelity.kernel_distance(side.features, against.features, seed)
     frechet = fidelity.frechet_distance(side.features, against.features)
     tests = {
-        "feature_auc": ("features", two_sample.feature_classifier()),
-        "texture_auc": ("texture", two_sample.texture_classifier(seed)),
+        "two_sample_texture": ("texture", two_sample.texture_classifier(seed)),
+        "two_sample_features": ("features", two_sample.feature_classifier()),
     }
     generated = np.arange(len(side.features) + len(against.features)) < len(side.features)
     both = _Side(*(np.concatenate(values) for values in zip(side, against, strict=True)))
@@ -352,37 +374,53 @@ def _consistency(real, infills, probability: Probability, threshold: float) -> l
     ]
 
 
-def _memorisation(real, infills, training, seed: int) -> list[dict]:
-    found = memorisation.audit(infills, real, training, seed)
-    num_infills, num_real = len(infills["image"]), len(real["image"])
+def _memorisation(real, infills, in_training, training, seed: int) -> list[dict]:
+    chosen = {name: _some(patches, seed) for name, patches in (("real", real), ("", infills))}
+    sets = {"": chosen[""]}
+    if in_training is not None:
+        sets["_in_training_tissue"] = _some(in_training, seed)
+    found = memorisation.audit(sets, chosen["real"], training, seed)
 
     def correlation(nearest: memorisation.Nearest, what: str) -> dict:
         n = {what: len(nearest.index), "training": found.num_training}
         return {**_median(nearest.correlation), "n": n}
 
+    false_alarms = {"value": found.false_alarms, "n": {"real": found.num_tested}}
+    entries = []
+    for name, share in found.share_copied.items():
+        nearest = found.infills[name]
+        entries += [
+            _entry(
+                f"nearest_training_patch{name}",
+                "both",
+                correlation(nearest, "infills"),
+                correlation(found.held_out, "real"),
+            ),
+            _entry(
+                f"share_copied{name}",
+                "both",
+                {"value": share, "n": {"infills": len(nearest.index)}},
+                false_alarms,
+            ),
+        ]
     return [
-        _entry(
-            "nearest_training_patch",
-            "both",
-            correlation(found.infills, "infills"),
-            correlation(found.held_out, "real"),
-        ),
-        _entry(
-            "share_copied",
-            "both",
-            {"value": found.share_copied, "n": {"infills": num_infills}},
-            {"value": found.false_alarms, "n": {"real": num_real}},
-        ),
+        *entries,
         *(
             _entry(
                 f"recall_{kind}",
                 "both",
-                {"value": recall, "n": {"planted_copies": num_real}},
+                {"value": recall, "n": {"planted_copies": found.num_planted}},
                 None,
             )
             for kind, recall in found.recall.items()
         ),
     ]
+
+
+def _some(patches: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Returns at most as many patches as are searched for copies."""
+    drawn = np.random.default_rng(seed).permutation(len(patches["image"]))[:_MAX_SEARCHED]
+    return {name: np.asarray(values)[np.sort(drawn)] for name, values in patches.items()}
 
 
 def _seams(infills) -> list[dict]:

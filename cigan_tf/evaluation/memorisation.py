@@ -1,14 +1,16 @@
 """Does the generator copy its training set? The nearest training patch inside the mask.
 
-All training patches are searched, in the eight orientations of a square and shifted by a few
-pixels: first at low resolution, then the best candidates at full resolution. The audit states how
-well it works: planted copies that it must find, and new patients' patches that it must not.
+All training patches are searched, in the eight orientations of a square and at shifts of up to
+3 px. Candidates are found at low resolution. Whether one is a copy is decided by the correlation of
+detail, what is left of both patches once a smooth surface is taken away: small lesions are alike in
+brightness and differ in detail. The audit states how well it works: planted copies that it must
+find, and new patients' patches that it must not.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from cigan_tf.errors import UserError
@@ -17,19 +19,23 @@ from cigan_tf.evaluation import fidelity
 SHIFT_PX = 3
 FALSE_ALARMS = 0.01
 _ORIENTATIONS = 8
-# Side of the low resolution; a copy's position is tried to within one pixel of the full one.
-_COARSE_PX = 32
-_COARSE_STEP_PX = 2
+# Cells of the low resolution that a mask must fill, and the coarsest cell.
+_LEAST_CELLS = 32
+_MAX_CELL_PX = 8
 # Training patches per query that are compared at full resolution.
 _CANDIDATES = 32
-_TRAINING_AT_A_TIME = 256
-_QUERIES_AT_A_TIME = 16
-# A mask that a shift moves out of the patch loses pixels: with few left, likeness is chance.
-_LEAST_KEPT = 0.8
+# Shrunk training patches at a time: templates are made once for each such part.
+_TRAINING_AT_A_TIME = 4096
+# Degree of the polynomial in row and column that is taken away.
+_SURFACE_DEGREE = 2
 # A region whose variance is below this share of its mean square is flat: it has no correlation.
 _FLAT = 1e-6
+# The same of its detail: about one grey level of 16 bits.
+_NO_DETAIL = 1e-9
 # Deviation of the noise in planted copies, as a share of the copied region's own.
 _NOISE = 0.1
+# Held-out patches that copies of each kind are planted in.
+_MAX_PLANTED = 200
 
 PLANTED = ("plain", "flipped", "shifted", "noisy")
 
@@ -38,7 +44,7 @@ class Nearest(NamedTuple):
     """For each patch the training patch that is most like it.
 
     Attributes:
-        correlation: the best correlation, in [-1, 1], [n].
+        correlation: the best correlation of detail, in [-1, 1], [n].
         index: the training patch it belongs to, by its place in the stream, [n].
     """
 
@@ -50,22 +56,26 @@ class Audit(NamedTuple):
     """Infills against training patches, and what the search finds where the truth is known.
 
     Attributes:
-        infills: each infill's nearest training patch.
+        infills: each infill's nearest training patch, by the set's name.
         held_out: each held-out real patch's.
         threshold: correlation above which a patch counts as a copy: that of 1 % false alarms on
             half of the held-out patients.
-        share_copied: share of the infills above it.
+        share_copied: share of the infills above it, by the set's name.
         false_alarms: share of the other half's held-out patches above it.
+        num_tested: the other half's held-out patches.
         recall: share of the planted copies above it, by kind (`PLANTED`).
+        num_planted: planted copies of each kind.
         num_training: training patches searched.
     """
 
-    infills: Nearest
+    infills: dict[str, Nearest]
     held_out: Nearest
     threshold: float
-    share_copied: float
+    share_copied: dict[str, float]
     false_alarms: float
+    num_tested: int
     recall: dict[str, float]
+    num_planted: int
     num_training: int
 
 
@@ -75,11 +85,13 @@ def nearest_training_patch(
     training: Iterable[Mapping[str, np.ndarray]],
     groups: np.ndarray | None = None,
 ) -> Nearest:
-    """Finds the training patch with the highest correlation inside each patch's mask.
+    """Finds the training patch with the highest correlation of detail inside each patch's mask.
 
-    The correlation is the zero-mean normalised one over the mask's pixels, at any brightness and
-    contrast, the best over eight orientations and shifts of up to 3 px; 0 where either patch is
-    flat there. The best of many is above 0 by chance, the more so the smaller the mask is.
+    Detail is what is left inside the mask once the nearest quadratic surface in row and column is
+    taken away. Its correlation does not depend on brightness, contrast or gradients; it is the best
+    over eight orientations and shifts of up to 3 px, and 0 where either patch has no detail. Beyond
+    its border a training patch continues as it ends. The best of many is above 0 by chance, the
+    more so the smaller the mask is.
 
     Args:
         patches: in [0, 1], [n, p, p, 1].
@@ -104,76 +116,114 @@ def nearest_training_patch(
     empty = np.flatnonzero(~masks.any(axis=(1, 2, 3)))
     if empty.size:
         raise UserError(f"every patch must have a mask; received an empty one at {empty[0]}.")
-    candidates = _coarse(patches, masks, training, groups)
-    return _fine(patches, masks, training, candidates)
-
-
-def _coarse(patches, masks, training, groups):
-    """Returns score, training index and pose of each query's best candidates, [n, candidates]."""
-    poses = list(_poses(range(-_COARSE_STEP_PX, _COARSE_STEP_PX + 1, _COARSE_STEP_PX)))
-    factor = max(1, patches.shape[1] // _COARSE_PX)
-    num = len(patches)
-    score = np.full((num, _CANDIDATES), -np.inf, np.float32)
-    index = np.full((num, _CANDIDATES), -1)
-    pose = np.zeros((num, _CANDIDATES), np.int64)
-    templates = [
-        _posed(patches[part], masks[part], poses, factor)
-        for part in _parts(num, _QUERIES_AT_A_TIME)
+    queries = [
+        _Query(image, mask != 0, None if groups is None else group)
+        for image, mask, group in zip(
+            patches[..., 0], masks[..., 0], patches if groups is None else groups, strict=True
+        )
     ]
     for first, images, group in _chunks(training, patches.shape[1:]):
-        small = _shrunk(images[..., 0], factor).reshape(len(images), -1)
-        # Correlation does not see a constant, but the difference of two large sums would.
-        small = small - small.mean(axis=1, keepdims=True)
-        for part, template in zip(_parts(num, _QUERIES_AT_A_TIME), templates, strict=True):
-            found = _correlations(*template, small).reshape(-1, len(poses), len(images))
-            best_pose = found.argmax(axis=1)
-            best = np.take_along_axis(found, best_pose[:, None], axis=1)[:, 0]
-            if groups is not None:
-                best[np.asarray(groups)[part][:, None] == np.asarray(group)[None]] = -np.inf
-            merged = np.concatenate([score[part], best], axis=1)
-            order = np.argsort(-merged, axis=1, kind="stable")[:, :_CANDIDATES]
-            numbers = np.broadcast_to(first + np.arange(len(images)), best.shape)
-            for kept, new in ((score, best), (index, numbers), (pose, best_pose)):
-                both = np.concatenate([kept[part], new], axis=1)
-                kept[part] = np.take_along_axis(both, order, axis=1)
-    if not np.isfinite(score[:, 0]).all():
+        shrunk: dict[int, np.ndarray] = {}
+        for query in queries:
+            if query.cell_px not in shrunk:
+                shrunk[query.cell_px] = _shrunk(images, query.cell_px)
+            query.consider(first, shrunk[query.cell_px], group)
+    if not all(len(query.index) for query in queries):
         raise UserError("there must be at least one training patch to compare with each patch.")
-    return index, pose, poses
-
-
-def _fine(patches, masks, training, candidates) -> Nearest:
-    index, pose, poses = candidates
-    correlation, nearest = np.full(len(patches), -np.inf), np.full(len(patches), -1)
     for first, images, _ in _chunks(training, patches.shape[1:]):
-        inside = (index >= first) & (index < first + len(images))
-        for query, place in zip(*np.nonzero(inside), strict=True):
-            orientation, down, right = poses[pose[query, place]]
-            near = [
-                (orientation, d, r)
-                for _, d, r in _poses(range(-1, 2), orientations=1, around=(down, right))
-            ]
-            image = images[index[query, place] - first].reshape(1, -1)
-            template = _posed(patches[query : query + 1], masks[query : query + 1], near, 1)
-            value = _correlations(*template, image - image.mean()).max()
-            if value > correlation[query]:
-                correlation[query], nearest[query] = value, index[query, place]
-    return Nearest(correlation, nearest)
+        for query in queries:
+            query.compare(first, images)
+    return Nearest(
+        np.array([query.correlation for query in queries]),
+        np.array([query.nearest for query in queries]),
+    )
+
+
+class _Query:
+    """One patch whose nearest training patch is searched.
+
+    Attributes:
+        cell_px: side of the low resolution's cells.
+        index: the best candidates by their places in the stream.
+        correlation: the best correlation of detail so far.
+        nearest: the candidate that has it.
+    """
+
+    def __init__(self, image: np.ndarray, inside: np.ndarray, group):
+        self._image, self._inside, self._group = image, inside, group
+        self.cell_px = _cell_px(int(inside.sum()))
+        # A shift between two of these steps is less than a pixel, or half a cell, away from one.
+        step = max(1, min(SHIFT_PX, self.cell_px // 2))
+        steps = [at for at in range(-SHIFT_PX, SHIFT_PX + 1) if at % step == 0]
+        self._shifts = [(down, right) for down in steps for right in steps]
+        self.index, self._pose = np.zeros(0, int), np.zeros(0, int)
+        self._score = np.zeros(0, np.float32)
+        self.correlation, self.nearest = -np.inf, -1
+
+    def consider(self, first: int, shrunk: np.ndarray, group: np.ndarray | None) -> None:
+        """Keeps the best candidates of shrunk training patches [cells, cells, m]."""
+        best = np.full(shrunk.shape[-1], -np.inf, np.float32)
+        pose = np.zeros(shrunk.shape[-1], int)
+        for orientation in range(_ORIENTATIONS):
+            box, template, weights = _templates(
+                _oriented(self._image, orientation),
+                _oriented(self._inside, orientation),
+                self._shifts,
+                self.cell_px,
+            )
+            found = _correlations(template, weights, shrunk[box].reshape(-1, best.size))
+            which = found.argmax(axis=0)
+            score = np.take_along_axis(found, which[None], axis=0)[0]
+            better = score > best
+            best[better] = score[better]
+            pose[better] = orientation * len(self._shifts) + which[better]
+        places = np.arange(best.size)
+        if self._group is not None:
+            places = places[np.asarray(group) != self._group]
+        index, score = (
+            np.concatenate(pair)
+            for pair in ((self.index, first + places), (self._score, best[places]))
+        )
+        pose = np.concatenate([self._pose, pose[places]])
+        kept = np.argsort(-score, kind="stable")[:_CANDIDATES]
+        self.index, self._score, self._pose = index[kept], score[kept], pose[kept]
+
+    def compare(self, first: int, images: np.ndarray) -> None:
+        """Correlates the detail of the candidates among images [m, p, p] with the patch's own."""
+        here = np.flatnonzero((self.index >= first) & (self.index < first + len(images)))
+        if not here.size:
+            return
+        rows, columns = np.nonzero(self._inside)
+        pixels, of_candidate = [], []
+        for i in here:
+            orientation, shift = divmod(int(self._pose[i]), len(self._shifts))
+            padded = np.pad(images[self.index[i] - first], SHIFT_PX, mode="edge")
+            at = _pixels_of(self._inside.shape, orientation)[rows, columns]
+            for down, right in _around(self._shifts[shift]):
+                pixels.append(padded[at[:, 0] + down + SHIFT_PX, at[:, 1] + right + SHIFT_PX])
+                of_candidate.append(self.index[i])
+        correlation = _detail_correlation(
+            self._image[rows, columns], np.stack(pixels), _surfaces(rows, columns)
+        )
+        best = int(correlation.argmax())
+        if correlation[best] > self.correlation:
+            self.correlation, self.nearest = float(correlation[best]), int(of_candidate[best])
 
 
 def audit(
-    infills: Mapping[str, np.ndarray],
+    infills: Mapping[str, Mapping[str, np.ndarray]],
     held_out: Mapping[str, np.ndarray],
     training: Iterable[Mapping[str, np.ndarray]],
     seed: int,
 ) -> Audit:
     """Compares how near infills are to the training set with how near patches of new patients are.
 
-    Copies are planted in the held-out patches: inside the mask a training patch as it is, in
-    another orientation, shifted by up to 3 px, or with noise of 0.1 of its deviation.
+    Copies are planted in held-out patches: inside the mask a training patch as it is, in another
+    orientation, shifted by up to 3 px, or with noise of 0.1 of its deviation.
 
     Args:
-        infills: `image`, `mask`; and `group` [n] where infills stand in training patches, which
-            are then not compared with training patches of their own group.
+        infills: sets of them by name: `image`, `mask`; and `group` [n] where they stand in training
+            patches, which are then not compared with training patches of their own group.
         held_out: real patches of patients outside the training split, with masks of like sizes:
             `image`, `mask`, `patient_id`.
         training: as `nearest_training_patch` takes it.
@@ -182,34 +232,55 @@ def audit(
     Raises:
         UserError: as `nearest_training_patch`; a set without patches; one held-out patient alone.
     """
-    if not len(infills["image"]) or not len(held_out["image"]):
+    counts = {name: len(patches["image"]) for name, patches in infills.items()}
+    if not len(held_out["image"]) or not all(counts.values()):
         raise UserError(
-            f"both sets must have patches; received {len(infills['image'])} infills and "
-            f"{len(held_out['image'])} held-out patches."
+            f"every set must have patches; received {counts} and {len(held_out['image'])} held-out "
+            "patches."
         )
-    of_infills = nearest_training_patch(
-        infills["image"], infills["mask"], training, infills.get("group")
-    )
+    of_infills = {
+        name: nearest_training_patch(
+            patches["image"], patches["mask"], training, patches.get("group")
+        )
+        for name, patches in infills.items()
+    }
     of_held_out = nearest_training_patch(held_out["image"], held_out["mask"], training)
     calibrating = fidelity.first_half(held_out["patient_id"], seed)
-    # The threshold is a patch's own value, and only what is above it counts.
-    threshold = float(
-        np.quantile(of_held_out.correlation[calibrating], 1 - FALSE_ALARMS, method="higher")
-    )
+    threshold = _threshold(of_held_out.correlation[calibrating])
+    hosts = np.random.default_rng(seed).permutation(len(held_out["image"]))[:_MAX_PLANTED]
+    images, masks = held_out["image"][hosts], held_out["mask"][hosts]
     recall = {}
     for kind in PLANTED:
-        copies = planted_copies(held_out["image"], held_out["mask"], training, kind, seed)
-        found = nearest_training_patch(copies, held_out["mask"], training)
+        copies = planted_copies(images, masks, training, kind, seed)
+        found = nearest_training_patch(copies, masks, training)
         recall[kind] = float(np.mean(found.correlation > threshold))
     return Audit(
         of_infills,
         of_held_out,
         threshold,
-        share_copied=float(np.mean(of_infills.correlation > threshold)),
+        share_copied={
+            name: float(np.mean(found.correlation > threshold))
+            for name, found in of_infills.items()
+        },
         false_alarms=float(np.mean(of_held_out.correlation[~calibrating] > threshold)),
+        num_tested=int(np.count_nonzero(~calibrating)),
         recall=recall,
+        num_planted=len(hosts),
         num_training=sum(len(chunk["image"]) for chunk in training),
     )
+
+
+def _threshold(correlation: np.ndarray) -> float:
+    """Returns what another patch of the same kind exceeds with a chance of at most 1 %.
+
+    Fewer than 99 patches cannot say: their largest correlation is taken, which another patch
+    exceeds with a chance of 1 / (n + 1).
+
+    References:
+        Vovk, Gammerman, Shafer. Algorithmic Learning in a Random World. 2005 (conformal quantile).
+    """
+    rank = int(np.ceil((len(correlation) + 1) * (1 - FALSE_ALARMS)))
+    return float(np.sort(correlation)[min(rank, len(correlation)) - 1])
 
 
 def planted_copies(
@@ -234,7 +305,7 @@ def planted_copies(
     copies = np.array(images, np.float32)
     for first, chunk, _ in _chunks(training, copies.shape[1:]):
         for i in np.flatnonzero((chosen >= first) & (chosen < first + len(chunk))):
-            source, inside = chunk[chosen[i] - first][..., 0], np.asarray(masks[i, ..., 0]) != 0
+            source, inside = chunk[chosen[i] - first], np.asarray(masks[i, ..., 0]) != 0
             if kind == "flipped":
                 source = _oriented(source, int(rng.integers(1, _ORIENTATIONS)))
             elif kind == "shifted":
@@ -248,35 +319,57 @@ def planted_copies(
     return copies
 
 
-def _parts(count: int, at_a_time: int) -> list[slice]:
-    return [slice(start, start + at_a_time) for start in range(0, count, at_a_time)]
-
-
 def _chunks(training, shape) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yields the place of the first patch, the images and their groups, few at a time."""
-    first = 0
+    """Yields the place of the first patch, images [m, p, p] and groups, many at a time."""
+    first, images, groups = 0, [], []
+
+    def whole():
+        group = np.concatenate(groups) if groups else None
+        return first, np.concatenate(images).astype(np.float32)[..., 0], group
+
     for chunk in training:
-        images, group = np.asarray(chunk["image"]), chunk.get("group")
-        if images.shape[1:] != shape:
+        image = np.asarray(chunk["image"])
+        if image.shape[1:] != shape:
             raise UserError(
                 "patches and training patches must be of one size; received shapes "
-                f"{shape} and {images.shape[1:]}."
+                f"{shape} and {image.shape[1:]}."
             )
-        for part in _parts(len(images), _TRAINING_AT_A_TIME):
-            here = images[part].astype(np.float32)
-            yield first, here, None if group is None else group[part]
-            first += len(here)
-    if not first:
+        images.append(image)
+        if "group" in chunk:
+            groups.append(np.asarray(chunk["group"]))
+        if sum(map(len, images)) >= _TRAINING_AT_A_TIME:
+            yield whole()
+            first, images, groups = first + sum(map(len, images)), [], []
+    if sum(map(len, images)):
+        yield whole()
+    elif not first:
         raise UserError("there must be at least one training patch; received none.")
 
 
-def _poses(steps, orientations=_ORIENTATIONS, around=(0, 0)) -> Iterator[tuple[int, int, int]]:
-    for orientation in range(orientations):
-        for down in steps:
-            for right in steps:
-                at = around[0] + down, around[1] + right
-                if max(map(abs, at)) <= SHIFT_PX:
-                    yield orientation, *at
+def _cell_px(area_px: int) -> int:
+    cell_px = 1
+    while cell_px < _MAX_CELL_PX and area_px >= _LEAST_CELLS * (2 * cell_px) ** 2:
+        cell_px *= 2
+    return cell_px
+
+
+def _margin_px(cell_px: int) -> int:
+    """Returns the whole cells around a patch, in pixels, that shifts reach into."""
+    return -(-SHIFT_PX // cell_px) * cell_px
+
+
+def _shrunk(images: np.ndarray, cell_px: int) -> np.ndarray:
+    """Returns images [m, p, p], continued beyond their border, as cells [c, c, m], mean 0."""
+    size = images.shape[1]
+    before = _margin_px(cell_px)
+    # Whole cells, where the size is not a multiple of theirs.
+    after = before + -size % cell_px
+    padded = np.pad(images, ((0, 0), (before, after), (before, after)), mode="edge")
+    cells = padded.shape[1] // cell_px
+    shrunk = padded.reshape(len(images), cells, cell_px, cells, cell_px).mean(axis=(2, 4))
+    # Correlation does not see a constant, but the difference of two large sums would.
+    shrunk -= shrunk.mean(axis=(1, 2), keepdims=True)
+    return np.ascontiguousarray(shrunk.transpose(1, 2, 0))
 
 
 def _oriented(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -285,57 +378,98 @@ def _oriented(image: np.ndarray, orientation: int) -> np.ndarray:
     return turned.T if orientation >= 4 else turned
 
 
-def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Returns an image [p, p] moved, with zeros where nothing was."""
-    height, width = image.shape
-    moved = np.zeros_like(image)
-    moved[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = image[
-        max(0, -down) : height + min(0, -down), max(0, -right) : width + min(0, -right)
+@functools.lru_cache(maxsize=2 * _ORIENTATIONS)
+def _pixels_of(shape: tuple[int, int], orientation: int) -> np.ndarray:
+    """Returns where each pixel of a square comes to lie once it is oriented, [p, p, 2]."""
+    rows, columns = np.indices(shape)
+    at = np.empty((*shape, 2), int)
+    from_row, from_column = (_oriented(index, orientation) for index in (rows, columns))
+    at[from_row, from_column] = np.stack([rows, columns], axis=-1)
+    return at
+
+
+def _around(shift: tuple[int, int]) -> list[tuple[int, int]]:
+    return [
+        (down, right)
+        for down in range(shift[0] - 1, shift[0] + 2)
+        for right in range(shift[1] - 1, shift[1] + 2)
+        if max(abs(down), abs(right)) <= SHIFT_PX
     ]
-    return moved
 
 
-def _posed(patches, masks, poses, factor: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns templates and their weights, [n * poses, cells], in each of the poses."""
-    posed = np.empty((2, len(patches), len(poses), *patches.shape[1:3]), np.float32)
-    for i, (image, mask) in enumerate(zip(patches[..., 0], masks[..., 0], strict=True)):
-        mask = (mask != 0).astype(np.float32)
-        # With its mean taken away, what is outside the mask and beyond the patch is 0.
-        image = (image - image[mask > 0].mean()) * mask
-        turned = {o: (_oriented(image, o), _oriented(mask, o)) for o, _, _ in poses}
-        for j, (orientation, down, right) in enumerate(poses):
-            for k in range(2):
-                posed[k, i, j] = _moved(turned[orientation][k], down, right)
-            if posed[1, i, j].sum() < _LEAST_KEPT * mask.sum():
-                posed[:, i, j] = 0
-    values, weights = (
-        _shrunk(part.reshape(-1, *part.shape[2:]), factor).reshape(part.shape[0] * len(poses), -1)
-        for part in posed
+def _templates(image: np.ndarray, inside: np.ndarray, shifts, cell_px: int):
+    """Returns the box of cells that a shifted mask reaches, and templates and weights in it.
+
+    Templates are [shifts, cells], their mean under the weights 0 and their length 1; a weight is
+    the share of a cell that is inside.
+    """
+    margin = _margin_px(cell_px)
+    cells, box = [], []
+    for axis in (1, 0):
+        along = np.flatnonzero(inside.any(axis=axis))
+        low, high = along[0] + margin - SHIFT_PX, along[-1] + margin + SHIFT_PX
+        box.append(slice(low // cell_px, high // cell_px + 1))
+        cells.append(box[-1].stop - box[-1].start)
+    moved = np.stack(
+        [
+            _shifted(_in_box(part, box, margin, cell_px), shifts)
+            for part in (np.where(inside, image, 0), inside)
+        ]
     )
+    shrunk = moved.reshape(2, len(shifts), cells[0], cell_px, cells[1], cell_px).mean(axis=(3, 5))
+    values, weights = shrunk.reshape(2, len(shifts), -1)
     # A cell's value is the mean of its pixels inside the mask.
     values = values / np.where(weights > 0, weights, 1)
-    total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-    mean = (values * weights).sum(axis=1, keepdims=True) / total
+    mean = (values * weights).sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
     centred = (values - mean) * weights
     energy = np.sum(centred * (values - mean), axis=1, keepdims=True)
-    flat = energy <= 1e-12 * total
-    return centred / np.sqrt(np.where(flat, np.inf, energy)), weights
+    flat = energy <= _FLAT * np.sum(weights * values**2, axis=1, keepdims=True)
+    return tuple(box), centred / np.sqrt(np.where(flat, np.inf, energy)), weights
 
 
-def _shrunk(images: np.ndarray, factor: int) -> np.ndarray:
-    if factor == 1:
-        return np.asarray(images, np.float32)
-    size = images.shape[1] // factor
-    return np.stack(
-        [cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images]
-    )
+def _shifted(image: np.ndarray, shifts) -> np.ndarray:
+    """Returns an image [h, w] moved by each shift, [shifts, h, w], with zeros where nothing was."""
+    down, right = np.transpose(shifts)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, SHIFT_PX), image.shape)
+    return windows[SHIFT_PX - down, SHIFT_PX - right]
+
+
+def _in_box(image: np.ndarray, box: list[slice], margin: int, cell_px: int) -> np.ndarray:
+    """Returns an image [p, p] with zeros around it, cut to a box of cells."""
+    rows, columns = (slice(part.start * cell_px, part.stop * cell_px) for part in box)
+    return np.pad(image.astype(np.float32), margin + cell_px)[
+        rows.start + cell_px : rows.stop + cell_px,
+        columns.start + cell_px : columns.stop + cell_px,
+    ]
 
 
 def _correlations(template: np.ndarray, weights: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Returns the correlation of each template with each training patch, [n, m]."""
-    square_sum = weights @ (training**2).T
-    total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-    energy = square_sum - (weights @ training.T) ** 2 / total
+    """Returns the correlation of templates [s, cells] with training patches [cells, m], [s, m]."""
+    square_sum = weights @ (training**2)
+    energy = square_sum - (weights @ training) ** 2 / weights.sum(axis=1, keepdims=True)
     flat = energy <= _FLAT * square_sum
     # The template's sum is 0, so the training patch's mean inside the mask drops out.
-    return np.clip(template @ training.T / np.sqrt(np.where(flat, np.inf, energy)), -1, 1)
+    return template @ training / np.sqrt(np.where(flat, np.inf, energy))
+
+
+def _surfaces(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Returns an orthonormal basis of the polynomials in row and column, [pixels, terms]."""
+    y, x = ((at - at.mean()) / max(1.0, np.ptp(at)) for at in (rows, columns))
+    degrees = range(_SURFACE_DEGREE + 1)
+    terms = [y**i * x**j for i in degrees for j in degrees if i + j <= _SURFACE_DEGREE]
+    vectors, values, _ = np.linalg.svd(np.stack(terms, axis=1), full_matrices=False)
+    # A mask of few rows or columns holds fewer surfaces.
+    return vectors[:, values > 1e-9 * values[0]]
+
+
+def _detail_correlation(query: np.ndarray, others: np.ndarray, surfaces: np.ndarray) -> np.ndarray:
+    """Returns the correlation of the query's detail [pixels] with that of others [k, pixels]."""
+
+    def detail(values):
+        centred = values - values.mean(axis=1, keepdims=True)
+        rest = centred - centred @ surfaces @ surfaces.T
+        energy = np.sum(rest**2, axis=1, keepdims=True)
+        flat = energy <= _NO_DETAIL * np.sum(values**2, axis=1, keepdims=True)
+        return rest / np.sqrt(np.where(flat, np.inf, energy))
+
+    return detail(others.astype(np.float64)) @ detail(query.astype(np.float64)[None])[0]

@@ -14,12 +14,12 @@ MEASURES = {
     "recall": ("share of real lesions among them (recall)", "as real"),
     "density": ("how densely real lesions lie around them (density)", "as real"),
     "coverage": ("share of real lesions with one of them near (coverage)", "as real"),
-    "feature_auc": (
-        "AUC of a classifier that tells them from real lesions by their features",
+    "two_sample_texture": (
+        "AUC of telling them from real lesions by texture, brightness and edge",
         "as real, 0.5 in its interval",
     ),
-    "texture_auc": (
-        "the same by a few numbers of texture, brightness and edge",
+    "two_sample_features": (
+        "AUC of telling them from real lesions by their features",
         "as real, 0.5 in its interval",
     ),
     "class_auc": (
@@ -27,8 +27,19 @@ MEASURES = {
         "as real, not 0.5",
     ),
     "agreement": ("share that it calls what was asked for", "as real"),
-    "nearest_training_patch": ("correlation with the nearest training patch", "as real"),
+    "nearest_training_patch": (
+        "correlation of detail with the nearest training patch",
+        "as real",
+    ),
     "share_copied": ("share that counts as copies of training patches", "as real, about 0.01"),
+    "nearest_training_patch_in_training_tissue": (
+        "the same of infills in training patches, other films searched",
+        "as real",
+    ),
+    "share_copied_in_training_tissue": (
+        "share of infills in training patches that counts as copies",
+        "as real, about 0.01",
+    ),
     "recall_plain": ("planted copies that are found, as they are", "about 1"),
     "recall_flipped": ("planted copies that are found, flipped or turned", "about 1"),
     "recall_shifted": ("planted copies that are found, shifted by up to 3 px", "about 1"),

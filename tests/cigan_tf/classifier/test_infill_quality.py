@@ -37,12 +37,12 @@ def probability(images):
     return np.clip(images[:, 4:11, 5:12].mean(axis=(1, 2, 3)), 0, 1)
 
 
-def judge(real=None, infills=None, training=None, threshold=0.55):
+def judge(real=None, infills=None, training=None, threshold=0.55, in_training=None):
     real = make_patches(0) if real is None else real
     infills = make_patches(1, prefix="train") if infills is None else infills
     training = make_patches(2, prefix="train") if training is None else training
     return infill_quality.judge_infills(
-        real, infills, [training], features, probability, threshold, seed=0
+        real, infills, [training], features, probability, threshold, 0, in_training
     )
 
 

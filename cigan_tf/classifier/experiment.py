@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cigan_tf import interruption
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches, parallel
-from cigan_tf.classifier.infill_quality import write_infill_quality
+from cigan_tf.classifier.infill_quality import remove_infill_quality, write_infill_quality
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.classifier.train import train_classifier
 from cigan_tf.config import Config
@@ -22,13 +22,13 @@ from cigan_tf.experiment_config import Cell
 def run_experiment(
     config: Config, workdir: str | os.PathLike, saved_model: str | None, jobs: int = 1
 ) -> pathlib.Path:
-    """Trains what is missing, judges the generator whose patches are used, writes the report.
+    """Trains what is missing, judges the generators whose patches are used, writes the report.
 
     Args:
         config: the arms, their seeds and generators.
         workdir: of the experiment.
-        saved_model: the exported generator; by default the newest in saved_model/ of the (first)
-            generator's workdir.
+        saved_model: the exported generator, where `generators` names none; by default the newest
+            in `workdir`/saved_model. Those named are the newest in their workdirs' saved_model.
         jobs: processes that train at once.
 
     Returns:
@@ -48,23 +48,36 @@ def _run_experiment(
     cells = config.experiment.cells(config.classifier)
     train_cells(config, workdir, cells, jobs)
     workdir_lib.write_whole(workdir / workdir_lib.EXPERIMENT_FILE, config.to_json())
+    _judge_generators(config, workdir, saved_model)
+    return write_report(workdir)
+
+
+def _judge_generators(config: Config, workdir: pathlib.Path, saved_model: str | None) -> None:
+    """Judges each generator whose patches a classifier was trained on; keeps no earlier results."""
+    remove_infill_quality(workdir)
     arms = config.experiment.named_arms(config.classifier)
-    synthetic = [cell for cell in cells if arms[cell.arm].needs_synthetic]
-    if synthetic:
-        # Of several generators the first is judged.
-        generator = generator_workdir(config, workdir, synthetic[0])
-        folder = arms[synthetic[0].arm].synthetic_dir or generator / "synthetic"
+    used = {
+        cell.generator: cell
+        for cell in reversed(config.experiment.cells(config.classifier))
+        if arms[cell.arm].needs_synthetic
+    }
+    for name, cell in sorted(used.items(), key=lambda item: item[0] or ""):
+        generator = generator_workdir(config, workdir, cell)
+        folder = arms[cell.arm].synthetic_dir or generator / "synthetic"
+        # One that is given is that of the only generator; of several each has its own.
+        exported = saved_model if name is None else None
         try:
             write_infill_quality(
                 config,
                 workdir,
-                saved_model or generator / "saved_model",
+                exported or generator / "saved_model",
                 SyntheticSet(folder, config.model.patch_size),
+                name,
             )
         except UserError as error:
             # Hours of training are not lost to what comes beside the table.
-            print(f"warning: the infills are not judged: {error}", file=sys.stderr)
-    return write_report(workdir)
+            of = f" of {name}" if name else ""
+            print(f"warning: the infills{of} are not judged: {error}", file=sys.stderr)
 
 
 def train_cells(

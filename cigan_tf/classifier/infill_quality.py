@@ -7,6 +7,7 @@ copies of training patches; do their edges show?
 
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from cigan_tf.evaluation import (
     two_sample,
 )
 from cigan_tf.evaluation.class_consistency import class_consistency
-from cigan_tf.evaluation.experiment_report import INFILLS_FILE, QUALITY_FILE
+from cigan_tf.evaluation.experiment_report import QUALITY_DIR, quality_files
 from cigan_tf.evaluation.prdc import prdc
 from cigan_tf.experiment_config import Cell
 from cigan_tf.exported_generator import ExportedGenerator
@@ -57,6 +58,7 @@ def write_infill_quality(
     workdir: pathlib.Path,
     saved_model: str | pathlib.Path,
     synthetic: SyntheticSet,
+    generator_name: str | None = None,
 ) -> None:
     """Judges the exported generator on the test split, and draws some of its infills.
 
@@ -67,18 +69,22 @@ def write_infill_quality(
 
     Args:
         config: of an experiment whose classifiers are trained.
-        workdir: of the experiment; receives infill_quality.json and infills.png.
+        workdir: of the experiment; receives infill_quality.json and infills.png, or
+            infill_quality/NAME.json and NAME.png.
         saved_model: the exported generator.
         synthetic: the set that the arms were trained on; the same generator must have made it.
+        generator_name: NAME, one of the experiment's generators; None where it names none.
 
     Raises:
         UserError: the generator, its record, or a classifier trained on real patches only is
             missing; the generator is not that of the synthetic set, or was trained on a test
             patient; what `judge_infills` refuses.
     """
-    for name in (QUALITY_FILE, INFILLS_FILE):
+    quality_file, infills_file = quality_files(workdir, generator_name)
+    for path in (quality_file, infills_file):
         # Where judging fails, nothing of an earlier run passes for this one's.
-        (workdir / name).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(exist_ok=True)
     arms = config.experiment.named_arms(config.classifier)
     real_alone = [name for name, settings in arms.items() if not settings.needs_synthetic]
     if not real_alone:
@@ -123,11 +129,18 @@ def write_infill_quality(
         "num_patients": len(np.unique(real["patient_id"])),
         **quality,
     }
-    workdir_lib.write_whole(workdir / QUALITY_FILE, json.dumps(quality, indent=2) + "\n")
+    workdir_lib.write_whole(quality_file, json.dumps(quality, indent=2) + "\n")
     shown = input_pipeline.picture_patches(config, config.experiment.test_split, _SHOWN_PER_KIND)
     rows = pictures.comparison_rows(shown, generator, seed)
     sheet = drawing.comparison_sheet(shown["kind"], rows)
-    workdir_lib.write_whole(workdir / INFILLS_FILE, sheet)
+    workdir_lib.write_whole(infills_file, sheet)
+
+
+def remove_infill_quality(workdir: pathlib.Path) -> None:
+    """Removes what earlier runs wrote of this or other generators."""
+    for path in quality_files(workdir, None):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(workdir / QUALITY_DIR, ignore_errors=True)
 
 
 def _infilled_test_patches(config: Config, generator: ExportedGenerator) -> dict[str, np.ndarray]:
@@ -320,8 +333,8 @@ def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> d
     kernel = fidelity.kernel_distance(side.features, against.features, seed)
     frechet = fidelity.frechet_distance(side.features, against.features)
     tests = {
-        "two_sample_texture": ("texture", two_sample.texture_classifier(seed)),
-        "two_sample_features": ("features", two_sample.feature_classifier()),
+        "texture_auc": ("texture", two_sample.texture_classifier(seed)),
+        "feature_auc": ("features", two_sample.feature_classifier()),
     }
     generated = np.arange(len(side.features) + len(against.features)) < len(side.features)
     both = _Side(*(np.concatenate(values) for values in zip(side, against, strict=True)))

@@ -21,6 +21,8 @@ from cigan_tf.evaluation.table_text import TextTable
 PAGE_FILE = "experiment.html"
 QUALITY_FILE = "infill_quality.json"
 INFILLS_FILE = "infills.png"
+# Of generators that have names: NAME.json and NAME.png.
+QUALITY_DIR = "infill_quality"
 ORIGIN_FILE = "experiment_provenance.json"
 
 
@@ -33,8 +35,8 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
 
     Args:
         workdir: an experiment whose arms have been trained with all seeds. Its infill_quality.json
-            (or infill_quality/GENERATOR.json) and infills.png come onto the page where they are
-            there.
+            and infills.png (of several generators infill_quality/GENERATOR.json and .png) come onto
+            the page where they are there.
 
     Returns:
         The page written.
@@ -46,14 +48,13 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     config = workdir_lib.load_config(workdir, workdir_lib.EXPERIMENT_FILE)
     records = origin.read(_folders(workdir, config))
-    qualities = _qualities(workdir)
     table = experiment_table(workdir, config)
     origins = {row: origin.columns(record) for row, record in records.items()}
     table_text.write_csv(workdir, table, origins)
     workdir_lib.write_whole(workdir / "table.md", table_text.markdown(table))
     workdir_lib.write_whole(workdir / ORIGIN_FILE, json.dumps(records, indent=2) + "\n")
     target = workdir / PAGE_FILE
-    workdir_lib.write_whole(target, _render(workdir, config, table, records, qualities))
+    workdir_lib.write_whole(target, _render(workdir, config, table, records))
     return target
 
 
@@ -66,13 +67,29 @@ def _folders(workdir: pathlib.Path, config: Config) -> dict[str, list[pathlib.Pa
     return folders
 
 
-def _qualities(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns the files of infills' measures by generator, '' where there is one."""
-    of_generators = sorted((workdir / pathlib.Path(QUALITY_FILE).stem).glob("*.json"))
-    if of_generators:
-        return {path.stem: path for path in of_generators}
-    only = workdir / QUALITY_FILE
-    return {"": only} if only.exists() else {}
+def quality_files(workdir: pathlib.Path, generator: str | None) -> tuple[pathlib.Path, ...]:
+    """Returns where a generator's measures and pictures of its infills are kept.
+
+    Args:
+        workdir: of the experiment.
+        generator: one of the experiment's `generators` by its name; None where it names none.
+    """
+    if generator is None:
+        return workdir / QUALITY_FILE, workdir / INFILLS_FILE
+    return tuple(workdir / QUALITY_DIR / f"{generator}{suffix}" for suffix in (".json", ".png"))
+
+
+def _judged(workdir: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:
+    """Returns the files of infills' measures and pictures by generator, '' for one without name."""
+    names = sorted({path.stem for path in (workdir / QUALITY_DIR).glob("*.*")})
+    files = {"": quality_files(workdir, None)}
+    files |= {name: quality_files(workdir, name) for name in names}
+    measures, shown = ({name: pair[i] for name, pair in files.items()} for i in range(2))
+    return _present(measures), _present(shown)
+
+
+def _present(files: Mapping[str, pathlib.Path]) -> dict[str, pathlib.Path]:
+    return {name: path for name, path in files.items() if path.exists()}
 
 
 def experiment_table(workdir: pathlib.Path, config: Config) -> ExperimentTable:
@@ -109,10 +126,9 @@ def _render(
     config: Config,
     table: ExperimentTable,
     records: Mapping[str, dict | None],
-    qualities: Mapping[str, pathlib.Path],
 ) -> str:
     experiment = config.experiment
-    infills = workdir / INFILLS_FILE
+    qualities, infills = _judged(workdir)
     seconds = _training_seconds(workdir, config)
     # Read as a table first: that refuses files of another form by name.
     measures = {name: quality_table.read(path) for name, path in qualities.items()}
@@ -135,7 +151,7 @@ def _render(
         forest=drawing.forest(table),
         curves=drawing.roc_and_calibration(table),
         qualities=measures,
-        infills=infills.read_bytes() if infills.exists() else None,
+        infills={name: path.read_bytes() for name, path in infills.items()},
         num_resamples=experiment.bootstrap_resamples,
         seeds=experiment.classifier_seeds,
         test_split=experiment.test_split,

@@ -14,11 +14,11 @@ MEASURES = {
     "recall": ("share of real lesions among them (recall)", "as real"),
     "density": ("how densely real lesions lie around them (density)", "as real"),
     "coverage": ("share of real lesions with one of them near (coverage)", "as real"),
-    "two_sample_texture": (
+    "texture_auc": (
         "AUC of telling them from real lesions by texture, brightness and edge",
         "as real, 0.5 in its interval",
     ),
-    "two_sample_features": (
+    "feature_auc": (
         "AUC of telling them from real lesions by their features",
         "as real, 0.5 in its interval",
     ),

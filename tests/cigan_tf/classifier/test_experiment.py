@@ -160,6 +160,33 @@ def test_infills_that_cannot_be_judged_cost_no_table(
     assert (tmp_path / "table.csv").exists()
 
 
+def test_each_generator_is_judged_and_nothing_earlier_is_kept(
+    discs_config, discs_generator, synthetic_folder, monkeypatch, tmp_path
+):
+    for name in ("a", "b"):
+        shutil.copytree(synthetic_folder, tmp_path / name / "synthetic")
+    generators = dataclasses.replace(
+        discs_config.experiment, generators=(str(tmp_path / "a"), str(tmp_path / "b"))
+    )
+    config = dataclasses.replace(discs_config, experiment=generators)
+    stale = [tmp_path / name for name in ("infill_quality.json", "infills.png")]
+    (tmp_path / "infill_quality").mkdir()
+    stale.append(tmp_path / "infill_quality" / "c.json")
+    for path in stale:
+        path.touch()
+    judged = []
+    monkeypatch.setattr(
+        experiment,
+        "write_infill_quality",
+        lambda config, workdir, saved_model, synthetic, name: judged.append((name, saved_model)),
+    )
+    experiment._judge_generators(config, tmp_path, str(discs_generator))
+    assert judged == [(name, tmp_path / name / "saved_model") for name in ("a", "b")]
+    assert not any(path.exists() for path in stale)
+    experiment._judge_generators(discs_config, tmp_path / "a", str(discs_generator))
+    assert judged[2:] == [(None, str(discs_generator))]
+
+
 def test_only_arms_that_depend_on_the_generator_are_trained_again(
     discs_config, discs_generator, small_classifier, tmp_path, capsys
 ):

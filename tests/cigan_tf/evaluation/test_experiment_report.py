@@ -117,8 +117,11 @@ def test_each_generator_has_its_own_measures(experiment):
         measure = {"measure": "class_auc", "of_class": "both", "infills": side, "real": None}
         path = experiment / "infill_quality" / f"{generator}.json"
         path.write_text(json.dumps({"measures": [measure]}))
+        picture = drawing.picture(tf.zeros((8, 8), tf.uint8).numpy())
+        path.with_suffix(".png").write_bytes(picture)
     text = experiment_report.write_report(experiment).read_text()
-    assert text.index("Generator a") < text.index("0.625") < text.index("Generator b")
+    assert text.count("data:image/png;base64,") == 4
+    assert text.index("<h3>Generator a") < text.index("0.625") < text.index("<h3>Generator b")
     assert "<td>0.875</td>" in text
 
 

@@ -22,6 +22,7 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
 from cigan_tf.evaluation import (
     checks,
+    counterfactual,
     drawing,
     fidelity,
     memorisation,
@@ -152,7 +153,7 @@ def _infilled_test_patches(config: Config, generator: ExportedGenerator) -> dict
     donors = [patch for patch in patches if patch["label"] == 1]
     chosen = np.random.default_rng(seed).permutation(len(patches))[:_MAX_PATCHES]
     contexts = [patches[index] for index in np.sort(chosen)]
-    infilled = infill_all(origins(contexts, donors, seed, patch_size), generator, patch_size)
+    infilled = list(infill_all(origins(contexts, donors, seed, patch_size), generator, patch_size))
     examples = [
         {
             "image": image.astype(np.float32) / input_pipeline.WHITE,
@@ -163,7 +164,12 @@ def _infilled_test_patches(config: Config, generator: ExportedGenerator) -> dict
         }
         for origin, image, mask in infilled
     ]
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    patches = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+    own = 1 - patches["label"].astype(np.int32)
+    seeds = np.array([origin["seed"] for origin, _, _ in infilled], np.int32)
+    for name, image in (("composed", patches["context"]), ("reversed", patches["image"])):
+        patches[name] = generator(image, patches["mask"], own, seeds)
+    return patches
 
 
 def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[str, np.ndarray]:
@@ -215,7 +221,8 @@ def judge_infills(
         real: held-out patches: `image`, `mask` float32 [n, p, p, 1], `label` and `patient_id` [n];
             the mask is the lesion's, or one lent to a patch without; two patients of each class.
         infills: likewise; `label` is the class asked for, `patient_id` that of the tissue around,
-            and `context` the patch before it was infilled.
+            `context` the patch before it was infilled, `composed` that patch infilled as its own
+            class, and `reversed` the infill infilled again as the patch's own class.
         training: real patches that the generator was trained on, in chunks that
             `memorisation.nearest_training_patch` takes; with `group` for `in_training`.
         features: of patches [n, p, p, 1], which are given as lesion windows; [n, d].
@@ -228,8 +235,8 @@ def judge_infills(
     Returns:
         `window_px`, `threshold`, `seed` and `measures`, a list as `evaluation.quality_table` reads
         it: `measure`, `of_class`, and for `infills` and `real` the `value`, maybe `sd` or `low` and
-        `high`, and `n`. Medians have 5 % and 95 % quantiles for low and high; AUCs DeLong's 95 %
-        interval.
+        `high`, and `n`. Medians have 5 % and 95 % quantiles for low and high; AUCs and shares the
+        95 % interval of resampled patients.
 
     Raises:
         UserError: fewer than two patients or four patches in a half of a class, sizes or lengths
@@ -248,9 +255,10 @@ def judge_infills(
         "seed": seed,
         "measures": [
             *_comparisons(real, infills, features, seed),
-            *_consistency(real, infills, probability, threshold),
+            *_consistency(real, infills, probability, threshold, seed),
             *_memorisation(real, infills, in_training, training, seed),
             *_seams(infills),
+            *_changes(infills, seed),
         ],
     }
 
@@ -364,27 +372,34 @@ def _auc(found: two_sample.TwoSampleTest | None) -> dict:
     return {"value": found.auc, **found.interval._asdict()}
 
 
-def _consistency(real, infills, probability: Probability, threshold: float) -> list[dict]:
+def _consistency(real, infills, probability: Probability, threshold: float, seed) -> list[dict]:
+    """Whether the class is recognised; infills should be no easier than real lesions either."""
     of_infills, of_real = (
-        class_consistency(patches["label"], probability(patches["image"]), threshold)
+        _recognised(patches, probability(patches["image"]), threshold, seed)
         for patches in (infills, real)
     )
-
-    def auc(result) -> dict:
-        n = {"malignant": result.num_malignant, "non_malignant": result.num_non_malignant}
-        return {"value": result.auc, **result.interval._asdict(), "n": n}
-
-    def agreement(result, name: str) -> dict:
-        n = {name: getattr(result, f"num_{name}")}
-        return {"value": getattr(result, f"agreement_{name}"), "n": n}
-
     return [
-        _entry("class_auc", "both", auc(of_infills), auc(of_real)),
-        *(
-            _entry("agreement", name, agreement(of_infills, name), agreement(of_real, name))
-            for name in CLASS_NAMES
-        ),
+        _entry(measure, of_class, side, of_real[measure, of_class])
+        for (measure, of_class), side in of_infills.items()
     ]
+
+
+def _recognised(patches, probabilities, threshold: float, seed: int) -> dict[tuple, dict]:
+    found = class_consistency(
+        patches["label"], probabilities, threshold, patches["patient_id"], seed
+    )
+    counts = {name: getattr(found, f"num_{name}") for name in ("malignant", "non_malignant")}
+    return {
+        ("class_auc", "both"): {"value": found.auc, **found.interval._asdict(), "n": counts},
+        **{
+            ("agreement", name): {
+                "value": getattr(found, f"agreement_{name}"),
+                **getattr(found, f"interval_{name}")._asdict(),
+                "n": {name: counts[name]},
+            }
+            for name in CLASS_NAMES
+        },
+    }
 
 
 def _memorisation(real, infills, in_training, training, seed: int) -> list[dict]:
@@ -458,6 +473,28 @@ def _seams(infills) -> list[dict]:
                 "seam_ratio", name, {**_median(of_infills[chosen] / of_real[chosen]), "n": n}, None
             ),
         ]
+    return entries
+
+
+def _changes(infills, seed: int) -> list[dict]:
+    """What infills of the own class change, beside another patient's patch of it in that place."""
+    own = 1 - np.asarray(infills["label"])
+    entries = []
+    for label, name in enumerate(CLASS_NAMES):
+        of_class = np.flatnonzero(own == label)
+        context, mask = (infills[what][of_class] for what in ("context", "mask"))
+        paired, partners = counterfactual.of_other_patients(infills["patient_id"][of_class], seed)
+        of_real = counterfactual.mean_change(context[paired], context[partners], mask[paired])
+        for measure, what in (("composition", "composed"), ("reversibility", "reversed")):
+            of_infills = counterfactual.mean_change(infills[what][of_class], context, mask)
+            entries.append(
+                _entry(
+                    measure,
+                    name,
+                    {**_median(of_infills), "n": {"infills": len(of_infills)}},
+                    {**_median(of_real), "n": {"real": len(of_real)}},
+                )
+            )
     return entries
 
 

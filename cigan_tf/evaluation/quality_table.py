@@ -23,10 +23,13 @@ MEASURES = {
         "as real, 0.5 in its interval",
     ),
     "class_auc": (
-        "AUC of the class asked for, by a classifier of real patches",
-        "as real, not 0.5",
+        "AUC of the class asked for, by a classifier of real patches (effectiveness)",
+        "in real's interval: 0.5 ignores the class, above is too easy",
     ),
-    "agreement": ("share that it calls what was asked for", "as real"),
+    "agreement": (
+        "share that it calls what was asked for (effectiveness)",
+        "in real's interval, not above either",
+    ),
     "nearest_training_patch": (
         "correlation of detail with the nearest training patch",
         "as real",
@@ -46,6 +49,14 @@ MEASURES = {
     "recall_noisy": ("planted copies that are found, with noise of 0.1 SD", "about 1"),
     "seam_score": ("gradient across the mask's edge over the tissue's", "as real"),
     "seam_ratio": ("the same over that of the patch before it was infilled", "about 1"),
+    "composition": (
+        "change of grey level by an infill of the own class (composition)",
+        "0; real: another lesion in its place",
+    ),
+    "reversibility": (
+        "change of grey level by an infill of the other class and back (reversibility)",
+        "0; real: another lesion in its place",
+    ),
 }
 
 

@@ -117,9 +117,9 @@ def feature_classifier() -> sklearn.base.ClassifierMixin:
 
 def texture_classifier(seed: int) -> sklearn.base.ClassifierMixin:
     """Returns a random forest for `texture_numbers`."""
-    # Leaves of many patches: those of one patient are alike.
+    # No leaf of a single patch: those of one patient are alike.
     return RandomForestClassifier(
-        50, min_samples_leaf=10, class_weight="balanced", random_state=seed
+        50, min_samples_leaf=5, class_weight="balanced", random_state=seed
     )
 
 

@@ -23,6 +23,8 @@ def make_patches(seed, num=48, num_patients=8, prefix="held_out"):
     return {
         "image": image.astype(np.float32),
         "context": image.astype(np.float32),
+        "composed": image.astype(np.float32),
+        "reversed": image.astype(np.float32),
         "mask": mask,
         "label": label,
         "patient_id": np.array([f"{prefix}_{i % num_patients}" for i in range(num)]),
@@ -58,7 +60,9 @@ def find(quality, measure, of_class="both"):
 @pytest.fixture(scope="module")
 def quality():
     """Of infills that are real patches of other patients."""
-    return judge()
+    in_training = {**make_patches(3, num=8), "group": np.arange(8)}
+    training = {**make_patches(2, prefix="train"), "group": np.arange(48)}
+    return judge(training=training, in_training=in_training)
 
 
 def test_perfect_infills_reach_the_floor(quality):
@@ -70,7 +74,8 @@ def test_perfect_infills_reach_the_floor(quality):
         frechet = find(quality, "frechet_distance", of_class)
         assert frechet["infills"]["value"] == pytest.approx(frechet["real"]["value"], abs=0.05)
         agreement = find(quality, "agreement", of_class)
-        assert agreement["infills"] == {"value": 1.0, "n": {of_class: 24}}
+        assert agreement["infills"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": {of_class: 24}}
+        assert find(quality, "composition", of_class)["infills"]["value"] == 0.0
         seam = find(quality, "seam_score", of_class)
         assert seam["infills"]["value"] == pytest.approx(seam["real"]["value"], rel=0.1)
         assert seam["infills"]["n"] == {"infills": 24}
@@ -78,6 +83,72 @@ def test_perfect_infills_reach_the_floor(quality):
     nearest = find(quality, "nearest_training_patch")
     assert nearest["infills"]["value"] == pytest.approx(nearest["real"]["value"], abs=0.1)
     assert nearest["infills"]["n"] == {"infills": 48, "training": 48}
+
+
+def degraded():
+    """Infills of a generator that ignores the class, the tissue and its texture."""
+    infills = make_patches(1, prefix="train")
+    flat = np.where(infills["mask"] > 0, 0.45, infills["image"]).astype(np.float32)
+    return {**infills, "image": flat, "composed": 1 - flat, "reversed": 1 - flat}
+
+
+def test_real_patches_as_infills_reach_the_floor_in_every_measure():
+    real_as_infills = make_patches(1, prefix="train")
+    # The tissue of other patients in the same place.
+    others = {
+        name: np.roll(real_as_infills["image"], 2, axis=0) for name in ("composed", "reversed")
+    }
+    training = make_patches(2, prefix="training")
+    in_training = {**make_patches(3, num=16), "group": np.arange(16)}
+    training["group"] = np.arange(48)
+    quality = judge(
+        infills={**real_as_infills, **others}, training=training, in_training=in_training
+    )
+    assert {entry["measure"] for entry in quality["measures"]} == set(quality_table.MEASURES)
+    for entry in quality["measures"]:
+        infills, real = entry["infills"], entry["real"]
+        if real is None:
+            continue
+        spread = 3 * real["sd"] if "sd" in real else 0.0
+        if "low" in real:
+            spread = max(spread, real["high"] - real["low"])
+        # A dozen patches of each side: shares of neighbours vary by a few of them.
+        tolerance = {"density": 0.7, "frechet_distance": 0.1}.get(entry["measure"], 0.4)
+        if entry["measure"] in ("kernel_distance", "composition", "reversibility", "seam_score"):
+            tolerance = 0.01
+        assert infills["value"] == pytest.approx(real["value"], abs=spread + tolerance), entry
+
+
+def test_a_degraded_generator_fails():
+    quality = judge(infills=degraded())
+    malignant = {
+        measure: find(quality, measure, "malignant")
+        for measure in (
+            *("kernel_distance", "frechet_distance", "precision", "recall", "density", "coverage"),
+            *("texture_auc", "agreement", "composition", "reversibility", "seam_score"),
+        )
+    }
+    value = {measure: entry["infills"]["value"] for measure, entry in malignant.items()}
+    real = {measure: entry["real"] for measure, entry in malignant.items()}
+    assert (
+        value["kernel_distance"]
+        > real["kernel_distance"]["value"] + 10 * real["kernel_distance"]["sd"]
+    )
+    assert value["frechet_distance"] > 10 * real["frechet_distance"]["value"]
+    for measure in ("precision", "recall", "density", "coverage", "agreement"):
+        assert value[measure] == 0 < real[measure]["value"]
+    assert malignant["texture_auc"]["infills"]["low"] > 0.9
+    for measure in ("composition", "reversibility"):
+        assert malignant[measure]["infills"]["low"] > real[measure]["high"]
+    assert find(quality, "class_auc")["infills"]["high"] < find(quality, "class_auc")["real"]["low"]
+
+
+def test_infills_easier_than_real_lesions_lie_above_their_interval():
+    real = make_patches(0, num=96, num_patients=16)
+    hidden = np.arange(96) % 4 == 1
+    real["image"][hidden] -= 0.3 * real["mask"][hidden]
+    agreement = find(judge(real=real), "agreement", "malignant")
+    assert agreement["infills"]["value"] == 1 > agreement["real"]["high"]
 
 
 def test_a_generator_that_ignores_the_class_is_found_out():
@@ -128,13 +199,15 @@ def test_it_is_json_that_the_page_shows(quality, tmp_path):
     path = tmp_path / "infill_quality.json"
     path.write_text(json.dumps(quality, allow_nan=False))
     table = quality_table.read(path)
-    assert len(table.rows) == len(quality["measures"]) == 29
+    assert len(table.rows) == len(quality["measures"]) == 35
     assert {entry["measure"] for entry in quality["measures"]} == set(quality_table.MEASURES)
     assert quality["window_px"] == SIZE
 
 
 def test_the_seed_alone_decides(quality):
-    assert judge() == quality
+    # What stands in training tissue changes nothing else.
+    alone = judge()["measures"]
+    assert alone == [entry for entry in quality["measures"] if entry in alone]
 
 
 def alone(**changes):

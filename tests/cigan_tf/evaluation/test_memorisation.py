@@ -139,7 +139,8 @@ def test_infills_of_training_patches_are_not_copies_of_their_own(training, held_
     from_others = memorisation.planted_copies(hosts["image"], hosts["mask"], grouped, "plain", 12)
     sets = {"rebuilt": hosts, "pasted": {**hosts, "image": from_others}}
     found = memorisation.audit(sets, held_out, grouped, seed=0)
-    assert found.share_copied["rebuilt"] <= 0.1
+    # The threshold is the largest of 20 values: another patch exceeds it with a chance of 5 %.
+    assert found.share_copied["rebuilt"] <= 0.25
     assert found.share_copied["pasted"] >= 0.9
 
 

@@ -9,11 +9,12 @@ from cigan_tf.training import strategies
 
 
 def newest_variables(workdir):
+    """Every variable in the newest checkpoint but the number of saves so far."""
     reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
     return {
         name: reader.get_tensor(name)
         for name in reader.get_variable_to_shape_map()
-        if name.endswith("VARIABLE_VALUE")
+        if name.endswith("VARIABLE_VALUE") and not name.startswith("save_counter")
     }
 
 

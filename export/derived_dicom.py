@@ -31,36 +31,56 @@ _SERIES_DESCRIPTION = "Synthetic lesions (ciGAN)"
 # Behind the series that a hospital's machines number.
 _FILM_SERIES_NUMBER, _MASK_SERIES_NUMBER = 9001, 9002
 
-# What describes the picture and not the patient: all of group 0028 (how pixels are stored and
-# shown), of group 0018 (acquisition) what is a number or a code, and these.
-_PIXEL_DESCRIPTION_GROUP, _ACQUISITION_GROUP = 0x0028, 0x0018
-_NUMBERS_AND_CODES = {"CS", "DS", "FD", "FL", "IS", "SL", "SS", "UL", "US"}
+# What describes the picture and not the patient: the numbers and codes of the groups 0018
+# (acquisition) and 0028 (how pixels are stored and shown), and these. Items of sequences likewise.
+_NUMBERS_AND_CODES_GROUPS = (0x0018, 0x0028)
+_NUMBERS_AND_CODES = {"CS", "DS", "FD", "FL", "IS", "SL", "SS", "UL", "US", "US or SS"}
 _DESCRIBES_THE_PICTURE = (
+    "AnatomicRegionModifierSequence",
     "AnatomicRegionSequence",
+    "CodeMeaning",
+    "CodeValue",
+    "CodingSchemeDesignator",
+    "CodingSchemeVersion",
     "ConversionType",
     "ImageLaterality",
     "ImageType",
+    "LUTData",
     "Laterality",
     "Manufacturer",
     "ManufacturerModelName",
     "Modality",
+    "ModalityLUTSequence",
     "OrganExposed",
+    "PartialViewCodeSequence",
     "PatientOrientation",
     "PresentationIntentType",
     "PresentationLUTSequence",
     "PresentationLUTShape",
     "SOPClassUID",
     "SpecificCharacterSet",
+    "VOILUTSequence",
     "ViewCodeSequence",
+    "ViewModifierCodeSequence",
 )
+# Text that other attributes ask for: what stands in its place. "US" is unspecified, and the units
+# are those of PS3.3, C.11.1.1.2.
+_IN_PLACE_OF_TEXT = {
+    "ModalityLUTType": "US",
+    "PixelSpacingCalibrationDescription": "as for the source image",
+    "RescaleType": "US",
+}
+_UNITS = {"ED", "EDW", "HU", "HU_MOD", "MGML", "OD", "PCT", "US", "Z_EFF"}
 
 # What a source says of its own pixels, and what would no longer hold.
 _OF_THE_SOURCE_ALONE = (
     "DataSetTrailingPadding",
     "DigitalSignaturesSequence",
     "IconImageSequence",
+    "LargestPixelValueInSeries",
     "MACParametersSequence",
     "PixelDataProviderURL",
+    "SmallestPixelValueInSeries",
 )
 _OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
@@ -229,15 +249,27 @@ def _picture_alone(source: pydicom.Dataset) -> pydicom.Dataset:
     """Returns what describes a source's picture, and nothing of its patient."""
     film = pydicom.Dataset()
     film.SOPClassUID = SecondaryCaptureImageStorage
-    for element in source:
-        group = element.tag.group
-        if (
-            element.keyword in _DESCRIBES_THE_PICTURE
-            or group == _PIXEL_DESCRIPTION_GROUP
-            or (group == _ACQUISITION_GROUP and element.VR in _NUMBERS_AND_CODES)
-        ):
-            film[element.tag] = copy.deepcopy(element)
+    film.update(_describing_the_picture(source))
     return film
+
+
+def _describing_the_picture(source: pydicom.Dataset) -> pydicom.Dataset:
+    """Returns the elements of a film, or of a sequence's item, that describe the picture."""
+    described = pydicom.Dataset()
+    for element in source:
+        tag, keyword, value = element.tag, element.keyword, element.value
+        if keyword in _OF_THE_SOURCE_ALONE:
+            continue
+        if keyword in _IN_PLACE_OF_TEXT:
+            kept = value if value in _UNITS else _IN_PLACE_OF_TEXT[keyword]
+            described.add_new(tag, element.VR, kept)
+        elif keyword in _DESCRIBES_THE_PICTURE and element.VR == "SQ":
+            described.add_new(tag, "SQ", [_describing_the_picture(item) for item in value])
+        elif keyword in _DESCRIBES_THE_PICTURE or (
+            tag.group in _NUMBERS_AND_CODES_GROUPS and element.VR in _NUMBERS_AND_CODES
+        ):
+            described[tag] = copy.deepcopy(element)
+    return described
 
 
 def _same_study(source: pydicom.Dataset) -> pydicom.Dataset:

@@ -100,6 +100,67 @@ def test_it_is_a_new_study_of_no_patient(explicit):
     assert film.SOPClassUID == source.SOPClassUID
 
 
+def lookup_table(**text):
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [4096, 0, 16], list(range(4096))
+    item["LUTDescriptor"].VR = item["LUTData"].VR = "US"
+    for keyword, value in text.items():
+        setattr(item, keyword, value)
+    item.add_new(0x00110010, "LO", "ACME")
+    item.add_new(0x00111001, "LO", "Jane's own")
+    return item
+
+
+@pytest.mark.parametrize("rescale_type", ["OD", "Jane's"])
+@pytest.mark.parametrize(
+    "syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian]
+)
+def test_of_what_describes_the_pixels_numbers_and_codes_stay_and_text_does_not(
+    rescale_type, syntax
+):
+    code, administrator = Dataset(), Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399162004", "SCT", "CC"
+    code.MappingResourceName = "Jane's"
+    code.ViewModifierCodeSequence = [copy.deepcopy(code)]
+    code.ViewModifierCodeSequence[0].add_new(0x00111001, "LO", "Jane's own")
+    administrator.PersonName = "Roe^Jane"
+    source = dicom_films.film(
+        PixelDataProviderURL="https://pacs.example/Jane",
+        PixelSpacingCalibrationType="FIDUCIAL",
+        PixelSpacingCalibrationDescription="Jane",
+        WindowCenter=2048,
+        WindowWidth=4096,
+        WindowCenterWidthExplanation="Jane",
+        PartialView="YES",
+        PartialViewDescription="Jane",
+        RescaleType=rescale_type,
+        VOILUTSequence=[lookup_table(LUTExplanation="Jane")],
+        ModalityLUTSequence=[lookup_table(ModalityLUTType="Jane", LUTExplanation="Jane")],
+        ViewCodeSequence=[code],
+        EquipmentAdministratorSequence=[administrator],
+        SmallestPixelValueInSeries=5,
+        PixelPaddingValue=7,
+    )
+    source.file_meta.TransferSyntaxUID = syntax
+    film = written(derived_film(film_files.read_film(dicom_films.content(source), "F.dcm").header))
+    elements = list(film.iterall())
+    assert not [element for element in elements if "Jane" in str(element.value)]
+    assert not [element for element in elements if element.tag.is_private]
+    assert "SmallestPixelValueInSeries" not in film
+    for keyword in ("WindowCenter", "WindowWidth", "PixelPaddingValue", "PartialView"):
+        assert film[keyword].value == source[keyword].value
+    assert film.RescaleType == ("OD" if rescale_type == "OD" else "US")
+    assert film.ModalityLUTSequence[0].ModalityLUTType == "US"
+    for sequence in ("ModalityLUTSequence", "VOILUTSequence"):
+        (table,) = film[sequence].value
+        assert list(table.LUTDescriptor) == [4096, 0, 16]
+        assert "LUTData" in table
+    (view,) = film.ViewCodeSequence
+    (modifier,) = view.ViewModifierCodeSequence
+    for kept in (view, modifier):
+        assert (kept.CodeValue, kept.CodeMeaning) == ("399162004", "CC")
+
+
 def test_text_that_is_burned_in_stays_and_the_object_says_so():
     _, film, _ = there_and_back(BurnedInAnnotation="YES")
     assert (film.BurnedInAnnotation, film.PatientIdentityRemoved) == ("YES", "NO")

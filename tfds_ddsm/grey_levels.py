@@ -54,7 +54,7 @@ class GreyScale:
     def to_grey(self, stored: np.ndarray) -> np.ndarray:
         """Returns grey levels, uint16, of stored values; padding is black."""
         if self.is_identity:
-            return stored
+            return stored.astype(np.uint16, copy=False)
         last = self.lowest + len(self.levels) - 1
         index = np.clip(stored.astype(np.int32), self.lowest, last) - self.lowest
         grey = self.levels[index]
@@ -98,10 +98,13 @@ def of_picture(
         bits: depth of the film, whatever the file states; None: as the file says.
 
     Raises:
-        ValueError: a stored value does not fit into `bits`.
+        ValueError: a stored value does not fit into `bits`, or `bits` not into the file's pixels.
     """
-    if stated_bits is not None and stored.max() >= 2**stated_bits:
-        stated_bits = None  # sBIT's usual meaning: scaled up to the whole range
+    if stated_bits is not None and (
+        stored.max() >= 2**stated_bits  # sBIT's usual meaning: scaled up to the whole range
+        or stated_bits > _container_bits(stored)
+    ):
+        stated_bits = None
     lowest, depth, warning = _range(stored, stated_bits, bits)
     table = np.arange(lowest, lowest + 2**depth)
     return GreyScale(lowest, _stretched(table), depth, warning=warning)
@@ -123,7 +126,8 @@ def of_dicom(
         voi: whether to apply the VOI LUT or window.
 
     Raises:
-        ValueError: a stored value does not fit into the depth, or the attributes contradict.
+        ValueError: a stored value does not fit into the depth, `bits` not into the file's pixels,
+            or the attributes contradict.
     """
     padding = _padding(header)
     pictured = stored if padding is None else stored[~_is_padding(stored, padding)]
@@ -154,13 +158,17 @@ def _range(
 ) -> tuple[int, int, str | None]:
     """Returns the lowest value that a film may store, its depth, and what was assumed."""
     low, high = int(stored.min()), int(stored.max())
+    container = _container_bits(stored)
     if bits is not None:
         if not MIN_BITS <= bits <= MAX_BITS:
             raise ValueError(f"bits must lie in [{MIN_BITS}, {MAX_BITS}], received {bits}")
+        if bits > container:
+            raise ValueError(
+                f"bits must be at most {container}, the file's bits a pixel, received {bits}"
+            )
         lowest = -(2 ** (bits - 1)) if low < 0 else 0
         _check_fits(low, high, lowest, bits)
         return lowest, bits, None
-    container = 8 * stored.dtype.itemsize
     depth = container if stated_bits is None else stated_bits
     lowest = -(2 ** (depth - 1)) if stored.dtype.kind == "i" else 0
     _check_fits(low, high, lowest, depth)
@@ -185,6 +193,10 @@ def _range(
     )
 
 
+def _container_bits(stored: np.ndarray) -> int:
+    return 8 * stored.dtype.itemsize
+
+
 def _check_fits(low: int, high: int, lowest: int, bits: int) -> None:
     if low < lowest or high >= lowest + 2**bits:
         raise ValueError(f"stored values {low} to {high} do not fit into {bits} bits")
@@ -206,7 +218,12 @@ def _padding(header: pydicom.Dataset) -> tuple[int, int] | None:
     if value is None:
         return None
     limit = header.get("PixelPaddingRangeLimit")
-    ends = int(value), int(value if limit is None else limit)
+    # Some machines write both without sign (US) in films with signed pixels, or the other way.
+    span = 2**header.BitsAllocated
+    lowest = -(span // 2) if header.PixelRepresentation else 0
+    ends = [
+        (int(end) - lowest) % span + lowest for end in (value, value if limit is None else limit)
+    ]
     return min(ends), max(ends)
 
 

@@ -109,6 +109,21 @@ def test_padding_is_black_and_never_written(interpretation):
         of_dicom(stored, film)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("representation", ["US", "SS"])
+def test_padding_is_read_with_the_sign_of_the_pixels(signed, representation):
+    lowest, highest = (-2010, -2000) if signed else (63_526, 63_536)
+    stored = np.array([[lowest, highest], [100, 4000]], np.int16 if signed else np.uint16)
+    film = dicom_films.film(stored)
+    offset = {"US": 2**16, "SS": 0}[representation]
+    film.add_new("PixelPaddingValue", representation, -2000 + offset)
+    film.add_new("PixelPaddingRangeLimit", representation, -2010 + offset)
+    scale = of_dicom(stored, film)
+    assert scale.padding == (lowest, highest)
+    assert scale.bits == 12
+    np.testing.assert_array_equal(scale.to_grey(stored), [[0, 0], [1600, 64_015]])
+
+
 @pytest.mark.parametrize(
     ("brightest", "bits"), [(200, 8), (1000, 10), (4095, 12), (16_383, 14), (16_384, 16)]
 )
@@ -144,6 +159,23 @@ def test_the_depth_that_a_file_states_or_the_user_gives_is_taken_without_a_warni
         of_picture(stored, bits=8)
     with pytest.raises(ValueError, match=r"bits must lie in \[8, 16\], received 17"):
         of_picture(stored, bits=17)
+
+
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_a_depth_that_the_file_cannot_hold_is_refused(bits):
+    stored = dicom_films.tissue(8)
+    message = f"bits must be at most 8, the file's bits a pixel, received {bits}"
+    with pytest.raises(ValueError, match=message):
+        of_picture(stored, bits=bits)
+    with pytest.raises(ValueError, match=message):
+        of_dicom(stored, dicom_films.film(stored, 8), bits)
+    for scale in (of_picture(stored, bits=8), of_picture(stored, stated_bits=bits)):
+        np.testing.assert_array_equal(scale.to_grey(stored), stored * np.uint16(257))
+
+
+def test_grey_levels_of_a_signed_film_have_no_sign():
+    stored = np.array([[0, 900]], np.int16)
+    assert of_dicom(stored, dicom_films.film(stored), bits=16).to_grey(stored).dtype == np.uint16
 
 
 def test_a_black_film_is_read():

@@ -88,25 +88,29 @@ class GreyScale:
 
 
 def of_picture(
-    stored: np.ndarray, stated_bits: int | None = None, bits: int | None = None
+    stored: np.ndarray, stated_white: int | None = None, bits: int | None = None
 ) -> GreyScale:
     """Returns the grey scale of a picture that is no DICOM file; its bright pixels are dense.
 
     Args:
         stored: uint8 or uint16 [height, width].
-        stated_bits: depth that the file states, such as a PNG's sBIT; None where it states none.
+        stated_white: stored value of white that the file states, such as a PGM's maximum value or
+            the highest of a PNG's sBIT; None where it states none.
         bits: depth of the film, whatever the file states; None: as the file says.
 
     Raises:
         ValueError: a stored value does not fit into `bits`, or `bits` not into the file's pixels.
     """
-    if stated_bits is not None and (
-        stored.max() >= 2**stated_bits  # sBIT's usual meaning: scaled up to the whole range
-        or stated_bits > _container_bits(stored)
-    ):
-        stated_bits = None
+    stated_bits = None
+    # What is brighter than the highest of sBIT was scaled up to the whole range, as PNG means it.
+    if bits is None and stated_white is not None and stored.max() <= stated_white:
+        stated_bits = stated_white.bit_length()
+        if stated_bits > _container_bits(stored):
+            stated_bits = None
     lowest, depth, warning = _range(stored, stated_bits, bits)
     table = np.arange(lowest, lowest + 2**depth)
+    if stated_bits is not None:
+        table = np.minimum(table, stated_white)
     return GreyScale(lowest, _stretched(table), depth, warning=warning)
 
 

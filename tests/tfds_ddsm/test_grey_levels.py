@@ -146,7 +146,7 @@ def test_a_film_that_does_not_fill_its_file_is_scaled_by_the_depth_it_suggests(b
 def test_the_depth_that_a_file_states_or_the_user_gives_is_taken_without_a_warning():
     stored = np.array([[0, 900]], np.uint16)
     for scale, bits in (
-        (of_picture(stored, stated_bits=12), 12),
+        (of_picture(stored, stated_white=4095), 12),
         (of_picture(stored, bits=14), 14),
         (of_picture(stored, bits=16), 16),
         (of_dicom(stored, dicom_films.film(stored, 12)), 12),
@@ -154,7 +154,7 @@ def test_the_depth_that_a_file_states_or_the_user_gives_is_taken_without_a_warni
     ):
         assert (scale.bits, scale.warning) == (bits, None)
     filled = dicom_films.tissue(16)
-    assert of_picture(filled, stated_bits=12).bits == 16  # scaled up, as PNG means it
+    assert of_picture(filled, stated_white=4095).bits == 16  # scaled up, as PNG means it
     with pytest.raises(ValueError, match="stored values 0 to 900 do not fit into 8 bits"):
         of_picture(stored, bits=8)
     with pytest.raises(ValueError, match=r"bits must lie in \[8, 16\], received 17"):
@@ -169,7 +169,7 @@ def test_a_depth_that_the_file_cannot_hold_is_refused(bits):
         of_picture(stored, bits=bits)
     with pytest.raises(ValueError, match=message):
         of_dicom(stored, dicom_films.film(stored, 8), bits)
-    for scale in (of_picture(stored, bits=8), of_picture(stored, stated_bits=bits)):
+    for scale in (of_picture(stored, bits=8), of_picture(stored, stated_white=2**bits - 1)):
         np.testing.assert_array_equal(scale.to_grey(stored), stored * np.uint16(257))
 
 

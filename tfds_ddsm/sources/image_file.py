@@ -44,6 +44,8 @@ _PICTURES = (
     (b"P2", "PPM"),
 )
 _GREY_MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I"}
+# Width, height and maximum value; a comment is white space.
+_PGM_HEADER = re.compile(rb"P[25]" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d+)")
 _SBIT = re.compile(rb"\0\0\0\x01sBIT(.)", re.DOTALL)
 
 # What pydicom and Pillow raise on damaged files; neither documents a closed list.
@@ -119,9 +121,11 @@ def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = Fal
         UnreadableFilmError: the file is damaged, too large, or not a grey picture.
     """
     with refusing(name):
-        stored, header, stated_bits = _decode(data)
+        stored, header, stated_white, is_inverted = _decode(data)
         if header is None:
-            scale = grey_levels.of_picture(stored, stated_bits, bits)
+            scale = grey_levels.of_picture(stored, stated_white, bits)
+            if is_inverted:
+                stored = np.array(2**scale.bits - 1, stored.dtype) - stored
         else:
             scale = grey_levels.of_dicom(stored, header, bits, voi)
             for tag in list(header.group_dataset(0x7FE0).keys()):
@@ -130,7 +134,7 @@ def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = Fal
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """Returns the stored values of a file's content, as of a mask.
+    """Returns the stored values of a file's content, as of a mask; a high value is bright.
 
     Returns:
         Integers of 8 or 16 bits [height, width], at most `MAX_PIXELS` in all.
@@ -139,7 +143,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
         UnreadableFilmError: the file is damaged, too large, or not a grey picture.
     """
     with refusing(name):
-        return _decode(data)[0]
+        stored, _, _, is_inverted = _decode(data)
+        return ~stored if is_inverted else stored
 
 
 @contextlib.contextmanager
@@ -163,24 +168,39 @@ def _check_num_bytes(num_bytes: int) -> None:
         raise ValueError(f"{num_bytes} bytes are more than a film can have")
 
 
-def _decode(data: bytes) -> tuple[np.ndarray, pydicom.Dataset | None, int | None]:
-    """Returns the stored values, a DICOM file's attributes, and the depth that a PNG states."""
+def _decode(data: bytes) -> tuple[np.ndarray, pydicom.Dataset | None, int | None, bool]:
+    """Decodes a file's content.
+
+    Returns:
+        The stored values, a DICOM file's attributes, the stored value of white that a picture
+        states, and whether a picture's low values are bright.
+    """
     _check_num_bytes(len(data))
     if dicom_pixels.is_dicom(data):
         dataset = dicom_pixels.read(data, MAX_FILE_BYTES)
-        return dicom_pixels.stored_values(dataset), dataset, None
+        return dicom_pixels.stored_values(dataset), dataset, None, False
     for start, kind in _PICTURES:
         if data.startswith(start):
-            return _decode_picture(data, kind), None, _stated_bits(data, kind)
+            stored, is_inverted = _decode_picture(data, kind)
+            white = _stated_white(data, kind)
+            if kind == "PPM" and white is not None:  # Pillow scales up to the whole range
+                half = grey_levels.WHITE // 2
+                scaled = stored.astype(np.uint32) * np.uint32(white) + np.uint32(half)
+                stored = (scaled // grey_levels.WHITE).astype(np.uint16)
+            return stored, None, white, is_inverted
     raise ValueError("the file is none of DICOM, PNG, PGM, TIFF and JPEG")
 
 
-def _decode_picture(data: bytes, kind: str) -> np.ndarray:
-    """Decodes a grey picture of 16 bits, or of 8 and fewer; a JPEG's colours become grey."""
+def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
+    """Decodes a grey picture of 16 bits, or of 8 and fewer; a JPEG's colours become grey.
+
+    Returns:
+        The pixels, and whether low values are bright.
+    """
     with PIL.Image.open(io.BytesIO(data), formats=(kind,)) as image:
         dicom_pixels.check_size(image.height, image.width)
         if kind == "JPEG":
-            return np.asarray(image.convert("L"))
+            return np.asarray(image.convert("L")), False
         if getattr(image, "n_frames", 1) != 1:
             raise ValueError(f"a film is one picture, the file holds {image.n_frames}")
         if image.mode not in _GREY_MODES:
@@ -188,16 +208,23 @@ def _decode_picture(data: bytes, kind: str) -> np.ndarray:
                 f"a grey {kind} has 8 or 16 bits a pixel (mode L or I;16), received {image.mode}"
             )
         pixels = np.asarray(image.convert(_GREY_MODES[image.mode]))
-        if kind == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0:
-            pixels = grey_levels.WHITE - pixels  # white is 0; Pillow inverts 8 bits alone
+        # White is 0; Pillow inverts 8 bits alone.
+        is_inverted = kind == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0
     if image.mode == "I":  # Pillow holds a PGM of 16 bits so
         if pixels.min() < 0 or pixels.max() > grey_levels.WHITE:
             raise ValueError(f"a film has 8 or 16 bits a pixel, received {pixels.max()}")
-        return pixels.astype(np.uint16)
-    return pixels
+        pixels = pixels.astype(np.uint16)
+    return pixels, is_inverted
 
 
-def _stated_bits(data: bytes, kind: str) -> int | None:
-    """Returns the depth of a grey PNG's sBIT chunk (PNG 11.3.2.6), which stands before IDAT."""
+def _stated_white(data: bytes, kind: str) -> int | None:
+    """Returns the stored value of white that a picture states; None where it states none.
+
+    It is a PGM's maximum value between 8 and 16 bits, or the highest value of the depth in a grey
+    PNG's sBIT chunk (PNG 11.3.2.6), which stands before IDAT.
+    """
+    if kind == "PPM":
+        match = _PGM_HEADER.match(data)
+        return int(match[3]) if match and 255 < int(match[3]) < grey_levels.WHITE else None
     match = _SBIT.search(data, 0, max(0, data.find(b"IDAT"))) if kind == "PNG" else None
-    return match[1][0] if match and grey_levels.MIN_BITS <= match[1][0] <= 16 else None
+    return 2 ** match[1][0] - 1 if match and grey_levels.MIN_BITS <= match[1][0] <= 16 else None

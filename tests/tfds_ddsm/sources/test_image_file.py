@@ -63,6 +63,47 @@ def test_a_tiff_whose_white_is_0_is_inverted(tmp_path):
     np.testing.assert_array_equal(image_file.read_pixels(epath.Path(path)), 65_535 - PIXELS)
 
 
+@pytest.mark.parametrize("bits", [None, 12, 16])
+def test_a_tiff_whose_white_is_0_is_inverted_within_its_depth(tmp_path, bits):
+    path = tmp_path / "film.tif"
+    white_is_0 = PIXELS >> 4
+    PIL.Image.fromarray(white_is_0).save(path, "TIFF", tiffinfo={262: 0})
+    film = image_file.read_film(epath.Path(path), bits)
+    highest = 65_535 if bits == 16 else 4095
+    np.testing.assert_array_equal(film.stored, highest - white_is_0)
+    np.testing.assert_array_equal(film.grey, np.round(film.stored / highest * 65_535))
+    assert (film.scale.warning is None) == (bits is not None)
+
+
+def pgm(pixels, maximum, plain=False):
+    """Returns a portable grey map of more than 8 bits, with a comment."""
+    height, width = pixels.shape
+    header = f"P{2 if plain else 5}\n# 4 mm\n{width} {height}\n{maximum}\n".encode()
+    return header + (
+        " ".join(map(str, pixels.ravel())).encode() if plain else pixels.astype(">u2").tobytes()
+    )
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(("maximum", "depth"), [(1023, 10), (4000, 12), (4095, 12), (4096, 13)])
+def test_a_pgm_is_as_deep_as_it_states(maximum, depth, plain):
+    pixels = (PIXELS % 900).astype(np.uint16)  # of 10 bits, if it had to be guessed
+    data = pgm(pixels, maximum, plain)
+    film = image_file.decode_film(data, "film.pgm")
+    assert (film.scale.bits, film.scale.warning) == (depth, None)
+    np.testing.assert_array_equal(film.stored, pixels)
+    np.testing.assert_array_equal(film.grey, np.round(pixels / maximum * 65_535))
+    np.testing.assert_array_equal(film.with_grey(film.grey).stored, pixels)
+    overridden = image_file.decode_film(data, "film.pgm", bits=12)
+    np.testing.assert_array_equal(overridden.grey, np.round(pixels / 4095 * 65_535))
+
+
+def test_every_value_of_a_pgm_comes_back():
+    pixels = np.arange(65_535, dtype=np.uint16)[None]
+    for maximum in (65_534, 65_535):
+        np.testing.assert_array_equal(image_file.decode(pgm(pixels, maximum), "film.pgm"), pixels)
+
+
 def test_a_tiff_of_two_pages_is_refused(tmp_path):
     page = PIL.Image.fromarray(PIXELS)
     page.save(tmp_path / "film.tif", save_all=True, append_images=[page])

@@ -14,7 +14,7 @@ from cigan_tf.errors import UserError
 from export import derived_dicom
 from export.film_infill import FilmLesion
 from tfds_ddsm import png_file
-from tfds_ddsm.mammogram import UnreadableFilmError
+from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
 from tfds_ddsm.sources import image_file
 from tfds_ddsm.sources.image_file import FilmPixels
 
@@ -64,11 +64,11 @@ def read_film(data: bytes, name: str, bits: int | None = None, voi: bool = False
         voi: whether to apply a DICOM file's VOI LUT or window.
 
     Raises:
-        UserError: the content is damaged or no grey film.
+        UserError: the content is damaged or no grey film, or cannot be decoded now.
     """
     try:
         return FilmFile(name, image_file.decode_film(data, name, bits, voi))
-    except UnreadableFilmError as error:
+    except (UnreadableFilmError, StorageError) as error:
         raise UserError(str(error)) from None
 
 
@@ -81,7 +81,7 @@ def read_mask(data: bytes, name: str) -> np.ndarray:
     """
     try:
         pixels = image_file.decode(data, name)
-    except UnreadableFilmError as error:
+    except (UnreadableFilmError, StorageError) as error:
         raise UserError(str(error)) from None
     low, high = int(pixels.min()), int(pixels.max())
     mask = pixels > ((low + high) / 2 if low < high else 0)
@@ -142,7 +142,7 @@ def files_of(
 
 
 def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) -> None:
-    """Raises UserError where what `write_files` writes would replace a file.
+    """Raises UserError where what `write_files` writes would replace a file, or cannot be written.
 
     Args:
         output: the film to write.
@@ -151,14 +151,19 @@ def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) 
     """
     read = [pathlib.Path(path).expanduser() for path in inputs]
     for path in _paths_of(output):
-        if not path.exists():
-            continue
-        if any(one.exists() and path.samefile(one) for one in read):
+        try:
+            is_there = path.exists()
+            is_read = is_there and any(one.exists() and path.samefile(one) for one in read)
+        except OSError as error:
+            raise UserError(
+                f"output {str(path)!r} cannot be written: {error.strerror}; pass another name."
+            ) from None
+        if is_read:
             raise UserError(
                 f"output {str(output)!r} would replace {str(path)!r}, from which it is made; pass "
                 "another name."
             )
-        if not overwrite:
+        if is_there and not overwrite:
             raise UserError(
                 f"output {str(path)!r} is there already; pass another name, or --overwrite."
             )

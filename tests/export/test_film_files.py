@@ -167,6 +167,12 @@ def test_nothing_is_overwritten_unless_asked_for(tmp_path, ending):
     film_files.check_outputs(tmp_path / "x.dcm", [], overwrite=True)
 
 
+def test_an_output_that_cannot_be_looked_for_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"output .*x_seg.dcm' cannot be written: File name too lo"):
+        film_files.check_outputs(tmp_path / f"{'x' * 250}.dcm", [], overwrite=False)
+    film_files.check_outputs(tmp_path / "free.dcm", [str(tmp_path / "absent")], overwrite=False)
+
+
 def test_the_files_say_where_the_film_is_synthetic(tmp_path):
     lesions = [
         FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True),

@@ -9,6 +9,7 @@ a stream takes is checked against Rows and Columns before it is decoded.
 import io
 import os
 import pathlib
+import signal
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pydicom import uid
 from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 
+from tfds_ddsm.mammogram import StorageError
 from tfds_ddsm.sources import codec_process
 
 # A film of 24 x 30 cm at 42 um, the finest pitch of DDSM's digitizers, has 41 million pixels.
@@ -126,6 +128,7 @@ def stored_values(dataset: pydicom.Dataset) -> np.ndarray:
     Raises:
         ValueError: the file holds no film, or its stream is damaged. Damaged attributes raise what
             pydicom raises.
+        StorageError: the machine cannot run the stream's decoder now.
     """
     _check_is_film(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -199,6 +202,8 @@ def _checked(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
         raise ValueError(f"the stream holds {stored.shape} pixels, the file declares {shape}")
     bits, allocated = dataset.BitsStored, dataset.BitsAllocated
     if stored.dtype.itemsize * 8 != allocated:
+        if (brightest := int(stored.max())) >= 2**allocated:
+            raise ValueError(f"BitsAllocated is {allocated}, but a stored value is {brightest}")
         stored = stored.astype(f"{stored.dtype.kind}{allocated // 8}")
     stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     unused = allocated - bits
@@ -298,6 +303,16 @@ def _by_codec(dataset: pydicom.Dataset, frame: bytes, syntax: uid.UID) -> np.nda
         )
     except subprocess.TimeoutExpired:
         raise ValueError("the stream is damaged: its decoder does not end") from None
+    except OSError as error:
+        raise StorageError(
+            f"the decoder cannot be started ({error.strerror}); run the same command again when "
+            "the machine has memory and processes to spare"
+        ) from error
+    if finished.returncode in (-signal.SIGKILL, -signal.SIGTERM):
+        raise StorageError(
+            f"the decoder was ended by signal {-finished.returncode}, as where a machine runs out "
+            "of memory; run the same command again with fewer processes"
+        )
     if finished.returncode != 0:
         lines = finished.stderr.decode(errors="replace").strip().splitlines()
         reason = (

@@ -23,7 +23,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from tfds_ddsm import grey_levels
 from tfds_ddsm.grey_levels import GreyScale
-from tfds_ddsm.mammogram import UnreadableFilmError
+from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
 from tfds_ddsm.sources import dicom_pixels, storage
 from tfds_ddsm.sources.dicom_pixels import MAX_PIXELS
 
@@ -119,6 +119,7 @@ def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = Fal
 
     Raises:
         UnreadableFilmError: the file is damaged, too large, or not a grey picture.
+        StorageError: the machine cannot decode it now.
     """
     with refusing(name):
         stored, header, stated_white, is_inverted = _decode(data)
@@ -141,6 +142,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
     Raises:
         UnreadableFilmError: the file is damaged, too large, or not a grey picture.
+        StorageError: the machine cannot decode it now.
     """
     with refusing(name):
         stored, _, _, is_inverted = _decode(data)
@@ -156,6 +158,8 @@ def refusing(name: str) -> Iterator[None]:
             # Of odd values; those that matter are refused.
             warnings.filterwarnings("ignore", module="pydicom")
             yield
+    except StorageError as error:
+        raise StorageError(f"{name}: {error}") from error
     except _DECODING_ERRORS as error:
         reason = ascii(str(error).split("\n", 1)[0][:300])[1:-1] or type(error).__name__
         raise UnreadableFilmError(f"{name}: {reason}") from error

@@ -9,8 +9,10 @@ from pydicom import uid
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from tests.tfds_ddsm.sources import dicom_films
-from tfds_ddsm.mammogram import UnreadableFilmError
+from cigan_tf.errors import UserError
+from export import film_files
+from tests.tfds_ddsm.sources import dicom_films, pvrg_encoder
+from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
 from tfds_ddsm.sources import dicom_pixels, image_file
 
 CODECS = (uid.JPEGLSLossless, uid.JPEG2000Lossless)
@@ -166,6 +168,41 @@ def test_a_decoder_that_does_not_end_is_ended(monkeypatch):
         UnreadableFilmError, match="the stream is damaged: its decoder does not end"
     ):
         image_file.decode(with_stream(uid.JPEGLSLossless, bytes), "F.dcm")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        (None, r"cannot be started \(No such file or directory\)"),
+        ("#!/bin/sh\nkill -9 $$\n", "was ended by signal 9"),
+    ],
+)
+def test_a_machine_that_fails_is_no_damaged_film(tmp_path, monkeypatch, decoder, message):
+    data = with_stream(uid.JPEGLSLossless, bytes)
+    if decoder is not None:
+        (tmp_path / "python").write_text(decoder)
+        (tmp_path / "python").chmod(0o700)
+    monkeypatch.setattr(dicom_pixels.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(StorageError, match=f"F.dcm: the decoder {message}"):
+        image_file.decode_film(data, "F.dcm")
+    with pytest.raises(UserError, match=f"F.dcm: the decoder {message}"):
+        film_files.read_film(data, "F.dcm")
+
+
+def test_a_stream_deeper_than_its_file_is_refused():
+    def film(stored):
+        stream = pvrg_encoder.encode(stored, predictor=1, precision=12, first_line_of_t81=True)
+        film = dicom_films.film(bits=8, PixelData=pydicom.encaps.encapsulate([stream]))
+        film["PixelData"].is_undefined_length = True
+        film.file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
+        return dicom_films.content(film)
+
+    np.testing.assert_array_equal(
+        image_file.decode(film(dicom_films.tissue(8)), "F.dcm"), dicom_films.tissue(8)
+    )
+    message = "BitsAllocated is 8, but a stored value is 4095"
+    with pytest.raises(UnreadableFilmError, match=message):
+        image_file.decode(film(dicom_films.tissue(12)), "F.dcm")
 
 
 def test_a_decoder_says_why_it_fails():

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.film_cache import FilmCache
 from tfds_ddsm.film_examples import FilmReport, encoded_examples, first_examples
 from tfds_ddsm.mammogram import LESION_TYPES, OTHER_LESION, Film, Source, StorageError
+from tfds_ddsm.sources.films_table import TABLE_NAME
 
 _SOURCES_ON_DISK = ("cbis_ddsm", "ddsm", "films")
 _CBIS_LICENSE = "CC BY 3.0 (CBIS-DDSM)"
@@ -27,6 +28,7 @@ _LICENSES = {
     "films": "that of the films",
 }
 _SHUFFLE_BUFFER_BYTES = 256 * 2**20
+_TABLE_HASH = "films_csv_sha256"
 
 
 def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Source:
@@ -206,15 +208,29 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 f"{self.data_dir} was built with another {', '.join(changed)}: give the config "
                 "another name, or pass --overwrite."
             )
+        if self.builder_config.source == "films":
+            self._check_table(built, download_config.manual_dir)
+
+    def _check_table(self, built: Mapping[str, Any], given: epath.PathLike | None) -> None:
+        manual_dir = epath.Path(given or self.data_dir_root / "downloads" / "manual")
+        table = manual_dir / TABLE_NAME
+        if not given and not table.exists():  # a dataset can be used where its films are not
+            return
+        if built.get(_TABLE_HASH) != _table_hash(open_source(self.builder_config, manual_dir)):
+            raise DatasetError(
+                f"{table} has changed since this dataset was built; pass --overwrite, or give the "
+                "config another name."
+            )
 
     def _remove_leftovers(self, is_sole: bool) -> None:
         """Deletes the films that were kept, and what killed builds left; the dataset is whole."""
         if self._cache:
             self._cache.remove()
         if is_sole:
-            for pattern in ("incomplete.*", f"{film_cache.FOLDER_PREFIX}*"):
-                for folder in self.data_path.parent.glob(pattern):
-                    folder.rmtree()
+            # Not by a pattern: epath's read the brackets of a folder's name, too.
+            for path in self.data_path.parent.iterdir():
+                if path.name.startswith(("incomplete.", film_cache.FOLDER_PREFIX)):
+                    path.rmtree()
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         """Builds the splits, then describes them in files beside the records."""
@@ -230,6 +246,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         manual_dir = _manual_dir(config, dl_manager)
         source = open_source(config, manual_dir)
+        if config.source == "films":
+            self.info.metadata["recipe"][_TABLE_HASH] = _table_hash(source)
         self._selection = selection.select(source, config)
         runner, options = self._download_config.beam_runner, self._download_config.beam_options
         if manual_dir or runner or options:
@@ -337,6 +355,13 @@ def _repeatable_bytes() -> Iterator[None]:
         yield
     finally:
         serializer.serialize_example = serialize
+
+
+def _table_hash(source: Source) -> str:
+    try:
+        return source.table_sha256()
+    except (ValueError, StorageError) as error:
+        raise DatasetError(str(error)) from error
 
 
 def _manual_dir(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 
@@ -42,14 +43,26 @@ class FilmsSource(Source):
         Raises:
             ValueError: the table is missing or cannot be read as one.
         """
-        path = self._root / TABLE_NAME
         try:
-            data = storage.read_bytes(path, _MAX_TABLE_BYTES)
-            return films_table.parse_table(data.decode("utf-8-sig"))
+            return films_table.parse_table(self._table_bytes().decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            path = self._root / TABLE_NAME
+            raise ValueError(f"{path}: the text is not UTF-8; save it as 'CSV UTF-8'.") from None
+
+    def table_sha256(self) -> str:
+        """Returns the SHA-256 of films.csv as it is now, in hexadecimal digits.
+
+        Raises:
+            ValueError: the table is missing.
+            StorageError: it cannot be read now.
+        """
+        return hashlib.sha256(self._table_bytes()).hexdigest()
+
+    def _table_bytes(self) -> bytes:
+        try:
+            return storage.read_bytes(self._root / TABLE_NAME, _MAX_TABLE_BYTES)
         except UnreadableFilmError as error:
             raise ValueError(f"{error}; write the table of your films there.") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}: the text is not UTF-8; save it as 'CSV UTF-8'.") from None
 
     @functools.cached_property
     def _found(self) -> tuple[Mapping[str, FilmLines], tuple[Skipped, ...]]:

@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 from typing import ClassVar
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
@@ -274,6 +276,19 @@ def test_a_good_build_removes_what_killed_ones_left(tmp_path):
     assert list(folder.iterdir()) == [pathlib.Path(dataset.data_path)]
 
 
+def test_a_build_leaves_folders_that_its_brackets_match_alone(tmp_path):
+    running = tmp_path / "run1" / "ddsm_patches" / "tiny" / "incomplete.AB12CD_1.1.0"
+    running.mkdir(parents=True)
+    (running / "a.tfrecord").touch()
+    left = tmp_path / "run[12]" / "ddsm_patches" / "tiny" / "incomplete.AB12CD_1.1.0"
+    left.mkdir(parents=True)
+
+    phantom(tmp_path / "run[12]").download_and_prepare()
+
+    assert (running / "a.tfrecord").exists()
+    assert not left.exists()
+
+
 def test_a_build_that_waited_for_another_takes_its_dataset(tmp_path, monkeypatch):
     waiting = phantom(tmp_path)
 
@@ -334,6 +349,44 @@ def test_a_damaged_film_of_ones_own_stops_the_build(tmp_path):
     with pytest.raises(DatasetError, match=r"a\.png: .*tfds_ddsm.check lists all") as raised:
         builder(tmp_path, source="films").download_and_prepare(download_config=download_config)
     assert "\n" not in str(raised.value)
+
+
+def own_films(root):
+    """Writes two films of two patients, both in one split, and their table."""
+    root.mkdir()
+    lines = ["film,patient_id,label,split,row_min,row_max,col_min,col_max"]
+    for number in (1, 2):
+        film = np.random.default_rng(number).integers(20_000, 60_000, (120, 100)).astype(np.uint16)
+        film[:, 70:] = 0
+        PIL.Image.fromarray(film).save(root / f"{number}.png")
+        lines.append(f"{number}.png,P{number},malignant,test,50,59,30,39")
+    (root / "films.csv").write_text("\n".join(lines))
+    return root
+
+
+def build_films(data_dir, manual_dir, **fields):
+    small = {"source": "films", "film_size": [120, 100], "patches_per_class": 8}
+    dataset = builder(data_dir, **small | fields)
+    download_config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    dataset.download_and_prepare(download_config=download_config)
+    return dataset
+
+
+def test_a_dataset_stands_for_one_table_of_films(tmp_path):
+    films = own_films(tmp_path / "films")
+    table = films / "films.csv"
+    built = build_films(tmp_path / "data", films)
+    recipe = json.loads((built.data_path / "metadata.json").read_text())["recipe"]
+    assert recipe["films_csv_sha256"] == hashlib.sha256(table.read_bytes()).hexdigest()
+    build_films(tmp_path / "data", films)  # is there: nothing to do
+    build_films(tmp_path / "data", None)  # used where the films are not
+
+    table.write_text(table.read_text().replace(",59,", ",58,"))
+    with pytest.raises(DatasetError, match=r"films\.csv has changed since .*--overwrite") as raised:
+        build_films(tmp_path / "data", films)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(DatasetError, match=r"other/films\.csv: No such file"):
+        build_films(tmp_path / "data", tmp_path / "other")
 
 
 def test_each_config_opens_its_source(tmp_path):

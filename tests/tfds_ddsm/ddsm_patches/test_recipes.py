@@ -1,5 +1,6 @@
 """The recipes of RECIPES.md, on small trees made after the layouts of the collections."""
 
+import csv
 import pathlib
 import plistlib
 import re
@@ -135,15 +136,28 @@ def test_vindr_mammo(tmp_path):
         "s2,e3,i4,L,CC,120,80,BI-RADS 3,DENSITY B,['Suspicious Calcification'],"
         "BI-RADS 3,1,2,11,12,test\n"
         "s2,e4,i5,R,CC,120,80,BI-RADS 2,DENSITY B,['No Finding'],,,,,,test\n"
+        "s3,e5,i6,L,CC,120,80,BI-RADS 5,DENSITY B,['Mass'],BI-RADS 5,1,2,11,12,test\n"
+        "s3,e5,i6,L,CC,120,80,BI-RADS 5,DENSITY B,['Mass'],BI-RADS 3,31,32,41,42,test\n"
+        "s3,e5,i7,L,MLO,120,80,BI-RADS 5,DENSITY B,['Mass'],BI-RADS 3,1,2,11,12,test\n"
+        "s3,e6,i8,R,CC,120,80,BI-RADS 4,DENSITY B,['Skin Thickening'],,1,2,11,12,test\n"
+        "s3,e7,i9,R,CC,120,80,BI-RADS 2,DENSITY B,['Nipple Retraction'],,1,2,11,12,test\n"
     )
-    for number in range(1, 6):
-        study = "s1" if number < 4 else "s2"
+    for number in range(1, 10):
+        study = "s1" if number < 4 else "s2" if number < 6 else "s3"
         write_dicom(tmp_path / "images" / study / f"i{number}.dicom", 12, number)
 
     source, films = run_recipe("VinDr-Mammo", tmp_path)
 
-    assert list(films) == [f"images_{name}.dicom" for name in ("s1_i1", "s1_i3", "s2_i4", "s2_i5")]
-    first, normal, benign, _ = films.values()
+    names = ("s1_i1", "s1_i3", "s2_i4", "s2_i5", "s3_i6", "s3_i8", "s3_i9")
+    assert list(films) == [f"images_{name}.dicom" for name in names]
+    first, normal, benign, _, both, of_malignant, of_benign = films.values()
+    assert [lesion.malignant for lesion in both.lesions] == [True, False]
+    assert not both.left_out
+    for mammogram, malignant in ((of_malignant, True), (of_benign, False)):
+        (lesion,) = mammogram.lesions
+        assert (lesion.malignant, lesion.description.assessment) == (malignant, -1)
+    assert of_malignant.left_out  # the assessment of its breast may be of what has no box
+    assert not of_benign.left_out
     (lesion,) = first.lesions
     assert (lesion.lesion_type, lesion.malignant, box_of(lesion)) == (
         "mass",
@@ -154,7 +168,7 @@ def test_vindr_mammo(tmp_path):
     assert not normal.lesions
     assert (benign.lesions[0].lesion_type, benign.lesions[0].malignant) == ("calcification", False)
     assert benign.film.density == 2
-    assert [item.name for item in source.skipped()] == ["images_s1_i2.dicom"]
+    assert [item.name for item in source.skipped()] == ["images_s1_i2.dicom", "images_s3_i7.dicom"]
     assert source.split_of(benign.film) == "test"
     assert source.split_of(first.film) in ("train", "validation")
 
@@ -164,6 +178,7 @@ def test_cmmd(tmp_path):
         "\ufeffID1,LeftRight,Age,number,abnormality,classification,subtype\n"
         "D1-0001,R,44,2,calcification,Benign,\n"
         "D2-0002,L,52,2,both,Malignant,Luminal A\n"
+        "D2-0002,L,52,2,mass,Benign,\n"
     )
     for number, (patient, side, view) in enumerate(
         (
@@ -203,7 +218,7 @@ def test_embed(tmp_path):
         "10,100,L,S,1.0,3.0,1\n10,100,R,N,,3.0,1\n"
         "11,110,,N,,2.0,1\n"
         "12,120,B,S,4.0,,1\n"
-        "13,130,L,A,,1.0,1\n"
+        "13,130,L,A,,1.0,1\n13,130,L,N,,1.0,2\n14,140,R,N,,1.0,1\n14,140,R,B,,1.0,2\n"
     )
     root = "/mnt/NAS2/mammo/anon_dicom/cohort_1"
     header = (
@@ -219,6 +234,8 @@ def test_embed(tmp_path):
         "f,11,110,cview,L,MLO,,0,()",
         "g,10,100,2D,L,MLO,1.0,0,()",
         "h,10,100,2D,L,MLO,,0,()",
+        "i,13,130,2D,L,MLO,,0,()",
+        "j,14,140,2D,R,CC,,0,()",
     )
     rows = []
     for line in lines:
@@ -231,8 +248,13 @@ def test_embed(tmp_path):
 
     source, films = run_recipe("EMBED", tmp_path)
 
-    assert [name.rsplit("_", 1)[1] for name in films] == ["a.dcm", "b.dcm", "c.dcm", "d.dcm"]
-    malignant, other_side, negative, benign = films.values()
+    assert [name.rsplit("_", 1)[1] for name in films] == [f"{x}.dcm" for x in "abcdj"]
+    malignant, other_side, negative, benign, _ = films.values()
+    lines = csv.DictReader((tmp_path / "films.csv").read_text().splitlines())
+    labels = {row["film"][-5]: row["label"] for row in lines}
+    assert {name: labels.get(name) for name in "bcij"} == {
+        **{"b": "normal", "c": "normal", "i": None, "j": "benign"},
+    }
     assert [box_of(lesion) for lesion in malignant.lesions] == [(20, 50, 10, 30)]
     assert malignant.lesions[0].malignant
     assert malignant.film.density == 3

@@ -19,6 +19,11 @@ MIN_BITS, MAX_BITS = 8, 16
 # Films are 8, 10, 12, 14 or 16 bits deep. One of 14 bits fills a quarter of a 16-bit file.
 _DEPTHS = (8, 10, 12, 14)
 
+# Values below 0 that are so few, or so little below it, are hardly tissue of a film whose black is
+# the lowest value: noise, the edge of a filter, or padding that the file does not state.
+_MAX_STRAY_SHARE = 0.01
+_MAX_STRAY_DEPTH = 1 / 8  # of the highest value
+
 _MODALITY = ("ModalityLUTSequence", "RescaleIntercept", "RescaleSlope")
 _VOI = ("VOILUTFunction", "VOILUTSequence", "WindowCenter", "WindowWidth")
 
@@ -163,6 +168,9 @@ def _range(
     """Returns the lowest value that a film may store, its depth, and what was assumed."""
     low, high = int(stored.min()), int(stored.max())
     container = _container_bits(stored)
+    is_shallow = low < 0 and -low <= _MAX_STRAY_DEPTH * high
+    share = float(np.mean(stored < 0)) if low < 0 else 0.0
+    is_rare = 0 < share <= _MAX_STRAY_SHARE
     if bits is not None:
         if not MIN_BITS <= bits <= MAX_BITS:
             raise ValueError(f"bits must lie in [{MIN_BITS}, {MAX_BITS}], received {bits}")
@@ -170,6 +178,8 @@ def _range(
             raise ValueError(
                 f"bits must be at most {container}, the file's bits a pixel, received {bits}"
             )
+        if bits < container and (is_shallow or (is_rare and high >= 2 ** (bits - 1))):
+            low = 0  # black
         lowest = -(2 ** (bits - 1)) if low < 0 else 0
         _check_fits(low, high, lowest, bits)
         return lowest, bits, None
@@ -177,6 +187,16 @@ def _range(
     lowest = -(2 ** (depth - 1)) if stored.dtype.kind == "i" else 0
     _check_fits(low, high, lowest, depth)
     claimed = f"{lowest} to {lowest + 2**depth - 1}"
+    held = f"{low} to {high}"
+    if container > MIN_BITS and (is_shallow or (is_rare and depth == container)):
+        if not (is_shallow and is_rare):
+            raise ValueError(
+                f"stored values are {held}, {share:.2%} of them below 0: pass bits="
+                f"{max(MIN_BITS, high.bit_length())} if black is 0 and they are no part of the "
+                f"picture, bits={container} if black is {-(2 ** (container - 1))}"
+            )
+        held += ", those below 0 count as 0"
+        low = 0
     fitting = [
         (start, deep)
         for deep in _DEPTHS
@@ -192,7 +212,7 @@ def _range(
     return (
         lowest,
         depth,
-        f"stored values are {low} to {high}, the file allows {claimed}: taken for a film of "
+        f"stored values are {held}, the file allows {claimed}: taken for a film of "
         f"{depth} bits; pass bits={container} or another number if it is not",
     )
 

@@ -202,6 +202,48 @@ def test_signed_films_without_negative_values_begin_at_0(low, high, stored_bits,
     assert (scale.warning is None) == (lowest == -(2 ** (stored_bits - 1)))
 
 
+@pytest.mark.parametrize("lowest", [-3, -500])
+def test_few_values_a_little_below_0_are_black(lowest):
+    stored = np.full((20, 20), 100, np.int16)
+    stored[0, :4], stored[-1] = lowest, 4000
+    film = dicom_films.film(stored)
+    scale = of_dicom(stored, film)
+    expected = np.full(stored.shape, 1600)
+    expected[0, :4], expected[-1] = 0, 64_015
+    np.testing.assert_array_equal(scale.to_grey(stored), expected)
+    assert scale.warning.startswith(
+        f"stored values are {lowest} to 4000, those below 0 count as 0, the file allows -32768 to "
+        "32767: taken for a film of 12 bits; pass bits=16"
+    )
+    np.testing.assert_array_equal(of_dicom(stored, film, bits=12).to_grey(stored), expected)
+    assert of_dicom(stored, film, bits=16).lowest == -32_768
+
+
+@pytest.mark.parametrize(("lowest", "count"), [(-50, 200), (-2500, 2)], ids=["many", "deep"])
+def test_values_below_0_that_may_be_no_part_of_the_picture_are_questioned(lowest, count):
+    stored = np.full((20, 20), 4000, np.int16)
+    stored.ravel()[:count] = lowest
+    film = dicom_films.film(stored)
+    share = f"{count / 4:.2f}"
+    with pytest.raises(
+        ValueError,
+        match=f"values are {lowest} to 4000, {share}% of them below 0: pass bits=12 if black is 0 "
+        "and they are no part of the picture, bits=16 if black is -32768",
+    ):
+        of_dicom(stored, film)
+    grey = of_dicom(stored, film, bits=12).to_grey(stored)
+    np.testing.assert_array_equal(grey, np.where(stored < 0, 0, 64_015))
+    assert of_dicom(stored, film, bits=16).lowest == -32_768
+
+
+def test_a_signed_film_of_stated_depth_keeps_its_few_low_values():
+    stored = np.full((20, 20), 1000, np.int16)
+    stored[0, :3] = -2000
+    scale = of_dicom(stored, dicom_films.film(stored, 12))
+    assert (scale.lowest, scale.bits, scale.warning) == (-2048, 12, None)
+    assert of_dicom(stored, dicom_films.film(stored, 12), bits=12).lowest == -2048
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ class FilmReport:
             close to a malignant lesion.
         left_out: the source's reasons for lesions that it could not use.
         error: why the film could not be read; '' where it could.
+        picture_sha256: of the film's pixels, by `picture_sha256`; '' where it could not be read.
     """
 
     film: Film
@@ -45,6 +47,7 @@ class FilmReport:
     lesions_without_patch: int = 0
     left_out: tuple[str, ...] = ()
     error: str = ""
+    picture_sha256: str = ""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "FilmReport":
@@ -120,8 +123,14 @@ def film_examples(
         lesions=dict(collections.Counter(map(_lesion_kind, lesions))),
         lesions_without_patch=without_patch,
         left_out=mammogram.left_out,
+        picture_sha256=picture_sha256(mammogram.image),
     )
     return report, _cut_out(film, image, lesions, draws, factor, config.patch_size)
+
+
+def picture_sha256(image: np.ndarray) -> str:
+    """Returns a hash, in hexadecimal digits, that tells pictures of [height, width] apart."""
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def _lesion_kind(lesion: Lesion) -> str:

@@ -2,10 +2,10 @@
 
 import collections
 import dataclasses
-import hashlib
 
 import tqdm
 
+from tfds_ddsm.film_examples import picture_sha256
 from tfds_ddsm.mammogram import Film, UnreadableFilmError
 from tfds_ddsm.sources.films import FilmsSource
 
@@ -58,7 +58,7 @@ def read_all(source: FilmsSource) -> Findings:
     for item in source.skipped():
         title = _LINES if item.reason in table_faults else _MISSING
         findings.add(_NO_PLACE if item.kind == "lesion" else title, item.reason)
-    films_by_picture: dict[bytes, Film] = {}
+    films_by_picture: dict[str, Film] = {}
     for film in tqdm.tqdm(source.usable_films(), desc="Reading films", unit=" films"):
         path = source.table.films[film.film_id].path
         try:
@@ -67,9 +67,7 @@ def read_all(source: FilmsSource) -> Findings:
         except UnreadableFilmError as error:
             findings.add(_UNREADABLE, str(error))
             continue
-        # The same picture under two patients could be in the train and in the test split.
-        picture = hashlib.sha256(repr(pixels.stored.shape).encode() + pixels.stored.tobytes())
-        first = films_by_picture.setdefault(picture.digest(), film)
+        first = films_by_picture.setdefault(picture_sha256(pixels.grey), film)
         if first.patient_id != film.patient_id:
             other = source.table.films[first.film_id].path
             findings.add(_PATIENTS, f"{path} ({film.patient_id}) and {other} ({first.patient_id})")

@@ -236,6 +236,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Builds the splits, then describes them in files beside the records."""
         self._download_config = download_config
         self._reports: dict[str, list[FilmReport]] = {}
+        self._films_by_picture: dict[str, Film] = {}
         self.info.metadata["recipe"] = self._recipe(download_config)
         with _small_shuffle_buffer(), _repeatable_bytes():
             super()._download_and_prepare(dl_manager, download_config)
@@ -276,6 +277,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             if num_left == 0:
                 break
             report, examples = self._read(read, source, film, plan[film.film_id])
+            if error := self._picture_of_another_patient(report):
+                report, examples = FilmReport(film, plan[film.film_id], error=error), iter(())
             if num_left is not None:
                 report, examples = first_examples(report, examples, num_left)
                 num_left -= sum(report.made)
@@ -289,6 +292,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return read(source, film, counts, self.builder_config)
         except StorageError as error:
             raise DatasetError(str(error)) from error
+
+    def _picture_of_another_patient(self, report: FilmReport) -> str:
+        """Returns what is wrong where an earlier film of one's own shows the same; else ''.
+
+        The same picture under two patients could be in the train and in the test split.
+        """
+        if self.builder_config.source != "films" or report.error:
+            return ""
+        first = self._films_by_picture.setdefault(report.picture_sha256, report.film)
+        if first.patient_id == report.film.patient_id:
+            return ""
+        return f"the same picture as {first.film_id} of the patient {first.patient_id}"
 
     def _check_failures(self) -> None:
         """Raises DatasetError where one film too many could not be read, over all splits."""

@@ -389,6 +389,24 @@ def test_a_dataset_stands_for_one_table_of_films(tmp_path):
         build_films(tmp_path / "data", tmp_path / "other")
 
 
+def test_a_picture_under_two_patients_stops_the_build_or_gives_no_patch_twice(tmp_path):
+    films = own_films(tmp_path / "films")
+    built = build_films(tmp_path / "data", films)
+    assert {record["patient_id"] for record in records(built)["test"]} == {b"P1", b"P2"}
+
+    PIL.Image.open(films / "1.png").save(films / "2.png", compress_level=1)
+    reason = r"2\.png: the same picture as 1\.png of the patient P1"
+    with pytest.raises(DatasetError, match=rf"{reason}; .*check lists all"):
+        build_films(tmp_path / "data", films, name="twice")
+    part = build_films(tmp_path / "data", films, name="part", allow_skipped=True)
+    assert {record["patient_id"] for record in records(part)["test"]} == {b"P1"}
+    assert "film,test,2.png,the same picture" in (part.data_path / "skipped.csv").read_text()
+
+    table = films / "films.csv"
+    table.write_text(table.read_text().replace("P2", "P1"))
+    build_films(tmp_path / "data", films, name="one_patient")
+
+
 def test_each_config_opens_its_source(tmp_path):
     configs = ddsm_patches_dataset_builder.Builder.builder_configs
     opened = {

@@ -42,6 +42,7 @@ _TYPES = {
 }
 _DENSITIES = dict(zip("ABCD", (1, 2, 3, 4), strict=True))
 _LARGEST_NUMBER = 1e6
+_BEYOND_HEADER = "BEYOND"  # key of a row's first cell without a column; columns are in lower case
 _MAX_ID = 100
 
 
@@ -59,7 +60,8 @@ class LesionLine:
         description: how a radiologist described it.
     """
 
-    where: str
+    # Not the lesion's own: other lines may come and go before it.
+    where: str = dataclasses.field(compare=False, repr=False)
     malignant: bool
     lesion_type: str
     shape: Shape | None
@@ -145,7 +147,7 @@ def parse_table(text: str) -> FilmsTable:
     lines, faults = collections.defaultdict(list), []
     for line, cells in rows:
         where = f"{TABLE_NAME} line {line}"
-        row = {name: cells.get(name, "") for name in COLUMNS}
+        row = {name: cells.get(name, "") for name in (*COLUMNS, _BEYOND_HEADER)}
         try:
             path = _path_below(row["film"], "film")
         except _LineError as error:
@@ -182,10 +184,15 @@ def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
                 continue
             if not header:
                 header = [cell.lower() for cell in cells]
-                if len(set(header)) < len(header):
-                    raise ValueError(f"{TABLE_NAME}: a column stands twice: {', '.join(header)}.")
+                while not header[-1]:  # spreadsheets write columns that were cleared
+                    header.pop()
+                names = [name for name in header if name]
+                if len(set(names)) < len(names):
+                    raise ValueError(f"{TABLE_NAME}: a column stands twice: {', '.join(names)}.")
             else:
-                rows.append((reader.line_num, dict(zip(header, cells, strict=False))))
+                row = dict(zip(header, cells, strict=False))
+                row[_BEYOND_HEADER] = next(filter(None, cells[len(header) :]), "")
+                rows.append((reader.line_num, row))
     except csv.Error as error:
         raise ValueError(f"{TABLE_NAME} line {reader.line_num}: {error}.") from None
     return header, rows
@@ -246,10 +253,7 @@ def _film_lines(
             lesion = _lesion(line_where, row)
         except _LineError as error:
             raise _LineError(f"{line_where}: {error}") from None
-        same = [
-            known for known in lesions if dataclasses.replace(known, where=line_where) == lesion
-        ]
-        if lesion and not same:  # a line that stands twice is one lesion
+        if lesion and lesion not in lesions:  # a line that stands twice is one lesion
             lesions.append(lesion)
     labels = {row["label"].lower() for _, row in lines}
     if "normal" in labels and len(labels) > 1:
@@ -301,6 +305,11 @@ def _bits(text: str) -> int | None:
 
 def _lesion(where: str, row: Mapping[str, str]) -> LesionLine | None:
     """Returns the lesion of a line; None where its film is normal."""
+    if row[_BEYOND_HEADER]:
+        raise _LineError(
+            "a line has at most as many cells as the header, received "
+            f"{row[_BEYOND_HEADER][:40]!r} beyond it; are commas in quotation marks?"
+        )
     label = row["label"].lower()
     if label not in LABELS:
         raise _LineError(f"label must be one of {', '.join(LABELS)}, received {row['label']!r}")

@@ -221,6 +221,8 @@ def test_a_changed_line_or_file_changes_the_fingerprint(tmp_path):
     film = first.index()[0]
     same = write_table(tmp_path, line(label="benign", **BOX))
     assert same.fingerprint(film) == first.fingerprint(film)
+    lower = write_table(tmp_path, line("0.png"), line(label="benign", **BOX))
+    assert lower.fingerprint(film) == first.fingerprint(film)
     other = write_table(tmp_path, line(label="benign", **BOX | {"row_max": 25}))
     assert other.fingerprint(film) != first.fingerprint(film)
     before = same.fingerprint(film)

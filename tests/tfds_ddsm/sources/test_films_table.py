@@ -62,6 +62,24 @@ def test_a_table_as_spreadsheets_write_it():
     assert table.num_lines == 1
 
 
+def test_columns_that_a_spreadsheet_left_empty():
+    text = "film,,patient_id,label,,,\na.png,,P1,normal,,,\nb.png,3,P2,normal\n"
+    table = films_table.parse_table(text)
+    assert [film.film.patient_id for film in table.films.values()] == ["P1", "P2"]
+    assert not table.faults
+    assert not table.unused_columns
+
+
+def test_cells_beyond_the_header_leave_the_film_out():
+    text = "film,patient_id,label,polygon,\na.png,P1,normal,\na.png,P1,benign,1,2 3,4 5,1,\n"
+    table = films_table.parse_table(text)
+    assert not table.films
+    (fault,) = table.faults
+    assert fault.film_id == "a.png"
+    assert "films.csv line 3: a line has at most as many cells as the header" in fault.reason
+    assert "received '2 3' beyond it" in fault.reason
+
+
 def test_a_line_that_stands_twice_is_one_lesion():
     (film,) = parse(lesion(**BOX), lesion(**BOX)).films.values()
     assert film.film.num_malignant == 1

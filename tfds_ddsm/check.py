@@ -16,6 +16,7 @@ from etils import epath
 
 from tfds_ddsm import films_check, patches
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
+from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
 from tfds_ddsm.mammogram import LESION_TYPES, Film, StorageError, UnreadableFilmError
 from tfds_ddsm.sources import folders
 from tfds_ddsm.sources.cbis_ddsm import CbisDdsmSource
@@ -26,12 +27,13 @@ from tfds_ddsm.sources.films import FilmsSource
 from tfds_ddsm.sources.films_table import TABLE_NAME
 
 _MANUAL_DIR = flags.DEFINE_string(
-    "manual_dir", None, "Folder with the downloaded films: CBIS-DDSM, DDSM or both."
+    "manual_dir", None, "Folder with CBIS-DDSM, DDSM or both, or with films.csv and your own films."
 )
 _PATCHES_PER_CLASS = flags.DEFINE_integer(
     "patches_per_class",
-    DdsmPatchesConfig.patches_per_class,
-    "Patches per class, over all splits, that the config to build asks for.",
+    None,
+    "Patches per class, over all splits, that the config to build asks for; by default those of "
+    "the config that is named after the source.",
     lower_bound=1,
 )
 
@@ -48,13 +50,13 @@ _SPLITS = ("train", "validation", "test")
 
 
 def describe(
-    manual_dir: str, patches_per_class: int, source: str | None = None
+    manual_dir: str, patches_per_class: int | None = None, source: str | None = None
 ) -> tuple[str, bool]:
     """Returns the whole text, and whether a build would stop at a fault.
 
     Args:
         manual_dir: the folder.
-        patches_per_class: as in the config to build.
+        patches_per_class: as in the config to build; None: as in the one named after the source.
         source: 'cbis_ddsm', 'ddsm' or 'films'; None: what the folder holds.
 
     Raises:
@@ -69,15 +71,21 @@ def describe(
     if source == "films":
         own = FilmsSource(root)
         findings = films_check.read_all(own)
-        lines = _describe_films_table(own, findings, root, patches_per_class)
+        count = patches_per_class or _patches_per_class("films")
+        lines = _describe_films_table(own, findings, root, count)
         return "\n".join(lines), findings.has_faults
     found = {source} if source else _sources_in(root)
     describers = {"cbis_ddsm": _describe_cbis_ddsm, "ddsm": _describe_ddsm}
     lines = []
     for config_name, describer in describers.items():
         if config_name in found:
-            lines += [*describer(root, patches_per_class), ""]
+            count = patches_per_class or _patches_per_class(config_name)
+            lines += [*describer(root, count), ""]
     return "\n".join(lines[:-1]), False
+
+
+def _patches_per_class(config_name: str) -> int:
+    return Builder.builder_configs[config_name].patches_per_class
 
 
 def _sources_in(root: epath.Path) -> set[str]:

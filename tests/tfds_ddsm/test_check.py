@@ -115,6 +115,8 @@ def test_own_films_are_read_and_their_splits_told(tmp_path):
         "train 100 50 0 50",
     ):
         assert part in text
+    text = check.describe(str(tmp_path))[0]  # as many patches as the config 'films' asks for
+    assert "train 10000 5000 0 5000" in _words(text)
 
 
 def test_depths_that_are_guessed_and_differ_are_questioned(tmp_path):
@@ -174,6 +176,12 @@ def test_faults_of_own_films_are_listed_and_stop(tmp_path, capsys):
     with flagsaver.flagsaver():
         assert check.main(check.flags.FLAGS(argv)) == 2
     assert capsys.readouterr().out == text + "\n"
+
+
+def test_the_config_of_a_source_decides_how_many_patches_are_expected(tmp_path):
+    cbis_ddsm_tree.write_tree(tmp_path, [MALIGNANT, BENIGN])
+    rows = check.describe(str(tmp_path))[0].splitlines()[-3:]
+    assert sum(int(row.split()[1]) for row in rows) == 100_000
 
 
 def test_expected_patches_add_up(tmp_path):

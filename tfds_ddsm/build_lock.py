@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from absl import logging
 from etils import epath
 
+from tfds_ddsm.dataset_config import DatasetError
+
 _LOCK_FILE = ".building"
 
 
@@ -24,15 +26,23 @@ def sole_build(folder: epath.Path) -> Iterator[bool]:
     Yields:
         Whether this process is the only one: False where the folder is in a bucket, or on a disk
         that knows no locks, so that it cannot be told.
+
+    Raises:
+        DatasetError: nothing can be written to the folder.
     """
     if "://" in os.fspath(folder):
         yield False
         return
     path = pathlib.Path(folder) / _LOCK_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be written to ({error.strerror}): pass --data_dir=DIR with a folder "
+            "that can."
+        ) from error
+    try:
         yield file is not None
     finally:
         if file is not None:
@@ -51,8 +61,9 @@ def _locked(path: pathlib.Path):
             logging.warning("%s: %s; build this dataset in one process at a time.", path, error)
             return None
         # The process that held the lock deletes the file at its end.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
         file.close()
 
 

@@ -2,9 +2,11 @@ import errno
 import multiprocessing
 import pathlib
 
+import pytest
 from etils import epath
 
 from tfds_ddsm import build_lock
+from tfds_ddsm.dataset_config import DatasetError
 
 
 def _build(folder, started, may_end, order):
@@ -31,6 +33,37 @@ def test_a_second_build_waits_for_the_first_even_if_that_is_killed(tmp_path):
     second.join(60)
     assert [order.get(timeout=60) for _ in range(3)] == [True, True, "ended"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_whose_file_vanishes_is_taken_again(tmp_path, monkeypatch):
+    """As where another process ends between the lock and the look at its file."""
+    own, calls = build_lock.fcntl.flock, []
+
+    def lock(file, operation):
+        own(file, operation)
+        calls.append(operation)
+        if len(calls) == 1:
+            pathlib.Path(file.name).unlink()
+
+    monkeypatch.setattr(build_lock.fcntl, "flock", lock)
+    with build_lock.sole_build(epath.Path(tmp_path)) as is_sole:
+        assert is_sole
+        assert len(calls) == 2
+        assert [path.name for path in tmp_path.iterdir()] == [".building"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    folder = epath.Path(tmp_path) / "file" / "tiny"
+    with (
+        pytest.raises(
+            DatasetError, match=rf"{folder} cannot be written to .* --data_dir"
+        ) as raised,
+        build_lock.sole_build(folder),
+    ):
+        pass
+    assert "\n" not in str(raised.value)
 
 
 def test_a_disk_without_locks_and_a_bucket_cannot_tell(tmp_path, monkeypatch):

@@ -92,6 +92,11 @@ class ModelConfig:
     composite: bool = setting(
         True, "Keep the context's own pixels outside the lesion mask; off: the generator's output."
     )
+    match_rim: bool = setting(
+        False,
+        "Shift every infill to the tissue at its mask's outer rim, so that no edge shows. Off: "
+        "paper.",
+    )
     discriminator_sees_class: bool = setting(
         True, "Give the discriminator the class, D(c, .); off: the image alone."
     )
@@ -113,6 +118,11 @@ class ModelConfig:
             32 <= self.patch_size <= 512 and _is_power_of_two(self.patch_size),
             "patch_size must be a power of two from 32 to 512.",
             patch_size=self.patch_size,
+        )
+        require(
+            self.composite or not self.match_rim,
+            "match_rim needs --composite; without it there is no rim to match.",
+            match_rim=self.match_rim,
         )
         require_choice("discriminator_view", self.discriminator_view, DISCRIMINATOR_VIEWS)
         require(bool(self.vgg_weights), f"vgg_weights must be {WEIGHT_SOURCES}.", vgg_weights="")
@@ -141,6 +151,11 @@ class LossConfig:
         "Show the discriminator real patches with the wrong class as fakes, too, at this weight "
         "beside the infilled ones: the class asked for counts more (Reed et al. 2016). 0: paper.",
     )
+    r1_weight: float = setting(
+        0.0,
+        "Weight of the R1 penalty, the squared gradient of the discriminator's logit at real "
+        "patches (Mescheder et al. 2018). 0: paper.",
+    )
     boundary_sigma_px: float = setting(
         10.0, "Gaussian width of the boundary weight in pixels of a 256 px patch."
     )
@@ -164,6 +179,7 @@ class LossConfig:
             "boundary_weight",
             "wrong_class_weight",
             "opposite_class_weight",
+            "r1_weight",
         ):
             value = getattr(self, name)
             require(value >= 0, f"{name} must not be negative.", **{name: value})
@@ -198,6 +214,11 @@ class TrainingConfig:
         0.0,
         "Momentum of a moving average of the generator's weights, such as 0.999; infills that are "
         "shown, measured and exported are the average's. 0: none (paper).",
+    )
+    augment_discriminator: bool = setting(
+        False,
+        "Change contrast, brightness, place, a square and the orientation of what the "
+        "discriminator sees, real and infilled alike (DiffAugment, Zhao et al. 2020). Off: paper.",
     )
     switch_threshold: float = setting(
         0.3, "The turn passes when the adversarial loss of the network in training is below this."

@@ -59,6 +59,22 @@ def adversarial_discriminator_loss(
     return 0.5 * (ops.mean(ops.softplus(-real_logits)) + on_fakes)
 
 
+def r1_penalty(gradient, weight: float):
+    """Returns half the weighted mean squared norm of a gradient at real patches.
+
+    Args:
+        gradient: [N, h, w, c], of the logits by what the discriminator sees.
+        weight: gamma of the reference.
+
+    Returns:
+        Scalar >= 0.
+
+    References:
+        Mescheder et al. Which Training Methods for GANs do actually Converge? ICML 2018.
+    """
+    return 0.5 * weight * ops.mean(ops.sum(ops.square(gradient), axis=(1, 2, 3)))
+
+
 def weighted_mean(value, other, other_weight: float):
     """Returns the mean of a value of weight 1 and another of weight `other_weight`."""
     return value + other_weight * (other - value) / (1 + other_weight)

@@ -22,6 +22,8 @@ _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 _DETAIL_SIGMA_PX = 2.0
 # Wide beside the detail, so that a lesion smoother than the tissue around it stays so.
 _CONTRAST_SIGMA_PX = 6.0
+# Keeps the quotient finite where there is no ring.
+_LEAST_RING_WEIGHT = 1e-12
 # Below it there is no texture but rounding: 8-bit films have steps of 0.004.
 _LEAST_DEVIATION = 1e-3
 
@@ -59,6 +61,31 @@ def input_stack(context, mask, label):
 def composite(image, mask, generated):
     """Returns the image with its lesion mask filled; pixels outside come back bit for bit."""
     return ops.where(mask > 0.5, generated, image)
+
+
+def match_rim(image, mask, generated):
+    """Returns the generated patch, shifted so that it meets the image at the lesion mask's edge.
+
+    Its difference from the image on the ring of pixels around the mask is spread over the patch, by
+    the inverse square of the distance as sums of Gaussians make it, and added. Only pixels outside
+    the mask are compared: nothing of the lesion that was there shines through.
+
+    Args:
+        image: [N, p, p, 1] in [0, 1].
+        mask: [N, p, p, 1].
+        generated: [N, p, p, 1] in [0, 1].
+
+    Returns:
+        [N, p, p, 1] in [0, 1]; `generated` itself where the mask leaves no ring in the patch.
+    """
+    ring = ops.max_pool(mask, pool_size=3, strides=1, padding="same") - mask
+    difference = ring * (image - generated)
+    spread, weight, sigma_px = 0.0, _LEAST_RING_WEIGHT, 1.0
+    while sigma_px <= image.shape[1] / 4:
+        spread = spread + gaussian_blur(difference, sigma_px) / sigma_px**2
+        weight = weight + gaussian_blur(ring, sigma_px) / sigma_px**2
+        sigma_px *= 2
+    return ops.clip(generated + spread / weight, 0.0, 1.0)
 
 
 def inner_rim(mask):

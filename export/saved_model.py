@@ -117,6 +117,8 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
             fn_output_signature=tf.float32,
         )
         generated = generate(masks.corrupt(image, mask, noise), mask, label)
+        if config.model.match_rim:
+            generated = masks.match_rim(image, mask, generated)
         return masks.composite(image, mask, generated) if config.model.composite else generated
 
     def checked_infill(image, mask, label, seed):

@@ -14,6 +14,7 @@ from cigan_tf.config import FEATURE_LAYERS, Config, LossConfig, ModelConfig, Tra
 from cigan_tf.errors import UserError
 from cigan_tf.hardware_config import HardwareConfig
 from cigan_tf.models import presets
+from cigan_tf.models.augmentation import NUM_DRAWS, augment_view
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.feature_loss import FeatureLoss
 from cigan_tf.models.generator import Generator
@@ -28,6 +29,15 @@ class Turn(enum.IntEnum):
     PRETRAINING = 0
     DISCRIMINATOR = 1
     GENERATOR = 2
+
+
+class Shown(enum.IntEnum):
+    """As what a patch is shown to the discriminator; each has draws of its own."""
+
+    REAL = 0
+    INFILLED = 1
+    OPPOSITE = 2  # infilled as the opposite class
+    WRONG_CLASS = 3  # real, said to be of the other class
 
 
 # What a step measures, by the names of the metrics.
@@ -55,6 +65,7 @@ class CiGAN(ReplicatedModel):
         generator: from the inputs of `Generator` to [N, p, p, 1].
         discriminator: from the inputs of `Discriminator` to one logit.
         composite: keep the image's own pixels outside the mask.
+        match_rim: shift every infill to the tissue at its mask's rim (`masks.match_rim`).
         vgg_weights: of the feature loss's VGG-19, as `build_vgg_features` takes them. They are
             loaded when training begins, and are not saved with the model.
         feature_layers: which of VGG-19's maps the feature loss compares.
@@ -76,6 +87,7 @@ class CiGAN(ReplicatedModel):
         discriminator: keras.Model,
         *,
         composite: bool = True,
+        match_rim: bool = False,
         vgg_weights: str = "imagenet",
         feature_layers: Sequence[str] = FEATURE_LAYERS,
         name: str = "cigan",
@@ -86,6 +98,7 @@ class CiGAN(ReplicatedModel):
         self.generator = generator
         self.discriminator = discriminator
         self.composite = composite
+        self.match_rim = match_rim
         self.vgg_weights = vgg_weights
         self.feature_layers = tuple(feature_layers)
         self.loss_config = _taken_from(settings, LossConfig)
@@ -175,6 +188,7 @@ class CiGAN(ReplicatedModel):
             model=ModelConfig(
                 patch_size=self.patch_size,
                 composite=self.composite,
+                match_rim=self.match_rim,
                 discriminator_sees_class=self.discriminator.sees_class,
                 discriminator_view=self.discriminator.view,
                 vgg_weights=self.vgg_weights,
@@ -202,6 +216,7 @@ class CiGAN(ReplicatedModel):
             "generator": keras.saving.serialize_keras_object(self.generator),
             "discriminator": keras.saving.serialize_keras_object(self.discriminator),
             "composite": self.composite,
+            "match_rim": self.match_rim,
             "vgg_weights": self.vgg_weights,
             "feature_layers": list(self.feature_layers),
             "name": self.name,
@@ -387,6 +402,8 @@ class CiGAN(ReplicatedModel):
         generated = self.generator(
             {"context": context, "mask": mask, "label": label}, training=training
         )
+        if self.match_rim:
+            generated = masks.match_rim(image, mask, generated)
         return masks.composite(image, mask, generated) if self.composite else generated
 
     @contextlib.contextmanager
@@ -413,6 +430,8 @@ class CiGAN(ReplicatedModel):
         # Of the whole batch: what a patch gets does not depend on the number of workers.
         whole = tf.shape(batch["mask"]) * (self.num_batch_parts, 1, 1, 1)
         batch["noise"] = self._noise(whole, self.step)
+        if self.training_config.augment_discriminator:
+            batch["draws"] = self._augmentation_draws(whole[0])
         adversarial_loss = tf.switch_case(
             tf.convert_to_tensor(self.turn),
             {
@@ -456,7 +475,7 @@ class CiGAN(ReplicatedModel):
         """Returns the adversarial loss, infinite where it is not computed."""
 
         def loss(part):
-            infilled = self.infill(**part, training=True)
+            infilled = self._infill_own(part, training=True)
             opposite = self._opposite_infill(part, training=True) if adversarially else None
             return self._generator_loss(part, infilled, adversarially, opposite)
 
@@ -467,7 +486,11 @@ class CiGAN(ReplicatedModel):
         """Returns the adversarial loss."""
 
         def loss(part):
-            return self._discriminator_loss(part, self.infill(**part), self._opposite_infill(part))
+            infilled, opposite = self._infill_own(part), self._opposite_infill(part)
+            loss, terms = self._discriminator_loss(part, infilled, opposite)
+            if self.loss_config.r1_weight:
+                loss += self._r1_penalty(part)
+            return loss, terms
 
         terms = self._update(self.discriminator, self.discriminator_optimizer, loss, batch)
         return terms["adversarial_discriminator_loss"]
@@ -524,11 +547,21 @@ class CiGAN(ReplicatedModel):
         self._nonfinite_step.assign(tf.where(first, self.step.value + 1, earlier_step))
         self.skipped_steps.assign_add(1)
 
+    def _augmentation_draws(self, num_patches):
+        """Returns uniform draws for every patch and every way in which it is shown."""
+        seed = [self.training_config.seed + 1, tf.cast(self.step, tf.int32)]
+        shape = (num_patches, len(Shown), NUM_DRAWS)
+        return tf.random.stateless_uniform(shape, seed, alg="philox")
+
+    def _infill_own(self, batch, training=False):
+        inputs = (batch[name] for name in ("image", "mask", "label", "noise"))
+        return self.infill(*inputs, training=training)
+
     def _opposite_infill(self, batch, training=False):
         """Returns the batch infilled as the opposite class, None where nothing is trained on it."""
         if not self.loss_config.opposite_class_weight:
             return None
-        return self.infill(**{**batch, "label": 1 - batch["label"]}, training=training)
+        return self._infill_own({**batch, "label": 1 - batch["label"]}, training)
 
     def _generator_loss(self, batch, infilled, adversarially: bool, opposite=None):
         """Returns the weighted sum, and the terms unweighted.
@@ -543,12 +576,21 @@ class CiGAN(ReplicatedModel):
         if not adversarially:
             return self.loss_config.feature_weight * features, {"feature_loss": features}
 
-        boundary = losses.boundary_loss(
-            batch["image"],
-            infilled,
-            masks.boundary_weight(batch["mask"], self.boundary_sigma_px),
-        )
-        adversarial = losses.adversarial_generator_loss(self._discriminate(infilled, batch))
+        rim = masks.boundary_weight(batch["mask"], self.boundary_sigma_px)
+
+        def without_features(shown, infilled):
+            logits = self._discriminate(shown, infilled, batch)
+            return (
+                losses.boundary_loss(batch["image"], infilled, rim),
+                losses.adversarial_generator_loss(logits),
+            )
+
+        boundary, adversarial = without_features(Shown.INFILLED, infilled)
+        if opposite is not None:
+            weight = self.loss_config.opposite_class_weight
+            of_opposite = without_features(Shown.OPPOSITE, opposite)
+            boundary = losses.weighted_mean(boundary, of_opposite[0], weight)
+            adversarial = losses.weighted_mean(adversarial, of_opposite[1], weight)
         total = (
             self.loss_config.adversarial_weight * adversarial
             + self.loss_config.feature_weight * features
@@ -562,18 +604,16 @@ class CiGAN(ReplicatedModel):
 
     def _discriminator_loss(self, batch, infilled, opposite=None):
         """Returns the adversarial loss, and the terms; arguments as of `_generator_loss`."""
-        real_logits = self._discriminate(batch["image"], batch)
-        fake_logits = self._discriminate(infilled, batch)
+        real_logits = self._discriminate(Shown.REAL, batch["image"], batch)
+        fake_logits = self._discriminate(Shown.INFILLED, infilled, batch)
         wrong_class_weight = self.loss_config.wrong_class_weight
         wrong_class_logits = (
-            self._discriminate(batch["image"], batch, 1 - batch["label"])
+            self._discriminate(Shown.WRONG_CLASS, batch["image"], batch)
             if wrong_class_weight
             else None
         )
         opposite_logits = (
-            self._discriminate(opposite, batch, 1 - batch["label"])
-            if opposite is not None
-            else None
+            self._discriminate(Shown.OPPOSITE, opposite, batch) if opposite is not None else None
         )
         loss = losses.adversarial_discriminator_loss(
             real_logits,
@@ -589,12 +629,34 @@ class CiGAN(ReplicatedModel):
             "discriminator_accuracy_fake": tf.reduce_mean(tf.cast(fake_logits < 0, "float32")),
         }
 
-    def _discriminate(self, image, batch, label=None):
+    def _discriminate(self, shown: "Shown", image, batch):
         """Returns the discriminator's logits of images in the place of a batch's own."""
-        inputs = {"image": image, "mask": batch["mask"], "label": batch["label"]}
-        if label is not None:
-            inputs["label"] = label
-        return self.discriminator({name: inputs[name] for name in self.discriminator.input})
+        if "draws" not in batch:
+            return self.discriminator(self._inputs(shown, image, batch))
+        _, judge = self.discriminator.parts()
+        return judge(self._seen(shown, image, batch))
+
+    def _inputs(self, shown: "Shown", image, batch):
+        label = batch["label"] if shown in (Shown.REAL, Shown.INFILLED) else 1 - batch["label"]
+        inputs = {"image": image, "mask": batch["mask"], "label": label}
+        return {name: inputs[name] for name in self.discriminator.input}
+
+    def _seen(self, shown: "Shown", image, batch) -> list:
+        """Returns the view and maybe the label, as `Discriminator.parts` names them."""
+        see, _ = self.discriminator.parts()
+        view, *label = see(self._inputs(shown, image, batch))
+        if "draws" in batch:
+            view = augment_view(view, batch["draws"][:, shown])
+        return [view, *label]
+
+    def _r1_penalty(self, batch):
+        view, *label = self._seen(Shown.REAL, batch["image"], batch)
+        _, judge = self.discriminator.parts()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(view)
+            logits = judge([view, *label])
+        gradient = tape.gradient(logits, view)
+        return losses.r1_penalty(tf.cast(gradient, tf.float32), self.loss_config.r1_weight)
 
     def _end_step(self, adversarial_loss):
         """Counts the step, and passes the turn where it is over (paper, Training details)."""
@@ -640,6 +702,7 @@ def _arguments(config: Config, policy) -> dict:
         "generator": generator,
         "discriminator": discriminator,
         "composite": config.model.composite,
+        "match_rim": config.model.match_rim,
         "vgg_weights": config.model.vgg_weights,
         "feature_layers": config.model.feature_layers,
         **dataclasses.asdict(config.loss),

@@ -45,8 +45,10 @@ class Discriminator(keras.Model):
         if view == "lesion":
             inputs["mask"] = keras.Input((patch_size, patch_size, 1), name="mask")
             features = _lesion_view(inputs["image"], inputs["mask"])
+        seen = [features]
         if sees_class:
             inputs["label"] = keras.Input((), dtype="int32", name="label")
+            seen.append(inputs["label"])
             maps = masks.class_maps(inputs["label"], features[..., :1])
             features = ops.concatenate([features, maps], axis=-1)
         for block, kernels in enumerate(KERNELS, start=1):
@@ -71,6 +73,17 @@ class Discriminator(keras.Model):
         self.patch_size = patch_size
         self.sees_class = sees_class
         self.view = view
+        parts = keras.Model(inputs, seen, name="seen"), keras.Model(seen, logit, name="judge")
+        # A function: Keras would save the shared weights a second time with an attribute.
+        self._parts = lambda: parts
+
+    def parts(self) -> tuple[keras.Model, keras.Model]:
+        """Returns the network in two parts that share its weights.
+
+        The first goes from the inputs to a list: the view, [N, w, w, c] with grey levels in the
+        first channel, and the label if it sees the class. The second goes from there to the logit.
+        """
+        return self._parts()
 
     def get_config(self):
         return {

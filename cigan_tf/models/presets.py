@@ -33,7 +33,7 @@ WEIGHTS_FILES = {
     "discriminator": "discriminator.weights.h5",
 }
 # What a generator's weights mean; the other settings of the architecture are the discriminator's.
-_OF_GENERATOR = ("patch_size", "composite")
+_OF_GENERATOR = ("patch_size", "composite", "match_rim")
 _OF_DISCRIMINATOR = ("discriminator_sees_class", "discriminator_view")
 _HUB = "hf://"
 _MOST_CONFIG_BYTES = 2**20
@@ -52,6 +52,11 @@ class Preset:
     folder: pathlib.Path
     config: Config
     record: dict[str, Any] | None
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the files of weights, in hexadecimal digits."""
+        return _weights_sha256(self.folder)
 
 
 def list_presets() -> list[str]:

@@ -42,6 +42,40 @@ def test_input_stack_has_context_mask_and_one_hot_class(patch):
     assert (stack[1, ..., 2:] == [0, 1]).all()
 
 
+def test_match_rim_takes_away_a_step_in_brightness(patch):
+    image, mask = patch
+    image = 0.25 + 0.5 * image
+    matched = np.asarray(masks.match_rim(image, mask, image - 0.2))
+    np.testing.assert_allclose(matched, image, atol=1e-5)
+
+
+def test_match_rim_keeps_what_lies_within():
+    """A blob in the middle stays; only the level at the edge follows the tissue around."""
+    rows, columns = np.mgrid[:64, :64].astype(np.float32)
+    distance = np.hypot(rows - 32, columns - 32)[None, ..., None]
+    mask = (distance < 14).astype(np.float32)
+    image = np.broadcast_to(0.3 + 0.004 * columns[None, ..., None], mask.shape)
+    blob = 0.2 * np.exp(-((distance / 5) ** 2))
+    matched = np.asarray(masks.match_rim(image, mask, 0.6 + blob))
+    edge = (distance >= 13) & (distance < 14)
+    np.testing.assert_allclose(matched[edge], image[edge], atol=0.02)
+    np.testing.assert_allclose(matched[0, 32, 32, 0], image[0, 32, 32, 0] + 0.2, atol=0.02)
+
+
+def test_match_rim_sees_nothing_of_the_lesion_that_was_there(patch):
+    image, mask = patch
+    other = np.where(mask > 0, 1 - image, image)
+    np.testing.assert_array_equal(
+        masks.match_rim(image, mask, np.full_like(image, 0.5)),
+        masks.match_rim(other, mask, np.full_like(image, 0.5)),
+    )
+
+
+def test_match_rim_leaves_a_patch_that_is_all_mask(patch):
+    image, mask = patch
+    np.testing.assert_array_equal(masks.match_rim(image, np.ones_like(mask), 1 - image), 1 - image)
+
+
 def test_inner_rim_is_one_pixel_wide_and_open_at_the_patch_edge(patch):
     _, mask = patch
     rim = np.asarray(masks.inner_rim(mask))[..., 0]

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from cigan_tf.config import Config, LossConfig, ModelConfig, TrainingConfig
-from cigan_tf.models.cigan import Turn, build_cigan
+from cigan_tf.models.cigan import Shown, Turn, build_cigan
 
 PATCH = 32
 
@@ -210,8 +210,8 @@ def classes_judged(opposite_class_weight):
     batch = {**make_batch(), "label": tf.ones(4, tf.int32)}
     noise = tf.zeros_like(batch["image"])
     seen = []
-    model._discriminate = lambda image, batch, label=None: (
-        seen.append(batch["label"] if label is None else label) or tf.reduce_mean(image, (1, 2))
+    model._discriminate = lambda shown, image, batch: (
+        seen.append(model._inputs(shown, image, batch)["label"]) or tf.reduce_mean(image, (1, 2))
     )
     infilled = model.infill(**batch, noise=noise)
     opposite = model._opposite_infill({**batch, "noise": noise})
@@ -224,12 +224,64 @@ def test_infills_of_the_opposite_class_are_judged_as_that_class():
     assert classes_judged(1.0) == [1, 1, 0]
 
 
+def test_the_generator_is_trained_on_infills_of_the_opposite_class():
+    model = make_model()
+    batch = {**make_batch(), "noise": tf.zeros((4, PATCH, PATCH, 1))}
+    own = model.infill(**batch)
+    opposite = model._opposite_infill(batch)
+    assert opposite is None
+    opposite = 0.5 * own
+
+    def boundary_loss(weight, infilled, opposite):
+        model.loss_config = LossConfig(opposite_class_weight=weight)
+        _, terms = model._generator_loss(batch, infilled, True, opposite)
+        return float(terms["boundary_loss"])
+
+    apart = [boundary_loss(0.0, infilled, None) for infilled in (own, opposite)]
+    both = boundary_loss(3.0, own, opposite)
+    assert both == pytest.approx((apart[0] + 3 * apart[1]) / 4, rel=1e-5)
+
+
+def test_the_r1_penalty_is_the_gradient_at_real_patches():
+    model = make_model()
+    model.loss_config = LossConfig(r1_weight=0.5)
+    batch = make_batch()
+    with tf.GradientTape() as tape:
+        tape.watch(batch["image"])
+        logits = model.discriminator({name: batch[name] for name in ("image", "label")})
+    gradient = tape.gradient(logits, batch["image"]).numpy()
+    expected = 0.5 * 0.5 * np.square(gradient).sum((1, 2, 3)).mean()
+    assert float(model._r1_penalty(batch)) == pytest.approx(expected, rel=1e-4)
+    assert expected > 0
+
+
+def test_real_and_infilled_patches_are_augmented_apart_and_steps_differ():
+    model = make_model(augment_discriminator=True)
+    batch = make_batch()
+    draws = model._augmentation_draws(4)
+    views = [
+        model._seen(shown, batch["image"], {**batch, "draws": draws})[0].numpy()
+        for shown in (Shown.REAL, Shown.INFILLED)
+    ]
+    assert np.abs(views[0] - views[1]).max() > 0.05
+    np.testing.assert_array_equal(draws, model._augmentation_draws(4))
+    model.step.assign_add(1)
+    assert np.abs(draws - model._augmentation_draws(4)).max() > 0.1
+
+
 @pytest.mark.parametrize("turn", [Turn.GENERATOR, Turn.DISCRIMINATOR])
-def test_a_step_with_the_opposite_class_and_the_lesion_view_trains_one_network(turn):
+def test_a_step_with_every_technique_trains_one_network(turn):
     config = Config(
-        model=ModelConfig(patch_size=PATCH, vgg_weights="random", discriminator_view="lesion"),
-        loss=LossConfig(opposite_class_weight=1.0),
-        training=TrainingConfig(pretraining_steps=0, adversarial_steps=4, generator_ema=0.9),
+        model=ModelConfig(
+            patch_size=PATCH, vgg_weights="random", discriminator_view="lesion", match_rim=True
+        ),
+        loss=LossConfig(opposite_class_weight=1.0, r1_weight=0.1),
+        training=TrainingConfig(
+            pretraining_steps=0,
+            adversarial_steps=4,
+            generator_ema=0.9,
+            augment_discriminator=True,
+        ),
     )
     model = build_cigan(config)
     model.run_eagerly = True

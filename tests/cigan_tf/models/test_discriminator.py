@@ -1,6 +1,7 @@
 """The discriminator against the paper's section 2.1."""
 
 import cv2
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -52,6 +53,23 @@ def test_the_lesion_view_fits_every_patch(patch_size):
     patch = np.ones((2, patch_size, patch_size, 1), np.float32)
     inputs = {"image": patch, "mask": patch, "label": np.array([0, 1])}
     assert Discriminator(patch_size, view="lesion")(inputs).shape == (2, 1)
+
+
+@pytest.mark.parametrize("view", ["patch", "lesion"])
+def test_its_parts_are_the_whole(view, tmp_path):
+    discriminator = Discriminator(32, view=view)
+    patch = np.random.default_rng(0).random((2, 32, 32, 1), dtype=np.float32)
+    inputs = {"image": patch, "mask": (patch > 0.5).astype(np.float32), "label": np.array([0, 1])}
+    inputs = {name: inputs[name] for name in discriminator.input}
+    see, judge = discriminator.parts()
+    np.testing.assert_allclose(judge(see(inputs)), discriminator(inputs), rtol=1e-5)
+    # The parts are not saved beside it: there is one array for each weight.
+    path = tmp_path / "discriminator.weights.h5"
+    discriminator.save_weights(path)
+    with h5py.File(path) as file:
+        arrays = []
+        file.visititems(lambda _, item: arrays.append(item) if hasattr(item, "shape") else None)
+        assert len(arrays) == len(discriminator.weights)
 
 
 def test_it_is_saved_with_its_view(tmp_path):

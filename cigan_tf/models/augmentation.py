@@ -1,0 +1,69 @@
+"""Differentiable augmentation of what the discriminator sees (Zhao et al. 2020, DiffAugment)."""
+
+from keras import ops
+
+# Uniform draws that `augment_view` takes for each patch.
+NUM_DRAWS = 9
+
+_LEAST_CONTRAST, _MOST_CONTRAST = 0.5, 1.5
+_MAX_BRIGHTNESS = 0.15
+_MAX_SHIFT = 1 / 8
+_CUTOUT = 3 / 8
+
+
+def augment_view(view, draws):
+    """Returns views with contrast, brightness, place, one square and orientation changed at random.
+
+    Real and infilled patches are changed alike, and the gradient passes through to the generator:
+    with few patches the discriminator cannot learn them by heart, and the changes do not leak into
+    the infills as those of augmented training patches do.
+
+    Args:
+        view: [N, w, w, c], grey levels in [0, 1] in the first channel.
+        draws: uniform in [0, 1), [N, `NUM_DRAWS`].
+
+    Returns:
+        [N, w, w, c]. What is shifted in and what is cut out is 0.
+
+    References:
+        Zhao et al. Differentiable Augmentation for Data-Efficient GAN Training. NeurIPS 2020.
+    """
+    contrast, brightness = (draws[:, i, None, None, None] for i in range(2))
+    grey = view[..., :1]
+    mean = ops.mean(grey, axis=(1, 2), keepdims=True)
+    grey = (grey - mean) * (_LEAST_CONTRAST + (_MOST_CONTRAST - _LEAST_CONTRAST) * contrast) + mean
+    grey = grey + _MAX_BRIGHTNESS * (2 * brightness - 1)
+    view = ops.concatenate([grey, view[..., 1:]], axis=-1)
+    view = _cut_out(_shift(view, draws[:, 2:4]), draws[:, 4:6])
+    return _orient(view, draws[:, 6:9] < 0.5)
+
+
+def _shift(view, draws):
+    side = view.shape[1]
+    reach = int(side * _MAX_SHIFT)
+    padded = ops.pad(view, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    corner = ops.cast(ops.floor(draws * (2 * reach + 1)), "int32")
+    rows, columns = (corner[:, axis, None] + ops.arange(side, dtype="int32") for axis in (0, 1))
+    shifted = ops.take_along_axis(padded, rows[:, :, None, None], axis=1)
+    return ops.take_along_axis(shifted, columns[:, None, :, None], axis=2)
+
+
+def _cut_out(view, draws):
+    side = view.shape[1]
+    hole = int(side * _CUTOUT)
+    # The square may lie half outside.
+    first = ops.cast(ops.floor(draws * side), "int32") - hole // 2
+    at = ops.arange(side, dtype="int32")
+    rows, columns = (
+        ops.logical_and(at >= first[:, axis, None], at < first[:, axis, None] + hole)
+        for axis in (0, 1)
+    )
+    cut = ops.logical_and(rows[:, :, None], columns[:, None, :])
+    return ops.where(cut[..., None], 0.0, view)
+
+
+def _orient(view, flags):
+    upside_down, mirrored, transposed = (flags[:, i, None, None, None] for i in range(3))
+    view = ops.where(upside_down, ops.flip(view, axis=1), view)
+    view = ops.where(mirrored, ops.flip(view, axis=2), view)
+    return ops.where(transposed, ops.transpose(view, (0, 2, 1, 3)), view)

@@ -1,6 +1,14 @@
 """The networks, and ciGAN as a Keras model."""
 
-from cigan_tf.models.cigan import CiGAN
-from cigan_tf.models.presets import list_presets
+import importlib
 
 __all__ = ["CiGAN", "list_presets"]
+
+_HOMES = {"CiGAN": "cigan_tf.models.cigan", "list_presets": "cigan_tf.models.presets"}
+
+
+def __getattr__(name: str):
+    # When asked for: CiGAN needs TensorFlow, the networks run on every backend of Keras.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -113,10 +113,10 @@ def write_infill_quality(
     real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)
     record = provenance.require(generator.provenance, generator.path)
     provenance.refuse_leaks(record, real["patient_id"].tolist())
-    training = _TrainingPatches(config)
+    training = TrainingPatches(config)
     quality = judge_infills(
         real,
-        _infilled_test_patches(config, generator),
+        infilled_patches(config, generator),
         training,
         feature_function(config.experiment.quality_features, classifier),
         lambda images: classifier.predict(images, batch_size=_BATCH_SIZE, verbose=0)[:, 0],
@@ -144,14 +144,22 @@ def remove_infill_quality(workdir: pathlib.Path) -> None:
     shutil.rmtree(workdir / QUALITY_DIR, ignore_errors=True)
 
 
-def _infilled_test_patches(config: Config, generator: ExportedGenerator) -> dict[str, np.ndarray]:
-    """Returns infills of test patches, made as those of the synthetic set, for `judge_infills`."""
+def infilled_patches(
+    config: Config, generator: Callable[..., np.ndarray], max_patches: int = _MAX_PATCHES
+) -> dict[str, np.ndarray]:
+    """Returns infills of test patches, made as those of the synthetic set, for `judge_infills`.
+
+    Args:
+        config: names the dataset, its test split and the seed that draws patches and masks.
+        generator: function (image, mask, label, seed) as `ExportedGenerator` or `CiGAN.generate`.
+        max_patches: how many are infilled; all where the split holds fewer.
+    """
     seed, patch_size = config.training.seed, config.model.patch_size
     builder = input_pipeline.open_dataset(config.data, patch_size)
     encoded = input_pipeline.encoded_patches(builder, config.experiment.test_split)
     patches = list(encoded.as_numpy_iterator())
     donors = [patch for patch in patches if patch["label"] == 1]
-    chosen = np.random.default_rng(seed).permutation(len(patches))[:_MAX_PATCHES]
+    chosen = np.random.default_rng(seed).permutation(len(patches))[:max_patches]
     contexts = [patches[index] for index in np.sort(chosen)]
     infilled = list(infill_all(origins(contexts, donors, seed, patch_size), generator, patch_size))
     examples = [
@@ -185,7 +193,7 @@ def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[
     }
 
 
-class _TrainingPatches:
+class TrainingPatches:
     """Chunks of all training patches, decoded while they are iterated; groups are their films."""
 
     def __init__(self, config: Config):

@@ -50,6 +50,7 @@ EXTRAS_REQUIRE = {
         "ruff>=0.17,<0.18",
         *[*SERVING_REQUIRE, *DEMO_REQUIRE, "selenium>=4.51,<5"],
     ],
+    "jax": ["jax>=0.10,<0.12"],  # benchmarks.jax_training, or jax[cuda13] on a GPU
     "bench": ["onnx>=1.23,<2", "onnxruntime>=1.32,<2", "onnxscript>=0.7,<0.8", "torch==2.13.0"],
 }
 

@@ -1,4 +1,4 @@
-"""An exported generator in use: the SavedModel is loaded from its folder alone."""
+"""A generator in use: a SavedModel, loaded from its folder alone, or a preset."""
 
 import functools
 import hashlib
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from cigan_tf import provenance
 from cigan_tf.errors import UserError
+from cigan_tf.models import CiGAN, presets
 
 PROVENANCE_FILE = f"assets.extra/{provenance.FILE_NAME}"
 
@@ -22,6 +23,7 @@ class ExportedGenerator:
         batch_size: patches per call of the signature.
 
     Attributes:
+        kind: what the generator was loaded from, for people.
         path: the folder that was loaded.
         patch_size: side in pixels of the patches that it takes.
         provenance: the record of its training run with `step` and `weights_sha256`; None where the
@@ -30,6 +32,8 @@ class ExportedGenerator:
     Raises:
         UserError: there is no such SavedModel, or its record is damaged or of other weights.
     """
+
+    kind = "SavedModel"
 
     def __init__(self, path: str | os.PathLike, batch_size: int = 32):
         self.path = _newest_version(pathlib.Path(path))
@@ -83,6 +87,41 @@ class ExportedGenerator:
 
     def _batches(self, count: int):
         return [slice(at, at + self._batch_size) for at in range(0, count, self._batch_size)]
+
+
+class PresetGenerator:
+    """A preset in use, as `ExportedGenerator` is a SavedModel in use.
+
+    Args:
+        preset: a name, a folder or an address, as `presets.read` takes it.
+
+    Raises:
+        UserError: there is no such preset, or its files are damaged.
+    """
+
+    kind = "Preset"
+
+    def __init__(self, preset: str):
+        self._model = CiGAN.from_preset(preset)
+        self.path = self._model.preset.folder
+        self.patch_size = self._model.patch_size
+        self.provenance = self._model.preset.record
+        self.sha256 = self._model.preset.weights_sha256
+
+    def __call__(self, image, mask, label, seed) -> np.ndarray:
+        """Returns the patches with their masks filled; as `ExportedGenerator.__call__`."""
+        return self._model.generate(image, mask, label, seed)
+
+
+def open_generator(source: str | os.PathLike) -> ExportedGenerator | PresetGenerator:
+    """Returns the generator of a preset, or of a SavedModel.
+
+    Args:
+        source: what `presets.read` takes, or what `ExportedGenerator` takes.
+    """
+    if presets.is_preset(source):
+        return PresetGenerator(str(source))
+    return ExportedGenerator(source)
 
 
 def weights_sha256(path: pathlib.Path) -> str:

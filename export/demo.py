@@ -1,8 +1,9 @@
 """Serves a page on which one can try an exported generator on whole films.
 
-    python -m export.demo --saved_model=DIR/saved_model
+    python -m export.demo
 
-The page is for this machine alone unless --address says otherwise; it asks nobody who they are.
+The generator is the package's preset unless --saved_model names another. The page is for this
+machine alone unless --address says otherwise; it asks nobody who they are.
 """
 
 import os
@@ -50,8 +51,6 @@ def page_server(infill: FilmInfiller, address: str, port: int) -> Server:
 def main() -> None:
     """Serves as the flags say, until it is interrupted."""
     options = flags.FLAGS
-    if options.saved_model is None:
-        raise UserError("Pass --saved_model=DIR/saved_model.")
     infill = FilmInfiller(options.saved_model, parse_film_size(options.film_size))
     if infill.scale_warning:
         print(f"warning: {infill.scale_warning}", file=sys.stderr)
@@ -62,7 +61,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
+    flags.DEFINE_string(
+        "saved_model", "cbis_mass_128", "Folder of the exported generator, or a preset's name."
+    )
     flags.DEFINE_list(
         "film_size",
         None,

@@ -23,7 +23,7 @@ from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
 from cigan_tf.errors import UserError
-from cigan_tf.exported_generator import ExportedGenerator
+from cigan_tf.exported_generator import open_generator
 from export import png
 from tfds_ddsm import patches
 
@@ -118,16 +118,16 @@ class FilmInfiller:
     """Infills lesions of whole films through an exported generator.
 
     Args:
-        saved_model: the SavedModel's folder, or a folder of numbered versions.
+        saved_model: the SavedModel's folder, a folder of numbered versions, or a preset's name.
         film_size: height and width that the films of its training were rescaled towards; None:
-            as the SavedModel's provenance record says.
+            as the provenance record of the generator says.
 
     Attributes:
         generator: the generator of patches.
         film_size: the one that is used.
         scale_warning: one line where it contradicts the record, else None.
         patch_size: side in pixels of its patches.
-        generator_id: tells the SavedModel from every other: a digest of its graph and weights.
+        generator_id: tells the generator from every other: what it is, and a digest of its weights.
 
     Raises:
         UserError: there is no such SavedModel, its film_size is neither recorded nor given, or its
@@ -135,11 +135,11 @@ class FilmInfiller:
     """
 
     def __init__(self, saved_model: str | os.PathLike, film_size: tuple[int, int] | None = None):
-        self.generator = ExportedGenerator(saved_model)
+        self.generator = open_generator(saved_model)
         recorded = ((self.generator.provenance or {}).get("dataset") or {}).get("film_size")
         self.film_size = film_size = _film_size(recorded, film_size, self.generator.path)
         self.scale_warning = _scale_warning(recorded, film_size)
-        self.generator_id = f"SavedModel {self.generator.sha256[:40]}"
+        self.generator_id = f"{self.generator.kind} {self.generator.sha256[:40]}"
         self.patch_size = self.generator.patch_size
         if min(film_size) < self.patch_size:
             raise UserError(

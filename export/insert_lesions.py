@@ -1,10 +1,10 @@
 """Puts lesions into a whole film, or takes them out.
 
-    python -m export.insert_lesions FILM.dcm --lesion=2100,900,mask.png,malignant \
-        --saved_model=DIR/saved_model --output=OUT.dcm
+    python -m export.insert_lesions FILM.dcm --lesion=2100,900,mask.png,malignant --output=OUT.dcm
 
 FILM is a DICOM, PNG, PGM, TIFF or JPEG file. OUT.dcm is the new film at full resolution,
-OUT_seg.dcm and OUT_mask.png say where it is synthetic.
+OUT_seg.dcm and OUT_mask.png say where it is synthetic. The generator is the package's preset unless
+--saved_model names another.
 """
 
 import os
@@ -112,9 +112,8 @@ def _split(text: str) -> tuple[str | None, str | None, str, str]:
 def main(film: str) -> None:
     """Infills as the flags say."""
     options = flags.FLAGS
-    for name, example in (("saved_model", "DIR/saved_model"), ("output", "OUT.dcm")):
-        if options[name].value is None:
-            raise UserError(f"Pass --{name}={example}.")
+    if options.output is None:
+        raise UserError("Pass --output=OUT.dcm.")
     infill = FilmInfiller(options.saved_model, parse_film_size(options.film_size))
     if infill.scale_warning:
         print(f"warning: {infill.scale_warning}", file=sys.stderr)
@@ -143,7 +142,9 @@ if __name__ == "__main__":
         "the film's pixel ROW, COLUMN. Or MASK,CLASS for a mask as large as the film. CLASS: "
         "malignant, or non_malignant to take a lesion out.",
     )
-    flags.DEFINE_string("saved_model", None, "Folder of the exported generator.")
+    flags.DEFINE_string(
+        "saved_model", "cbis_mass_128", "Folder of the exported generator, or a preset's name."
+    )
     flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")
     flags.DEFINE_integer("seed", 0, "Of the first infill; the next has the next.")
     flags.DEFINE_integer(

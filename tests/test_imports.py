@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "cigan_tf.losses": [],
     "cigan_tf.randomness": [],
     "cigan_tf.pictures": ["randomness"],
-    "cigan_tf.exported_generator": ["errors", "provenance"],
+    "cigan_tf.exported_generator": ["errors", "models", "provenance"],
     "cigan_tf.input_pipeline": ["errors", "config", "masks", "randomness", "record_index"],
     "cigan_tf.record_index": ["errors"],
     "cigan_tf.provenance": ["errors", "config", "workdir", "input_pipeline"],

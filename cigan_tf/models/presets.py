@@ -64,6 +64,15 @@ def list_presets() -> list[str]:
     return sorted(path.parent.name for path in BUILT_IN.glob(f"*/{CONFIG_FILE}"))
 
 
+def is_preset(source: str | os.PathLike) -> bool:
+    """Returns whether a name, folder or address is meant as a preset's."""
+    return (
+        str(source) in list_presets()
+        or str(source).startswith(_HUB)
+        or (pathlib.Path(source).expanduser() / WEIGHTS_FILES["generator"]).is_file()
+    )
+
+
 def read(preset: str | os.PathLike) -> Preset:
     """Returns a preset without its weights.
 

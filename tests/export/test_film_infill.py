@@ -214,3 +214,20 @@ def test_film_size_is_parsed():
     for values in ([], ["1375"], ["0", "750"], ["1375", "750", "1"], ["a", "b"], ["-1", "2"]):
         with pytest.raises(UserError, match="film_size must be HEIGHT,WIDTH"):
             parse_film_size(values)
+
+
+def test_the_preset_works_on_a_film_that_it_never_saw(sample_film):
+    infill = FilmInfiller("cbis_mass_128")
+    assert (infill.patch_size, infill.film_size) == (128, (688, 375))
+    assert infill.generator_id.startswith("Preset ")
+    assert "P_00173" not in infill.generator.provenance["patients"]
+    _, pixels, _ = sample_film
+    brightness = {}
+    for malignant in (False, True):
+        lesion = FilmLesion.centred(disc(241), 1900, 900, malignant)
+        film, _ = infill(pixels, [lesion], seed=0)
+        mask = lesion.on_film(film.shape)
+        np.testing.assert_array_equal(film[~mask], pixels[~mask])
+        brightness[malignant] = film[mask].mean() / png.WHITE
+    # A malignant mass is denser than what is filled in without one.
+    assert brightness[True] > brightness[False] + 0.005

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from cigan_tf.errors import UserError
+from cigan_tf.models import presets
 from cigan_tf.models.cigan import CiGAN
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.generator import Generator
@@ -193,3 +194,20 @@ def test_fit_takes_callbacks_and_trains_the_same_weights_on_two_devices(tmp_path
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_the_lines_of_the_readme_work(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(presets, "BUILT_IN", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    make_model(dtype).save_to_preset(tmp_path / "cbis_mass_128")
+    (lines,) = (
+        block.partition("```")[0]
+        for block in (ROOT / "README.md").read_text().split("```python\n")
+        if "from_preset" in block.partition("```")[0]
+    )
+    names = {**patches(), "seed": np.arange(4)}
+    exec(compile(lines, "README.md", "exec"), names)
+    assert names["model"].generator.dtype_policy.name == dtype
+    assert int(names["again"].step.numpy()) == 10
+    assert infills(CiGAN.from_preset("finetuned")).shape == names["infilled"].shape

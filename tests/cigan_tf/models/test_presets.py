@@ -95,6 +95,14 @@ def test_presets_of_the_package_are_listed_and_found_by_name(saved, monkeypatch)
     assert presets.read("mine").folder == saved
 
 
+def test_a_preset_is_told_from_a_folder_of_something_else(saved, tmp_path):
+    assert presets.is_preset("cbis_mass_128")
+    assert presets.is_preset("hf://owner/repository")
+    assert presets.is_preset(saved)
+    assert not presets.is_preset(tmp_path)
+    assert not presets.is_preset("runs/quickstart/saved_model")
+
+
 @pytest.mark.parametrize(
     ("preset", "named"),
     [

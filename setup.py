@@ -4,6 +4,7 @@ import setuptools
 
 INSTALL_REQUIRES = [
     "tensorflow>=2.21,<2.22",
+    "h5py>=3.14,<4",
     "keras>=3.15,<4",
     "tensorboard>=2.21,<3",
     "tensorflow-datasets>=4.9.10,<5",
@@ -50,6 +51,7 @@ EXTRAS_REQUIRE = {
         "ruff>=0.17,<0.18",
         *[*SERVING_REQUIRE, *DEMO_REQUIRE, "selenium>=4.51,<5"],
     ],
+    "hub": ["huggingface_hub>=0.30,<2"],  # presets at hf:// addresses
     "jax": ["jax>=0.10,<0.12"],  # benchmarks.jax_training, or jax[cuda13] on a GPU
     "bench": ["onnx>=1.23,<2", "onnxruntime>=1.32,<2", "onnxscript>=0.7,<0.8", "torch==2.13.0"],
 }

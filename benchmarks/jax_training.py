@@ -5,14 +5,14 @@ lie in the device's memory. It is how the preset `cbis_mass_128` was trained. Tw
 first of them where TensorFlow and the dataset are:
 
     python -m benchmarks.jax_training pack PATCHES.npz --flagfile=FLAGS --dataset=DATASET ...
-    KERAS_BACKEND=jax python -m benchmarks.jax_training train PATCHES.npz OUT --seconds=345
+    KERAS_BACKEND=jax python -m benchmarks.jax_training train PATCHES.npz OUT
 
 PATCHES.npz holds the configuration and the training patches, rounded to 8 bits. OUT receives
 generator.weights.h5 (the moving average, where there is one), discriminator.weights.h5 and
 run.json with settings, steps, seconds and loss terms.
 
-What differs from `cigan_tf.training`: JAX draws the batches and the noise;
-of the optimizer's settings the decay of the step size is left out; and the run does not resume.
+What differs from `cigan_tf.training`: JAX draws the batches and the noise; everything is float32;
+the step size does not decay; the run stops where a gradient is not finite, and does not resume.
 """
 
 import argparse
@@ -43,8 +43,10 @@ def main() -> None:
     training = commands.add_parser("train", help="needs JAX and KERAS_BACKEND=jax")
     training.add_argument("patches", type=pathlib.Path)
     training.add_argument("out", type=pathlib.Path)
-    training.add_argument("--seconds", type=float, default=345.0, help="of steps")
+    training.add_argument("--seconds", type=float, default=float("inf"), help="of steps at most")
     given, flags = parser.parse_known_args()
+    if flags and given.command == "train":
+        parser.error(f"unrecognized arguments: {' '.join(flags)}")
     if given.command == "pack":
         pack(given.patches, flags)
     else:
@@ -99,7 +101,7 @@ def _load(path: pathlib.Path):
 
 
 def train(path: pathlib.Path, out: pathlib.Path, seconds: float) -> None:
-    """Trains for some seconds, compilation not counted, and writes both networks' weights."""
+    """Takes the configured steps, or those of some seconds, and writes both networks' weights."""
     import jax
     import jax.numpy as jnp
     import keras
@@ -111,6 +113,8 @@ def train(path: pathlib.Path, out: pathlib.Path, seconds: float) -> None:
     if keras.config.backend() != "jax":
         sys.exit(f"Set KERAS_BACKEND=jax. Received: {keras.config.backend()!r}.")
     config, arrays = _load(path)
+    if not config.model.composite or config.training.init_from:
+        sys.exit("Here a run composites its infills and starts from random weights.")
     settings = config.training
     patch_size = config.model.patch_size
     keras.utils.set_random_seed(settings.seed)
@@ -133,7 +137,11 @@ def train(path: pathlib.Path, out: pathlib.Path, seconds: float) -> None:
     compiled = many_steps.lower(bank, state).compile()
     began, history = time.monotonic(), []
     while (passed := time.monotonic() - began) < seconds:
+        if int(state["step"]) >= settings.total_steps:
+            break
         state = compiled(bank, state)
+        if not bool(state["finite"]):
+            sys.exit(f"A gradient was NaN or infinite before step {int(state['step'])}.")
         terms = dict(zip(_Steps.TERMS, map(float, state["terms"]), strict=True))
         history.append({"step": int(state["step"]), **terms})
         print(f"\r{passed:5.0f} s, step {history[-1]['step']}: {terms}", end="", flush=True)
@@ -201,6 +209,7 @@ class _Steps:
             "step": jnp.int32(0),
             "turn": jnp.int32(0 if pretrains else 1),
             "steps_in_turn": jnp.int32(0),
+            "finite": jnp.bool_(True),
         }
         # What is donated to a compiled call must not be there twice.
         return self._jax.tree.map(jnp.array, state)
@@ -400,8 +409,10 @@ class _Steps:
         old = state["terms"][which_terms]
         shown = jnp.where(jnp.isfinite(terms), terms, old)
         shown = _TERM_MOMENTUM * old + (1 - _TERM_MOMENTUM) * shown
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(of)) for of in gradient]))
         return {
             **state,
+            "finite": state["finite"] & finite,
             name: weights,
             f"{name}_optimizer": {"mean": mean, "square": square, "updates": updates},
             "terms": state["terms"].at[which_terms].set(shown),

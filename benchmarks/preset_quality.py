@@ -11,19 +11,20 @@ import json
 import pathlib
 
 import numpy as np
-from absl import app
 from absl import flags as absl_flags
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cigan_tf import flags, input_pipeline, pictures, provenance
+from cigan_tf import command_line, flags, input_pipeline, pictures, provenance, workdir
 from cigan_tf.classifier import infill_quality
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import drawing, fidelity, quality_table, roc
 from cigan_tf.models import CiGAN, presets
 
-_MAX_PATCHES = absl_flags.DEFINE_integer("max_patches", 500, "Test patches that are infilled.")
+_MAX_PATCHES = absl_flags.DEFINE_integer(
+    "max_patches", 500, "Test patches that are infilled.", lower_bound=20
+)
 _MAX_TRAINING = absl_flags.DEFINE_integer(
     "max_training_patches", 1000, "Training patches that the classifier learns from."
 )
@@ -34,7 +35,7 @@ _SPECIFICITY = 0.9
 _SHOWN_PER_KIND = 4
 
 
-def main(_) -> None:
+def main() -> None:
     config = flags.config_from_flags()
     if not config.training.init_from:
         raise UserError("Pass --init_from=PRESET, the preset to judge.")
@@ -54,8 +55,11 @@ def main(_) -> None:
         return features(fidelity.lesion_window(patches["image"], patches["mask"], window_px))
 
     real = input_pipeline.drawn_patches(config, test_split, _MAX_PATCHES.value)
-    provenance.refuse_leaks(preset.record, real["patient_id"].tolist())
     infills = infill_quality.infilled_patches(config, generate, _MAX_PATCHES.value)
+    for patches in (real, infills):
+        provenance.refuse_leaks(
+            provenance.of_weights(preset.record), patches["patient_id"].tolist()
+        )
     training = input_pipeline.drawn_patches(config, config.data.train_split, _MAX_TRAINING.value)
     validation = input_pipeline.drawn_patches(
         config, config.data.validation_split, _MAX_PATCHES.value
@@ -83,11 +87,11 @@ def main(_) -> None:
     record = {
         "preset": config.training.init_from,
         "features": pathlib.Path(config.experiment.quality_features).name,
-        "num_patients": len(np.unique(real["patient_id"])),
+        "num_patients": len(np.unique(infills["patient_id"])),
         **quality,
     }
     path = pathlib.Path(_JSON.value)
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    workdir.write_whole(path, json.dumps(record, indent=2) + "\n")
     _print_table(quality_table.read(path))
 
 
@@ -97,4 +101,4 @@ def _print_table(table) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -175,8 +175,7 @@ def infilled_patches(
     patches = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
     own = 1 - patches["label"].astype(np.int32)
     seeds = np.array([origin["seed"] for origin, _, _ in infilled], np.int32)
-    for name, image in (("composed", patches["context"]), ("reversed", patches["image"])):
-        patches[name] = generator(image, patches["mask"], own, seeds)
+    patches["composed"] = generator(patches["context"], patches["mask"], own, seeds)
     return patches
 
 
@@ -229,8 +228,8 @@ def judge_infills(
         real: held-out patches: `image`, `mask` float32 [n, p, p, 1], `label` and `patient_id` [n];
             the mask is the lesion's, or one lent to a patch without; two patients of each class.
         infills: likewise; `label` is the class asked for, `patient_id` that of the tissue around,
-            `context` the patch before it was infilled, `composed` that patch infilled as its own
-            class, and `reversed` the infill infilled again as the patch's own class.
+            `context` the patch before it was infilled, and `composed` that patch infilled as its
+            own class.
         training: real patches that the generator was trained on, in chunks that
             `memorisation.nearest_training_patch` takes; with `group` for `in_training`.
         features: of patches [n, p, p, 1], which are given as lesion windows; [n, d].
@@ -493,16 +492,15 @@ def _changes(infills, seed: int) -> list[dict]:
         context, mask = (infills[what][of_class] for what in ("context", "mask"))
         paired, partners = counterfactual.of_other_patients(infills["patient_id"][of_class], seed)
         of_real = counterfactual.mean_change(context[paired], context[partners], mask[paired])
-        for measure, what in (("composition", "composed"), ("reversibility", "reversed")):
-            of_infills = counterfactual.mean_change(infills[what][of_class], context, mask)
-            entries.append(
-                _entry(
-                    measure,
-                    name,
-                    {**_median(of_infills), "n": {"infills": len(of_infills)}},
-                    {**_median(of_real), "n": {"real": len(of_real)}},
-                )
+        of_infills = counterfactual.mean_change(infills["composed"][of_class], context, mask)
+        entries.append(
+            _entry(
+                "composition",
+                name,
+                {**_median(of_infills), "n": {"infills": len(of_infills)}},
+                {**_median(of_real), "n": {"real": len(of_real)}},
             )
+        )
     return entries
 
 

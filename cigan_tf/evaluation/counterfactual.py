@@ -1,9 +1,9 @@
-"""Is an infill the same patch, but for its class? Composition and reversibility.
+"""Is an infill of a patch's own class the same patch? Composition (Monteiro et al. 2023).
 
-An infill of the patch's own class should change nothing (composition), and an infill of the other
-class and back again should return to the start (reversibility). The generator does not see what was
-inside the mask, so neither is 0: a generator that ignores the tissue around changes as much as
-another patient's lesion in the same place.
+Such an infill should change nothing. The generator does not see what was inside the mask, so the
+change is not 0: a generator that ignores the tissue around changes as much as another patient's
+lesion in the same place. For the same reason an infill of the other class and back again
+(reversibility) gives what an infill of the own class gives, and is no measure of its own.
 """
 
 import numpy as np

@@ -53,10 +53,6 @@ MEASURES = {
         "change of grey level by an infill of the own class (composition)",
         "0; real: another lesion in its place",
     ),
-    "reversibility": (
-        "change of grey level by an infill of the other class and back (reversibility)",
-        "0; real: another lesion in its place",
-    ),
 }
 
 

@@ -184,6 +184,12 @@ class CiGAN(ReplicatedModel):
             isinstance(self.generator, Generator) and isinstance(self.discriminator, Discriminator)
         ):
             raise UserError("A preset holds a Generator and a Discriminator of cigan_tf.models.")
+        precisions = {policy: name for name, policy in POLICIES.items()}
+        if self.generator.dtype_policy.name not in precisions:
+            raise UserError(
+                f"A preset's policy must be one of {', '.join(precisions)}. "
+                f"Received: {self.generator.dtype_policy.name}."
+            )
         config = Config(
             model=ModelConfig(
                 patch_size=self.patch_size,
@@ -196,17 +202,13 @@ class CiGAN(ReplicatedModel):
             ),
             loss=self.loss_config,
             training=self.training_config,
-            hardware=HardwareConfig(
-                mixed_precision={policy: name for name, policy in POLICIES.items()}[
-                    self.generator.dtype_policy.name
-                ]
-            ),
+            hardware=HardwareConfig(mixed_precision=precisions[self.generator.dtype_policy.name]),
         )
-        of_preset = self.preset.record if self.preset else None
         if record is None:
-            record = of_preset if int(self.step.numpy()) == 0 else None
-        elif of_preset is not None:
-            record = provenance.begun_from(record, of_preset)
+            untouched = self.preset and int(self.step.numpy()) == 0
+            record = self.preset.record if untouched else None
+        elif self.preset is not None:
+            record = provenance.begun_from(record, provenance.of_weights(self.preset.record))
         with self.averaged_generator():
             networks = {"generator": self.generator, "discriminator": self.discriminator}
             presets.write(folder, config, networks, record, card, half_precision)
@@ -373,6 +375,14 @@ class CiGAN(ReplicatedModel):
 
     def _checked(self, image, mask, label, seed) -> dict[str, np.ndarray]:
         """Returns the inputs of `generate`; raises UserError where they break its contract."""
+        for name, values, least, most in (
+            ("label", label, 0, 1),
+            ("seed", seed, -(2**31), 2**31 - 1),
+        ):
+            numbers = np.asarray(values)
+            whole = np.issubdtype(numbers.dtype, np.integer)
+            if not whole or not ((numbers >= least) & (numbers <= most)).all():
+                raise UserError(f"{name} must hold whole numbers from {least} to {most}.")
         inputs = {
             "image": np.asarray(image, np.float32),
             "mask": np.asarray(mask, np.float32),
@@ -391,9 +401,8 @@ class CiGAN(ReplicatedModel):
                 )
         if not ((inputs["image"] >= 0) & (inputs["image"] <= 1)).all():
             raise UserError("image must lie in [0, 1], without NaN.")
-        for name in ("mask", "label"):
-            if not np.isin(inputs[name], (0, 1)).all():
-                raise UserError(f"{name} must hold 0 and 1 alone.")
+        if not np.isin(inputs["mask"], (0, 1)).all():
+            raise UserError("mask must hold 0 and 1 only.")
         return inputs
 
     def infill(self, image, mask, label, noise, training=False):

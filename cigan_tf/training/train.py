@@ -87,7 +87,9 @@ def _start_from_preset(
     model: CiGAN, workdir: pathlib.Path, config: Config
 ) -> presets.Preset | None:
     """Gives a run that begins the weights of its preset, and returns that; None otherwise."""
-    if not config.training.init_from or any((workdir / workdir_lib.CHECKPOINT_DIR).glob("ckpt*")):
+    if not config.training.init_from or any(
+        (workdir / workdir_lib.CHECKPOINT_DIR).glob("ckpt-*.index")
+    ):
         return None
     preset = presets.read(config.training.init_from)
     networks = presets.fitting(preset, config)
@@ -104,8 +106,8 @@ def _run_steps(
     interrupted: interruption.Interruption,
     config: Config,
 ) -> None:
-    # Not Keras' fit: an exact resume needs the iterator's place in the checkpoint and stops between
-    # any two steps; Keras' callbacks save at the end of epochs, without the input.
+    # Not Keras' fit: an exact resume begins the input at the model's step and stops between any two
+    # steps; Keras' callbacks save at the end of epochs.
     settings = config.training
     step = int(model.step.numpy())
     finite = health.FiniteCheck(model, settings)

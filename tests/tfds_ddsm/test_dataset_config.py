@@ -12,7 +12,7 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
         ("patch_size", 1024, "patch_size"),
         ("patch_size", 64.0, "patch_size"),
         ("patch_size", True, "patch_size"),
-        ("source", "kaggle", "source must be one of cbis_ddsm, ddsm, sample, phantom; received"),
+        ("source", "kaggle", "source must be one of cbis_ddsm, ddsm, sample, phantom, films"),
         ("film_size", [1375], "film_size must be"),
         ("film_size", "1375x750", "film_size must be"),
         ("film_size", [1375, 200], "film_size must be .* from patch_size"),

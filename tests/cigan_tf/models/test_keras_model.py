@@ -204,7 +204,7 @@ def test_the_lines_of_the_readme_work(tmp_path, monkeypatch, dtype):
     (lines,) = (
         block.partition("```")[0]
         for block in (ROOT / "README.md").read_text().split("```python\n")
-        if "from_preset" in block.partition("```")[0]
+        if "model.fit" in block.partition("```")[0]
     )
     names = {**patches(), "seed": np.arange(4)}
     exec(compile(lines, "README.md", "exec"), names)

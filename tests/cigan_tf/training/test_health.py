@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from cigan_tf.config import Config, ModelConfig, TrainingConfig
 from cigan_tf.errors import DivergedError
-from cigan_tf.models.cigan import Turn, build_cigan
+from cigan_tf.models.cigan import Shown, Turn, build_cigan
 from cigan_tf.training import health
 
 PATCH = 32
@@ -176,7 +176,7 @@ def test_a_gradient_that_is_not_finite_is_named(model, batch, monkeypatch):
 
     def steep(batch, infilled, opposite):
         # sqrt has an infinite slope at zero, and a finite value.
-        loss = tf.sqrt(0.0 * tf.reduce_sum(model._discriminate(infilled, batch)))
+        loss = tf.sqrt(0.0 * tf.reduce_sum(model._discriminate(Shown.INFILLED, infilled, batch)))
         return loss, {"adversarial_discriminator_loss": loss}
 
     monkeypatch.setattr(model, "_discriminator_loss", steep)

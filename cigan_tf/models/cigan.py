@@ -380,7 +380,8 @@ class CiGAN(ReplicatedModel):
             ("seed", seed, -(2**31), 2**31 - 1),
         ):
             numbers = np.asarray(values)
-            whole = np.issubdtype(numbers.dtype, np.integer)
+            # An empty list is an array of floats.
+            whole = np.issubdtype(numbers.dtype, np.integer) or not numbers.size
             if not whole or not ((numbers >= least) & (numbers <= most)).all():
                 raise UserError(f"{name} must hold whole numbers from {least} to {most}.")
         inputs = {

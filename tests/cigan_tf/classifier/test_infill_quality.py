@@ -195,7 +195,7 @@ def test_it_is_json_that_the_page_shows(quality, tmp_path):
     path = tmp_path / "infill_quality.json"
     path.write_text(json.dumps(quality, allow_nan=False))
     table = quality_table.read(path)
-    assert len(table.rows) == len(quality["measures"]) == 35
+    assert len(table.rows) == len(quality["measures"]) == 33
     assert {entry["measure"] for entry in quality["measures"]} == set(quality_table.MEASURES)
     assert quality["window_px"] == SIZE
 

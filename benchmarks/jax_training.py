@@ -26,7 +26,7 @@ import time
 import numpy as np
 
 from cigan_tf import losses, masks
-from cigan_tf.config import Config
+from cigan_tf.config import LOSS_TERMS, Config
 from cigan_tf.models.augmentation import NUM_DRAWS, augment_view
 
 _CANDIDATE_MASKS = 8
@@ -166,14 +166,7 @@ def train(path: pathlib.Path, out: pathlib.Path, seconds: float) -> None:
 class _Steps:
     """The training step of `cigan_tf.models.CiGAN`, as a function of a state."""
 
-    TERMS = (
-        "feature_loss",
-        "boundary_loss",
-        "adversarial_generator_loss",
-        "adversarial_discriminator_loss",
-        "discriminator_accuracy_real",
-        "discriminator_accuracy_fake",
-    )
+    TERMS = (*LOSS_TERMS, "discriminator_accuracy_real", "discriminator_accuracy_fake")
 
     def __init__(self, config, generator, discriminator, features):
         import jax

@@ -128,9 +128,23 @@ def lesion_window(images, mask):
     side = size // 2
     first, last = bounding_box(mask)
     corner = ops.clip((first + last + 1 - side) // 2, 0, size - side)
+    return square_at(images, corner, side)
+
+
+def square_at(images, corner, side: int):
+    """Returns the square of each image that begins at its corner.
+
+    Args:
+        images: [N, h, w, c].
+        corner: int32 [N, 2], (row, column); the square must lie inside the image.
+        side: of the square in pixels.
+
+    Returns:
+        [N, side, side, c].
+    """
     rows, columns = (corner[:, axis, None] + ops.arange(side, dtype="int32") for axis in (0, 1))
-    window = ops.take_along_axis(images, rows[:, :, None, None], axis=1)
-    return ops.take_along_axis(window, columns[:, None, :, None], axis=2)
+    square = ops.take_along_axis(images, rows[:, :, None, None], axis=1)
+    return ops.take_along_axis(square, columns[:, None, :, None], axis=2)
 
 
 def local_contrast(image):

@@ -17,7 +17,7 @@ import numpy as np
 from cigan_tf import input_pipeline, pictures, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier.synthetic_set import SyntheticSet, infill_all, origins
-from cigan_tf.classifier.train import CLASSIFIER_FILE, VALIDATION_SCORES_FILE
+from cigan_tf.classifier.train import CLASSIFIER_FILE
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
 from cigan_tf.evaluation import (
@@ -105,7 +105,7 @@ def write_infill_quality(
         workdir, Cell(real_alone[0], None, config.experiment.classifier_seeds[0])
     )
     classifier = keras.models.load_model(run_dir / CLASSIFIER_FILE)
-    validation = scores.read(run_dir / VALIDATION_SCORES_FILE)
+    validation = scores.read(run_dir / scores.VALIDATION_FILE_NAME)
     threshold = roc.sensitivity_at_specificity(
         validation.label, validation.probability, _SPECIFICITY
     ).threshold

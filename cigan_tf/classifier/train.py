@@ -29,7 +29,6 @@ from cigan_tf.experiment_config import Cell, ClassifierConfig
 from cigan_tf.models.precision import POLICIES, default_policy
 
 SETTINGS_FILE = "settings.json"
-VALIDATION_SCORES_FILE = scores_lib.VALIDATION_FILE_NAME
 CLASSIFIER_FILE = "classifier.keras"
 _CHECKPOINT_DIR = "checkpoints"
 
@@ -80,7 +79,7 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
     at_points = batches.at_points(config, validation[1])
     _run_steps(classifier, iterator, at_points, run_dir, config, seed)
     classifier.save(run_dir / CLASSIFIER_FILE)
-    scores_lib.write(run_dir / VALIDATION_SCORES_FILE, score(classifier, *validation))
+    scores_lib.write(run_dir / scores_lib.VALIDATION_FILE_NAME, score(classifier, *validation))
     scores_lib.write(run_dir / scores_lib.FILE_NAME, score(classifier, *test))
     shutil.rmtree(run_dir / _CHECKPOINT_DIR, ignore_errors=True)
 
@@ -301,7 +300,7 @@ def _remove_outdated(
             f"changed or is not recorded ({what}).",
             file=sys.stderr,
         )
-        for name in (*begun, VALIDATION_SCORES_FILE, workdir_lib.LOG_DIR):
+        for name in (*begun, scores_lib.VALIDATION_FILE_NAME, workdir_lib.LOG_DIR):
             target = run_dir / name
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     # The patients are read from the records, which takes long: only where a run begins.

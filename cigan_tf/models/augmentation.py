@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from cigan_tf import masks
+
 # Uniform draws that `augment_view` takes for each patch.
 NUM_DRAWS = 9
 
@@ -43,9 +45,7 @@ def _shift(view, draws):
     reach = int(side * _MAX_SHIFT)
     padded = ops.pad(view, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     corner = ops.cast(ops.floor(draws * (2 * reach + 1)), "int32")
-    rows, columns = (corner[:, axis, None] + ops.arange(side, dtype="int32") for axis in (0, 1))
-    shifted = ops.take_along_axis(padded, rows[:, :, None, None], axis=1)
-    return ops.take_along_axis(shifted, columns[:, None, :, None], axis=2)
+    return masks.square_at(padded, corner, side)
 
 
 def _cut_out(view, draws):

@@ -10,7 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from cigan_tf import losses, masks, provenance, randomness
-from cigan_tf.config import FEATURE_LAYERS, Config, LossConfig, ModelConfig, TrainingConfig
+from cigan_tf.config import (
+    FEATURE_LAYERS,
+    LOSS_TERMS,
+    Config,
+    LossConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 from cigan_tf.errors import UserError
 from cigan_tf.hardware_config import HardwareConfig
 from cigan_tf.models import presets
@@ -41,14 +48,7 @@ class Shown(enum.IntEnum):
 
 
 # What a step measures, by the names of the metrics.
-TERMS = (
-    "feature_loss",
-    "boundary_loss",
-    "adversarial_generator_loss",
-    "adversarial_discriminator_loss",
-    "discriminator_accuracy_real",
-    "discriminator_accuracy_fake",
-)
+TERMS = (*LOSS_TERMS, "discriminator_accuracy_real", "discriminator_accuracy_fake")
 _CHECKED = (*TERMS, "generator_gradient", "discriminator_gradient")
 
 
@@ -485,7 +485,7 @@ class CiGAN(ReplicatedModel):
         """Returns the adversarial loss, infinite where it is not computed."""
 
         def loss(part):
-            infilled = self._infill_own(part, training=True)
+            infilled = self._infill_batch(part, training=True)
             opposite = self._opposite_infill(part, training=True) if adversarially else None
             return self._generator_loss(part, infilled, adversarially, opposite)
 
@@ -496,7 +496,7 @@ class CiGAN(ReplicatedModel):
         """Returns the adversarial loss."""
 
         def loss(part):
-            infilled, opposite = self._infill_own(part), self._opposite_infill(part)
+            infilled, opposite = self._infill_batch(part), self._opposite_infill(part)
             loss, terms = self._discriminator_loss(part, infilled, opposite)
             if self.loss_config.r1_weight:
                 loss += self._r1_penalty(part)
@@ -563,7 +563,7 @@ class CiGAN(ReplicatedModel):
         shape = (num_patches, len(Shown), NUM_DRAWS)
         return tf.random.stateless_uniform(shape, seed, alg="philox")
 
-    def _infill_own(self, batch, training=False):
+    def _infill_batch(self, batch, training=False):
         inputs = (batch[name] for name in ("image", "mask", "label", "noise"))
         return self.infill(*inputs, training=training)
 
@@ -571,7 +571,7 @@ class CiGAN(ReplicatedModel):
         """Returns the batch infilled as the opposite class, None where nothing is trained on it."""
         if not self.loss_config.opposite_class_weight:
             return None
-        return self._infill_own({**batch, "label": 1 - batch["label"]}, training)
+        return self._infill_batch({**batch, "label": 1 - batch["label"]}, training)
 
     def _generator_loss(self, batch, infilled, adversarially: bool, opposite=None):
         """Returns the weighted sum, and the terms unweighted.
@@ -639,19 +639,19 @@ class CiGAN(ReplicatedModel):
             "discriminator_accuracy_fake": tf.reduce_mean(tf.cast(fake_logits < 0, "float32")),
         }
 
-    def _discriminate(self, shown: "Shown", image, batch):
+    def _discriminate(self, shown: Shown, image, batch):
         """Returns the discriminator's logits of images in the place of a batch's own."""
         if "draws" not in batch:
             return self.discriminator(self._inputs(shown, image, batch))
         _, judge = self.discriminator.parts()
         return judge(self._seen(shown, image, batch))
 
-    def _inputs(self, shown: "Shown", image, batch):
+    def _inputs(self, shown: Shown, image, batch):
         label = batch["label"] if shown in (Shown.REAL, Shown.INFILLED) else 1 - batch["label"]
         inputs = {"image": image, "mask": batch["mask"], "label": label}
         return {name: inputs[name] for name in self.discriminator.input}
 
-    def _seen(self, shown: "Shown", image, batch) -> list:
+    def _seen(self, shown: Shown, image, batch) -> list:
         """Returns the view and maybe the label, as `Discriminator.parts` names them."""
         see, _ = self.discriminator.parts()
         view, *label = see(self._inputs(shown, image, batch))

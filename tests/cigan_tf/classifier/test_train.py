@@ -31,7 +31,7 @@ def finished(discs_config, small_classifier, tmp_path_factory):
 def test_a_run_leaves_scores_settings_and_the_classifier(finished, discs_config):
     test = scores.read(finished / scores.FILE_NAME)
     assert set(test.patient_id) == {"gil", "hue"}
-    assert set(scores.read(finished / train.VALIDATION_SCORES_FILE).patient_id) == {"eve", "fay"}
+    assert set(scores.read(finished / scores.VALIDATION_FILE_NAME).patient_id) == {"eve", "fay"}
     settings = json.loads((finished / train.SETTINGS_FILE).read_text())
     assert settings["classifier"]["classifier_steps"] == 4
     assert settings["seed"] == 0

@@ -11,7 +11,6 @@ QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64
 EXPERIMENT = runs/experiment
 EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients": 200, \
   "patch_size": 32, "film_size": [344, 188], "patches_per_class": 8000, "difficulty": 0.1}
-TWO_WORKERS = runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing,default_sdk_harness_log_level=ERROR
 # VGG16_WEIGHTS=FILE compares infills with real lesions in ImageNet features instead of random ones.
 # One ciGAN is trained with each of these seeds.
 GENERATOR_SEEDS = 0 1
@@ -43,8 +42,8 @@ quickstart: .venv/.quickstart
 experiment: .venv/.quickstart
 	@echo "[1/3] Patches of 800 simulated films"
 	@mkdir -p runs
-	.venv/bin/tfds build ddsm_patches --imports tfds_ddsm --data_dir=$(DATA_DIR) \
-	  -c '$(EXPERIMENT_PATCHES)' --beam_pipeline_options=$(TWO_WORKERS) > runs/build.log
+	DDSM_PATCHES_WORKERS=2 .venv/bin/tfds build ddsm_patches --imports tfds_ddsm \
+	  --data_dir=$(DATA_DIR) -c '$(EXPERIMENT_PATCHES)' > runs/build.log
 	@echo "[2/3] Training ciGAN with the seeds $(GENERATOR_SEEDS), and infilling every training" \
 	  "patch as the other class; watch it with .venv/bin/tensorboard --logdir=$(EXPERIMENT)"
 	for seed in $(GENERATOR_SEEDS); do \

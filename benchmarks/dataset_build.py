@@ -11,12 +11,15 @@ TFDS's path is what its manual asks for: all DICOM files to PNG, then `curated_b
 patches`. The conversion is done with pydicom and OpenCV here, in one process, which is faster than
 the two programs per file of the manual.
 
-The ceilings below the table are rates of single steps on one core. What Beam's workers do not share
-is the last one: one process writes the records, by TFDS. So their reading is timed besides.
+All arms of one number of patches must have the same records, byte by byte; the table says whether
+they do. The arm `dask` runs Beam on Dask (`pip install 'cigan[bench]'`), and only where it is asked
+for: Beam's runner for it computes a collection again wherever another one refers to it.
+
+The ceilings below the table are rates of single steps on one core.
 """
 
-import contextlib
 import csv
+import hashlib
 import json
 import os
 import pathlib
@@ -27,7 +30,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import unittest.mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -39,7 +41,7 @@ import tensorflow_datasets as tfds
 from absl import app, flags
 from tensorflow_datasets.image_classification import cbis_ddsm as tfds_cbis_ddsm
 
-from tfds_ddsm import beam_films, film_examples, png_file
+from tfds_ddsm import film_examples, png_file
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
 from tfds_ddsm.sources import sample
@@ -48,28 +50,29 @@ _ARMS = {
     "tfds": "tensorflow-datasets, DICOM to PNG to patches",
     "same": "ddsm_patches, as many patches",
     "ours": "ddsm_patches, as many as the paper",
-    "beam1": "ddsm_patches, Beam, 1 worker",
-    "beam2": "ddsm_patches, Beam, 2 workers",
+    "workers2": "the same, 2 worker processes",
+    "dask": "the same, Beam on Dask, 2 workers",
 }
 
 _CSV_DIR = flags.DEFINE_string("csv_dir", None, "Folder with TCIA's four CSV files.", required=True)
 _COPIES = flags.DEFINE_integer(
     "copies", 8, "Copies of the 8 films, so that start and end of a build weigh little.", 1, 99
 )
-_ARMS_TO_RUN = flags.DEFINE_multi_enum("arms", list(_ARMS), list(_ARMS), "Lines of the table.")
+_ARMS_TO_RUN = flags.DEFINE_multi_enum(
+    "arms", [arm for arm in _ARMS if arm != "dask"], list(_ARMS), "Lines of the table."
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "Times that the arms take turns.", 1)
 _ARM = flags.DEFINE_string("arm", None, "One line of the table; for the inner processes.")
+_DASK_ADDRESS = flags.DEFINE_string(
+    "dask_address", None, "Scheduler of the arm dask; two workers are started where it is missing."
+)
 _FILMS_DIR = flags.DEFINE_string("films_dir", None, "DICOM tree; for the inner processes.")
 
 _PAPER_PATCHES_PER_FILM = 66  # 200,000 patches over the 3,032 films of CBIS-DDSM
 _TFDS_PATCHES_PER_FILM = 22  # 10 for each of 10 lesions and 8 films
 _PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-_RATIOS = (
-    ("same", "tfds", "wall_s", ""),
-    ("ours", "tfds", "wall_s", ""),
-    ("beam2", "beam1", "wall_s", ""),
-    ("beam2", "beam1", "reading_s", " of reading"),
-)
+_RATIOS = (("same", "tfds"), ("ours", "tfds"), ("workers2", "ours"))
+_SAME_RECORDS = ("ours", "workers2", "dask")
 
 
 def main(_):
@@ -90,7 +93,12 @@ def main(_):
 def _run(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.dataset_build", f"--arm={arm}"]
     done = subprocess.run(
-        [*command, f"--csv_dir={_CSV_DIR.value}", f"--films_dir={films_dir}"],
+        [
+            *command,
+            f"--csv_dir={_CSV_DIR.value}",
+            f"--films_dir={films_dir}",
+            *([f"--dask_address={_DASK_ADDRESS.value}"] if _DASK_ADDRESS.value else []),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -111,13 +119,17 @@ def print_table(rounds: list[dict[str, dict[str, float]]]) -> None:
             f"{_ARMS[arm]:46}{films / wall_s:9.2f}{patches / wall_s:11.0f}"
             f"{patches / cpu_s:10.0f}{peak_mb:9.0f}"
         )
-    for arm, other, name, what in _RATIOS:
+    for arm, other in _RATIOS:
         if {arm, other} <= rounds[0].keys():
-            ratios = [results[other][name] / results[arm][name] for results in rounds]
+            ratios = [results[other]["wall_s"] / results[arm]["wall_s"] for results in rounds]
             print(
-                f"films/s{what}, {_ARMS[arm]} / {_ARMS[other]}: {statistics.median(ratios):.2f}"
+                f"films/s, {_ARMS[arm]} / {_ARMS[other]}: {statistics.median(ratios):.2f}"
                 f" ({min(ratios):.2f} to {max(ratios):.2f})"
             )
+    arms = [arm for arm in _SAME_RECORDS if arm in rounds[0]]
+    records = {results[arm]["records"] for results in rounds for arm in arms}
+    if len(rounds) * len(arms) > 1:
+        print(f"same records in {', '.join(arms)}: {'yes' if len(records) == 1 else 'NO'}")
     print(f"on {os.cpu_count()} cores; the mean load was {os.getloadavg()[2]:.1f}")
 
 
@@ -229,9 +241,9 @@ def _measure(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), _cpu_seconds()
         build = _build_tfds if arm == "tfds" else _build_ours
-        with _timed_reading() as reading_s:
-            dataset, num_films = build(arm, films_dir, pathlib.Path(folder))
+        dataset, num_films = build(arm, films_dir, pathlib.Path(folder))
         wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+        records = _records_sha256(dataset)
     peak_kb = max(resource.getrusage(who).ru_maxrss for who in _PROCESSES)
     patches = sum(split.num_examples for split in dataset.info.splits.values())
     return {
@@ -239,23 +251,19 @@ def _measure(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
         "patches": patches,
         "wall_s": wall,
         "cpu_s": cpu,
-        "reading_s": sum(reading_s),  # by Beam's workers
         "peak_mb": peak_kb / 1024,
+        "records": records,
     }
 
 
-@contextlib.contextmanager
-def _timed_reading():
-    """Gives a list that receives the seconds of each call of `beam_films.keep_films`."""
-    keep_films, seconds = beam_films.keep_films, []
-
-    def timed(*args):
-        start = time.perf_counter()
-        keep_films(*args)
-        seconds.append(time.perf_counter() - start)
-
-    with unittest.mock.patch.object(beam_films, "keep_films", timed):
-        yield seconds
+def _records_sha256(dataset) -> str:
+    """Returns a hash of all records in their order; the shards may begin elsewhere."""
+    digest = hashlib.sha256()
+    for split in sorted(dataset.info.splits):
+        paths = sorted(map(str, dataset.data_path.glob(f"*-{split}.tfrecord-*")))
+        for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():
+            digest.update(len(record).to_bytes(8, "big") + record)
+    return digest.hexdigest()
 
 
 def _cpu_seconds() -> float:
@@ -267,19 +275,40 @@ def _build_ours(arm: str, films_dir: pathlib.Path, folder: pathlib.Path):
     num_films = _count_films(films_dir)
     per_film = _TFDS_PATCHES_PER_FILM if arm == "same" else _PAPER_PATCHES_PER_FILM
     config = DdsmPatchesConfig(name="bench", patches_per_class=num_films * per_film // 2)
-    beam_fields = {}
-    if arm.startswith("beam"):
-        from apache_beam.options.pipeline_options import PipelineOptions
-
-        options = ("runner=DirectRunner", "direct_running_mode=multi_processing")
-        workers = f"direct_num_workers={arm[-1]}"
-        flags_of_beam = [f"--{option}" for option in (*options, workers)]
-        beam_fields = {"beam_options": PipelineOptions(flags=flags_of_beam)}
+    os.environ["DDSM_PATCHES_WORKERS"] = "2" if arm == "workers2" else "1"
+    beam_fields = _on_dask() if arm == "dask" else {}
     dataset = Builder(config=config, data_dir=folder)
     dataset.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=films_dir, **beam_fields)
     )
     return dataset, num_films
+
+
+def _on_dask() -> dict[str, object]:
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.dask.dask_runner import DaskRunner
+    from dask import bag, distributed
+
+    class EveryBranch(DaskRunner):
+        """Computes all splits; Beam's runner only what the pipeline's last transform needs."""
+
+        @staticmethod
+        def to_dask_bag_visitor(bag_kwargs=None):
+            visitor = DaskRunner.to_dask_bag_visitor(bag_kwargs)
+
+            def join(node):
+                if node.parent is None:
+                    branches = [b.map_partitions(lambda items: []) for b in visitor.bags.values()]
+                    visitor.bags[node] = bag.concat(branches)
+
+            visitor.leave_composite_transform = join
+            return visitor
+
+    address = _DASK_ADDRESS.value
+    if address is None:
+        address = distributed.LocalCluster(n_workers=2, threads_per_worker=1).scheduler_address
+    options = [f"--dask_client_address={address}", "--dask_npartitions=16"]
+    return {"beam_runner": EveryBranch(), "beam_options": PipelineOptions(options)}
 
 
 class LocalCuratedBreastImagingDDSM(tfds_cbis_ddsm.CuratedBreastImagingDDSM):

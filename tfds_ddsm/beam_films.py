@@ -1,82 +1,246 @@
-"""Many workers read films, by Apache Beam, before one process writes the records."""
+"""Films become examples on Apache Beam's workers, where TFDS goes on to write the records.
+
+A worker needs two places, the folder of films and the dataset's folder, and nothing of the machine
+that the build is launched on. Films are not kept between builds: an engine tries again what fails.
+"""
 
 import contextlib
-import threading
-from collections.abc import Iterator, Sequence
+import dataclasses
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from tensorflow_datasets.core.utils import tqdm_utils
+from absl import logging
+from apache_beam.metrics import Metrics
+from etils import epath
+from tensorflow_datasets.core.utils import py_utils
 
-from tfds_ddsm.dataset_config import DdsmPatchesConfig
-from tfds_ddsm.film_cache import FilmCache
-from tfds_ddsm.mammogram import Film, Source
+from tfds_ddsm import film_examples, selection
+from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
+from tfds_ddsm.film_examples import FilmReport
+from tfds_ddsm.mammogram import Film, Source, StorageError
 
-_PROGRESS_EVERY_S = 2.0
-
-
-class _Keep(beam.DoFn):
-    def __init__(self, cache: FilmCache, source: Source, config: DdsmPatchesConfig):
-        self._cache = cache
-        self._source = source
-        self._config = config
-
-    def process(self, element: tuple[Film, tuple[int, int, int]]) -> None:
-        film, counts = element
-        self._cache.keep(self._source, film, counts, self._config)
+_REPORT = "report"  # beside the names of the splits
+_COUNTERS = "ddsm_patches"
 
 
-def keep_films(
-    cache: FilmCache,
-    source: Source,
-    films: Sequence[tuple[Film, tuple[int, int, int]]],
-    config: DdsmPatchesConfig,
-    runner: beam.runners.PipelineRunner | str | None,
-    options: PipelineOptions | None,
-) -> None:
-    """Leaves the patches of all films in the cache; returns when the last film is there.
-
-    The patches go straight to files: a patch handed from worker to worker costs more than its
-    making, and Beam's local runner would hold all of them in memory.
+class BeamFilms:
+    """The films of one build, as collections of one pipeline.
 
     Args:
-        cache: in a folder that every worker can write to.
-        source: picklable; each worker reads films through its copy.
-        films: each with its share of the plan.
+        source: its index has been read. Every worker receives it once, with its catalogue.
+        chosen: the films of each split, and how many patches each gives.
         config: patch size, film size and seed.
-        runner: as `beam.Pipeline` takes it.
-        options: the same.
+        folder: where the dataset is written; every worker can write there.
     """
-    with _progress_bar(cache, len(films)), beam.Pipeline(runner, options) as pipeline:
-        _ = (
-            pipeline
-            | "Films" >> beam.Create(films)
-            | "Spread" >> beam.Reshuffle()
-            | "Keep" >> beam.ParDo(_Keep(cache, source, config))
-        )
 
+    def __init__(
+        self,
+        source: Source,
+        chosen: selection.Selection,
+        config: DdsmPatchesConfig,
+        folder: epath.Path,
+    ):
+        shares = [
+            (split, film, chosen.plan[film.film_id])
+            for split, films in chosen.films.items()
+            for film in films
+        ]
+        self._config = config
+        self._folder = folder
+        self._num_films = len(shares)
+        self._reports_path = folder / "film_reports.json"
+        self._failures = _Failures(folder / "failed_films", chosen.allowed_failures)
+        self._read_film = _ReadFilm(source, config, shares, self._failures)
+        self._elements = self._lost_films = None
 
-@contextlib.contextmanager
-def _progress_bar(cache: FilmCache, num_films: int) -> Iterator[None]:
-    """Shows how many films lie in the cache: Beam's runners tell nothing before the last one."""
-    over = threading.Event()
-    at_first = min(cache.num_finished(), num_films)
+    def examples(self, split: str) -> beam.PTransform:
+        """Returns the transform that yields a split's examples, pairs of a key and the features."""
+        return _Examples(self, split)
 
-    def follow(bar):
-        shown, last = at_first, False
-        while not last:
-            last = over.wait(_PROGRESS_EVERY_S)
-            finished = min(cache.num_finished(), num_films)
-            bar.update(finished - shown)
-            shown = finished
+    def take_reports(self) -> dict[str, list[FilmReport]]:
+        """Returns the reports of each split's films, in their order, once the pipeline has run."""
+        reports = {}
+        for split, fields in json.loads(self._reports_path.read_text()):
+            reports.setdefault(split, []).append(FilmReport.from_json(fields))
+        self._reports_path.unlink()
+        self._failures.remove()
+        return reports
 
-    with tqdm_utils.tqdm(
-        initial=at_first, total=num_films, desc="Reading films", unit=" films"
-    ) as bar:
-        follower = threading.Thread(target=follow, args=(bar,), daemon=True)
-        follower.start()
+    @contextlib.contextmanager
+    def errors_in_one_line(self) -> Iterator[None]:
+        """Raises DatasetError where the pipeline failed because of the films or the folder."""
         try:
             yield
-        finally:
-            over.set()
-            follower.join()
+        except DatasetError:
+            raise
+        except Exception as error:
+            if reason := self._failures.reason(self._config):
+                raise reason from error
+            if empty := re.search(r"generated examples is 0 for split (\w+)", str(error)):
+                raise DatasetError(
+                    f"No patch could be drawn for the split {empty[1]!r}."
+                ) from error
+            if isinstance(error, FileNotFoundError) and not self._reports_path.exists():
+                raise DatasetError(
+                    f"{self._folder} lacks what the workers wrote: --data_dir must be a place that "
+                    "every worker and this command can reach, such as a bucket."
+                ) from error
+            raise
+
+    def elements(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
+        """Returns pairs of a split and an example of it, and of `_REPORT` and a film's report.
+
+        All splits share it, so that the films' catalogue is shipped once. The outputs carry their
+        names themselves: Beam's runner for Dask mixes tagged outputs.
+        """
+        if self._elements is None:
+            self._elements = (
+                begin
+                | "Films" >> beam.Create(range(self._num_films))
+                | "Spread" >> beam.Reshuffle()
+                | "Read" >> beam.ParDo(self._read_film)
+            )
+            reports = (
+                self._elements
+                | "Reports" >> beam.FlatMap(_named, _REPORT)
+                | "Combine" >> beam.combiners.ToList()
+                | "Check" >> beam.Map(_checked, self._config.source)
+            )
+            _ = reports | "Write" >> beam.Map(_write, self._reports_path)
+            if self._config.source == "films":
+                self._lost_films = reports | "Lost films" >> beam.Map(_lost_films)
+        return self._elements
+
+    def without_lost_films(self, examples: beam.PCollection) -> beam.PCollection:
+        """Leaves out films that `_checked` found to repeat another patient's picture."""
+        if self._lost_films is None:
+            return examples
+        return examples | beam.Filter(_is_kept, beam.pvalue.AsSingleton(self._lost_films))
+
+
+class _Examples(beam.PTransform):
+    def __init__(self, films: BeamFilms, split: str):
+        super().__init__()
+        self._films = films
+        self._split = split
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
+        examples = self._films.elements(begin) | "Examples" >> beam.FlatMap(_named, self._split)
+        return self._films.without_lost_films(examples)
+
+
+class _TooManyError(Exception):
+    """Stops the pipeline."""
+
+
+class _ReadFilm(beam.DoFn):
+    def __init__(
+        self,
+        source: Source,
+        config: DdsmPatchesConfig,
+        shares: Sequence[tuple[str, Film, tuple[int, int, int]]],
+        failures: "_Failures",
+    ):
+        self._source = source
+        self._config = config
+        self._shares = shares
+        self._failures = failures
+        self._num_read = Metrics.counter(_COUNTERS, "films read")
+        self._num_failed = Metrics.counter(_COUNTERS, "films that cannot be read")
+
+    def process(self, number: int) -> Iterator[tuple[str, Any]]:
+        split, film, counts = self._shares[number]
+        try:
+            report, examples = film_examples.encoded_examples(
+                self._source, film, counts, self._config
+            )
+        except StorageError as error:
+            self._failures.stop(error)
+            raise
+        self._num_read.inc()
+        if report.error:
+            self._num_failed.inc()
+            self._failures.add(number, report)
+        yield _REPORT, (number, split, report)
+        for example in examples:
+            yield split, example
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failures:
+    """Counts films that cannot be read while the pipeline runs, by a file for each.
+
+    Beam's counters are for the engine's own display: workers cannot read them, and they count a
+    film twice that is tried twice.
+
+    Attributes:
+        folder: every worker can write there.
+        allowed: more of them stop the pipeline; None for any number.
+    """
+
+    folder: epath.Path
+    allowed: int | None
+
+    def add(self, number: int, report: FilmReport) -> None:
+        """Counts a film; raises _TooManyError where it is one too many."""
+        logging.warning("%s: %s", report.film.film_id, report.error)
+        self._write(f"{number}.txt", f"{report.film.film_id}: {report.error}")
+        if self.allowed is not None and len(self._paths()) > self.allowed:
+            raise _TooManyError(f"{len(self._paths())} films cannot be read.")
+
+    def stop(self, error: StorageError) -> None:
+        """Notes why no film can be read any more."""
+        self._write("storage.txt", str(error))
+
+    def reason(self, config: DdsmPatchesConfig) -> DatasetError | None:
+        """Returns why the pipeline was stopped; None where it was not stopped from here."""
+        paths = {path.name: path for path in self._paths()}
+        if stopped := paths.pop("storage.txt", None):
+            return DatasetError(stopped.read_text())
+        if self.allowed is None or len(paths) <= self.allowed:
+            return None
+        return selection.too_many_skipped(paths[max(paths)].read_text(), config)
+
+    def remove(self) -> None:
+        """Deletes the notes."""
+        if self.folder.exists():
+            self.folder.rmtree()
+
+    def _write(self, name: str, text: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with py_utils.incomplete_file(self.folder / name) as path:
+            path.write_text(text)
+
+    def _paths(self) -> list[epath.Path]:
+        if not self.folder.exists():
+            return []
+        return [path for path in self.folder.iterdir() if not py_utils.is_incomplete_file(path)]
+
+
+def _named(element: tuple[str, Any], name: str) -> Iterable[Any]:
+    return [element[1]] if element[0] == name else []
+
+
+def _checked(
+    reports: Iterable[tuple[int, str, FilmReport]], source_name: str
+) -> list[tuple[str, FilmReport]]:
+    """Returns splits and reports in the films' order, repeated pictures found."""
+    checked = selection.picture_check(source_name)
+    return [(split, checked(report)) for _, split, report in sorted(reports, key=lambda r: r[0])]
+
+
+def _lost_films(reports: Iterable[tuple[str, FilmReport]]) -> frozenset[str]:
+    return frozenset(report.film.film_id for _, report in reports if report.error)
+
+
+def _is_kept(example: tuple[str, dict[str, Any]], lost_films: Collection[str]) -> bool:
+    return example[1]["film_id"] not in lost_films
+
+
+def _write(reports: Iterable[tuple[str, FilmReport]], path: epath.Path) -> None:
+    lines = [(split, dataclasses.asdict(report)) for split, report in reports]
+    with py_utils.incomplete_file(path) as unfinished:
+        unfinished.write_text(json.dumps(lines))

@@ -86,9 +86,16 @@ class FilmCache:
 
     def num_finished(self) -> int:
         """Counts the films that were read, whole or not."""
+        return len(self._finished())
+
+    def num_bytes(self) -> int:
+        """Returns the size of the films that were read."""
+        return sum(path.stat().length for path in self._finished())
+
+    def _finished(self) -> list[epath.Path]:
         if not self._folder.exists():
-            return 0
-        return sum(not py_utils.is_incomplete_file(path) for path in self._folder.iterdir())
+            return []
+        return [path for path in self._folder.iterdir() if not py_utils.is_incomplete_file(path)]
 
     def forget_incomplete_films(self) -> None:
         """Deletes films that were not read whole: their files may be mended before the next try."""

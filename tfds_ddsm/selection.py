@@ -1,10 +1,11 @@
 """Which films a dataset is made of, in which split, and what is left out before pixels are read."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tfds_ddsm import patches
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
+from tfds_ddsm.film_examples import FilmReport
 from tfds_ddsm.mammogram import Film, Skipped, Source, StorageError
 
 SPLITS = ("train", "validation", "test")
@@ -90,6 +91,28 @@ def too_many_skipped(example: str, config: DdsmPatchesConfig) -> DatasetError:
         f"More than {MAX_SKIPPED_SHARE:.0%} of the films cannot be used, such as {example}; bring "
         "them again, or set allow_skipped in the config to go on without them."
     )
+
+
+def picture_check(source_name: str) -> Callable[[FilmReport], FilmReport]:
+    """Returns a function to call with the reports of all films in their order.
+
+    Of one's own films it finds the same picture under two patients, who could be in the train and
+    in the test split: it returns a report of an error in place of the later film's.
+    """
+    if source_name != "films":
+        return lambda report: report
+    films_by_picture: dict[str, Film] = {}
+
+    def checked(report: FilmReport) -> FilmReport:
+        if report.error:
+            return report
+        first = films_by_picture.setdefault(report.picture_sha256, report.film)
+        if first.patient_id == report.film.patient_id:
+            return report
+        error = f"the same picture as {first.film_id} of the patient {first.patient_id}"
+        return FilmReport(report.film, report.planned, error=error)
+
+    return checked
 
 
 def _split_of(source: Source, film: Film, config: DdsmPatchesConfig) -> str | None:

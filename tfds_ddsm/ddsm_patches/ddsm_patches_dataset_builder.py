@@ -1,17 +1,26 @@
 """ddsm_patches: mammogram patches with lesion masks, 16 bits deep, for ciGAN."""
 
 import contextlib
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from tensorflow_datasets.core import example_serializer, shuffle
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from tfds_ddsm import build_lock, dataset_statistics, film_cache, picture_sheet, selection
+from tfds_ddsm import (
+    build_cost,
+    build_lock,
+    dataset_statistics,
+    film_cache,
+    picture_sheet,
+    record_writing,
+    selection,
+    worker_processes,
+)
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.film_cache import FilmCache
 from tfds_ddsm.film_examples import FilmReport, encoded_examples, first_examples
@@ -27,7 +36,6 @@ _LICENSES = {
     "phantom": "Apache-2.0",
     "films": "that of the films",
 }
-_SHUFFLE_BUFFER_BYTES = 256 * 2**20
 _TABLE_HASH = "films_csv_sha256"
 
 
@@ -236,10 +244,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Builds the splits, then describes them in files beside the records."""
         self._download_config = download_config
         self._reports: dict[str, list[FilmReport]] = {}
-        self._films_by_picture: dict[str, Film] = {}
+        self._checked = selection.picture_check(self.builder_config.source)
+        self._beam_films = None
+        self._wait_for: Callable[[Film], None] = lambda film: None  # while this process reads
         self.info.metadata["recipe"] = self._recipe(download_config)
-        with _small_shuffle_buffer(), _repeatable_bytes():
+        with record_writing.repeatable(), contextlib.ExitStack() as self._until_written:
             super()._download_and_prepare(dl_manager, download_config)
+        if self._beam_films:
+            self._take_reports()
         if self._reports:
             self._describe()
 
@@ -251,34 +263,81 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             self.info.metadata["recipe"][_TABLE_HASH] = _table_hash(source)
         self._selection = selection.select(source, config)
         runner, options = self._download_config.beam_runner, self._download_config.beam_options
-        if manual_dir or runner or options:
+        if (runner or options) and self._download_config.max_examples_per_split is None:
+            return self._beam_examples(source)
+        num_workers = worker_processes.num_workers()
+        if manual_dir or num_workers > 1:
             # Films that another version has read follow other rules, or lack features.
             rules = {"version": str(self.version), "features": sorted(self.info.features)}
             recipe = config.recipe() | rules
             self._cache = FilmCache(self.data_path.parent, recipe, str(manual_dir))
             self._cache.forget_incomplete_films()
-        if (runner or options) and self._download_config.max_examples_per_split is None:
-            from tfds_ddsm import beam_films
-
-            plan, films = self._selection.plan, self._selection.films.values()
-            shares = [(film, plan[film.film_id]) for of_split in films for film in of_split]
-            beam_films.keep_films(self._cache, source, shares, config, runner, options)
+        if self._download_config.max_examples_per_split is None:
+            self._announce(source, num_workers)
+            if num_workers > 1:
+                self._wait_for = self._until_written.enter_context(
+                    worker_processes.reading_ahead(
+                        self._cache, source, self._shares(), config, num_workers
+                    )
+                )
         return {split: self._generate_examples(split, source) for split in self._selection.films}
+
+    def _shares(self) -> list[build_cost.Share]:
+        """Returns all films with the malignant, benign and background patches to draw of each."""
+        films = itertools.chain(*self._selection.films.values())
+        return [(film, self._selection.plan[film.film_id]) for film in films]
+
+    def _beam_examples(self, source: Source) -> dict[str, Any]:
+        """Returns a transform for each split: Beam's workers read the films and write the records.
+
+        Beam is imported here: it takes seconds that other builds do without.
+        """
+        from tfds_ddsm import beam_films
+
+        self._announce(source, num_workers=1)
+        self._beam_films = beam_films.BeamFilms(
+            source, self._selection, self.builder_config, self.data_path
+        )
+        self._until_written.enter_context(self._beam_films.errors_in_one_line())
+        return {split: self._beam_films.examples(split) for split in self._selection.films}
+
+    def _take_reports(self) -> None:
+        """Checks what Beam's workers report as `_generate_examples` does while it reads."""
+        for split, reports in self._beam_films.take_reports().items():
+            self._reports[split] = []
+            for report in reports:
+                self._reports[split].append(report)
+                self._check_failures()
+            self._check_any_patch(split)
+
+    def _announce(self, source: Source, num_workers: int) -> None:
+        """Says what the build takes; raises DatasetError where the disk is too small."""
+        shares = self._shares()
+        if len(shares) < build_cost.MIN_FILMS:
+            return
+        cost = build_cost.measure(lambda *share: self._read(source, *share)[1], shares)
+        build_cost.announce(
+            cost,
+            len(shares) - (self._cache.num_finished() if self._cache else 0),
+            num_workers,
+            self.data_path,
+            self._cache.num_bytes() if self._cache else None,
+        )
 
     def _generate_examples(
         self, split: str, source: Source
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         plan = self._selection.plan
-        read = self._cache.examples if self._cache else encoded_examples
         reports = self._reports[split] = []
         films = self._selection.films[split]
         num_left = self._download_config.max_examples_per_split
         for film in tqdm_utils.tqdm(films, desc=f"Reading {split} films", unit=" films"):
             if num_left == 0:
                 break
-            report, examples = self._read(read, source, film, plan[film.film_id])
-            if error := self._picture_of_another_patient(report):
-                report, examples = FilmReport(film, plan[film.film_id], error=error), iter(())
+            report, examples = self._read(source, film, plan[film.film_id])
+            checked = self._checked(report)
+            if checked.error:
+                report, examples = checked, iter(())
             if num_left is not None:
                 report, examples = first_examples(report, examples, num_left)
                 num_left -= sum(report.made)
@@ -287,23 +346,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             yield from examples
         self._check_any_patch(split)
 
-    def _read(self, read, source: Source, film: Film, counts: tuple[int, int, int]):
+    def _read(
+        self, source: Source, film: Film, counts: tuple[int, int, int]
+    ) -> tuple[FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
+        read = self._cache.examples if self._cache else encoded_examples
         try:
+            self._wait_for(film)
             return read(source, film, counts, self.builder_config)
         except StorageError as error:
             raise DatasetError(str(error)) from error
-
-    def _picture_of_another_patient(self, report: FilmReport) -> str:
-        """Returns what is wrong where an earlier film of one's own shows the same; else ''.
-
-        The same picture under two patients could be in the train and in the test split.
-        """
-        if self.builder_config.source != "films" or report.error:
-            return ""
-        first = self._films_by_picture.setdefault(report.picture_sha256, report.film)
-        if first.patient_id == report.film.patient_id:
-            return ""
-        return f"the same picture as {first.film_id} of the patient {first.patient_id}"
 
     def _check_failures(self) -> None:
         """Raises DatasetError where one film too many could not be read, over all splits."""
@@ -339,37 +390,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _read_back(self, split: str) -> Iterable[dict[str, Any]]:
         uncached = tfds.ReadConfig(try_autocache=False)  # only the first records are read
         return tfds.as_numpy(self.as_dataset(split=split, read_config=uncached))
-
-
-@contextlib.contextmanager
-def _small_shuffle_buffer() -> Iterator[None]:
-    """Lets TFDS sort what a split's records take beyond 256 MiB on disk; its own bound is 1 GB.
-
-    The order of the records is the same.
-    """
-    size = shuffle.MAX_MEM_BUFFER_SIZE
-    shuffle.MAX_MEM_BUFFER_SIZE = _SHUFFLE_BUFFER_BYTES
-    try:
-        yield
-    finally:
-        shuffle.MAX_MEM_BUFFER_SIZE = size
-
-
-@contextlib.contextmanager
-def _repeatable_bytes() -> Iterator[None]:
-    """Lets TFDS write the features of a record in one order, so that a rebuild has the same bytes.
-
-    Protocol buffers write a map in an order that changes with the process.
-    """
-    serializer = example_serializer.ExampleSerializer
-    serialize = serializer.serialize_example
-    serializer.serialize_example = lambda self, example: self.get_tf_example(
-        example
-    ).SerializeToString(deterministic=True)
-    try:
-        yield
-    finally:
-        serializer.serialize_example = serialize
 
 
 def _table_hash(source: Source) -> str:

@@ -10,21 +10,25 @@ import errno
 import importlib.util
 import os
 import pathlib
-import re
+import shutil
+import subprocess
+import sys
+import tempfile
 
-import apache_beam as beam
 import numpy as np
 import PIL.Image
 import pydicom
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability import fn_api_runner
 from etils import epath
 from scipy import ndimage
 from tensorflow_datasets.core import shuffle
 
 from tests.tfds_ddsm.sources import cbis_ddsm_tree, pvrg_encoder
-from tfds_ddsm import film_examples, patches
+from tfds_ddsm import beam_films, build_cost, film_examples, patches, record_writing
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches import ddsm_patches_dataset_builder
 from tfds_ddsm.sources import storage
@@ -149,13 +153,23 @@ def records(dataset):
     }
 
 
+def record_bytes(dataset):
+    """Returns the bytes of every split's records, in their order."""
+    paths = sorted(map(str, dataset.data_path.glob("*.tfrecord*")))
+    return {
+        split: list(
+            tf.data.TFRecordDataset(
+                [path for path in paths if f"-{split}." in path]
+            ).as_numpy_iterator()
+        )
+        for split in dataset.info.splits
+    }
+
+
 def assert_same_records(first, second):
-    first, second = records(first), records(second)
-    assert list(first) == list(second)
-    for split in first:
-        for a, b in zip(first[split], second[split], strict=True):
-            assert list(a) == list(b)
-            assert all(np.array_equal(a[name], b[name]) for name in a)
+    found = record_bytes(first)
+    assert all(found.values())
+    assert found == record_bytes(second)
 
 
 @pytest.fixture(scope="module")
@@ -232,31 +246,93 @@ def test_every_layout_and_arrangement_gives_true_patches(
             check_patch(example, truth[film.film_id], LESION_TYPES[film.film_id])
 
 
-def test_a_second_build_and_beam_give_the_same_records_and_tables(tmp_path, built, tree, capsys):
-    second = build(tmp_path / "second", tree)
-    with_beam = build(
-        tmp_path / "beam",
-        tree,
-        {
-            "beam_runner": fn_api_runner.FnApiRunner(),
-            "beam_options": beam.options.pipeline_options.PipelineOptions([]),
-        },
-    )
+TABLES = ("statistics.json", "statistics.md", "skipped.csv", "patches.png")
 
-    assert re.search(r"Reading films: 100%.* (\d+)/\1 ", capsys.readouterr().err)
-    assert_same_records(built, second)
-    assert_same_records(built, with_beam)
-    for name in ("statistics.json", "statistics.md", "skipped.csv", "patches.png"):
-        tables = {(dataset.data_path / name).read_bytes() for dataset in (built, second, with_beam)}
-        assert len(tables) == 1
-    assert {path.name.split("-")[0] for path in with_beam.data_path.iterdir()} == {
-        path.name.split("-")[0] for path in built.data_path.iterdir()
-    }
+
+def assert_same_datasets(first, second):
+    assert_same_records(first, second)
+    for name in TABLES:
+        assert (first.data_path / name).read_bytes() == (second.data_path / name).read_bytes()
+    names = [
+        {path.name.split("-")[0] for path in dataset.data_path.iterdir()}
+        for dataset in (first, second)
+    ]
+    assert names[0] == names[1]
+
+
+def test_a_second_build_and_worker_processes_give_the_same_dataset(
+    tmp_path, built, tree, monkeypatch
+):
+    assert_same_datasets(built, build(tmp_path / "second", tree))
+    monkeypatch.setenv("DDSM_PATCHES_WORKERS", "2")
+    assert_same_datasets(built, build(tmp_path / "workers", tree))
+    (folder,) = tmp_path.glob("workers/ddsm_patches/tiny/*")
+    assert folder.name == built.data_path.name  # and no films
+
+
+# Python imports it at its start.
+HIDE_THE_LAUNCHERS_DISK = """
+import os
+import sys
+
+HIDDEN = os.environ["HIDDEN_FROM_WORKERS"]
+EVENTS = "open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove"
+
+
+def hide(event, args):
+    if event in EVENTS and isinstance(args[0], str | bytes | os.PathLike):
+        if os.path.abspath(os.fsdecode(args[0])).startswith(HIDDEN):
+            raise FileNotFoundError(2, "No such file or directory", args[0])
+
+
+os.chdir("/")
+sys.addaudithook(hide)
+"""
+
+
+@pytest.fixture
+def launchers_disk(tmp_path, monkeypatch):
+    """Moves this process to a disk that the processes which it starts do not see."""
+    disk, startup = tmp_path / "launcher", tmp_path / "startup"
+    disk.mkdir()
+    startup.mkdir()
+    (startup / "sitecustomize.py").write_text(HIDE_THE_LAUNCHERS_DISK)
+    root = str(pathlib.Path(__file__).parents[3])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(startup), root]))
+    monkeypatch.setenv("HIDDEN_FROM_WORKERS", str(disk))
+    monkeypatch.chdir(disk)
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    return disk
+
+
+def test_beam_gives_the_same_dataset_on_workers_that_see_no_disk_of_the_launcher(
+    tmp_path, built, tree, launchers_disk
+):
+    for path, is_seen in ((launchers_disk, False), (tree, True)):
+        command = f"import os; os.listdir({str(path)!r})"
+        done = subprocess.run([sys.executable, "-c", command], capture_output=True, check=False)
+        assert (done.returncode == 0) == is_seen
+    options = ("direct_running_mode=multi_processing", "direct_num_workers=2")
+    options = ["--runner=DirectRunner", *(f"--{option}" for option in options)]
+
+    with_beam = build(tmp_path / "beam", tree, {"beam_options": PipelineOptions(options)})
+
+    assert_same_datasets(built, with_beam)
+    (folder,) = tmp_path.glob("beam/ddsm_patches/tiny/*")
+    assert folder.name == built.data_path.name
+
+
+def test_a_folder_that_workers_do_not_share_is_named(tmp_path, tree, monkeypatch):
+    monkeypatch.setattr(tfds.core.writer.BeamWriter, "_store_split_info", lambda *args: None)
+    monkeypatch.setattr(beam_films, "_write", lambda reports, path: None)
+    with pytest.raises(DatasetError, match=r"lacks what the workers wrote: --data_dir") as raised:
+        build(tmp_path, tree, {"beam_runner": fn_api_runner.FnApiRunner()})
+    assert "\n" not in str(raised.value)
 
 
 def test_records_that_are_sorted_on_disk_come_in_the_same_order(tmp_path, built, tree, monkeypatch):
     own_bound = shuffle.MAX_MEM_BUFFER_SIZE
-    monkeypatch.setattr(ddsm_patches_dataset_builder, "_SHUFFLE_BUFFER_BYTES", 1000)
+    monkeypatch.setattr(record_writing, "_SHUFFLE_BUFFER_BYTES", 1000)
     sorted_on_disk = build(tmp_path, tree)
 
     for split, expected in records(built).items():
@@ -293,6 +369,26 @@ def test_a_build_goes_on_where_it_was_interrupted(tmp_path, built, tree, monkeyp
     assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.2.0"]
 
 
+def test_a_disk_that_is_too_small_stops_the_build_before_its_films_are_read(
+    tmp_path, tree, monkeypatch, capsys
+):
+    monkeypatch.setattr(build_cost, "MIN_FILMS", 1)
+    monkeypatch.setattr(build_cost, "_NUM_TRIED", 1)
+    read, films = CbisDdsmSource.read, []
+    monkeypatch.setattr(
+        CbisDdsmSource, "read", lambda self, film: films.append(film.film_id) or read(self, film)
+    )
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+        with pytest.raises(DatasetError, match=r"has 0\.0 GB of free disk and .*--data_dir"):
+            build(tmp_path, tree)
+    assert films == ["P_00015_LEFT_CC"]
+    build(tmp_path, tree)
+    assert sorted(films) == sorted(LESION_TYPES)  # the first was kept
+    assert "To read 2 films takes one process about 1 min. The records" in capsys.readouterr().out
+
+
 def test_films_are_kept_until_the_dataset_is_whole(tmp_path, tree, monkeypatch):
     def killed(info, *args, **kwargs):
         raise KeyboardInterrupt
@@ -315,7 +411,10 @@ def test_films_are_kept_until_the_dataset_is_whole(tmp_path, tree, monkeypatch):
     assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.2.0"]
 
 
-def test_a_failing_disk_stops_the_build_and_thins_nothing_out(tmp_path, tree, monkeypatch):
+@pytest.mark.parametrize("with_beam", [False, True])
+def test_a_failing_disk_stops_the_build_and_thins_nothing_out(
+    tmp_path, tree, monkeypatch, with_beam
+):
     read_bytes = type(epath.Path(tree)).read_bytes
 
     def fail(path):
@@ -324,10 +423,11 @@ def test_a_failing_disk_stops_the_build_and_thins_nothing_out(tmp_path, tree, mo
         return read_bytes(path)
 
     monkeypatch.setattr(storage, "_RETRY_AFTER_SECONDS", (0,))
+    runner = {"beam_runner": fn_api_runner.FnApiRunner()} if with_beam else {}
     with monkeypatch.context() as patch:
         patch.setattr(type(epath.Path(tree)), "read_bytes", fail)
         with pytest.raises(DatasetError, match=r"cannot be read \(Input/output error\); run"):
-            build(tmp_path, tree, allow_skipped=True)
+            build(tmp_path, tree, runner, allow_skipped=True)
     assert not list(tmp_path.rglob("*.tfrecord*"))
 
 

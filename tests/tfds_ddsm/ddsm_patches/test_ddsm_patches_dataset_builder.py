@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -12,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
+from apache_beam.runners.portability import fn_api_runner
 
 from tfds_ddsm import patches
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
@@ -330,6 +332,11 @@ def test_a_split_without_any_patch_is_an_error(tmp_path, monkeypatch):
 
     with pytest.raises(DatasetError, match=r"No patch of 32 pixels .* 'train'"):
         builder(tmp_path).download_and_prepare()
+    beam_runner = fn_api_runner.FnApiRunner()
+    with pytest.raises(DatasetError, match=r"No patch could be drawn for the split '\w+'\.$"):
+        builder(tmp_path).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(beam_runner=beam_runner)
+        )
 
 
 def test_a_missing_manual_folder_is_named_with_what_to_do(tmp_path):
@@ -364,10 +371,10 @@ def own_films(root):
     return root
 
 
-def build_films(data_dir, manual_dir, **fields):
+def build_films(data_dir, manual_dir, beam_runner=None, **fields):
     small = {"source": "films", "film_size": [120, 100], "patches_per_class": 8}
     dataset = builder(data_dir, **small | fields)
-    download_config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, beam_runner=beam_runner)
     dataset.download_and_prepare(download_config=download_config)
     return dataset
 
@@ -389,22 +396,26 @@ def test_a_dataset_stands_for_one_table_of_films(tmp_path):
         build_films(tmp_path / "data", tmp_path / "other")
 
 
-def test_a_picture_under_two_patients_stops_the_build_or_gives_no_patch_twice(tmp_path):
+@pytest.mark.parametrize("beam_runner", [None, fn_api_runner.FnApiRunner()])
+def test_a_picture_under_two_patients_stops_the_build_or_gives_no_patch_twice(
+    tmp_path, beam_runner
+):
     films = own_films(tmp_path / "films")
-    built = build_films(tmp_path / "data", films)
+    build = functools.partial(build_films, beam_runner=beam_runner)
+    built = build(tmp_path / "data", films)
     assert {record["patient_id"] for record in records(built)["test"]} == {b"P1", b"P2"}
 
     PIL.Image.open(films / "1.png").save(films / "2.png", compress_level=1)
     reason = r"2\.png: the same picture as 1\.png of the patient P1"
     with pytest.raises(DatasetError, match=rf"{reason}; .*check lists all"):
-        build_films(tmp_path / "data", films, name="twice")
-    part = build_films(tmp_path / "data", films, name="part", allow_skipped=True)
+        build(tmp_path / "data", films, name="twice")
+    part = build(tmp_path / "data", films, name="part", allow_skipped=True)
     assert {record["patient_id"] for record in records(part)["test"]} == {b"P1"}
     assert "film,test,2.png,the same picture" in (part.data_path / "skipped.csv").read_text()
 
     table = films / "films.csv"
     table.write_text(table.read_text().replace("P2", "P1"))
-    build_films(tmp_path / "data", films, name="one_patient")
+    build(tmp_path / "data", films, name="one_patient")
 
 
 def test_each_config_opens_its_source(tmp_path):

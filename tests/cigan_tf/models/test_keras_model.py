@@ -197,17 +197,17 @@ def test_fit_takes_callbacks_and_trains_the_same_weights_on_two_devices(tmp_path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_the_lines_of_the_readme_work(tmp_path, monkeypatch, dtype):
+def test_the_lines_of_the_documentation_work(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(presets, "BUILT_IN", tmp_path)
     monkeypatch.chdir(tmp_path)
     make_model(dtype).save_to_preset(tmp_path / "cbis_mass_128")
     (lines,) = (
         block.partition("```")[0]
-        for block in (ROOT / "README.md").read_text().split("```python\n")
+        for block in (ROOT / "docs" / "keras.md").read_text().split("```python\n")
         if "model.fit" in block.partition("```")[0]
     )
     names = {**patches(), "seed": np.arange(4)}
-    exec(compile(lines, "README.md", "exec"), names)
+    exec(compile(lines, "keras.md", "exec"), names)
     assert names["model"].generator.dtype_policy.name == dtype
     assert int(names["again"].step.numpy()) == 10
     assert infills(CiGAN.from_preset("finetuned")).shape == names["infilled"].shape

@@ -2,17 +2,19 @@
 
     python -m benchmarks.serving_speed
 
-Four arms with the same weights on the same 256 px patches: the SavedModel as `export.saved_model`
-writes it, the SavedModel that Keras itself exports of the generator, PyTorch (eager, inference
-mode), and ONNX Runtime on what PyTorch exports. Each lives in a process of its own with the number
+Arms with the same weights on the same 256 px patches: the SavedModel as `export.saved_model` writes
+it; its folded graph in LiteRT, ONNX Runtime and OpenVINO, from `export.runtime_formats`; the
+SavedModel that Keras itself exports of the generator; PyTorch (eager, inference mode); and ONNX
+Runtime on what PyTorch exports. Each lives in a process of its own with the number
 of threads asked for; they answer in turn, so that whatever else the machine does meets all of them
 alike, and each time twice: the second answer is timed. Outputs are compared first. The SavedModel
-of this package draws the noise, checks its inputs and composites besides; the others are handed the
-finished context.
+of this package draws the noise, checks its inputs and composites besides, the other folded arms
+composite; the rest are handed the finished context.
 
 The ceiling is the network's arithmetic, counted as written, at the speed of a large matrix product.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -36,8 +38,11 @@ _FOLDER = flags.DEFINE_string("folder", None, "For the inner processes.")
 
 _ARMS = {
     "ours": "SavedModel, this export",
+    "litert": "LiteRT, this export",
+    "onnx-folded": "ONNX Runtime, this export",
+    "openvino": "OpenVINO, this export",
     "keras": "SavedModel, Keras' export",
-    "onnx": "ONNX Runtime",
+    "onnx": "ONNX Runtime, PyTorch",
     "torch": "PyTorch, eager",
 }
 _KERNEL_FILE, _INPUT_FILE, _ONNX_FILE = "kernels.npz", "inputs.npz", "generator.onnx"
@@ -131,7 +136,7 @@ def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
 
     from cigan_tf.config import Config, ModelConfig
     from cigan_tf.models.generator import Generator
-    from export import saved_model
+    from export import folded_generator, runtime_formats, saved_model
 
     keras.utils.set_random_seed(0)
     generator = Generator(side)
@@ -146,6 +151,9 @@ def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
 
     config = Config(model=ModelConfig(patch_size=side))
     saved_model.build_archive(generator, config).write_out(str(folder / "ours"), verbose=False)
+    infill = folded_generator.fold_infill(generator, config.model)
+    (folder / "folded").mkdir()
+    runtime_formats.write(folder / "folded", ["litert", "onnx"], infill, side)
     generator.export(str(folder / "keras"), verbose=False)
 
     label = np.arange(max_batch, dtype=np.int32) % 2
@@ -169,7 +177,7 @@ def _answer(arm: str, folder: pathlib.Path, threads: int) -> None:
         _export_onnx(folder)
         return
     inputs = dict(np.load(folder / _INPUT_FILE))
-    call = {"ours": _ours, "keras": _keras, "onnx": _onnx, "torch": _torch}[arm](folder, threads)
+    call = _CALLS[arm](folder, threads)
     prepared = {}
     for line in sys.stdin:
         what, batch = json.loads(line)
@@ -204,6 +212,53 @@ def _ours(folder, threads):
     return prepare
 
 
+def _litert(folder, threads):
+    from ai_edge_litert.interpreter import Interpreter
+
+    path = folder / "folded" / "generator.tflite"
+    runner = Interpreter(model_path=str(path), num_threads=threads).get_signature_runner()
+    return lambda inputs: functools.partial(_infilled, runner, _folded_inputs(inputs))
+
+
+def _infilled(runner, inputs):
+    return runner(**inputs)["infilled"]
+
+
+def _onnx_folded(folder, threads):
+    session = _onnx_session(folder / "folded" / "generator.onnx", threads)
+
+    def prepare(inputs):
+        fed = _folded_inputs(inputs)
+        return lambda: session.run(["infilled"], fed)[0]
+
+    return prepare
+
+
+def _openvino(folder, threads):
+    import openvino
+
+    model = openvino.Core().compile_model(
+        str(folder / "folded" / "generator.onnx"),
+        "CPU",
+        {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"},
+    )
+
+    def prepare(inputs):
+        fed = _folded_inputs(inputs)
+        return lambda: model(fed)["infilled"]
+
+    return prepare
+
+
+def _folded_inputs(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        "image": np.zeros_like(inputs["mask"]),
+        "mask": inputs["mask"],
+        "label": inputs["label"],
+        "noise": inputs["context"],
+    }
+
+
 def _keras(folder, threads):
     tf, loaded, signature = _tensorflow(folder / "keras", threads)
 
@@ -214,12 +269,16 @@ def _keras(folder, threads):
     return prepare
 
 
-def _onnx(folder, threads):
+def _onnx_session(path: pathlib.Path, threads: int):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(str(folder / _ONNX_FILE), options)
+    return onnxruntime.InferenceSession(str(path), options)
+
+
+def _onnx(folder, threads):
+    session = _onnx_session(folder / _ONNX_FILE, threads)
 
     def prepare(inputs):
         fed = dict(zip(("context", "mask", "label"), _channels_first(inputs), strict=True))
@@ -319,6 +378,17 @@ def _gemm_gflops() -> float:
         torch.mm(a, b)
         seconds.append(time.perf_counter() - start)
     return 2 * _MATRIX**3 / min(seconds) / 1e9
+
+
+_CALLS = {
+    "ours": _ours,
+    "litert": _litert,
+    "onnx-folded": _onnx_folded,
+    "openvino": _openvino,
+    "keras": _keras,
+    "onnx": _onnx,
+    "torch": _torch,
+}
 
 
 if __name__ == "__main__":

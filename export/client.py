@@ -1,11 +1,11 @@
 r"""Asks a model server for infills, by REST or gRPC.
 
-    python -m export.client --server=http://localhost:8501 --image=patch.png --mask=mask.png \
+    cigan-client --server=http://localhost:8501 --image=patch.png --mask=mask.png \
         --label=malignant --seed=7 --output=infilled.png
 
 or, from Python, with arrays or PNGs:
 
-    client = Client("grpc://localhost:8500", version="stable")
+    client = Client("grpc://localhost:8500")
     infilled = client.infill(image, mask, label, seed)
 """
 
@@ -21,7 +21,8 @@ from absl import flags
 
 from cigan_tf import command_line, workdir
 from cigan_tf.errors import UserError
-from export.transports import UNAVAILABLE, ServerError, connect
+
+from .transports import UNAVAILABLE, ServerError, connect
 
 _FIRST_PAUSE_S = 0.1
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -34,7 +35,7 @@ class Client:
         server: `http://HOST:PORT` or `https://...` for REST, `grpc://HOST:PORT` or `grpcs://...`
             (TLS, the system's certificates) for gRPC.
         model: the model's name on the server.
-        version: a version's number ("3") or its label ("stable"); empty for the newest.
+        version: a version's number ("3") or its label; empty for the newest that is loaded.
         timeout_s: seconds after which a call is given up, retries and pauses included.
 
     Raises:
@@ -42,7 +43,7 @@ class Client:
     """
 
     def __init__(
-        self, server: str, model: str = "cigan", version: str = "", timeout_s: float = 30.0
+        self, server: str, model: str = "cigan", version: str = "stable", timeout_s: float = 30.0
     ):
         self._transport = connect(server, model, version)
         self._timeout_s = timeout_s
@@ -196,13 +197,15 @@ def main() -> None:
     print(flags.FLAGS.output)
 
 
-if __name__ == "__main__":
-    # Here, because other programs that import this module have flags of these names too.
+def run() -> None:
+    """Defines the command's flags, which other programs have under the same names, and runs it."""
     flags.DEFINE_string(
         "server", "http://localhost:8501", "http(s)://HOST:PORT (REST) or grpc(s)://HOST:PORT."
     )
     flags.DEFINE_string("model", "cigan", "The model's name on the server.")
-    flags.DEFINE_string("version", "", "A version's number or label; default: the newest.")
+    flags.DEFINE_string(
+        "version", "stable", "A version's number or label; empty: the newest that is loaded."
+    )
     flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
     flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, bright where to infill.")
     flags.DEFINE_enum("label", "malignant", ["non_malignant", "malignant"], "Class of the infill.")
@@ -210,3 +213,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", None, "Receives the infilled patch, a 16-bit PNG.")
     flags.DEFINE_float("timeout_s", 30.0, "Seconds until an answer, retries included.")
     command_line.run(main)
+
+
+if __name__ == "__main__":
+    run()

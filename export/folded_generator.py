@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from cigan_tf import masks
+from cigan_tf.config import ModelConfig
 from cigan_tf.models.generator import SMALLEST_SCALE_PX, Generator
 
 # Channels of the stack that joins the features at every scale: context, mask and two class maps.
@@ -23,16 +24,36 @@ _CONTEXT, _MASK, _CLASS = 0, 1, slice(2, 4)
 _PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
+def fold_infill(generator: Generator, model: ModelConfig) -> Callable[..., tf.Tensor]:
+    """Returns infill(image, mask, label, noise) with the generator's present weights built in.
+
+    The function takes image, mask and noise as float32 [N, p, p, 1] and label as int32 [N], and
+    returns the infilled patches, float32 [N, p, p, 1] in [0, 1].
+
+    Args:
+        generator: a trained one.
+        model: how its output gets into the patch.
+    """
+    generate = fold(generator)
+
+    def infill(image, mask, label, noise):
+        generated = generate(masks.corrupt(image, mask, noise), mask, label)
+        if model.match_rim:
+            generated = masks.match_rim(image, mask, generated)
+        return masks.composite(image, mask, generated) if model.composite else generated
+
+    return infill
+
+
 def fold(generator: Generator) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """Returns generate(context, mask, label) with the generator's present weights built in.
 
-    Args of what is returned:
-        context: float32 [N, p, p, 1] in [0, 1].
-        mask: float32 [N, p, p, 1] in {0, 1}.
-        label: int32 [N] in {0, 1}.
+    The function takes context as float32 [N, p, p, 1] in [0, 1], mask as float32 [N, p, p, 1] in
+    {0, 1} and label as int32 [N] in {0, 1}. It returns float32 [N, p, p, 1] in (0, 1): up to
+    rounding what the generator itself returns.
 
-    Returns of what is returned:
-        float32 [N, p, p, 1] in (0, 1), up to rounding what the generator itself returns.
+    Args:
+        generator: a trained one.
     """
     weights = {
         layer.name: (layer.kernel.numpy(), layer.bias.numpy())
@@ -46,9 +67,9 @@ def fold(generator: Generator) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf
         features = None
         for block in range(masks.num_scales(generator.patch_size)):
             scale_px = SMALLEST_SCALE_PX * 2**block
-            pair_at_scale = pair
-            if scale_px != generator.patch_size:
-                pair_at_scale = tf.image.resize(pair, (scale_px, scale_px), "nearest")
+            # The nearest neighbour of a coarse pixel's centre, as resizing takes it.
+            step = generator.patch_size // scale_px
+            pair_at_scale = pair[:, step // 2 :: step, step // 2 :: step]
             first, second = (weights[f"scale{scale_px}_conv{number}"] for number in (1, 2))
             if features is None:
                 stack = tf.concat([pair_at_scale, _maps(classes, pair_at_scale)], axis=-1)

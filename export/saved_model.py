@@ -1,6 +1,6 @@
 """Exports a run's generator as a SavedModel with serving signatures.
 
-    python -m export.saved_model --workdir=DIR --output_dir=DIR/saved_model
+    cigan-export --workdir=DIR      # in a checkout also python -m export.saved_model
 
 writes DIR/saved_model/<version>/, the next free number. The folder needs nothing of this package:
 TensorFlow alone loads it.
@@ -12,26 +12,41 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from cigan_tf import command_line, exported_generator, masks, provenance
+from cigan_tf import command_line, exported_generator, input_pipeline, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.models.generator import Generator
-from cigan_tf.randomness import noise_of_seed
+from cigan_tf.randomness import consecutive_seeds, noise_of_seed
 from cigan_tf.training import checkpoints
-from export import folded_generator, input_checks, model_card, png, serving_files, versions
+
+from . import (
+    folded_generator,
+    input_checks,
+    model_card,
+    png,
+    runtime_formats,
+    serving_files,
+    versions,
+)
 
 MODEL_NAME = "cigan"
+# On so many real patches other formats are compared with the SavedModel.
+_COMPARED_PATCHES = 8
 
 
 def export(
-    workdir: str | os.PathLike, output_dir: str | os.PathLike, best: bool = False
+    workdir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    best: bool = False,
+    other_formats: Sequence[str] = (),
 ) -> pathlib.Path:
     """Writes the generator of the newest checkpoint, or the best, to `output_dir`/<next version>/.
 
@@ -46,14 +61,24 @@ def export(
     a hash of graph and weights. A run that has none is exported without one, with a warning on
     stderr.
 
+    Args:
+        workdir: of the run.
+        output_dir: the model's folder.
+        best: whether the best checkpoint is exported, and not the newest one.
+        other_formats: of `runtime_formats.FILE_NAMES`, written beside the SavedModel. Their answers
+            are compared with the SavedModel's on validation patches of the run's dataset first.
+
     Returns:
         The folder written.
 
     Raises:
-        UserError: there is no trained run in `workdir`, or `output_dir` cannot be written.
+        UserError: there is no trained run in `workdir`, `output_dir` cannot be written, or a format
+            cannot be written or answers otherwise than the SavedModel; nothing is exported then.
     """
+    runtime_formats.require_installed(other_formats)
     workdir = pathlib.Path(workdir)
     config = workdir_lib.load_config(workdir)
+    patches = _patches_to_compare(config) if other_formats else None
     generator, step = checkpoints.restore_generator(workdir, config, best)
     record = provenance.read(workdir / provenance.FILE_NAME)
     if record is None:
@@ -74,10 +99,34 @@ def export(
             provenance.write(folder / exported_generator.PROVENANCE_FILE, of_version)
         card = model_card.render(workdir, config, step, generator.count_params(), of_version)
         (folder / "MODEL_CARD.md").write_text(card)
+        if patches is not None:
+            infill = folded_generator.fold_infill(generator, config.model)
+            runtime_formats.write(folder, other_formats, infill, config.model.patch_size)
+            _compare(folder, other_formats, patches)
 
     target = versions.write_next(output_dir, write)
     serving_files.write_server_files(target.parent, MODEL_NAME)
     return target
+
+
+def _patches_to_compare(config: Config) -> dict[str, np.ndarray]:
+    """Returns validation patches of the run's dataset as `serving_default` takes them."""
+    drawn = input_pipeline.drawn_patches(config, config.data.validation_split, _COMPARED_PATCHES)
+    inputs = {name: np.asarray(drawn[name], np.float32) for name in ("image", "mask")}
+    count = len(drawn["label"])
+    # Both classes, whatever those of the patches are.
+    label = np.arange(count, dtype=np.int32) % 2
+    return inputs | {"label": label, "seed": consecutive_seeds(0, count)}
+
+
+def _compare(folder: pathlib.Path, formats: Sequence[str], patches: dict[str, np.ndarray]) -> None:
+    """Raises UserError where a format answers otherwise than the SavedModel in `folder`."""
+    expected = exported_generator.ExportedGenerator(folder)(**patches)
+    inputs = {name: patches[name] for name in ("image", "mask", "label")}
+    side = expected.shape[1]
+    inputs["noise"] = np.stack([noise_of_seed(seed, side).numpy() for seed in patches["seed"]])
+    for name in formats:
+        runtime_formats.check(folder / runtime_formats.FILE_NAMES[name], inputs, expected)
 
 
 def _warmup_requests(side: int) -> list:
@@ -104,7 +153,7 @@ def _png_bytes(picture: np.ndarray) -> bytes:
 def build_archive(generator: Generator, config: Config) -> keras.export.ExportArchive:
     """Returns both signatures, ready to be written; see `export`."""
     side = config.model.patch_size
-    generate = folded_generator.fold(generator)
+    infill_with_noise = folded_generator.fold_infill(generator, config.model)
 
     # One function for both signatures: the weights are in the file once.
     @tf.function(autograph=False)
@@ -116,10 +165,7 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
             tf.range(tf.size(seed)),
             fn_output_signature=tf.float32,
         )
-        generated = generate(masks.corrupt(image, mask, noise), mask, label)
-        if config.model.match_rim:
-            generated = masks.match_rim(image, mask, generated)
-        return masks.composite(image, mask, generated) if config.model.composite else generated
+        return infill_with_noise(image, mask, label, noise)
 
     def checked_infill(image, mask, label, seed):
         values = input_checks.value_checks(image=image, mask=mask, label=label)
@@ -187,14 +233,25 @@ def main() -> None:
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of a trained run.")
     output_dir = flags.FLAGS.output_dir or pathlib.Path(workdir) / "saved_model"
-    print(export(workdir, output_dir, flags.FLAGS.best))
+    formats = [name for name in flags.FLAGS.format if name != "saved_model"]
+    print(export(workdir, output_dir, flags.FLAGS.best, formats))
 
 
-if __name__ == "__main__":
-    # Here, because other programs that import this module have flags of these names too.
+def run() -> None:
+    """Defines the command's flags, which other programs have under the same names, and runs it."""
     flags.DEFINE_string("workdir", None, "Folder of the trained run.")
     flags.DEFINE_string("output_dir", None, "Receives <version>/; default: WORKDIR/saved_model.")
     flags.DEFINE_bool(
         "best", False, "Export the checkpoint with the lowest --best_term, not the newest one."
     )
+    flags.DEFINE_list(
+        "format",
+        ["saved_model"],
+        "Formats of the generator: saved_model, which is always written, litert and onnx. They are "
+        "compared with the SavedModel on validation patches, for which the run's dataset is read.",
+    )
     command_line.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -3,8 +3,8 @@
     DIR/<version>/assets.extra/tf_serving_warmup_requests
     DIR/models.config  batching.config  monitoring.config  compose.yaml  kserve.yaml
 
-Every export brings the labels in models.config up to date and leaves the rest of it, and the other
-files once they are there, as hands have made them.
+Every export brings models.config up to date. It keeps manual changes to it, and never touches the
+other files once they are there.
 """
 
 import pathlib
@@ -18,7 +18,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.errors import UserError
-from export import versions
+
+from . import versions
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MODELS_CONFIG = "models.config"
@@ -93,10 +94,12 @@ def _server_files(output_dir: pathlib.Path, model: str) -> dict[str, str]:
 def models_config(
     output_dir: pathlib.Path, model: str
 ) -> model_server_config_pb2.ModelServerConfig:
-    """Returns the server's list of models, with the labels that `output_dir`'s versions get.
+    """Returns the server's list of models: `model`, and `model`_canary.
 
-    `canary` is the newest version. `stable` stays where it is until a hand moves it; if its version
-    is gone, or on the first export, it is the newest too. Both are loaded, older ones are not.
+    Requests to `model`, with the label `stable` or without a version, are answered by the stable
+    version: the first one, until its number is changed by hand, or the newest if that version is
+    gone. Under this name only versions with a label are loaded. `model`_canary is always the newest
+    version, so that an export changes no answer of `model`.
     """
     path = output_dir / MODELS_CONFIG
     config = model_server_config_pb2.ModelServerConfig()
@@ -106,16 +109,19 @@ def models_config(
         pass
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{str(path)!r} is no list of models ({error}); mend it, or move it away."
+            f"{str(path)!r} is not a valid list of models ({error}); fix it or move it away."
         ) from None
-    entries = config.model_config_list.config
-    entry = next((entry for entry in entries if entry.name == model), None)
-    if entry is None:
-        entry = entries.add(name=model, base_path=f"/models/{model}", model_platform="tensorflow")
+    entries = {entry.name: entry for entry in config.model_config_list.config}
+    for name in (model, f"{model}_canary"):
+        if name not in entries:
+            entries[name] = config.model_config_list.config.add(
+                name=name, base_path=f"/models/{model}", model_platform="tensorflow"
+            )
     present = versions.numbers(output_dir)
+    entry = entries[model]
     stable = entry.version_labels.get("stable", present[-1])
     entry.version_labels["stable"] = stable if stable in present else present[-1]
-    entry.version_labels["canary"] = present[-1]
     wanted = sorted(set(entry.version_labels.values()) & set(present))
     entry.model_version_policy.specific.versions[:] = wanted
+    entries[f"{model}_canary"].model_version_policy.latest.num_versions = 1
     return config

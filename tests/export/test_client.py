@@ -185,9 +185,9 @@ def test_pngs_come_back_as_pngs(server, loaded, pngs):
 
 
 def test_a_grpc_request_is_the_protocols_field_by_field(grpc_server, arrays, pngs):
-    Client(grpc_server.address, model="other", version="stable").infill(**arrays)
+    Client(grpc_server.address, model="other").infill(**arrays)
     Client(grpc_server.address, version="12").infill_png(**pngs)
-    Client(grpc_server.address).infill_png(**pngs)
+    Client(grpc_server.address, version="").infill_png(**pngs)
     floats, strings, newest = grpc_server.requests
     assert (floats.model_spec.name, floats.model_spec.version_label) == ("other", "stable")
     assert not floats.model_spec.HasField("version")
@@ -214,9 +214,9 @@ def test_a_grpc_request_is_the_protocols_field_by_field(grpc_server, arrays, png
 
 
 def test_a_rest_request_is_the_pages_field_by_field(rest_server, arrays, pngs):
-    Client(rest_server.address + "/", model="other", version="stable").infill(**arrays)
+    Client(rest_server.address + "/", model="other").infill(**arrays)
     Client(rest_server.address, version="12").infill_png(**pngs)
-    Client(rest_server.address).infill_png(**pngs)
+    Client(rest_server.address, version="").infill_png(**pngs)
     (path, content_type, floats), (numbered, _, strings), (newest, _, _) = rest_server.requests
     assert path == "/v1/models/other/labels/stable:predict"
     assert numbered == "/v1/models/cigan/versions/12:predict"

@@ -27,18 +27,22 @@ def folder(tmp_path):
 
 
 def labels(folder):
+    """Returns the labels of the model: what they name is loaded, and the newest as a canary."""
     config = text_format.Parse(
         (folder / "models.config").read_text(), model_server_config_pb2.ModelServerConfig()
     )
-    (entry,) = config.model_config_list.config
+    entry, canary = config.model_config_list.config
     assert set(entry.model_version_policy.specific.versions) == set(entry.version_labels.values())
+    assert canary.name == f"{entry.name}_canary"
+    assert canary.base_path == entry.base_path
+    assert canary.model_version_policy.latest.num_versions == 1
     return dict(entry.version_labels)
 
 
 def test_the_export_writes_every_file(exported):
     for name in FILES:
         assert (exported.parent / name).read_text().strip(), name
-    assert labels(exported.parent) == {"stable": 1, "canary": 1}
+    assert labels(exported.parent) == {"stable": 1}
 
 
 def test_warm_up_requests_are_answered_by_the_model(exported):
@@ -56,30 +60,30 @@ def test_warm_up_requests_are_answered_by_the_model(exported):
     assert answered == set(signatures)
 
 
-def test_stable_stays_until_a_hand_moves_it(folder):
+def test_an_export_changes_nothing_until_a_hand_moves_stable(folder):
     serving_files.write_server_files(folder(1), "cigan")
     serving_files.write_server_files(folder(2), "cigan")
-    assert labels(folder()) == {"stable": 1, "canary": 2}
+    assert labels(folder()) == {"stable": 1}
     path = folder() / "models.config"
     path.write_text(path.read_text().replace("value: 1", "value: 2"))
     serving_files.write_server_files(folder(3), "cigan")
-    assert labels(folder()) == {"stable": 2, "canary": 3}
+    assert labels(folder()) == {"stable": 2}
 
 
 def test_a_label_whose_version_is_gone_moves_to_the_newest(folder):
     serving_files.write_server_files(folder(1), "cigan")
     (folder() / "1").rmdir()
     serving_files.write_server_files(folder(2), "cigan")
-    assert labels(folder()) == {"stable": 2, "canary": 2}
+    assert labels(folder()) == {"stable": 2}
 
 
 def test_another_model_in_the_list_stays(folder):
     serving_files.write_server_files(folder(1), "cigan")
     path = folder() / "models.config"
-    path.write_text(path.read_text().replace('"cigan"', '"other"'))
+    path.write_text(path.read_text().replace('"cigan', '"other'))
     serving_files.write_server_files(folder(), "cigan")
-    assert 'name: "other"' in path.read_text()
-    assert 'name: "cigan"' in path.read_text()
+    for name in ("other", "other_canary", "cigan", "cigan_canary"):
+        assert f'name: "{name}"' in path.read_text()
 
 
 def test_what_a_hand_has_changed_stays(folder):
@@ -91,7 +95,7 @@ def test_what_a_hand_has_changed_stays(folder):
 
 def test_a_broken_list_is_named_and_kept(folder):
     (folder(1) / "models.config").write_text("model_config_list {")
-    with pytest.raises(UserError, match=r"models\.config' is no list of models"):
+    with pytest.raises(UserError, match=r"models\.config' is not a valid list"):
         serving_files.write_server_files(folder(), "cigan")
     assert (folder() / "models.config").read_text() == "model_config_list {"
 
@@ -174,10 +178,16 @@ def test_manifests_point_at_files_that_are_there(exported):
         model_server_config_pb2.ModelServerConfig(),
     )
     assert config.model_config_list.config[0].base_path == inside
+    # Ready is a stable version that answers, not a port that is open.
+    assert f"/v1/models/{inside.removeprefix('/models/')}" in service["healthcheck"]["test"][-1]
+    assert "AVAILABLE" in service["healthcheck"]["test"][-1]
+    assert service["mem_limit"]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
     kserve = yaml.safe_load((exported.parent / "kserve.yaml").read_text())
     model = kserve["spec"]["predictor"]["model"]
+    assert model["readinessProbe"]["httpGet"]["path"] == "/v1/models/cigan"
+    assert model["resources"]["limits"]["memory"]
     assert model["modelFormat"]["name"] == "tensorflow"
     for argument in model["args"]:
         value = argument.partition("=")[2]
@@ -202,4 +212,4 @@ def test_the_list_is_brought_up_to_date_by_one_export_at_a_time(folder):
         assert not (folder() / "models.config").exists()
         folder(2)
     other.join()
-    assert labels(folder()) == {"stable": 2, "canary": 2}
+    assert labels(folder()) == {"stable": 2}

@@ -1,0 +1,118 @@
+"""The generator for runtimes without TensorFlow: LiteRT and ONNX, checked against the SavedModel.
+
+    <version>/generator.tflite      LiteRT: phones, small servers
+    <version>/generator.onnx        ONNX Runtime, OpenVINO, Triton, browsers
+
+Both hold the folded graph with its weights. Inputs: `image`, `mask` and `noise` float32
+[N, p, p, 1], `label` int32 [N]; output `infilled` float32 [N, p, p, 1]. The noise, uniform in
+[0, 1), is an input because the runtimes do not draw it as TensorFlow does: a SavedModel's seed
+stands for the noise of `cigan_tf.randomness.noise_of_seed`.
+"""
+
+import importlib.util
+import pathlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cigan_tf.errors import UserError
+
+FILE_NAMES = {"litert": "generator.tflite", "onnx": "generator.onnx"}
+# What converts to each format and runs it, by the names of the modules.
+_NEEDED = {"litert": ("ai_edge_litert",), "onnx": ("onnx", "onnxruntime", "tf2onnx")}
+# Three of 65,535 grey levels: rounding differs by less than one.
+_MAX_DIFFERENCE = 3 / 65535
+
+
+def require_installed(formats: Sequence[str]) -> None:
+    """Raises UserError where a format is not known, or what writes and runs it is missing."""
+    for name in formats:
+        if name not in FILE_NAMES:
+            raise UserError(
+                f"format must be of saved_model, {', '.join(FILE_NAMES)}. Received: {name!r}."
+            )
+        missing = [module for module in _NEEDED[name] if importlib.util.find_spec(module) is None]
+        if missing:
+            raise UserError(
+                f"--format={name} needs {', '.join(missing)}: pip install 'cigan[runtimes]'."
+            )
+
+
+def write(folder: pathlib.Path, formats: Sequence[str], infill: Callable, side: int) -> None:
+    """Writes the files.
+
+    Args:
+        folder: where they are written.
+        formats: of `FILE_NAMES`.
+        infill: function of tensors (image, mask, label, noise) as `folded_generator.fold_infill`
+            returns it.
+        side: of a patch in pixels.
+    """
+    model = _Infill(infill)
+    specs = [
+        tf.TensorSpec((None, *shape), dtype, name)
+        for name, shape, dtype in (
+            ("image", (side, side, 1), tf.float32),
+            ("mask", (side, side, 1), tf.float32),
+            ("label", (), tf.int32),
+            ("noise", (side, side, 1), tf.float32),
+        )
+    ]
+    for name in formats:
+        path = str(folder / FILE_NAMES[name])
+        with warnings.catch_warnings():
+            # Keras 3.15 asks NumPy for an alias that NumPy warns of, to repair tf2onnx.
+            warnings.simplefilter("ignore", FutureWarning)
+            model.export(path, format=name, input_signature=specs, verbose=False)
+
+
+class _Infill(keras.Model):
+    """A function as a model, which Keras exports to every format."""
+
+    def __init__(self, infill: Callable):
+        super().__init__(name="infill")
+        self._infill = infill
+        self.built = True  # it has no weights: those of the function are constants
+
+    def call(self, image, mask, label, noise):
+        return {"infilled": self._infill(image, mask, label, noise)}
+
+
+def check(path: pathlib.Path, inputs: Mapping[str, np.ndarray], expected: np.ndarray) -> None:
+    """Raises UserError where a file's answer differs from the SavedModel's.
+
+    Args:
+        path: the file, with a name of `FILE_NAMES`.
+        inputs: `image`, `mask`, `label` and `noise`.
+        expected: the SavedModel's answer to them, [N, p, p, 1].
+    """
+    answer = open_format(path)(inputs)
+    if answer.shape != expected.shape or not np.isfinite(answer).all():
+        raise UserError(
+            f"{path.name} answers with shape {answer.shape} and "
+            f"{np.count_nonzero(~np.isfinite(answer))} values that are not finite; nothing was "
+            "exported. Leave its --format out, or try other versions of its converter."
+        )
+    difference = float(np.abs(answer - expected).max())
+    if difference > _MAX_DIFFERENCE:
+        raise UserError(
+            f"{path.name} differs from the SavedModel by {difference:.2g} of the range of grey "
+            f"levels, more than {_MAX_DIFFERENCE:.2g}; nothing was exported. Leave its --format "
+            "out, or try other versions of its converter."
+        )
+
+
+def open_format(path: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+    """Returns the generator of a file, a function from its inputs to `infilled`."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return lambda inputs: session.run(["infilled"], dict(inputs))[0]
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=str(path)).get_signature_runner()
+    return lambda inputs: runner(**inputs)["infilled"]

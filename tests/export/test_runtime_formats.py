@@ -1,0 +1,103 @@
+"""LiteRT and ONNX files answer as the SavedModel does, in a process without TensorFlow."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cigan_tf.errors import UserError
+from cigan_tf.exported_generator import ExportedGenerator
+from cigan_tf.randomness import noise_of_seed
+from export import runtime_formats, saved_model
+
+SIDE = 32
+READERS = {
+    "litert": "from ai_edge_litert.interpreter import Interpreter\n"
+    "answer = Interpreter(model_path=path).get_signature_runner()(**inputs)['infilled']",
+    "onnx": "import onnxruntime\n"
+    "session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])\n"
+    "answer = session.run(['infilled'], inputs)[0]",
+}
+
+
+@pytest.fixture(scope="module")
+def exported(trained_run, tmp_path_factory):
+    """The run's generator in every format."""
+    folder = tmp_path_factory.mktemp("formats")
+    return saved_model.export(trained_run, folder, other_formats=tuple(runtime_formats.FILE_NAMES))
+
+
+def inputs_of(seed):
+    """Returns patches, and the noise that a SavedModel draws from their seeds."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((len(seed), SIDE, SIDE, 1), np.float32)
+    mask[:, 8:20, 10:24] = 1
+    return {
+        "image": rng.random((len(seed), SIDE, SIDE, 1), np.float32),
+        "mask": mask,
+        "label": np.arange(len(seed), dtype=np.int32) % 2,
+        "noise": np.stack([noise_of_seed(s, SIDE).numpy() for s in seed]),
+    }
+
+
+@pytest.mark.parametrize("name", runtime_formats.FILE_NAMES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_format_needs_no_tensorflow_and_answers_as_the_saved_model(
+    exported, tmp_path, name, count
+):
+    seed = np.arange(5, 5 + count, dtype=np.int32)
+    inputs = inputs_of(seed)
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    path = exported / runtime_formats.FILE_NAMES[name]
+    script = f"""
+import sys
+import numpy as np
+path, inputs = {str(path)!r}, dict(np.load("inputs.npz"))
+{READERS[name]}
+assert "tensorflow" not in sys.modules
+np.save("answer.npy", answer)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    answer = np.load(tmp_path / "answer.npy")
+    patches = {name: inputs[name] for name in ("image", "mask", "label")}
+    expected = ExportedGenerator(exported)(**patches, seed=seed)
+    np.testing.assert_allclose(answer, expected, atol=1e-5)
+    outside = inputs["mask"] == 0
+    assert (answer[outside] == inputs["image"][outside]).all()
+
+
+def wrong(factor):
+    """Returns a function that spoils the infill, by a factor."""
+    return lambda image, mask, label, noise: (
+        tf.where(mask > 0, image * factor, image)
+        + 0.0 * noise
+        + 0.0 * tf.cast(label[0], tf.float32)
+    )
+
+
+@pytest.mark.parametrize("name", runtime_formats.FILE_NAMES)
+def test_a_wrong_answer_is_an_error(tmp_path, name):
+    inputs = inputs_of(np.int32([0, 1]))
+    path = pathlib.Path(tmp_path) / runtime_formats.FILE_NAMES[name]
+    runtime_formats.write(tmp_path, [name], wrong(1.0), SIDE)
+    runtime_formats.check(path, inputs, inputs["image"])
+    with pytest.raises(UserError, match="differs from the SavedModel by 0"):
+        runtime_formats.check(path, inputs, inputs["image"] * 0.999)
+    runtime_formats.write(tmp_path, [name], wrong(float("nan")), SIDE)
+    with pytest.raises(UserError, match=r"and \d+ values that are not finite"):
+        runtime_formats.check(path, inputs, inputs["image"])
+
+
+def test_nothing_is_published_where_a_format_is_wrong(trained_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime_formats, "_MAX_DIFFERENCE", -1.0)
+    with pytest.raises(UserError, match="nothing was exported"):
+        saved_model.export(trained_run, tmp_path / "out", other_formats=["litert"])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_format_that_is_not_known_is_named(trained_run, tmp_path):
+    with pytest.raises(UserError, match=r"litert, onnx\. Received: 'coreml'"):
+        saved_model.export(trained_run, tmp_path, other_formats=["coreml"])

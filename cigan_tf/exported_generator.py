@@ -47,13 +47,13 @@ class ExportedGenerator:
         except (KeyError, IndexError):
             raise UserError(
                 f"The SavedModel {str(self.path)!r} is no infilling generator; export one with "
-                "python -m export.saved_model."
+                "cigan-export."
             ) from None
         self.provenance = provenance.read(self.path / PROVENANCE_FILE)
         if self.provenance and self.provenance.get("weights_sha256") != self.sha256:
             raise UserError(
                 f"The provenance record of the SavedModel {str(self.path)!r} is of other weights; "
-                "export it again with python -m export.saved_model --workdir=DIR."
+                "export it again with cigan-export --workdir=DIR."
             )
 
     def __call__(self, image, mask, label, seed) -> np.ndarray:
@@ -140,6 +140,6 @@ def _newest_version(path: pathlib.Path) -> pathlib.Path:
     if not versions:
         raise UserError(
             f"There is no SavedModel in {str(path)!r}; export a trained run with "
-            "python -m export.saved_model --workdir=DIR."
+            "cigan-export --workdir=DIR."
         )
     return max(versions, key=lambda version: int(version.name))

@@ -467,6 +467,7 @@ def decode(patch, patch_size: int) -> dict[str, tf.Tensor]:
 
 
 def decode_mask(png: tf.Tensor, patch_size: int) -> tf.Tensor:
+    """Returns a lesion mask from its PNG, float32 [p, p, 1] in {0, 1}."""
     mask = tf.io.decode_png(png, channels=1, dtype=tf.uint8)
     return tf.ensure_shape(tf.cast(mask > 0, tf.float32), (patch_size, patch_size, 1))
 

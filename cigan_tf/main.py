@@ -1,6 +1,6 @@
 """Trains ciGAN, infills patches, and runs the augmentation experiment.
 
-    python -m cigan_tf.main --flagfile=cigan_tf/flagfiles/paper.flags --mode=MODE --workdir=DIR
+    cigan --flagfile=FILE.flags --mode=MODE --workdir=DIR       # or python -m cigan_tf.main
 
 Flags after a flagfile override it; --dry_run prints the resulting configuration.
 """
@@ -63,5 +63,10 @@ def main() -> None:
         print(run_experiment(config, workdir, flags.SAVED_MODEL.value, flags.JOBS.value))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
     command_line.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -5,7 +5,6 @@ export adds `step` and `weights_sha256`, and what is made with the exported gene
 """
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -16,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from cigan_tf import input_pipeline
+from cigan_tf import __version__, input_pipeline
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -86,7 +85,7 @@ def training_record(config: Config) -> dict[str, Any]:
     builder = input_pipeline.open_dataset(data, config.model.patch_size)
     counts = input_pipeline.patches_per_patient(builder, data.train_split, data.train_patient_share)
     return {
-        "package_version": _package_version(),
+        "package_version": __version__,
         "commit": _commit(),
         "dataset": dataset_record(config),
         "train_split": data.train_split,
@@ -216,7 +215,7 @@ def require(record: dict[str, Any] | None, path: str | os.PathLike) -> dict[str,
         raise UserError(
             f"An experiment needs to know what its generator was trained on; {str(path)!r} has no "
             "provenance record. Train with this version, then export it again with "
-            "python -m export.saved_model --workdir=DIR."
+            "cigan-export --workdir=DIR."
         )
     return record
 
@@ -251,13 +250,6 @@ def _blocks(path: epath.Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             yield block
-
-
-def _package_version() -> str | None:
-    try:
-        return importlib.metadata.version("cigan")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

@@ -1,0 +1,1 @@
+"""A trained generator in use: exported, served, and in whole films. Installed as `cigan_export`."""

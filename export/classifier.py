@@ -23,7 +23,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 from cigan_tf import command_line, exported_generator, provenance
 from cigan_tf.errors import UserError
 from cigan_tf.input_pipeline import CLASS_NAMES
-from export import input_checks, png, serving_files, versions
+
+from . import input_checks, png, serving_files, versions
 
 MODEL_NAME = "cigan_classifier"
 IMAGE_FEATURE = "image/encoded"
@@ -139,10 +140,14 @@ def main() -> None:
     print(export(classifier, flags.FLAGS.output_dir or path.parent / "saved_model", record))
 
 
-if __name__ == "__main__":
-    # Here, because other programs that import this module have flags of these names too.
+def run() -> None:
+    """Defines the command's flags, which other programs have under the same names, and runs it."""
     flags.DEFINE_string("classifier", None, "A trained classifier, a .keras file.")
     flags.DEFINE_string(
         "output_dir", None, "Receives <version>/; default: saved_model beside the classifier."
     )
     command_line.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,6 +1,6 @@
 """Serves a page on which one can try an exported generator on whole films.
 
-    python -m export.demo
+    cigan-demo      # in a checkout also python -m export.demo
 
 The generator is the package's preset unless --saved_model names another. The page is for this
 machine alone unless --address says otherwise; it asks nobody who they are.
@@ -19,8 +19,9 @@ from bokeh.server.server import Server
 
 from cigan_tf import command_line
 from cigan_tf.errors import UserError
-from export.demo_page import FilmPage
-from export.film_infill import FilmInfiller, parse_film_size
+
+from .demo_page import FilmPage
+from .film_infill import FilmInfiller, parse_film_size
 
 # A film of image_file.MAX_PIXELS in base64, and what the message says besides.
 _MAX_MESSAGE_BYTES = 150 * 2**20
@@ -60,7 +61,8 @@ def main() -> None:
     server.run_until_shutdown()
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Defines the command's flags, which other programs have under the same names, and runs it."""
     flags.DEFINE_string(
         "saved_model", "cbis_mass_128", "Folder of the exported generator, or a preset's name."
     )
@@ -73,3 +75,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("address", "127.0.0.1", "Address to serve at; others can reach it.")
     flags.DEFINE_integer("port", 5006, "Port to serve at; 0: any free one.", 0, 65535)
     command_line.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -37,11 +37,12 @@ from bokeh.models import (
 from bokeh.transform import factor_cmap
 
 from cigan_tf.errors import UserError
-from export import film_files, outlines, png
-from export.film_infill import FilmInfiller, FilmLesion, InfilledLesion, off_the_breast
-from export.film_view import FilmView
 from tfds_ddsm import png_file
 from tfds_ddsm.sources.sample import SampleSource
+
+from . import film_files, outlines, png
+from .film_infill import FilmInfiller, FilmLesion, InfilledLesion, off_the_breast
+from .film_view import FilmView
 
 LABELS = ("non_malignant", "malignant")
 _COLORS = ("#3fc1c9", "#ff7849")

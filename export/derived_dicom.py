@@ -20,8 +20,9 @@ import pydicom
 from pydicom.sr.codedict import codes
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
-from export.film_infill import FilmLesion
 from tfds_ddsm.sources.image_file import FilmPixels
+
+from .film_infill import FilmLesion
 
 # It tells of each attribute that it copies.
 logging.getLogger("highdicom").setLevel(logging.WARNING)

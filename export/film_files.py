@@ -11,12 +11,13 @@ from scipy import ndimage
 
 from cigan_tf import workdir
 from cigan_tf.errors import UserError
-from export import derived_dicom
-from export.film_infill import FilmLesion
 from tfds_ddsm import png_file
 from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
 from tfds_ddsm.sources import image_file
 from tfds_ddsm.sources.image_file import FilmPixels
+
+from . import derived_dicom
+from .film_infill import FilmLesion
 
 _GREY_OF_CLASS = {False: 128, True: 255}
 # What is written beside each other; the film last: where it is, its masks are.

@@ -24,8 +24,9 @@ from scipy.interpolate import RectBivariateSpline
 
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import open_generator
-from export import png
 from tfds_ddsm import patches
+
+from . import png
 
 MAX_LESIONS = 16
 

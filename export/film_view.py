@@ -14,7 +14,7 @@ from bokeh.models import ColumnDataSource, LinearColorMapper, PanTool, Range1d, 
 from bokeh.palettes import Greys256
 from bokeh.plotting import figure
 
-from export import png
+from . import png
 
 _REFRESH_MS = 120
 _NO_IMAGES = {"image": [], "x": [], "y": [], "width": [], "height": []}

@@ -1,6 +1,6 @@
 """Puts lesions into a whole film, or takes them out.
 
-    python -m export.insert_lesions FILM.dcm --lesion=2100,900,mask.png,malignant --output=OUT.dcm
+    cigan-insert FILM.dcm --lesion=2100,900,mask.png,malignant --output=OUT.dcm
 
 FILM is a DICOM, PNG, PGM, TIFF or JPEG file. OUT.dcm is the new film at full resolution,
 OUT_seg.dcm and OUT_mask.png say where it is synthetic. The generator is the package's preset unless
@@ -20,8 +20,9 @@ from absl import flags
 
 from cigan_tf import command_line
 from cigan_tf.errors import UserError
-from export import film_files
-from export.film_infill import FilmInfiller, FilmLesion, off_the_breast, parse_film_size
+
+from . import film_files
+from .film_infill import FilmInfiller, FilmLesion, off_the_breast, parse_film_size
 
 _LABELS = ("non_malignant", "malignant")
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -132,8 +133,8 @@ def main(film: str) -> None:
         print(path)
 
 
-if __name__ == "__main__":
-    # Here, because other programs that import this module have flags of these names too.
+def run() -> None:
+    """Defines the command's flags, which other programs have under the same names, and runs it."""
     flags.DEFINE_multi_string(
         "lesion",
         [],
@@ -169,3 +170,7 @@ if __name__ == "__main__":
         "where the SavedModel does not record it: the film_size of its dataset.",
     )
     command_line.run(main, arguments=("FILM",))
+
+
+if __name__ == "__main__":
+    run()

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 
 from cigan_tf.errors import UserError
-from export.film_infill import FilmLesion
+
+from .film_infill import FilmLesion
 
 _MAX_POINTS = 20_000
 # cv2.fillPoly takes fractions of a pixel in so many bits.

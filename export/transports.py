@@ -143,7 +143,7 @@ class GrpcTransport:
         import grpc
         import tensorflow as tf
 
-        from export import serving_files
+        from . import serving_files
 
         request = serving_files.predict_request(self._model, signature, inputs)
         if self._version.isdigit():

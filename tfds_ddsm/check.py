@@ -1,6 +1,6 @@
 """Says what a folder of mammograms holds and what is missing, before hours of building.
 
-    python -m tfds_ddsm.check --manual_dir=DIR
+    cigan-check --manual_dir=DIR        # or python -m tfds_ddsm.check
 
 Of CBIS-DDSM and DDSM, it reads names and the small text files only, no pixels. Of one's own films
 (films.csv), it reads every film and mask. Exit code 2 where no dataset can be built, or where a
@@ -285,5 +285,14 @@ def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
         sys.exit(2)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
+    # absl's --help shows the text and flags of the script that was started: a stub of pip's.
+    sys.modules["__main__"].__doc__ = __doc__
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(main, flags_parser=_parse_flags)
+
+
+if __name__ == "__main__":
+    run()

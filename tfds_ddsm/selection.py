@@ -84,7 +84,7 @@ def too_many_skipped(example: str, config: DdsmPatchesConfig) -> DatasetError:
     """Returns the error of a build that lacks too many films."""
     if config.source == "films":
         return DatasetError(
-            f"{example}; python -m tfds_ddsm.check lists all that cannot be used. Correct it, or "
+            f"{example}; cigan-check lists all that cannot be used. Correct it, or "
             "set allow_skipped in the config to go on without these films."
         )
     return DatasetError(

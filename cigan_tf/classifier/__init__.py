@@ -1,0 +1,1 @@
+"""The experiment: synthetic sets, classifiers trained with and without them, their comparison."""

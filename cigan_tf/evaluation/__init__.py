@@ -1,0 +1,1 @@
+"""Statistics of classifiers, measures of infills, and the pages that show them."""

@@ -1,0 +1,1 @@
+"""A training run: steps, strategies, checkpoints, health, and what is logged."""

@@ -170,7 +170,7 @@ class Chief(Silent):
     def end(self, checkpoint: str) -> None:
         self._progress.write(
             f"Trained to step {self._settings.total_steps}: {checkpoint}. Curves and pictures: "
-            f"tensorboard --logdir={self._logdir}. Next: python -m export.saved_model "
+            f"tensorboard --logdir={self._logdir}. Next: cigan-export "
             f"--workdir={self._workdir} --output_dir={self._workdir / 'saved_model'}"
         )
 

@@ -157,7 +157,7 @@ def test_one_fault_in_the_table_of_own_films_stops_the_build_unless_allowed(tmp_
     (tmp_path / "lost.png").unlink()
     config = DdsmPatchesConfig(name="test", source="films", patches_per_class=100)
 
-    with pytest.raises(DatasetError, match=r"line 42: .* no patient_id; python -m tfds_ddsm.check"):
+    with pytest.raises(DatasetError, match=r"line 42: .* no patient_id; cigan-check"):
         selection.select(source, config)
 
     config = dataclasses.replace(config, allow_skipped=True)

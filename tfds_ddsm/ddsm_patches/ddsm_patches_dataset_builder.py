@@ -92,7 +92,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     `films`: your own films. Put a table films.csv into DIR, with a line for each lesion; the
     README of ddsm_patches describes its columns and has recipes for public collections.
 
-    Then `python -m tfds_ddsm.check --manual_dir=DIR` says within minutes what is missing.
+    Then `cigan-check --manual_dir=DIR` says within minutes what is missing.
     """
     BUILDER_CONFIGS: ClassVar = [
         DdsmPatchesConfig(name="cbis_ddsm", description="All films of CBIS-DDSM."),

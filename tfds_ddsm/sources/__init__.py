@@ -1,0 +1,1 @@
+"""One module for each public form of the data, with its parsers."""

@@ -1,0 +1,131 @@
+"""What pip installs is whole: the wheel of the source distribution works without a checkout."""
+
+import concurrent.futures
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGES = {"cigan_tf": "cigan_tf", "tfds_ddsm": "tfds_ddsm", "export": "cigan_export"}
+COMMANDS = {  # and a flag that only this command has
+    "cigan": "--switch_threshold",
+    "cigan-check": "--manual_dir",
+    "cigan-client": "--timeout_s",
+    "cigan-demo": "--address",
+    "cigan-export": "--format",
+    "cigan-insert": "--lesion",
+}
+
+
+def run(*command, cwd, **environment):
+    """Runs a command as a stranger would, who has no checkout on the path."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    finished = subprocess.run(
+        command, cwd=cwd, env=inherited | environment, capture_output=True, text=True, check=False
+    )
+    return finished.returncode, finished.stdout, finished.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from the source distribution, which is built from a copy of the sources."""
+    folder = tmp_path_factory.mktemp("build")
+    sources = folder / "sources"
+    skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, sources / name, ignore=skipped)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    script = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    code, _, errors = run(sys.executable, "-c", script, cwd=sources)
+    assert code == 0, errors
+    (sdist,) = folder.glob("cigan-*.tar.gz")
+    options = ("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder)
+    code, _, errors = run(sys.executable, "-m", "pip", "wheel", *options, sdist, cwd=folder)
+    assert code == 0, errors
+    (built,) = folder.glob("cigan-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """An environment with the wheel; its requirements are those of the running one."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    options = ("--no-deps", "--no-index", "--disable-pip-version-check")
+    code, _, errors = run(
+        *(sys.executable, "-m", "pip", "--python", python, "install", *options, wheel), cwd=folder
+    )
+    assert code == 0, errors
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    # Of a folder that a .pth file names, the .pth files are not read: no editable install counts.
+    parents = [path for path in sys.path if path.endswith("site-packages")]
+    (site_packages / "requirements.pth").write_text("\n".join(parents) + "\n")
+    return folder
+
+
+def test_the_wheel_holds_every_file_of_the_packages(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    for folder, package in PACKAGES.items():
+        for path in (ROOT / folder).rglob("*"):
+            inside = path.relative_to(ROOT / folder)
+            if path.is_file() and "__pycache__" not in inside.parts:
+                assert f"{package}/{inside.as_posix()}" in held
+    top_level = {name.split("/")[0] for name in held if ".dist-info" not in name}
+    assert top_level == set(PACKAGES.values())
+
+
+def test_every_command_shows_its_flags(installed, tmp_path):
+    def shown(command):
+        return run(installed / "bin" / command, "--help", cwd=tmp_path)[1]
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for (command, flag), text in zip(COMMANDS.items(), pool.map(shown, COMMANDS), strict=True):
+            assert flag in text, command
+
+
+def test_a_command_names_the_extra_that_it_lacks(installed, tmp_path):
+    (tmp_path / "requests.py").write_text("raise ModuleNotFoundError(name='requests')\n")
+    code, _, errors = run(installed / "bin" / "cigan-client", cwd=tmp_path, PYTHONPATH=tmp_path)
+    assert code == 2
+    assert errors.strip() == "error: requests is not installed: pip install 'cigan[serving]'."
+
+
+def test_the_packages_work_without_a_checkout(installed, tmp_path):
+    script = """
+import importlib.metadata
+import cigan_tf, cigan_export.folded_generator, tfds_ddsm, tensorflow_datasets as tfds
+from cigan_tf.models import list_presets
+
+for package in (cigan_tf, cigan_export, tfds_ddsm):
+    print(package.__file__)
+assert cigan_tf.__version__ == importlib.metadata.version("cigan")
+assert list_presets() == ["cbis_mass_128"]
+assert tfds.builder_cls("ddsm_patches").name == "ddsm_patches"
+"""
+    code, output, errors = run(installed / "bin" / "python", "-c", script, cwd=tmp_path)
+    assert code == 0, errors
+    assert all(pathlib.Path(file).is_relative_to(installed) for file in output.split()), output
+
+
+def test_a_recipe_of_the_package_is_found_by_its_name(installed, tmp_path):
+    (tmp_path / "mine.flags").write_text("# Nested.\n--flagfile=quickstart.flags\n--seed=3\n")
+    code, output, errors = run(
+        *(installed / "bin" / "cigan", "--flagfile=mine.flags", "--dry_run"), cwd=tmp_path
+    )
+    assert code == 0, errors
+    assert '"seed": 3' in output
+    assert '"patch_size": 64' in output
+    (tmp_path / "loop.flags").write_text("--flagfile=loop.flags\n")
+    code, _, errors = run(
+        *(installed / "bin" / "cigan", "--flagfile=loop.flags", "--dry_run"), cwd=tmp_path
+    )
+    assert code == 2
+    assert "loop.flags' includes itself" in errors

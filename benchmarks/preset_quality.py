@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from cigan_tf import command_line, flags, input_pipeline, pictures, provenance, workdir
 from cigan_tf.classifier import infill_quality
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import drawing, fidelity, quality_table, roc
+from cigan_tf.evaluation import drawing, fidelity, memorisation, quality_table, roc
 from cigan_tf.models import CiGAN, presets
 
 _MAX_PATCHES = absl_flags.DEFINE_integer(
@@ -75,14 +75,16 @@ def main() -> None:
         id(patches["image"]): classifier.predict_proba(of_lesions(patches))[:, 1]
         for patches in (real, infills)
     }
+    patches = infill_quality.TrainingPatches(config)
     quality = infill_quality.judge_infills(
         real,
         infills,
-        infill_quality.TrainingPatches(config),
+        patches,
         features,
         lambda images: probabilities[id(images)],
         threshold,
         seed,
+        memorisation.calibrate(real, patches, seed),
     )
     record = {
         "preset": config.training.init_from,

@@ -1,6 +1,7 @@
 """The augmentation experiment: a classifier for each of its cells (paper section 3)."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -8,8 +9,7 @@ from collections.abc import Sequence
 
 from cigan_tf import interruption
 from cigan_tf import workdir as workdir_lib
-from cigan_tf.classifier import batches, parallel
-from cigan_tf.classifier.infill_quality import remove_infill_quality, write_infill_quality
+from cigan_tf.classifier import batches, infill_quality, parallel
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.classifier.train import train_classifier
 from cigan_tf.config import Config
@@ -54,25 +54,27 @@ def _run_experiment(
 
 def _judge_generators(config: Config, workdir: pathlib.Path, saved_model: str | None) -> None:
     """Judges each generator whose patches a classifier was trained on; keeps no earlier results."""
-    remove_infill_quality(workdir)
+    infill_quality.remove_infill_quality(workdir)
     arms = config.experiment.named_arms(config.classifier)
     used = {
         cell.generator: cell
         for cell in reversed(config.experiment.cells(config.classifier))
         if arms[cell.arm].needs_synthetic
     }
+    calibration = functools.cache(lambda: infill_quality.calibration(config))
     for name, cell in sorted(used.items(), key=lambda item: item[0] or ""):
         generator = generator_workdir(config, workdir, cell)
         folder = arms[cell.arm].synthetic_dir or generator / "synthetic"
         # One that is given is that of the only generator; of several each has its own.
         exported = saved_model if name is None else None
         try:
-            write_infill_quality(
+            infill_quality.write_infill_quality(
                 config,
                 workdir,
                 exported or generator / "saved_model",
                 SyntheticSet(folder, config.model.patch_size),
                 name,
+                calibration(),
             )
         except UserError as error:
             # Hours of training are not lost to what comes beside the table.

@@ -47,7 +47,7 @@ _BATCH_SIZE = 64
 # Patches of each side; more would take memory and time, not show more.
 _MAX_PATCHES = 2000
 # Patches of each kind whose nearest training patch is searched, the slowest part.
-_MAX_SEARCHED = 1000
+_MAX_SEARCHED = 400
 _SHOWN_PER_KIND = 5
 _TRAINING_AT_A_TIME = 256
 # Infills are called malignant at the classifier's operating point on validation patches.
@@ -60,6 +60,7 @@ def write_infill_quality(
     saved_model: str | pathlib.Path,
     synthetic: SyntheticSet,
     generator_name: str | None = None,
+    calibration: memorisation.Calibration | None = None,
 ) -> None:
     """Judges the exported generator on the test split, and draws some of its infills.
 
@@ -75,6 +76,7 @@ def write_infill_quality(
         saved_model: the exported generator.
         synthetic: the set that the arms were trained on; the same generator must have made it.
         generator_name: NAME, one of the experiment's generators; None where it names none.
+        calibration: of `calibration`, which several generators share; made where it is None.
 
     Raises:
         UserError: the generator, its record, or a classifier trained on real patches only is
@@ -122,6 +124,7 @@ def write_infill_quality(
         lambda images: classifier.predict(images, batch_size=_BATCH_SIZE, verbose=0)[:, 0],
         threshold,
         seed,
+        calibration or memorisation.calibrate(_some(real, seed), training, seed),
         _infilled_training_patches(config, synthetic),
     )
     quality = {
@@ -135,6 +138,13 @@ def write_infill_quality(
     rows = pictures.comparison_rows(shown, generator, seed)
     sheet = drawing.comparison_sheet(shown["kind"], rows)
     workdir_lib.write_whole(infills_file, sheet)
+
+
+def calibration(config: Config) -> memorisation.Calibration:
+    """Returns how well copies of training patches are found, for `write_infill_quality`."""
+    seed = config.training.seed
+    real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)
+    return memorisation.calibrate(_some(real, seed), TrainingPatches(config), seed)
 
 
 def remove_infill_quality(workdir: pathlib.Path) -> None:
@@ -220,6 +230,7 @@ def judge_infills(
     probability: Probability,
     threshold: float,
     seed: int,
+    calibration: memorisation.Calibration,
     in_training: Mapping[str, np.ndarray] | None = None,
 ) -> dict:
     """Returns every measure of the infills beside that of real patches, ready for JSON.
@@ -236,6 +247,7 @@ def judge_infills(
         probability: of malignancy by a classifier trained on real patches alone, [n].
         threshold: of that classifier, fixed on validation patches.
         seed: of the halves of the real patches and the subsets.
+        calibration: of the search for copies, by `memorisation.calibrate`.
         in_training: infills of training patches, `image`, `mask` and `group` [n], such as the film;
             those alone are searched for copies, of training patches of other groups.
 
@@ -263,7 +275,7 @@ def judge_infills(
         "measures": [
             *_comparisons(real, infills, features, seed),
             *_consistency(real, infills, probability, threshold, seed),
-            *_memorisation(real, infills, in_training, training, seed),
+            *_memorisation(infills, in_training, training, calibration, seed),
             *_seams(infills),
             *_changes(infills, seed),
         ],
@@ -409,27 +421,28 @@ def _recognised(patches, probabilities, threshold: float, seed: int) -> dict[tup
     }
 
 
-def _memorisation(real, infills, in_training, training, seed: int) -> list[dict]:
-    chosen = {name: _some(patches, seed) for name, patches in (("real", real), ("", infills))}
-    sets = {"": chosen[""]}
+def _memorisation(
+    infills, in_training, training, known: memorisation.Calibration, seed: int
+) -> list[dict]:
+    sets = {"": _some(infills, seed)}
     if in_training is not None:
         sets["_in_training_tissue"] = _some(in_training, seed)
-    found = memorisation.audit(sets, chosen["real"], training, seed)
+    found = memorisation.audit(sets, training, known)
 
     def correlation(nearest: memorisation.Nearest, what: str) -> dict:
-        n = {what: len(nearest.index), "training": found.num_training}
+        n = {what: len(nearest.index), "training": known.num_training}
         return {**_median(nearest.correlation), "n": n}
 
-    false_alarms = {"value": found.false_alarms, "n": {"real": found.num_tested}}
+    false_alarms = {"value": known.false_alarms, "n": {"real": known.num_tested}}
     entries = []
     for name, share in found.share_copied.items():
-        nearest = found.infills[name]
+        nearest = found.nearest[name]
         entries += [
             _entry(
                 f"nearest_training_patch{name}",
                 "both",
                 correlation(nearest, "infills"),
-                correlation(found.held_out, "real"),
+                correlation(known.held_out, "real"),
             ),
             _entry(
                 f"share_copied{name}",
@@ -444,10 +457,10 @@ def _memorisation(real, infills, in_training, training, seed: int) -> list[dict]
             _entry(
                 f"recall_{kind}",
                 "both",
-                {"value": recall, "n": {"planted_copies": found.num_planted}},
+                {"value": recall, "n": {"planted_copies": known.num_planted}},
                 None,
             )
-            for kind, recall in found.recall.items()
+            for kind, recall in known.recall.items()
         ),
     ]
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import tqdm
 
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import fidelity
@@ -35,7 +36,9 @@ _NO_DETAIL = 1e-9
 # Deviation of the noise in planted copies, as a share of the copied region's own.
 _NOISE = 0.1
 # Held-out patches that copies of each kind are planted in.
-_MAX_PLANTED = 200
+_MAX_PLANTED = 100
+# A search shorter than this has no progress bar.
+_SILENT_S = 2
 
 PLANTED = ("plain", "flipped", "shifted", "noisy")
 
@@ -52,15 +55,13 @@ class Nearest(NamedTuple):
     index: np.ndarray
 
 
-class Audit(NamedTuple):
-    """Infills against training patches, and what the search finds where the truth is known.
+class Calibration(NamedTuple):
+    """What the search finds where the truth is known, and the threshold that follows.
 
     Attributes:
-        infills: each infill's nearest training patch, by the set's name.
-        held_out: each held-out real patch's.
+        held_out: each held-out real patch's nearest training patch.
         threshold: correlation above which a patch counts as a copy: that of 1 % false alarms on
             half of the held-out patients.
-        share_copied: share of the infills above it, by the set's name.
         false_alarms: share of the other half's held-out patches above it.
         num_tested: the other half's held-out patches.
         recall: share of the planted copies above it, by kind (`PLANTED`).
@@ -68,15 +69,25 @@ class Audit(NamedTuple):
         num_training: training patches searched.
     """
 
-    infills: dict[str, Nearest]
     held_out: Nearest
     threshold: float
-    share_copied: dict[str, float]
     false_alarms: float
     num_tested: int
     recall: dict[str, float]
     num_planted: int
     num_training: int
+
+
+class Audit(NamedTuple):
+    """Infills against training patches.
+
+    Attributes:
+        nearest: each infill's nearest training patch, by the set's name.
+        share_copied: share of the infills above the calibration's threshold, by the set's name.
+    """
+
+    nearest: dict[str, Nearest]
+    share_copied: dict[str, float]
 
 
 def nearest_training_patch(
@@ -122,12 +133,16 @@ def nearest_training_patch(
             patches[..., 0], masks[..., 0], patches if groups is None else groups, strict=True
         )
     ]
-    for first, images, group in _chunks(training, patches.shape[1:]):
-        shrunk: dict[int, np.ndarray] = {}
-        for query in queries:
-            if query.cell_px not in shrunk:
-                shrunk[query.cell_px] = _shrunk(images, query.cell_px)
-            query.consider(first, shrunk[query.cell_px], group)
+    with tqdm.tqdm(
+        desc=f"Comparing {len(queries)} patches with", unit=" training patches", delay=_SILENT_S
+    ) as progress:
+        for first, images, group in _chunks(training, patches.shape[1:]):
+            shrunk: dict[int, np.ndarray] = {}
+            for number, query in enumerate(queries, start=1):
+                if query.cell_px not in shrunk:
+                    shrunk[query.cell_px] = _shrunk(images, query.cell_px)
+                query.consider(first, shrunk[query.cell_px], group)
+                progress.update(first + len(images) * number // len(queries) - progress.n)
     if not all(len(query.index) for query in queries):
         raise UserError("there must be at least one training patch to compare with each patch.")
     for first, images, _ in _chunks(training, patches.shape[1:]):
@@ -210,40 +225,25 @@ class _Query:
             self.correlation, self.nearest = float(correlation[best]), int(of_candidate[best])
 
 
-def audit(
-    infills: Mapping[str, Mapping[str, np.ndarray]],
-    held_out: Mapping[str, np.ndarray],
-    training: Iterable[Mapping[str, np.ndarray]],
-    seed: int,
-) -> Audit:
-    """Compares how near infills are to the training set with how near patches of new patients are.
+def calibrate(
+    held_out: Mapping[str, np.ndarray], training: Iterable[Mapping[str, np.ndarray]], seed: int
+) -> Calibration:
+    """Says when a patch counts as a copy, and how well the search finds copies.
 
     Copies are planted in held-out patches: inside the mask a training patch as it is, in another
     orientation, shifted by up to 3 px, or with noise of 0.1 of its deviation.
 
     Args:
-        infills: sets of them by name: `image`, `mask`; and `group` [n] where they stand in training
-            patches, which are then not compared with training patches of their own group.
         held_out: real patches of patients outside the training split, with masks of like sizes:
             `image`, `mask`, `patient_id`.
         training: as `nearest_training_patch` takes it.
         seed: of the halves and of the planted copies.
 
     Raises:
-        UserError: as `nearest_training_patch`; a set without patches; one held-out patient alone.
+        UserError: as `nearest_training_patch`; no held-out patch, or one patient only.
     """
-    counts = {name: len(patches["image"]) for name, patches in infills.items()}
-    if not len(held_out["image"]) or not all(counts.values()):
-        raise UserError(
-            f"every set must have patches; received {counts} and {len(held_out['image'])} held-out "
-            "patches."
-        )
-    of_infills = {
-        name: nearest_training_patch(
-            patches["image"], patches["mask"], training, patches.get("group")
-        )
-        for name, patches in infills.items()
-    }
+    if not len(held_out["image"]):
+        raise UserError("there must be held-out patches; received none.")
     of_held_out = nearest_training_patch(held_out["image"], held_out["mask"], training)
     calibrating = fidelity.first_half(held_out["patient_id"], seed)
     threshold = _threshold(of_held_out.correlation[calibrating])
@@ -254,19 +254,48 @@ def audit(
         copies = planted_copies(images, masks, training, kind, seed)
         found = nearest_training_patch(copies, masks, training)
         recall[kind] = float(np.mean(found.correlation > threshold))
-    return Audit(
-        of_infills,
+    return Calibration(
         of_held_out,
         threshold,
-        share_copied={
-            name: float(np.mean(found.correlation > threshold))
-            for name, found in of_infills.items()
-        },
         false_alarms=float(np.mean(of_held_out.correlation[~calibrating] > threshold)),
         num_tested=int(np.count_nonzero(~calibrating)),
         recall=recall,
         num_planted=len(hosts),
         num_training=sum(len(chunk["image"]) for chunk in training),
+    )
+
+
+def audit(
+    infills: Mapping[str, Mapping[str, np.ndarray]],
+    training: Iterable[Mapping[str, np.ndarray]],
+    calibration: Calibration,
+) -> Audit:
+    """Finds the infills that are copies of training patches.
+
+    Args:
+        infills: sets of them by name: `image`, `mask`; and `group` [n] where they stand in training
+            patches, which are then not compared with training patches of their own group.
+        training: as `nearest_training_patch` takes it, and as for the calibration.
+        calibration: of `calibrate`, with masks of like sizes.
+
+    Raises:
+        UserError: as `nearest_training_patch`; a set without patches.
+    """
+    counts = {name: len(patches["image"]) for name, patches in infills.items()}
+    if not all(counts.values()):
+        raise UserError(f"every set must have patches; received {counts}.")
+    nearest = {
+        name: nearest_training_patch(
+            patches["image"], patches["mask"], training, patches.get("group")
+        )
+        for name, patches in infills.items()
+    }
+    return Audit(
+        nearest,
+        {
+            name: float(np.mean(found.correlation > calibration.threshold))
+            for name, found in nearest.items()
+        },
     )
 
 

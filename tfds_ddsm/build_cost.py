@@ -12,8 +12,6 @@ from etils import epath
 from tfds_ddsm.dataset_config import DatasetError
 from tfds_ddsm.mammogram import Film
 
-Share = tuple[Film, tuple[int, int, int]]
-
 MIN_FILMS = 64  # fewer are soon read
 _NUM_TRIED = 3
 _OTHER_FEATURES_BYTES = 600
@@ -34,7 +32,7 @@ class Cost:
 
 def measure(
     examples_of: Callable[[Film, tuple[int, int, int]], Iterable[tuple[str, dict[str, Any]]]],
-    shares: Sequence[Share],
+    shares: Sequence[tuple[Film, tuple[int, int, int]]],
 ) -> Cost:
     """Reads a few films, and infers the cost of all.
 

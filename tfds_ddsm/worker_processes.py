@@ -5,8 +5,10 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,8 @@ from tfds_ddsm.mammogram import Film, Source
 
 _VARIABLE = "DDSM_PATCHES_WORKERS"
 _MAX_WORKERS = 256
+
+Share = tuple[Film, tuple[int, int, int]]  # a film, and how many patches of each kind it gives
 
 _shipped: tuple[FilmCache, Source, DdsmPatchesConfig]  # in a worker process
 
@@ -39,48 +43,55 @@ def num_workers() -> int:
 
 
 @contextlib.contextmanager
-def reading_ahead(
-    cache: FilmCache,
-    source: Source,
-    shares: Sequence[tuple[Film, tuple[int, int, int]]],
-    config: DdsmPatchesConfig,
-    num_workers: int,
-) -> Iterator[Callable[[Film], None]]:
-    """Lets worker processes read films, in their order, until the context ends.
+def started(
+    cache: FilmCache, source: Source, config: DdsmPatchesConfig, num_workers: int
+) -> Iterator[Callable[[Sequence[Share]], Callable[[Film], None]]]:
+    """Starts worker processes, which live until the context ends.
 
     Args:
-        cache: where they leave the patches.
+        cache: where they leave the patches of films.
         source: its index has been read; each worker receives it once.
-        shares: films, each with its share of the plan.
         config: patch size, film size and seed.
         num_workers: processes besides this one.
 
     Yields:
-        A function that waits until a film is in the cache. It raises StorageError as the source
-        does, and DatasetError where a worker ended.
+        A function that lets them read films, each with its share of the plan, in their order. It
+        returns a function that waits until a film is in the cache, and raises StorageError as the
+        source does, and DatasetError where a worker ended.
     """
+    # In a file: as an argument, a catalogue of many films would hold this process up until each
+    # worker has imported this package.
+    with tempfile.NamedTemporaryFile(delete=False) as shipped:
+        pickle.dump((cache, source, config), shipped)
     executor = concurrent.futures.ProcessPoolExecutor(
         num_workers,
         multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(cache, source, config),
+        initargs=(shipped.name,),
     )
-    with _without_main_module():  # the workers start with the first films
+    with _without_main_module():
+        for _ in range(num_workers):
+            executor.submit(os.getpid)  # a worker starts when there is something to do
+
+    def read_ahead(shares: Sequence[Share]) -> Callable[[Film], None]:
         futures = {film.film_id: executor.submit(_keep, film, counts) for film, counts in shares}
 
-    def wait_for(film: Film) -> None:
-        try:
-            futures.pop(film.film_id).result()
-        except BrokenProcessPool as error:
-            raise DatasetError(
-                "A worker process was ended, perhaps for want of memory: run the same command "
-                f"again to go on, perhaps with {_VARIABLE} less than {num_workers}."
-            ) from error
+        def wait_for(film: Film) -> None:
+            try:
+                futures.pop(film.film_id).result()
+            except BrokenProcessPool as error:
+                raise DatasetError(
+                    "A worker process was ended, perhaps for want of memory: run the same command "
+                    f"again to go on, perhaps with {_VARIABLE} less than {num_workers}."
+                ) from error
+
+        return wait_for
 
     try:
-        yield wait_for
+        yield read_ahead
     finally:
         executor.shutdown(cancel_futures=True)
+        os.unlink(shipped.name)
 
 
 @contextlib.contextmanager
@@ -98,9 +109,10 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main_module
 
 
-def _start(*shipped) -> None:
+def _start(shipped_path: str) -> None:
     global _shipped
-    _shipped = shipped
+    with open(shipped_path, "rb") as file:
+        _shipped = pickle.load(file)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launching process, too
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -37,7 +37,8 @@ def shares_of(source):
 def test_films_lie_in_the_cache_in_their_order(tmp_path):
     source = DiscSource(4)
     cache, shares = FilmCache(tmp_path, {}, ""), shares_of(source)
-    with worker_processes.reading_ahead(cache, source, shares, CONFIG, 2) as wait_for:
+    with worker_processes.started(cache, source, CONFIG, 2) as read_ahead:
+        wait_for = read_ahead(shares)
         for number, (film, _) in enumerate(shares, start=1):
             wait_for(film)
             assert cache.num_finished() >= number
@@ -63,9 +64,9 @@ def test_a_worker_that_fails_stops_the_build_and_what_is_finished_stays(tmp_path
     )
     with (
         pytest.raises(error, match=message) as raised,
-        worker_processes.reading_ahead(cache, source, shares, CONFIG, 1) as wait_for,
+        worker_processes.started(cache, source, CONFIG, 1) as read_ahead,
     ):
-        list(map(wait_for, (film for film, _ in shares)))
+        list(map(read_ahead(shares), (film for film, _ in shares)))
     assert "\n" not in str(raised.value)
     assert cache.num_finished() >= 2
 
@@ -79,7 +80,8 @@ from tests.tfds_ddsm.disc_source import CONFIG, DiscSource
 from tests.tfds_ddsm.test_worker_processes import shares_of
 source = DiscSource(4)
 cache, shares = FilmCache(pathlib.Path(sys.argv[1]), {}, ""), shares_of(source)
-with worker_processes.reading_ahead(cache, source, shares, CONFIG, 2) as wait_for:
+with worker_processes.started(cache, source, CONFIG, 2) as read_ahead:
+    wait_for = read_ahead(shares)
     for film, _ in shares:
         wait_for(film)
     print(*[process.pid for process in multiprocessing.active_children()], flush=True)

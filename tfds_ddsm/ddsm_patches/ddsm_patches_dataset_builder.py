@@ -273,16 +273,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             self._cache = FilmCache(self.data_path.parent, recipe, str(manual_dir))
             self._cache.forget_incomplete_films()
         if self._download_config.max_examples_per_split is None:
-            self._announce(source, num_workers)
+            read_ahead = None
             if num_workers > 1:
-                self._wait_for = self._until_written.enter_context(
-                    worker_processes.reading_ahead(
-                        self._cache, source, self._shares(), config, num_workers
-                    )
+                read_ahead = self._until_written.enter_context(
+                    worker_processes.started(self._cache, source, config, num_workers)
                 )
+            self._announce(source, num_workers)  # while the workers start
+            if read_ahead:
+                self._wait_for = read_ahead(self._shares())
         return {split: self._generate_examples(split, source) for split in self._selection.films}
 
-    def _shares(self) -> list[build_cost.Share]:
+    def _shares(self) -> list[worker_processes.Share]:
         """Returns all films with the malignant, benign and background patches to draw of each."""
         films = itertools.chain(*self._selection.films.values())
         return [(film, self._selection.plan[film.film_id]) for film in films]

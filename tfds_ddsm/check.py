@@ -18,7 +18,7 @@ from tfds_ddsm import films_check, patches
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
 from tfds_ddsm.mammogram import LESION_TYPES, Film, StorageError, UnreadableFilmError
-from tfds_ddsm.sources import folders
+from tfds_ddsm.sources import folders, storage
 from tfds_ddsm.sources.cbis_ddsm import CbisDdsmSource
 from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex
 from tfds_ddsm.sources.cbis_ddsm_rows import CSV_NAMES
@@ -60,9 +60,11 @@ def describe(
         source: 'cbis_ddsm', 'ddsm' or 'films'; None: what the folder holds.
 
     Raises:
-        ValueError: the folder does not exist, or holds nothing that a dataset can be built from.
+        ValueError: the folder does not exist, lies in a bucket that cannot be read, or holds
+            nothing that a dataset can be built from.
         StorageError: a file cannot be read now.
     """
+    storage.check_location(manual_dir, "--manual_dir")
     root = epath.Path(manual_dir).expanduser()
     if not root.exists():
         raise ValueError(f"--manual_dir must be an existing folder, received {manual_dir!r}.")

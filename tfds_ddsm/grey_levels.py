@@ -6,6 +6,7 @@ the meaning from here: a table from stored values to grey levels (DICOM PS3.3, C
 C.11.2 and C.11.6; PS3.4, N.2). Its inverse turns grey levels into values that can be stored again.
 """
 
+import copy
 import dataclasses
 import functools
 
@@ -144,7 +145,7 @@ def of_dicom(
         raise ValueError(f"all pixels are padding, {padding[0]} to {padding[1]}")
     lowest, depth, warning = _range(pictured, header.BitsStored, bits)
     table = np.arange(lowest, lowest + 2**depth)
-    levels = apply_modality_lut(table, _only(header, _MODALITY))
+    levels = apply_modality_lut(table, _modality(header))
     if voi:
         transform = _only(header, _VOI)
         if not transform:
@@ -234,6 +235,29 @@ def _only(header: pydicom.Dataset, keywords: tuple[str, ...]) -> pydicom.Dataset
         if header.get(keyword) is not None:
             some[keyword] = header[keyword]
     return some
+
+
+def _modality(header: pydicom.Dataset) -> pydicom.Dataset:
+    """Returns the modality transform, the depth of a table's entries as the standard has it.
+
+    It is 8 or 16 (PS3.3, C.11.1.1). Some machines write that of the values, such as 12, which are
+    stored in 16 bits all the same.
+    """
+    transform = _only(header, _MODALITY)
+    if not transform.get("ModalityLUTSequence"):
+        transform.pop("ModalityLUTSequence", None)
+        return transform
+    transform = copy.deepcopy(transform)
+    descriptor = list(transform.ModalityLUTSequence[0].LUTDescriptor)
+    if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
+        raise ValueError(
+            f"LUTDescriptor of the modality LUT must hold the number of entries, the first stored "
+            f"value and the bits an entry, 8 to 16; received {descriptor}"
+        )
+    if descriptor[2] != 8:
+        descriptor[2] = 16
+    transform.ModalityLUTSequence[0].LUTDescriptor = descriptor
+    return transform
 
 
 def _padding(header: pydicom.Dataset) -> tuple[int, int] | None:

@@ -219,6 +219,7 @@ def test_what_is_missing_is_counted_and_the_first_are_named(tmp_path):
     [
         ((), "--manual_dir=DIR must name"),
         (("--manual_dir=/no/such/folder",), "must be an existing folder"),
+        (("--manual_dir=s3://bucket/films",), "at gs://; s3:// cannot be used here"),
         (("--manual_dir={tmp_path}",), "neither films.csv, nor a CSV file of CBIS-DDSM"),
         (("--manual_dir={tmp_path}", "--source=films"), "films.csv: No such file"),
         (("--manual_dir={tmp_path}", "--source=ddsm"), "no film of DDSM"),

@@ -70,6 +70,23 @@ def test_a_modality_lut_bends_the_scale():
     np.testing.assert_array_equal(scale.to_grey(stored), entries[stored])
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_the_entries_of_a_modality_lut_may_be_said_to_have_12_bits(bits):
+    transform = lut(list(range(4095, -1, -1)))
+    transform[0].LUTDescriptor = [4096, 0, bits]
+    stored, scale = scale_of(ModalityLUTSequence=transform)
+    expected = np.round((4095 - stored) * (65535 / 4095))
+    np.testing.assert_array_equal(scale.to_grey(stored), expected)
+
+
+@pytest.mark.parametrize("descriptor", [[4096, 0, 32], [4096, 0, 1]])
+def test_a_modality_lut_of_another_depth_is_refused(descriptor):
+    transform = lut(list(range(4096)))
+    transform[0].LUTDescriptor = descriptor
+    with pytest.raises(ValueError, match=r"the bits an entry, 8 to 16; received \[4096, 0, "):
+        scale_of(ModalityLUTSequence=transform)
+
+
 def test_a_window_is_applied_on_request_only():
     attributes = {"WindowCenter": 1000, "WindowWidth": 501}
     stored, scale = scale_of(**attributes)

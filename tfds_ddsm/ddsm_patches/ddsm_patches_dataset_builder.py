@@ -25,6 +25,7 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.film_cache import FilmCache
 from tfds_ddsm.film_examples import FilmReport, encoded_examples, first_examples
 from tfds_ddsm.mammogram import LESION_TYPES, OTHER_LESION, Film, Source, StorageError
+from tfds_ddsm.sources import storage
 from tfds_ddsm.sources.films_table import TABLE_NAME
 
 _SOURCES_ON_DISK = ("cbis_ddsm", "ddsm", "films")
@@ -70,11 +71,12 @@ def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Sou
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Patches of mammograms with lesion masks."""
 
-    VERSION = tfds.core.Version("1.2.0")
+    VERSION = tfds.core.Version("1.3.0")
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Initial release.",
         "1.1.0": "Adds density, assessment, subtlety, mass_shape and mass_margins.",
         "1.2.0": "Finds the breast on films that it fills; no patch beside a vanished lesion.",
+        "1.3.0": "Reads grey levels of PGM, signed and padded films as their files define them.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     `phantom` needs no data, `sample` only `pip install 'cigan[sample]'` (69 MB). The others read
@@ -116,6 +118,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             description="Your own films, listed in films.csv.",
         ),
     ]
+
+    def __init__(self, *, data_dir: epath.PathLike | None = None, **kwargs):
+        _check_location(data_dir, "data_dir")
+        super().__init__(data_dir=data_dir, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.patch_size
@@ -163,9 +169,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         Raises:
             DatasetError: another recipe was built under the same name, the records would be in a
-                format that training does not read, or the films cannot be used.
+                format that training does not read, or the films lie in a bucket that cannot be read
+                or cannot be used.
         """
         download_config = download_config or tfds.download.DownloadConfig()
+        _check_location(download_config.manual_dir, "manual_dir")
         self._check_file_format(file_format or self.info.file_format)
         overwrite = download_config.download_mode.overwrite_dataset
         kwargs |= {"download_config": download_config, "file_format": file_format}
@@ -391,6 +399,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _read_back(self, split: str) -> Iterable[dict[str, Any]]:
         uncached = tfds.ReadConfig(try_autocache=False)  # only the first records are read
         return tfds.as_numpy(self.as_dataset(split=split, read_config=uncached))
+
+
+def _check_location(path: epath.PathLike | None, name: str) -> None:
+    try:
+        storage.check_location(path or "", name)
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
 
 
 def _table_hash(source: Source) -> str:

@@ -1,6 +1,7 @@
 """Files of films on disks and networks that may fail for a moment, or for good."""
 
 import errno
+import os
 import time
 
 from absl import logging
@@ -11,6 +12,21 @@ from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
 # Of the film and not of the disk: another try gives the same answer.
 _OF_THE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _RETRY_AFTER_SECONDS = (1, 5, 25)
+
+
+def check_location(path: str | os.PathLike, name: str) -> None:
+    """Raises ValueError for a bucket that cannot be used: TensorFlow reads those at gs:// alone.
+
+    Args:
+        path: a folder as the user gives it.
+        name: of the flag or argument, for the message.
+    """
+    scheme, _, rest = os.fspath(path).partition("://")
+    if rest and scheme.lower() != "gs":
+        raise ValueError(
+            f"{name} must be on this machine, mounted, or in a bucket at gs://; {scheme}:// cannot "
+            f"be used here. Received: {os.fspath(path)!r}."
+        )
 
 
 def read_bytes(path: epath.Path, max_bytes: int) -> bytes:

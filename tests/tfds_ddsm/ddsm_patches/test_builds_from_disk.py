@@ -366,7 +366,7 @@ def test_a_build_goes_on_where_it_was_interrupted(tmp_path, built, tree, monkeyp
 
     assert sorted(films) == sorted(LESION_TYPES)  # none twice
     assert_same_records(built, dataset)
-    assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.2.0"]
+    assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.3.0"]
 
 
 def test_a_disk_that_is_too_small_stops_the_build_before_its_films_are_read(
@@ -408,7 +408,7 @@ def test_films_are_kept_until_the_dataset_is_whole(tmp_path, tree, monkeypatch):
     )
     build(tmp_path, tree)
     assert films == ["P_00002_RIGHT_MLO"]
-    assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.2.0"]
+    assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.3.0"]
 
 
 @pytest.mark.parametrize("with_beam", [False, True])

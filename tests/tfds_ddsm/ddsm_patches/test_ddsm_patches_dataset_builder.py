@@ -453,13 +453,29 @@ def test_importing_the_package_registers_the_dataset():
     assert tfds.builder_cls("ddsm_patches") is ddsm_patches_dataset_builder.Builder
 
 
-def test_the_command_from_the_checkout_ends_in_one_line_on_a_bad_config():
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["-c", '{"name": "odd", "source": "sample", "patch_size": 100}'],
+            "patch_size must be a power of two from 32 to 512; received 100.",
+        ),
+        (
+            ["--data_dir=s3://bucket/data"],
+            "s3:// cannot be used here. Received: 's3://bucket/data'.",
+        ),
+        (
+            ["--manual_dir=s3://bucket/films", "--data_dir={tmp_path}"],
+            "s3:// cannot be used here. Received: 's3://bucket/films'.",
+        ),
+    ],
+)
+def test_the_command_from_the_checkout_ends_in_one_line(arguments, message, tmp_path):
     package = pathlib.Path(ddsm_patches_dataset_builder.__file__).parents[1]
     finished = subprocess.run(
         [
-            pathlib.Path(sys.executable).with_name("tfds"),
-            *("build", "ddsm_patches/sample"),
-            *("-c", '{"name": "odd", "source": "sample", "patch_size": 100}'),
+            *(pathlib.Path(sys.executable).with_name("tfds"), "build", "ddsm_patches/sample"),
+            *(argument.replace("{tmp_path}", str(tmp_path)) for argument in arguments),
         ],
         cwd=package,
         capture_output=True,
@@ -469,6 +485,4 @@ def test_the_command_from_the_checkout_ends_in_one_line_on_a_bad_config():
 
     assert finished.returncode != 0
     assert "Traceback" not in finished.stderr
-    assert finished.stderr.rstrip().endswith(
-        "patch_size must be a power of two from 32 to 512; received 100."
-    )
+    assert finished.stderr.rstrip().endswith(message)

@@ -86,6 +86,8 @@ class RestTransport:
             raise ServerError(
                 DEADLINE_EXCEEDED, f"no answer from {self.url} within {timeout_s:.1f} s."
             ) from None
+        except requests.exceptions.SSLError as error:  # another try meets the same certificate
+            raise ServerError("UNKNOWN", f"{self.url}: {error}") from None
         except requests.ConnectionError:
             raise ServerError(UNAVAILABLE, f"{self.url} cannot be reached.") from None
         except requests.RequestException as error:

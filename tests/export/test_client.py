@@ -9,6 +9,7 @@ import base64
 import concurrent.futures
 import http.server
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -270,6 +271,27 @@ def test_nobody_there_is_unavailable(pngs, scheme):
     with pytest.raises(ServerError) as refusal:
         Client(f"{scheme}://127.0.0.1:9", timeout_s=0.3).infill_png(**pngs)
     assert refusal.value.code == "UNAVAILABLE"
+
+
+def test_a_server_without_a_trusted_certificate_is_asked_once(pngs, tmp_path):
+    subject = ["-subj", "/CN=localhost", "-days", "2", "-nodes", "-batch"]
+    files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "certificate.pem"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", *subject, *files],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    handler = http.server.BaseHTTPRequestHandler
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = Client(f"https://localhost:{server.server_port}", timeout_s=20)
+        with pytest.raises(ServerError, match="certificate verify failed") as refusal:
+            client.infill_png(**pngs)
+        server.shutdown()
+    assert refusal.value.code == "UNKNOWN"
 
 
 @pytest.mark.parametrize(

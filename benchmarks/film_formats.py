@@ -66,7 +66,7 @@ def _there_and_back(syntax: uid.UID, bits: int, signed: bool) -> str:
             return "-"
         film = film_files.read_film(data, "film.dcm")
         infilled = np.where(outside, film.pixels, 30_000).astype(np.uint16)
-        files = film_files.files_of(film, infilled, [lesion], "SavedModel 0")
+        files = film_files.files_of(film, infilled, [lesion], 0, "SavedModel 0")
         written = film_files.read_film(files[".dcm"], "written.dcm")
         difference = written.film.stored.astype(int) - stored
         errors.append(int(np.abs(difference[outside]).max()))

@@ -54,7 +54,7 @@ def _steps(film: str, lesions, infill: FilmInfiller, output: pathlib.Path) -> di
     read = film_files.read_film(pathlib.Path(film).read_bytes(), film)
     placed = [insert_lesions.parse_lesion(text, read.pixels.shape) for text in lesions]
     pixels, _ = infill(read.pixels, placed, 0)
-    files = film_files.files_of(read, pixels, placed, infill.generator_id)
+    files = film_files.files_of(read, pixels, placed, 0, infill.generator_id)
     blank = np.zeros((1, infill.patch_size, infill.patch_size, 1), np.float32)
     one = np.ones(1, np.int32)
     return {
@@ -67,7 +67,7 @@ def _steps(film: str, lesions, infill: FilmInfiller, output: pathlib.Path) -> di
             infill.generator(blank, blank, one, one) for _ in placed
         ],
         "  making the DICOM objects and the PNG": lambda: film_files.files_of(
-            read, pixels, placed, infill.generator_id
+            read, pixels, placed, 0, infill.generator_id
         ),
         "  writing the files": lambda: film_files.write_files(output, files),
     }

@@ -18,7 +18,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
-from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage, generate_uid
 
 from tfds_ddsm.sources.image_file import FilmPixels
 
@@ -112,6 +112,7 @@ _ONLY_AS_EXTENSIONS = {"58", "87", "149", "159"}
 def derived_film(
     infilled: FilmPixels,
     lesions: Sequence[FilmLesion],
+    seed: int,
     generator_id: str,
     keep_patient: bool = False,
 ) -> pydicom.Dataset:
@@ -121,6 +122,7 @@ def derived_film(
         infilled: the new film's stored values with the scale and header of its source. Without a
             header it becomes a secondary capture.
         lesions: what was infilled.
+        seed: of the first infill; the next has the next.
         generator_id: which generator did it, at most 64 characters.
         keep_patient: whether it stays in its source's study, with all that tells of the patient.
 
@@ -150,7 +152,11 @@ def derived_film(
                 setattr(film, keyword, [])
     film.ImageType = ["DERIVED", "SECONDARY", *_values(film.get("ImageType"))[2:]]
     film.SyntheticData = "YES"
-    film.DerivationDescription = _description(lesions)
+    film.DerivationDescription = description(lesions, seed)
+    film.ReferencedImageSequence = [
+        *film.get("ReferencedImageSequence", []),
+        _reference(SegmentationStorage, generate_uid()),  # the masks, which `segmentation` makes
+    ]
     film.SeriesInstanceUID = generate_uid()
     film.SeriesNumber = _FILM_SERIES_NUMBER
     film.SeriesDescription = _SERIES_DESCRIPTION
@@ -186,13 +192,14 @@ def _set_pixels(film: pydicom.Dataset, infilled: FilmPixels) -> None:
 
 
 def segmentation(
-    film: pydicom.Dataset, lesions: Sequence[FilmLesion], generator_id: str
+    film: pydicom.Dataset, lesions: Sequence[FilmLesion], seed: int, generator_id: str
 ) -> pydicom.Dataset:
     """Returns the lesions' masks as a DICOM segmentation of the new film, one segment each.
 
     Args:
         film: what `derived_film` returned.
         lesions: what was infilled.
+        seed: of the first infill; the next has the next.
         generator_id: which generator did it, at most 64 characters.
     """
     shape = film.Rows, film.Columns
@@ -212,10 +219,12 @@ def segmentation(
             source_images=[described],
             pixel_array=masks[None],
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_segment(i + 1, lesion) for i, lesion in enumerate(lesions)],
+            segment_descriptions=[
+                _segment(i + 1, lesion, seed) for i, lesion in enumerate(lesions)
+            ],
             series_instance_uid=generate_uid(),
             series_number=_MASK_SERIES_NUMBER,
-            sop_instance_uid=generate_uid(),
+            sop_instance_uid=film.ReferencedImageSequence[-1].ReferencedSOPInstanceUID,
             instance_number=1,
             manufacturer=_MAKER,
             manufacturer_model_name=_MAKER,
@@ -286,9 +295,7 @@ def _same_study(source: pydicom.Dataset) -> pydicom.Dataset:
     if "SOPClassUID" not in film:
         film.SOPClassUID = SecondaryCaptureImageStorage
     if source.get("SOPInstanceUID"):
-        reference = pydicom.Dataset()
-        reference.ReferencedSOPClassUID = film.SOPClassUID
-        reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
+        reference = _reference(film.SOPClassUID, source.SOPInstanceUID)
         reference.PurposeOfReferenceCodeSequence = [
             _code(codes.DCM.SourceImageForImageProcessingOperation)
         ]
@@ -365,12 +372,26 @@ def _pixel_spacing_mm(film: pydicom.Dataset) -> list[float] | None:
     return spacing if len(spacing) == 2 and min(spacing) > 0 else None
 
 
-def _description(lesions: Sequence[FilmLesion]) -> str:
+def description(lesions: Sequence[FilmLesion], seed: int) -> str:
+    """Returns what was done to a film, with the class and seed of every infill.
+
+    Args:
+        lesions: what was infilled, at most `film_infill.MAX_LESIONS`.
+        seed: of the first infill; the next has the next.
+
+    Returns:
+        ASCII text of at most 1024 characters, as the attribute Derivation Description holds.
+    """
     malignant = sum(lesion.malignant for lesion in lesions)
+    each = ", ".join(
+        f"{number} {lesion.label} seed {seed + number - 1}"
+        for number, lesion in enumerate(lesions, 1)
+    )
     return (
         "Synthetic image, not for diagnosis. A generative network (ciGAN) infilled "
         f"{len(lesions)} region(s) of the source image: {malignant} as malignant, "
-        f"{len(lesions) - malignant} as non-malignant. Outside of them the pixels are the source's."
+        f"{len(lesions) - malignant} as non-malignant ({each}). Outside of them the pixels are the "
+        "source's."
     )
 
 
@@ -394,18 +415,27 @@ def _equipment(generator_id: str, now: datetime.datetime) -> pydicom.Dataset:
     return equipment
 
 
-def _segment(number: int, lesion: FilmLesion) -> hd.seg.SegmentDescription:
+def _segment(number: int, lesion: FilmLesion, seed: int) -> hd.seg.SegmentDescription:
     if lesion.malignant:
         category, kind = codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion
     else:
         category, kind = codes.SCT.Tissue, codes.SCT.SoftTissue
-    return hd.seg.SegmentDescription(
+    segment = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=f"{lesion.label} infill {number}",
         segmented_property_category=category,
         segmented_property_type=kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
     )
+    segment.SegmentDescription = f"Infilled as {lesion.label} with seed {seed + number - 1}"
+    return segment
+
+
+def _reference(sop_class_uid: str, sop_instance_uid: str) -> pydicom.Dataset:
+    reference = pydicom.Dataset()
+    reference.ReferencedSOPClassUID = sop_class_uid
+    reference.ReferencedSOPInstanceUID = sop_instance_uid
+    return reference
 
 
 def _code(code) -> pydicom.Dataset:

@@ -107,6 +107,7 @@ def files_of(
     film: FilmFile,
     pixels: np.ndarray,
     lesions: Sequence[FilmLesion],
+    seed: int,
     generator_id: str,
     keep_patient: bool = False,
 ) -> dict[str, bytes]:
@@ -116,13 +117,15 @@ def files_of(
         film: the source.
         pixels: uint16 [height, width], the grey levels after infilling.
         lesions: what was infilled.
+        seed: of the first infill; the next has the next.
         generator_id: which generator did it, at most 64 characters.
         keep_patient: whether the film stays with the source's patient and study; else it is a new
             study of no patient.
 
     Returns:
         `_seg.dcm`: the lesions' masks as DICOM segmentation. `_mask.png`: the same as one picture,
-        uint8 [height, width]: 0 outside, 128 non-malignant, 255 malignant. `.dcm`: the film.
+        uint8 [height, width]: 0 outside, 128 non-malignant, 255 malignant. `.dcm`: the film. Each
+        says the class and the seed of every infill.
 
     Raises:
         UserError: the source's attributes make no valid DICOM object.
@@ -130,15 +133,18 @@ def files_of(
     try:
         with image_file.refusing(film.name):
             infilled = film.film.with_grey(pixels)
-            derived = derived_dicom.derived_film(infilled, lesions, generator_id, keep_patient)
-            masks = derived_dicom.segmentation(derived, lesions, generator_id)
+            derived = derived_dicom.derived_film(
+                infilled, lesions, seed, generator_id, keep_patient
+            )
+            masks = derived_dicom.segmentation(derived, lesions, seed, generator_id)
             dicom_files = [derived_dicom.to_bytes(dataset) for dataset in (masks, derived)]
     except UnreadableFilmError as error:
         raise UserError(str(error)) from None
     picture = np.zeros(pixels.shape, np.uint8)
     for lesion in lesions:
         picture[lesion.on_film(pixels.shape)] = _GREY_OF_CLASS[lesion.malignant]
-    contents = dicom_files[0], png_file.encode(picture[..., None]), dicom_files[1]
+    comment = derived_dicom.description(lesions, seed)
+    contents = dicom_files[0], png_file.encode(picture[..., None], comment), dicom_files[1]
     return dict(zip(_ENDINGS, contents, strict=True))
 
 

@@ -97,6 +97,7 @@ class InfilledLesion:
         column: film column of its first column.
         patch: uint16 [p, p], the infilled patch at the generator's scale.
         patch_mask: bool [p, p].
+        seed: of its random noise.
         tissue_fraction: of the patch, the part that is breast, 0 to 1; training's patches have
             more than `patches.MIN_TISSUE_FRACTION`.
     """
@@ -106,6 +107,7 @@ class InfilledLesion:
     column: int
     patch: np.ndarray
     patch_mask: np.ndarray
+    seed: int
     tissue_fraction: float
 
     @property
@@ -210,6 +212,7 @@ class FilmInfiller:
             column=place[1].start,
             patch=_to_uint16(after[window]),
             patch_mask=patch_mask,
+            seed=seed,
             tissue_fraction=float(patches.breast_mask(before)[window].mean()),
         )
 

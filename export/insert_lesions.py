@@ -72,7 +72,7 @@ def insert_lesions(
     pixels, infilled = infill(film.pixels, placed, seed)
     if warning := off_the_breast(infilled):
         print(f"warning: {warning}", file=sys.stderr)
-    files = film_files.files_of(film, pixels, placed, infill.generator_id, keep_patient)
+    files = film_files.files_of(film, pixels, placed, seed, infill.generator_id, keep_patient)
     return film_files.write_files(output, files)
 
 

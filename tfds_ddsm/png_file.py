@@ -13,11 +13,12 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FILTER_SUB = 1
 
 
-def encode(image: np.ndarray) -> bytes:
+def encode(image: np.ndarray, comment: str | None = None) -> bytes:
     """Returns a PNG file that any decoder reads.
 
     Args:
         image: uint8 or uint16 [height, width, 1].
+        comment: Latin-1 text that is stored beside the pixels; None: nothing is.
     """
     height, width, _ = image.shape
     depth = image.itemsize
@@ -29,7 +30,10 @@ def encode(image: np.ndarray) -> bytes:
     np.subtract(rows[:, depth:], rows[:, :-depth], out=filtered[:, 1 + depth :])
     grey, deflate, adaptive, not_interlaced = 0, 0, 0, 0
     header = struct.pack(">2I5B", width, height, 8 * depth, grey, deflate, adaptive, not_interlaced)
-    chunks = (b"IHDR", header), (b"IDAT", isal_zlib.compress(filtered, level=1)), (b"IEND", b"")
+    chunks = [(b"IHDR", header)]
+    if comment is not None:
+        chunks.append((b"tEXt", b"Comment\0" + comment.encode("latin-1")))
+    chunks += [(b"IDAT", isal_zlib.compress(filtered, level=1)), (b"IEND", b"")]
     return _SIGNATURE + b"".join(_chunk(name, data) for name, data in chunks)
 
 

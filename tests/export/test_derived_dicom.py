@@ -19,6 +19,7 @@ from tfds_ddsm.sources.image_file import FilmPixels, read_film
 
 PIXELS = np.random.default_rng(0).integers(100, 60_000, (90, 70), np.uint16)
 MODEL = "SavedModel 0123"
+SEED = 7
 LESIONS = [
     FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True),
     FilmLesion(np.eye(25, dtype=bool), 15, 30, malignant=False),
@@ -32,7 +33,7 @@ def source(sample_film):
 
 def derived_film(header, **options):
     infilled = FilmPixels(PIXELS, grey_levels.of_picture(PIXELS), header)
-    return derived_dicom.derived_film(infilled, LESIONS, MODEL, **options)
+    return derived_dicom.derived_film(infilled, LESIONS, SEED, MODEL, **options)
 
 
 def there_and_back(keep_patient=False, **options):
@@ -40,7 +41,7 @@ def there_and_back(keep_patient=False, **options):
     source = dicom_films.film(**options)
     film = film_files.read_film(dicom_films.content(source), "F.dcm")
     lesion = FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True)
-    files = film_files.files_of(film, film.pixels, [lesion], MODEL, keep_patient)
+    files = film_files.files_of(film, film.pixels, [lesion], SEED, MODEL, keep_patient)
     return source, *(pydicom.dcmread(io.BytesIO(files[e])) for e in (".dcm", "_seg.dcm"))
 
 
@@ -58,7 +59,10 @@ def test_it_is_a_derived_image_that_says_it_is_synthetic(source):
     assert list(film.ImageType) == ["DERIVED", "SECONDARY"]
     assert film.SyntheticData == "YES"
     assert film.DerivationDescription.startswith("Synthetic image, not for diagnosis.")
-    assert "1 as malignant, 1 as non-malignant" in film.DerivationDescription
+    assert (
+        "1 as malignant, 1 as non-malignant (1 malignant seed 7, 2 non_malignant seed 8)"
+        in film.DerivationDescription
+    )
     assert film.ContributingEquipmentSequence[0].SoftwareVersions == MODEL
     assert (film.SmallestImagePixelValue, film.LargestImagePixelValue) == (
         PIXELS.min(),
@@ -197,6 +201,16 @@ def test_film_and_segmentation_refer_to_each_other():
     assert series.SeriesInstanceUID == film.SeriesInstanceUID
     (instance,) = series.ReferencedInstanceSequence
     assert instance.ReferencedSOPInstanceUID == film.SOPInstanceUID
+    (reference,) = film.ReferencedImageSequence
+    assert reference.ReferencedSOPClassUID == masks.SOPClassUID
+    assert reference.ReferencedSOPInstanceUID == masks.SOPInstanceUID
+
+
+def test_sixteen_lesions_with_long_seeds_are_described():
+    seed = 2**31 - 17
+    text = derived_dicom.description(LESIONS[1:] * 16, seed)
+    assert f"16 non_malignant seed {seed + 15})" in text
+    assert len(text) <= 1024  # DICOM's representation ST
 
 
 TYPE_2 = (
@@ -221,7 +235,7 @@ def test_a_film_without_uids_is_taken(keyword, keep_patient):
     source = dicom_films.film()
     film = film_files.read_film(dicom_films.content(source), "F.dcm")
     del film.header[keyword]
-    files = film_files.files_of(film, film.pixels, LESIONS[:1], MODEL, keep_patient)
+    files = film_files.files_of(film, film.pixels, LESIONS[:1], SEED, MODEL, keep_patient)
     assert pydicom.dcmread(io.BytesIO(files[".dcm"])).SOPInstanceUID
 
 
@@ -324,13 +338,13 @@ def test_without_a_dicom_source_it_is_a_secondary_capture_of_nobody():
     assert not any(group(film, 0x0010).values())
     assert film.PatientIdentityRemoved == "YES"
     assert "SourceImageSequence" not in film
-    assert derived_dicom.segmentation(film, LESIONS, MODEL).SyntheticData == "YES"
+    assert derived_dicom.segmentation(film, LESIONS, SEED, MODEL).SyntheticData == "YES"
 
 
 def test_the_masks_come_back_from_the_segmentation(source, tmp_path):
     film = derived_film(source)
     path = tmp_path / "seg.dcm"
-    path.write_bytes(derived_dicom.to_bytes(derived_dicom.segmentation(film, LESIONS, MODEL)))
+    path.write_bytes(derived_dicom.to_bytes(derived_dicom.segmentation(film, LESIONS, SEED, MODEL)))
     masks = hd.seg.segread(path)
     assert masks.SyntheticData == "YES"
     assert [s.segment_label for s in masks.SegmentSequence] == [
@@ -397,7 +411,7 @@ def test_a_validator_finds_no_error_that_the_sample_lacks(
 ):
     found = errors_of(sample_film[0].read_bytes(), tmp_path / "source.dcm")
     film = derived_film(source, keep_patient=keep_patient)
-    masks = derived_dicom.segmentation(film, LESIONS, MODEL)
+    masks = derived_dicom.segmentation(film, LESIONS, SEED, MODEL)
     assert errors_of(derived_dicom.to_bytes(film), tmp_path / "film.dcm") <= found
     assert errors_of(derived_dicom.to_bytes(masks), tmp_path / "seg.dcm") == set()
 
@@ -405,6 +419,6 @@ def test_a_validator_finds_no_error_that_the_sample_lacks(
 @needs_validator
 def test_a_validator_finds_no_error_in_a_film_without_a_source(tmp_path):
     film = derived_film(None)
-    masks = derived_dicom.segmentation(film, LESIONS, MODEL)
+    masks = derived_dicom.segmentation(film, LESIONS, SEED, MODEL)
     for dataset in (film, masks):
         assert errors_of(derived_dicom.to_bytes(dataset), tmp_path / "f.dcm") == set()

@@ -82,7 +82,7 @@ def test_what_goes_in_comes_out(bits, signed, interpretation):
     infilled = film.pixels.copy()
     infilled[10:30, 20:50] = 30_000
     lesions = [FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True)]
-    files = film_files.files_of(film, infilled, lesions, "SavedModel 0123")
+    files = film_files.files_of(film, infilled, lesions, 7, "SavedModel 0123")
     written = pydicom.dcmread(io.BytesIO(files[".dcm"]))
     for keyword in (
         *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
@@ -173,13 +173,13 @@ def test_an_output_that_cannot_be_looked_for_is_named(tmp_path):
     film_files.check_outputs(tmp_path / "free.dcm", [str(tmp_path / "absent")], overwrite=False)
 
 
-def test_the_files_say_where_the_film_is_synthetic(tmp_path):
+def test_the_files_say_where_the_film_is_synthetic_and_of_what_seed(tmp_path):
     lesions = [
         FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True),
         FilmLesion(np.ones((5, 5), bool), 60, 30, malignant=False),
     ]
     film = film_files.read_film(png(PIXELS), "film.png")
-    files = film_files.files_of(film, PIXELS, lesions, "SavedModel 0123")
+    files = film_files.files_of(film, PIXELS, lesions, 7, "SavedModel 0123")
     paths = film_files.write_files(tmp_path / "deep" / "new.dcm", files)
     assert [path.name for path in paths] == ["new_seg.dcm", "new_mask.png", "new.dcm"]
     np.testing.assert_array_equal(pydicom.dcmread(paths[2]).pixel_array, PIXELS)
@@ -188,6 +188,14 @@ def test_the_files_say_where_the_film_is_synthetic(tmp_path):
     expected[60:65, 30:35] = 128
     np.testing.assert_array_equal(cv2.imread(str(paths[1]), cv2.IMREAD_UNCHANGED), expected)
     assert len(list(paths[0].parent.iterdir())) == 3
+    film, masks = (pydicom.dcmread(paths[index]) for index in (2, 0))
+    seeds = "1 malignant seed 7, 2 non_malignant seed 8"
+    assert seeds in film.DerivationDescription
+    assert seeds in PIL.Image.open(paths[1]).text["Comment"]
+    assert [item.SegmentDescription for item in masks.SegmentSequence] == [
+        "Infilled as malignant with seed 7",
+        "Infilled as non_malignant with seed 8",
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

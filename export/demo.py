@@ -10,43 +10,164 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import contextlib
 import pathlib
+import re
+import socket
 import sys
+from collections.abc import Sequence
 
 from absl import flags
+from bokeh.application.application import SessionContext
 from bokeh.document import Document
-from bokeh.server.server import Server
+from bokeh.server.server import BaseServer
+from bokeh.server.tornado import BokehTornado
+from tornado import netutil
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.web import RequestHandler
 
 from cigan_tf import command_line
 from cigan_tf.errors import UserError
+from tfds_ddsm.sources import image_file
 
 from .demo_page import FilmPage
 from .film_infill import FilmInfiller, parse_film_size
 
-# A film of image_file.MAX_PIXELS in base64, and what the message says besides.
-_MAX_MESSAGE_BYTES = 150 * 2**20
+# A film's file in base64, and what the message says besides.
+_MAX_MESSAGE_BYTES = image_file.MAX_FILE_BYTES * 4 // 3 + 2**20
+# Nothing but films is sent to the server, and they come as messages.
+_MAX_REQUEST_BYTES = 2**20
+# What a visitor did is kept so long without a connection, unless others need the room.
+_KEPT_MINUTES = 10
+# Browsers reach the server by these names through a tunnel, at whatever port it has there.
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_ALL_ADDRESSES = ("", "0.0.0.0", "::")
 
 
-def page_server(infill: FilmInfiller, address: str, port: int) -> Server:
-    """Returns a server of the page; raises UserError where the address or port is taken."""
-    template = pathlib.Path(__file__).with_name("demo_page.html.jinja").read_text()
+class Visitors:
+    """The visitors' pages, at most so many: each holds a film.
 
-    def fill(document: Document) -> None:
-        FilmPage(document, infill)
+    Args:
+        infill: the generator for whole films.
+        limit: how many pages there may be.
+    """
+
+    def __init__(self, infill: FilmInfiller, limit: int):
+        self._infill = infill
+        self._limit = limit
+        self._pages: dict[str, tuple[FilmPage, SessionContext]] = {}
+
+    def welcome(self, document: Document) -> None:
+        """Fills a visitor's document with the page, or with the word that there is no room."""
+        context = document.session_context
         document.title = "ciGAN"
-        document.template = template
-
-    try:
-        return Server(
-            {"/": fill},
-            address=address,
-            port=port,
-            websocket_max_message_size=_MAX_MESSAGE_BYTES,
+        document.template = pathlib.Path(__file__).with_name("demo_page.html.jinja").read_text()
+        document.template_variables.update(
+            visit=context.id,
+            has_room=self._has_room(),
+            kept_minutes=_KEPT_MINUTES,
+            max_file_bytes=image_file.MAX_FILE_BYTES,
         )
+        if not document.template_variables["has_room"]:
+            return
+        # Bokeh's own attempts end after 30 s, and cannot read pictures again; the page has others.
+        document.config.update(reconnect_session=False, notify_connection_status=False)
+        self._pages[context.id] = FilmPage(document, self._infill), context
+        document.on_session_destroyed(lambda context: self._forget(context.id))
+
+    def knows(self, visit: str) -> bool:
+        """Returns whether what a visitor did is still there."""
+        return visit in self._pages
+
+    def _has_room(self) -> bool:
+        """Makes room where it can: the visitor goes first who has been away for longest."""
+        if len(self._pages) >= self._limit:
+            away = [
+                (context.session.milliseconds_since_last_unsubscribe, visit)
+                for visit, (_, context) in self._pages.items()
+                if context.session is not None and not context.session.connection_count
+            ]
+            if away:
+                self._forget(max(away)[1])
+        return len(self._pages) < self._limit
+
+    def _forget(self, visit: str) -> None:
+        if visit in self._pages:
+            page, _ = self._pages.pop(visit)
+            page.forget()
+
+
+class _Visit(RequestHandler):
+    """Answers a page that lost its connection whether its work is still there."""
+
+    def initialize(self, visitors: Visitors) -> None:
+        self._visitors = visitors
+
+    def get(self) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.write({"is_kept": self._visitors.knows(self.get_query_argument("visit"))})
+
+
+def page_server(
+    infill: FilmInfiller,
+    address: str,
+    port: int,
+    names: Sequence[str] = (),
+    max_visitors: int = 8,
+) -> tuple[BaseServer, list[str]]:
+    """Returns a server of the page, and the URLs that reach it.
+
+    Args:
+        infill: the generator for whole films.
+        address: to listen at; 0.0.0.0: at all of this machine's.
+        port: to listen at; 0: any free one.
+        names: NAME or NAME:PORT by which browsers reach it, beside those that are known here.
+        max_visitors: how many films may be open at a time.
+
+    Raises:
+        UserError: the address or port is taken, or a name is none.
+    """
+    for name in names:
+        if not re.fullmatch(r"[^/\s:]+(:\d{1,5})?", name):
+            raise UserError(f"origin must be NAME or NAME:PORT of a host. Received: {name!r}.")
+    visitors = Visitors(infill, max_visitors)
+    try:
+        sockets = netutil.bind_sockets(port, address or None)
     except OSError as error:
         raise UserError(
-            f"Nothing can be served at {address}:{port} ({error.strerror}); pass another --port."
+            f"Nothing can be served at {address}:{port} ({error.strerror}); pass another --address "
+            "or --port."
         ) from None
+    port = sockets[0].getsockname()[1]
+    hosts = _own_hosts() if address in _ALL_ADDRESSES else [address]
+    hosts = [f"[{host}]" if ":" in host else host for host in hosts]
+    application = BokehTornado(
+        {"/": visitors.welcome},
+        extra_patterns=[("/visit", _Visit, {"visitors": visitors})],
+        extra_websocket_origins=[
+            *(f"{host}:*" for host in _LOOPBACK),
+            *(f"{host.lower()}:{port}" for host in hosts),
+            *(name.lower() if ":" in name else f"{name.lower()}:*" for name in names),
+        ],
+        websocket_max_message_size_bytes=_MAX_MESSAGE_BYTES,
+        unused_session_lifetime_milliseconds=_KEPT_MINUTES * 60_000,
+    )
+    http_server = HTTPServer(
+        application, max_buffer_size=_MAX_MESSAGE_BYTES, max_body_size=_MAX_REQUEST_BYTES
+    )
+    http_server.add_sockets(sockets)
+    server = BaseServer(IOLoop.current(), application, http_server)
+    return server, [f"http://{host}:{port}/" for host in hosts]
+
+
+def _own_hosts() -> list[str]:
+    """Returns this machine's loopback address, its name and the address of its network."""
+    hosts = ["127.0.0.1", socket.gethostname()]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; an address kept for documentation
+        hosts.append(probe.getsockname()[0])
+    return list(dict.fromkeys(hosts))
 
 
 def main() -> None:
@@ -55,9 +176,11 @@ def main() -> None:
     infill = FilmInfiller(options.saved_model, parse_film_size(options.film_size))
     if infill.scale_warning:
         print(f"warning: {infill.scale_warning}", file=sys.stderr)
-    server = page_server(infill, options.address, options.port)
+    server, urls = page_server(
+        infill, options.address, options.port, options.origin, options.max_visitors
+    )
     server.start()
-    print(f"http://{options.address}:{server.port}/", flush=True)
+    print("\n".join(urls), flush=True)
     server.run_until_shutdown()
 
 
@@ -72,8 +195,25 @@ def run() -> None:
         "HEIGHT,WIDTH that the films of the generator's training were rescaled towards; needed "
         "where the SavedModel does not record it: the film_size of its dataset.",
     )
-    flags.DEFINE_string("address", "127.0.0.1", "Address to serve at; others can reach it.")
+    flags.DEFINE_string(
+        "address",
+        "127.0.0.1",
+        "Address to listen at; with any other than 127.0.0.1, other computers reach the page. "
+        "0.0.0.0: all addresses of this machine.",
+    )
     flags.DEFINE_integer("port", 5006, "Port to serve at; 0: any free one.", 0, 65535)
+    flags.DEFINE_list(
+        "origin",
+        [],
+        "NAME or NAME:PORT by which browsers reach the page, where this machine does not know it: "
+        "of a proxy, or another name of this machine. Tunnels to localhost need none.",
+    )
+    flags.DEFINE_integer(
+        "max_visitors",
+        8,
+        "How many films may be open at a time. Each takes up to 0.4 GB, the sample films little.",
+        1,
+    )
     command_line.run(main)
 
 

@@ -5,7 +5,9 @@ outlines, and all it needs comes with its package. The page talks with `FilmPage
 socket; nothing is written to disk.
 """
 
+import asyncio
 import base64
+import concurrent.futures
 import functools
 import importlib.util
 import io
@@ -17,10 +19,11 @@ from collections.abc import Callable
 import numpy as np
 from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.document import Document
-from bokeh.events import MenuItemClick, Tap
+from bokeh.events import ConnectionLost, DocumentReady, MenuItemClick, Tap
 from bokeh.layouts import column, row
 from bokeh.models import (
     Button,
+    Checkbox,
     ColumnDataSource,
     CustomJS,
     Div,
@@ -32,12 +35,12 @@ from bokeh.models import (
     RangeSlider,
     Select,
     Spinner,
-    UIElement,
 )
 from bokeh.transform import factor_cmap
 
 from cigan_tf.errors import UserError
 from tfds_ddsm import png_file
+from tfds_ddsm.mammogram import Film
 from tfds_ddsm.sources.sample import SampleSource
 
 from . import film_files, outlines, png
@@ -48,12 +51,21 @@ LABELS = ("non_malignant", "malignant")
 _COLORS = ("#3fc1c9", "#ff7849")
 _MOVE, _DRAW, _PLACE = range(3)
 _MAX_DIAMETER_PX = 5000
+_MAX_UNDOS = 50
+_BEFORE, _AFTER, _SIDE_BY_SIDE, _FLICKER = range(4)
+_FLICKER_MS = 500
+_NO_OUTLINES: dict[str, list] = {"xs": [], "ys": [], "label": []}
 _DOWNLOADS = {
     ".dcm": "Film (DICOM)",
     "_seg.dcm": "Lesion masks (DICOM SEG)",
     "_mask.png": "Lesion masks (PNG)",
     "_patches.zip": "Patches and their masks (16-bit PNG, zipped)",
 }
+
+
+# The films of all visitors are worked on here, one after the other: each would take all cores, and
+# the memory of several.
+_WORKER = concurrent.futures.ThreadPoolExecutor(1, "films")
 
 
 def _says_why(method: Callable) -> Callable:
@@ -84,6 +96,9 @@ class FilmPage:
     def __init__(self, document: Document, infill: FilmInfiller):
         self._document = document
         self._infill = infill
+        self._sample_id: str | None = None  # of the open film; None: it came from the visitor
+        self._past: list[dict[str, list]] = []  # outlines before each change of them
+        self._present = _NO_OUTLINES
         self.film: film_files.FilmFile | None = None
         self.infilled: tuple[np.ndarray, list[FilmLesion], list[InfilledLesion]] | None = None
         self._files: dict[str, bytes] | None = None  # of what was infilled; None: not made yet
@@ -92,9 +107,9 @@ class FilmPage:
         self.view = FilmView(document)
         self._build_outlines()
         self._build_controls()
-        document.add_root(self.view.figure)
+        document.add_root(self.view.layout)
         if self._samples:
-            self.sample.value = next(iter(self._samples))
+            self.open_sample(next(iter(self._samples)))
         else:
             self.say("Open a film to begin. Sample films: pip install 'cigan[sample]'.")
 
@@ -108,14 +123,14 @@ class FilmPage:
         film = self._samples.get(film_id)
         if film is None:
             raise UserError(f"There is no sample film {film_id!r}.")
-        path = SampleSource().path(film)
-        self._open(path.read_bytes(), path.name)
+        self._open(_sample_file(film))
+        self._sample_id = film_id
         self.known.disabled = False
 
     @_says_why
     def open_upload(self) -> None:
         """Shows the film of a file that came from the browser."""
-        self._open(*_uploaded(self.upload))
+        self._open(film_files.read_film(*_uploaded(self.upload)))
 
     @_says_why
     def open_shape(self) -> None:
@@ -142,7 +157,9 @@ class FilmPage:
     @_says_why
     def mark_known(self) -> None:
         """Outlines the lesions that the sample marks, so that they can be taken out."""
-        film = self._samples[self.sample.value]
+        if self._sample_id is None:
+            raise UserError("Open one of the sample films first.")
+        film = self._samples[self._sample_id]
         for lesion in SampleSource().real_lesions(film, self.film.pixels.shape):
             self._add_outline(*outlines.outline_of(lesion.mask))
 
@@ -159,10 +176,12 @@ class FilmPage:
         pixels, parts = self._infill(self.film.pixels, lesions, self.seed.value)
         self.infilled, self._files = (pixels, lesions, parts), None
         self.view.show_after(pixels)
-        self.flip.update(active=1, disabled=False)
+        if self.flip.disabled or self.flip.active == _BEFORE:
+            self.flip.active = _AFTER
+        self.flip.disabled = False
         self.download.disabled = False
         warning = off_the_breast(parts) or ""
-        self.say(f"Infilled: {len(lesions)}. Flip between before and after. {warning}".strip())
+        self.say(f"Infilled: {len(lesions)}. Compare before and after. {warning}".strip())
 
     def lesions(self) -> list[FilmLesion]:
         """Returns what the outlines on the film ask for; raises UserError for a broken one."""
@@ -180,11 +199,11 @@ class FilmPage:
             raise UserError("Infill the film first.")
         pixels, lesions, parts = self.infilled
         if ending == "_patches.zip":
-            content = _zipped_patches(parts)
+            content = _zipped_patches(lesions, parts)
         else:
             if self._files is None:  # made once: film and masks refer to each other
                 self._files = film_files.files_of(
-                    self.film, pixels, lesions, self._infill.generator_id
+                    self.film, pixels, lesions, parts[0].seed, self._infill.generator_id
                 )
             content = self._files[ending]
         name = f"{pathlib.PurePath(self.film.name).stem}_synthetic{ending}"
@@ -192,12 +211,20 @@ class FilmPage:
         self.download.tags = [name, next(self._send_number)]
         self.say(f"Sent {name}.")
 
-    def _open(self, data: bytes, name: str) -> None:
-        film = film_files.read_film(data, name)
-        self.film, self.infilled, self._files = film, None, None
+    def forget(self) -> None:
+        """Lets go of the film and of all that was made of it, without a change to the document.
+
+        Another visitor's request may ask for it, which does not hold this document's lock.
+        """
+        self.film, self.infilled, self._files = None, None, None
+        self.view.forget()
+
+    def _open(self, film: film_files.FilmFile) -> None:
+        self.film, self.infilled, self._files, self._sample_id = film, None, None, None
         self.known.disabled = True
         self.clear()
-        self.flip.update(active=0, disabled=True)
+        self._past.clear()
+        self.flip.update(active=_BEFORE, disabled=True)
         self.download.disabled = True
         self.view.show(film.pixels)
         low, high = self.view.window.low, self.view.window.high
@@ -206,17 +233,26 @@ class FilmPage:
         scale = self._infill.scale(film.pixels.shape)
         covered_px = self._infill.patch_size / scale
         self.say(
-            f"{name}: {height} x {width} pixels. The generator's patch covers {covered_px:.0f} of "
-            f"them, both ways. {film.warning or ''}".strip()
+            f"{film.name}: {height} x {width} pixels. The generator's patch covers "
+            f"{covered_px:.0f} of them, both ways. {film.warning or ''}".strip()
         )
 
     def clear(self) -> None:
         """Removes all outlines."""
-        self.outlines.data = {"xs": [], "ys": [], "label": []}
+        self.outlines.data = _copied(_NO_OUTLINES)
 
     def undo(self) -> None:
-        """Removes the last outline."""
-        self.outlines.data = {name: list(v)[:-1] for name, v in self.outlines.data.items()}
+        """Takes back the last change of the outlines."""
+        if not self._past:
+            return
+        self._present = self._past.pop()
+        self.outlines.data = _copied(self._present)
+
+    def _note_outlines(self, attr: str, old, new) -> None:
+        """Keeps what the outlines were, to take the change back."""
+        if len(new["xs"]) != len(self._present["xs"]):
+            self._past = [*self._past, self._present][-_MAX_UNDOS:]
+        self._present = _copied(new)
 
     def _add_outline(self, xs: np.ndarray, ys: np.ndarray) -> None:
         added = {"xs": xs.tolist(), "ys": ys.tolist(), "label": self._label()}
@@ -226,25 +262,44 @@ class FilmPage:
         return LABELS[self.label.active == 1]
 
     def _build_outlines(self) -> None:
-        self.outlines = ColumnDataSource({"xs": [], "ys": [], "label": []}, name="outlines")
-        patches = self.view.figure.patches(
-            "xs",
-            "ys",
-            source=self.outlines,
-            line_color=factor_cmap("label", _COLORS, LABELS),
-            line_width=2,
-            fill_alpha=0,
-            nonselection_line_alpha=1,
-        )
-        self.pen = FreehandDrawTool(renderers=[patches])
+        self.outlines = ColumnDataSource(_copied(_NO_OUTLINES), name="outlines")
+        self.outlines.on_change("data", self._note_outlines)
+        plots = self.view.figure, self.view.beside
+        drawn = [
+            plot.patches(
+                "xs",
+                "ys",
+                source=self.outlines,
+                line_color=factor_cmap("label", _COLORS, LABELS),
+                line_width=2,
+                fill_alpha=0,
+                nonselection_line_alpha=1,
+            )
+            for plot in plots
+        ]
+        self.pen = FreehandDrawTool(renderers=drawn[:1])
         self.view.figure.add_tools(self.pen)
-        self.view.figure.on_event(Tap, self.place)
+        self.outlined = Checkbox(name="outlined", label="Show the outlines", active=True)
+        for plot, renderer in zip(plots, drawn, strict=True):
+            plot.on_event(Tap, self.place)
+            self.outlined.js_link("active", renderer, "visible")
 
     def _build_controls(self) -> None:
-        self.sample = Select(name="sample", title="Sample film", options=list(self._samples))
-        self.sample.on_change("value", lambda attr, old, new: self.open_sample(new))
-        self.upload = FileInput(name="upload", title="Or open one: DICOM, PNG, PGM, TIFF, JPEG")
-        self.upload.on_change("value", lambda attr, old, new: self._soon(self.open_upload))
+        self.sample = Select(
+            name="sample",
+            title="Sample films",
+            options=[("", "Open one ..."), *self._samples],
+            value="",
+        )
+        self.sample.on_change("value", lambda attr, old, new: self._choose_sample(new))
+        self.upload = FileInput(name="upload", title="Or a film: DICOM, PNG, PGM, TIFF, JPEG")
+        self.shape_upload = FileInput(name="shape", title="Or the shape of a mask picture")
+        for widget, opened in (
+            (self.upload, self.open_upload),
+            (self.shape_upload, self.open_shape),
+        ):
+            take = functools.partial(self._take, widget, opened)
+            widget.on_change("filename", lambda attr, old, new, take=take: take())
         self.window = RangeSlider(
             name="window",
             title="Window: black, white",
@@ -268,13 +323,13 @@ class FilmPage:
         self.diameter = Spinner(
             name="diameter", title="Diameter, film pixels", low=1, high=_MAX_DIAMETER_PX, value=250
         )
-        self.shape_upload = FileInput(name="shape", title="Or the shape of a mask picture")
-        self.shape_upload.on_change("value", lambda attr, old, new: self._soon(self.open_shape))
         self.known = Button(name="known", label="Outline the sample's lesions")
         self.known.on_click(self.mark_known)
         undo, clear = Button(name="undo", label="Undo"), Button(name="clear", label="Clear")
         undo.on_click(self.undo)
         clear.on_click(self.clear)
+        fit = Button(name="fit", label="Whole film")
+        fit.on_click(self.view.fit)
         self.label = RadioButtonGroup(
             name="label", labels=["non-malignant: take out", "malignant: put in"], active=1
         )
@@ -282,21 +337,34 @@ class FilmPage:
         self._dip_pen()
         self.seed = NumericInput(name="seed", title="Seed", value=0, low=0, mode="int")
         infill = Button(name="infill", label="Infill", button_type="primary")
-        infill.on_click(self.infill)
+        infill.on_click(lambda: self._work("Infilling ...", self.infill))
         self.flip = RadioButtonGroup(
-            name="flip", labels=["Before", "After"], active=0, disabled=True
+            name="flip",
+            labels=["Before", "After", "Side by side", "Flicker"],
+            active=_BEFORE,
+            disabled=True,
         )
-        self.flip.js_on_change(
-            "active",
-            CustomJS(args={"after": self.view.after}, code="after.visible = this.active == 1"),
+        compare = CustomJS(
+            args={"flip": self.flip, "after": self.view.after, "beside": self.view.beside},
+            code=_COMPARE,
         )
+        self.flip.js_on_change("active", compare)
+        is_there, is_lost = (
+            CustomJS(code=f'dispatchEvent(new Event("{name}"))')
+            for name in ("page-is-there", "connection-is-lost")  # demo_page.html.jinja listens
+        )
+        self._document.js_on_event(DocumentReady, compare, is_there)
+        self._document.js_on_event(ConnectionLost, is_lost)
         self.download = Dropdown(
             name="download",
             label="Download",
             menu=[(text, ending) for ending, text in _DOWNLOADS.items()],
             disabled=True,
         )
-        self.download.on_event(MenuItemClick, lambda event: self.send(event.item))
+        self.download.on_event(
+            MenuItemClick,
+            lambda event: self._work("Sending ...", functools.partial(self.send, event.item)),
+        )
         self.sent = ColumnDataSource({"content": []})
         # The number tells the browser of a file that is sent once more under the same name.
         self._send_number = itertools.count()
@@ -307,35 +375,76 @@ class FilmPage:
             self.sample,
             self.upload,
             self.window,
+            fit,
             self.hand,
             self.diameter,
             self.shape_upload,
             self.label,
-            row(self.known, undo, clear),
+            self.known,
+            row(undo, clear),
+            self.outlined,
             self.seed,
             infill,
             self.flip,
             self.download,
             name="controls",
         )
-        for widget in controls.select({"type": UIElement}):
-            if widget not in (undo, clear):
-                widget.sizing_mode = "stretch_width"
+        for widget in controls.children:
+            widget.sizing_mode = "stretch_width"
+        controls.sizing_mode = "stretch_width"
         self._document.add_root(controls)
 
-    def _soon(self, method: Callable[[], None]) -> None:
-        """Calls a method when all that the browser's message says has been taken in."""
-        self._document.add_next_tick_callback(method)
+    def _choose_sample(self, film_id: str) -> None:
+        if film_id:
+            self.sample.value = ""  # so that the same one can be chosen again
+            self._work("Opening ...", functools.partial(self.open_sample, film_id))
+
+    def _take(self, widget: FileInput, opened: Callable[[], None]) -> None:
+        """Opens the file that arrives; what `clear` makes the browser send is none."""
+        if not widget.filename:
+            return
+
+        def work() -> None:
+            try:
+                opened()
+            finally:
+                widget.clear()  # so that the same one can be chosen again, and is held no longer
+
+        self._work(f"Opening {widget.filename} ...", work)
+
+    def _work(self, saying: str, method: Callable[[], None]) -> None:
+        """Shows a line, and calls a method when all that the browser's message says is taken in.
+
+        Bokeh keeps the document's lock meanwhile: this page's next message waits, other pages work.
+        """
+
+        async def work() -> None:
+            await asyncio.get_running_loop().run_in_executor(_WORKER, method)
+
+        self.say(saying)
+        self._document.add_next_tick_callback(work)
 
     def _dip_pen(self) -> None:
         """Gives the outlines that are drawn from now on the class that is chosen now."""
         self.pen.default_overrides = {"label": self._label()}
 
 
+# Runs in the browser, when another comparison is chosen and when the page is there. The flicker is
+# none of the server's business.
+_COMPARE = f"""
+    clearInterval(window.flicker)
+    beside.visible = flip.active == {_SIDE_BY_SIDE}
+    after.visible = flip.active == {_AFTER}
+    if (flip.active == {_FLICKER})
+      window.flicker = setInterval(
+        () => after.setv({{visible: !after.visible}}, {{sync: false}}), {_FLICKER_MS})
+"""
+
 # Runs in the browser: `this` is the download button.
 _SAVE_AS_FILE = """
     const link = document.createElement("a")
     link.href = URL.createObjectURL(new Blob([sent.data.content[0]]))
+    sent.data = {content: []}
     link.download = this.tags[0]
     link.click()
     setTimeout(() => URL.revokeObjectURL(link.href), 60000)
@@ -349,6 +458,20 @@ def _samples() -> dict:
     return {film.film_id: film for film in SampleSource().index()}
 
 
+@functools.lru_cache(maxsize=2)
+def _sample_file(film: Film) -> film_files.FilmFile:
+    """Returns a sample film, which all visitors share."""
+    path = SampleSource().path(film)
+    read = film_files.read_film(path.read_bytes(), path.name)
+    for array in (read.film.stored, read.pixels):
+        array.flags.writeable = False
+    return read
+
+
+def _copied(outlines_by_name: dict) -> dict[str, list]:
+    return {name: list(outlines_by_name[name]) for name in _NO_OUTLINES}
+
+
 def _uploaded(widget: FileInput) -> tuple[bytes, str]:
     """Returns a file's content and name as the browser sent them."""
     try:
@@ -357,11 +480,12 @@ def _uploaded(widget: FileInput) -> tuple[bytes, str]:
         raise UserError("The file did not arrive whole; open it again.") from None
 
 
-def _zipped_patches(parts: list[InfilledLesion]) -> bytes:
+def _zipped_patches(lesions: list[FilmLesion], parts: list[InfilledLesion]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for number, part in enumerate(parts, 1):
-            archive.writestr(f"patch_{number}.png", png_file.encode(part.patch[..., None]))
+        for number, (lesion, part) in enumerate(zip(lesions, parts, strict=True), 1):
             mask = part.patch_mask.astype(np.uint8) * 255
-            archive.writestr(f"patch_{number}_mask.png", png_file.encode(mask[..., None]))
+            for ending, picture in (("", part.patch), ("_mask", mask)):
+                name = f"patch_{number}_{lesion.label}_seed_{part.seed}{ending}.png"
+                archive.writestr(name, png_file.encode(picture[..., None]))
     return buffer.getvalue()

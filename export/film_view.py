@@ -10,7 +10,15 @@ import cv2
 import numpy as np
 from bokeh.document import Document
 from bokeh.events import RangesUpdate
-from bokeh.models import ColumnDataSource, LinearColorMapper, PanTool, Range1d, WheelZoomTool
+from bokeh.layouts import row
+from bokeh.models import (
+    ColumnDataSource,
+    GlyphRenderer,
+    LinearColorMapper,
+    PanTool,
+    Range1d,
+    WheelZoomTool,
+)
 from bokeh.palettes import Greys256
 from bokeh.plotting import figure
 
@@ -21,57 +29,40 @@ _NO_IMAGES = {"image": [], "x": [], "y": [], "width": [], "height": []}
 
 
 class FilmView:
-    """Shows a film before and after.
+    """Shows a film before and after, over each other or side by side.
 
     Args:
         document: the page.
 
     Attributes:
-        figure: the plot; its coordinates are columns and rows of the film, row 0 on top.
+        layout: both plots, to be put on the page.
+        figure: the plot of the film before and, over it, after; its coordinates are columns and
+            rows of the film, row 0 on top.
+        beside: the plot of the film after alone, with the same ranges; hidden at first.
         window: maps grey levels to black to white; `low` and `high` are the window.
-        pan: the tool that moves the film.
+        pan: the tool that moves the film in `figure`.
         before: the renderer of the film as it was.
-        after: the renderer of the film with its infills.
+        after: the renderer of the film with its infills, over `before`; hidden at first.
     """
 
     def __init__(self, document: Document):
         self._document = document
         self._films: dict[ColumnDataSource, np.ndarray] = {}
         self._refresh_is_due = False
+        self._shows_all = True
         # Of the frame on the screen: a guess, until the browser has drawn it.
         self._size_px = {"inner_width": 600, "inner_height": 800}
-        self.pan = PanTool()
-        zoom = WheelZoomTool()
-        self.figure = figure(
-            name="film",
-            tools=[self.pan, zoom],
-            active_drag=self.pan,
-            active_scroll=zoom,
-            toolbar_location=None,
-            sizing_mode="stretch_both",
-            x_range=Range1d(0, 1),
-            y_range=Range1d(1, 0),
-            background_fill_color="black",
-            x_axis_label="column",
-            y_axis_label="row",
-            min_border=0,
-        )
-        self.figure.grid.visible = False
+        self._ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(1, 0)}
         self.window = LinearColorMapper(palette=Greys256, low=0, high=png.WHITE)
-        self.before, self.after = (
-            self.figure.image(
-                image="image",
-                x="x",
-                y="y",
-                dw="width",
-                dh="height",
-                source=ColumnDataSource(_NO_IMAGES),
-                color_mapper=self.window,
-            )
-            for _ in range(2)
-        )
+        self.figure = self._plot("film")
+        self.beside = self._plot("beside")
+        self.beside.visible = False
+        self.layout = row(self.figure, self.beside, sizing_mode="stretch_both", name="films")
+        self.pan = self.figure.select_one(PanTool)
+        sources = ColumnDataSource(_NO_IMAGES), ColumnDataSource(_NO_IMAGES)
+        self.before, self.after = (self._image(self.figure, source) for source in sources)
         self.after.visible = False
-        self.figure.on_event(RangesUpdate, self._refresh_soon)
+        self._image(self.beside, self.after.data_source)
         for side in self._size_px:
             self.figure.on_change(side, self._resize)
 
@@ -81,33 +72,88 @@ class FilmView:
         self.after.data_source.data = _NO_IMAGES
         low, high = np.percentile(film[::8, ::8], [2, 99.8])
         self.window.update(low=float(low), high=float(max(high, low + 1)))
-        self._fit()
+        self.fit()
 
     def show_after(self, film: np.ndarray) -> None:
         """Adds the same film after infilling, where the view stands."""
         self._films[self.after.data_source] = film
         self._refresh()
 
+    def forget(self) -> None:
+        """Lets go of the films; what the browser shows of them stays."""
+        self._films = {}
+
+    def fit(self) -> None:
+        """Shows the whole film."""
+        if self._films:
+            height, width = self._films[self.before.data_source].shape
+            self.zoom_to((0, height), (0, width))
+            self._shows_all = True
+
     def zoom_to(self, rows: tuple[int, int], columns: tuple[int, int]) -> None:
         """Shows a part of the film, in the middle of the view."""
         width, height = self._size_px.values()
         step = max((rows[1] - rows[0]) / height, (columns[1] - columns[0]) / width)
-        row, column = sum(rows) / 2, sum(columns) / 2
-        self.figure.x_range.update(start=column - step * width / 2, end=column + step * width / 2)
-        self.figure.y_range.update(start=row + step * height / 2, end=row - step * height / 2)
+        self._centre(sum(rows) / 2, sum(columns) / 2, step)
+
+    def _centre(self, row: float, column: float, step: float) -> None:
+        """Shows what lies around a point of the film, at `step` film pixels per screen pixel."""
+        width, height = self._size_px.values()
+        x, y = self._ranges.values()
+        x.update(start=column - step * width / 2, end=column + step * width / 2)
+        y.update(start=row + step * height / 2, end=row - step * height / 2)
+        self._shows_all = False
         self._refresh()
 
-    def _fit(self) -> None:
-        if self._films:
-            height, width = self._films[self.before.data_source].shape
-            self.zoom_to((0, height), (0, width))
+    def _plot(self, name: str) -> figure:
+        pan, zoom = PanTool(), WheelZoomTool()
+        plot = figure(
+            name=name,
+            tools=[pan, zoom],
+            active_drag=pan,
+            active_scroll=zoom,
+            toolbar_location=None,
+            sizing_mode="stretch_both",
+            background_fill_color="black",
+            x_axis_label="column",
+            y_axis_label="row",
+            min_border=0,
+            **self._ranges,
+        )
+        plot.grid.visible = False
+        plot.xaxis.ticker.desired_num_ticks = 4
+        plot.on_event(RangesUpdate, self._refresh_soon)
+        return plot
+
+    def _image(self, plot: figure, source: ColumnDataSource) -> GlyphRenderer:
+        return plot.image(
+            image="image",
+            x="x",
+            y="y",
+            dw="width",
+            dh="height",
+            source=source,
+            color_mapper=self.window,
+        )
 
     def _resize(self, side: str, _, size_px: int) -> None:
+        """Keeps what is looked at in the middle, at its size, when the plot changes its size."""
+        if self._shows_all or not self._ends_are_finite():
+            self._size_px[side] = max(1, size_px)
+            self.fit()
+            return
+        x, y = self._ranges.values()
+        step = abs(x.end - x.start) / self._size_px["inner_width"]
         self._size_px[side] = max(1, size_px)
-        self._fit()
+        self._centre((y.start + y.end) / 2, (x.start + x.end) / 2, step)
+
+    def _ends_are_finite(self) -> bool:
+        ends = [end for span in self._ranges.values() for end in (span.start, span.end)]
+        return all(isinstance(end, int | float) and math.isfinite(end) for end in ends)
 
     def _refresh_soon(self, _) -> None:
         """Waits for the end of a gesture, which changes the ranges many times."""
+        self._shows_all = False
         if not self._refresh_is_due:
             self._refresh_is_due = True
             self._document.add_timeout_callback(self._refresh, _REFRESH_MS)
@@ -120,13 +166,12 @@ class FilmView:
     def _images(self, film: np.ndarray) -> dict[str, list]:
         """Returns the whole film in coarse pixels and, over it, the part in view in fine ones."""
         across, down = self._size_px.values()
-        x, y = self.figure.x_range, self.figure.y_range
-        ends = (y.start, y.end, x.start, x.end)
+        x, y = self._ranges.values()
         rows, columns = (0, film.shape[0]), (0, film.shape[1])
         parts = [_averaged(film, rows, columns, max(film.shape[0] / down, film.shape[1] / across))]
-        if all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
-            rows = _whole_pixels(*sorted(ends[:2]), film.shape[0])
-            columns = _whole_pixels(*sorted(ends[2:]), film.shape[1])
+        if self._ends_are_finite():
+            rows = _whole_pixels(*sorted((y.start, y.end)), film.shape[0])
+            columns = _whole_pixels(*sorted((x.start, x.end)), film.shape[1])
             step = abs(x.end - x.start) / across
             if rows[0] < rows[1] and columns[0] < columns[1]:
                 parts.append(_averaged(film, rows, columns, step))

@@ -58,7 +58,11 @@ MAY_IMPORT = {
 # What of tfds_ddsm reads and rescales films: what puts lesions into whole films does it as the
 # dataset does. The rest of the export, and all that serves patches, knows no films.
 KNOW_FILMS = {
-    "export.demo_page": ("tfds_ddsm.png_file", "tfds_ddsm.sources.sample"),
+    "export.demo": ("tfds_ddsm.sources.image_file",),
+    "export.demo_page": (
+        *("tfds_ddsm.mammogram", "tfds_ddsm.png_file"),
+        "tfds_ddsm.sources.sample",
+    ),
     "export.derived_dicom": ("tfds_ddsm.sources.image_file",),
     "export.film_files": (
         *("tfds_ddsm.mammogram", "tfds_ddsm.png_file"),

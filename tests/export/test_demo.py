@@ -1,18 +1,30 @@
 """The page in a real browser, headless Chromium, as a visitor uses it."""
 
+import asyncio
 import contextlib
 import http.client
+import json
 import os
 import pathlib
+import re
+import select
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
+from tornado.httpclient import AsyncHTTPClient
+from tornado.websocket import websocket_connect
+
+from cigan_tf.errors import UserError
+from export.demo import page_server
+from tests.tfds_ddsm.sources import dicom_films
+from tfds_ddsm.sources.image_file import MAX_FILE_BYTES
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -38,7 +50,7 @@ def server(exported):
     """The command, as a user starts it; yields the port that it says."""
     command = [sys.executable, "-m", "export.demo", f"--saved_model={exported}"]
     process = subprocess.Popen(
-        [*command, "--port=0"],
+        [*command, "--port=0", "--address=0.0.0.0", "--origin=films.example.org,other:81"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -64,6 +76,9 @@ class Visitor:
     def element(self, name, selector):
         return self.driver.execute_script(_ELEMENT, name, selector)
 
+    def is_ready(self):
+        return self.driver.execute_script("return globalThis.Bokeh?.documents[0]?.is_idle")
+
     def click(self, name, selector):
         self.driver.execute_script("arguments[0].scrollIntoView()", self.element(name, selector))
         self.element(name, selector).click()
@@ -77,6 +92,24 @@ class Visitor:
         return self.driver.execute_script(
             f"return Bokeh.documents[0].get_model_by_name(arguments[0]).{expression}", name
         )
+
+    def choose_film(self, name):
+        """Chooses from the list of samples, as a person does who chooses the same one again."""
+        from selenium.webdriver.support.select import Select
+
+        Select(self.element("sample", "select")).select_by_visible_text(name)
+
+    def place(self, x, y):
+        self.click("hand", "button:nth-of-type(3)")
+        before = self.model("outlines", "data.xs.length")
+        self.draw((x, y))
+        self.wait(lambda: self.model("outlines", "data.xs.length") == before + 1)
+
+    def shows_after(self):
+        return self.model("film", "renderers[1].visible")
+
+    def width_px(self, plot):
+        return self.model(plot, "inner_width")
 
     def says(self, text):
         self.wait(lambda: text in self.model("status", "text"))
@@ -108,8 +141,58 @@ class Visitor:
         return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE).astype(int)
 
 
+class Tunnel:
+    """Hands on what reaches a port of its own, until it is cut."""
+
+    def __init__(self, port):
+        self._port = port
+        self._sockets = set()
+        self._listen(0)
+        self.port = self._listener.getsockname()[1]
+
+    def _listen(self, port):
+        self._listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def _accept(self, listener):
+        with contextlib.suppress(OSError):
+            while True:
+                near, far = (
+                    listener.accept()[0],
+                    socket.create_connection(("127.0.0.1", self._port)),
+                )
+                self._sockets |= {near, far}
+                threading.Thread(target=self._pass_on, args=(near, far), daemon=True).start()
+
+    def _pass_on(self, near, far):
+        with contextlib.suppress(OSError, ValueError), near, far:
+            while True:
+                for end in select.select([near, far], [], [])[0]:
+                    data = end.recv(65_536)
+                    if not data:
+                        return
+                    (far if end is near else near).sendall(data)
+
+    def cut(self):
+        for end in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._sockets.clear()
+
+    def mend(self):
+        self._listen(self.port)
+
+
 @pytest.fixture
-def visitor(server, tmp_path):
+def tunnel(server):
+    opened = Tunnel(server)
+    yield opened
+    opened.cut()
+
+
+@pytest.fixture
+def browser(tmp_path):
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -122,13 +205,22 @@ def visitor(server, tmp_path):
     try:
         downloads = {"behavior": "allow", "downloadPath": str(tmp_path)}
         driver.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
-        driver.get(f"http://127.0.0.1:{server}/")
-        person = Visitor(driver)
-        person.wait(lambda: driver.execute_script("return globalThis.Bokeh?.documents.length"))
-        person.says("1-130.dcm: 4432 x 2864 pixels.")
-        yield person
+        yield driver
     finally:
         driver.quit()
+
+
+def visit(driver, port):
+    driver.get(f"http://127.0.0.1:{port}/")
+    person = Visitor(driver)
+    person.wait(person.is_ready)
+    person.says("1-130.dcm: 4432 x 2864 pixels.")
+    return person
+
+
+@pytest.fixture
+def visitor(server, browser):
+    return visit(browser, server)
 
 
 def test_a_lesion_goes_into_the_sample_and_home_as_dicom(visitor, sample_film, tmp_path):
@@ -167,6 +259,103 @@ def test_a_broken_file_is_named_and_the_next_good_one_opens(visitor, tmp_path):
     visitor.says("good.png: 900 x 500 pixels.")
 
 
+def test_the_same_file_and_the_same_sample_open_again(visitor, tmp_path):
+    film = np.random.default_rng(0).integers(0, 65_536, (900, 500), np.uint16)
+    upload = visitor.element("upload", "input")
+    for shape in ((900, 500), (800, 500)):  # the file on disk was mended
+        cv2.imwrite(str(tmp_path / "mine.png"), film[: shape[0]])
+        upload.send_keys(str(tmp_path / "mine.png"))
+        visitor.says("mine.png: {} x {} pixels.".format(*shape))
+        visitor.wait(lambda: visitor.element("upload", "input").get_property("value") == "")
+    for _ in range(2):
+        visitor.place(0.5, 0.5)
+        visitor.choose_film("P_00173_LEFT_CC")
+        visitor.says("1-130.dcm: 4432 x 2864 pixels.")
+        visitor.wait(lambda: visitor.model("outlines", "data.xs.length") == 0)
+
+
+def test_the_largest_films_open_and_what_is_larger_is_not_even_sent(visitor, tmp_path):
+    large = dicom_films.film(np.zeros((6400, 6400), np.uint16), 16)
+    (tmp_path / "large.dcm").write_bytes(dicom_films.content(large))
+    with (tmp_path / "too_large.dcm").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    upload = visitor.element("upload", "input")
+    upload.send_keys(str(tmp_path / "large.dcm"))
+    visitor.says("large.dcm: 6400 x 6400 pixels.")
+    upload.send_keys(str(tmp_path / "too_large.dcm"))
+    visitor.says("too_large.dcm has 102 MB; a film has at most 101 MB.")
+    assert visitor.model("upload", "filename") != "too_large.dcm"
+
+
+def test_two_visitors_have_a_film_each(visitor, tmp_path):
+    film = np.random.default_rng(0).integers(0, 65_536, (900, 500), np.uint16)
+    cv2.imwrite(str(tmp_path / "mine.png"), film)
+    visitor.element("upload", "input").send_keys(str(tmp_path / "mine.png"))
+    visitor.says("mine.png: 900 x 500 pixels.")
+    first = visitor.driver.current_window_handle
+    url = visitor.driver.current_url
+    visitor.driver.switch_to.new_window("tab")
+    second = visit(visitor.driver, int(url.rstrip("/").rpartition(":")[2]))
+    second.place(0.5, 0.5)
+    visitor.driver.switch_to.window(first)
+    assert visitor.model("outlines", "data.xs.length") == 0
+    visitor.says("mine.png: 900 x 500 pixels.")
+
+
+def test_the_work_outlasts_a_lost_connection(browser, tunnel):
+    visitor = visit(browser, tunnel.port)
+    visitor.place(0.36, 0.42)
+    visitor.click("infill", "button")
+    visitor.says("Infilled: 1")
+    banner = browser.find_element("id", "connection")
+    assert not banner.is_displayed()
+    browser.execute_script("window.isOld = true")
+    tunnel.cut()
+    visitor.wait(lambda: "The server does not answer" in banner.text)
+    tunnel.mend()
+    visitor.wait(lambda: not browser.execute_script("return window.isOld"))
+    visitor.wait(visitor.is_ready)
+    assert "session" not in browser.current_url
+    assert visitor.model("outlines", "data.xs.length") == 1
+    visitor.click("infill", "button")
+    visitor.says("Infilled: 1")
+    visitor.wait(lambda: visitor.model("flip", "active") == 1)
+
+
+def test_lost_work_is_said_to_be_lost(browser, tunnel):
+    visitor = visit(browser, tunnel.port)
+    # Another server answers at the same address, which does not know the visit.
+    browser.execute_script(
+        """
+        const answer = JSON.stringify({is_kept: false})
+        globalThis.fetch = async () => new Response(answer)
+        """
+    )
+    tunnel.cut()
+    banner = browser.find_element("id", "connection")
+    visitor.wait(lambda: "and with it the work on this page" in banner.text)
+    tunnel.mend()
+    banner.find_element("tag name", "button").click()
+    visitor.wait(visitor.is_ready)
+    visitor.says("1-130.dcm: 4432 x 2864 pixels.")
+
+
+def test_before_and_after_are_compared_side_by_side_and_by_flicker(visitor):
+    visitor.place(0.36, 0.42)
+    visitor.click("infill", "button")
+    visitor.says("Infilled: 1")
+    visitor.click("flip", "button:nth-of-type(3)")
+    visitor.wait(lambda: visitor.model("beside", "visible") and not visitor.shows_after())
+    visitor.wait(lambda: visitor.width_px("film") == visitor.width_px("beside"))
+    assert 200 < visitor.width_px("film") < 500
+    visitor.click("flip", "button:nth-of-type(4)")
+    for shows_after in (True, False, True):
+        visitor.wait(lambda shows_after=shows_after: visitor.shows_after() == shows_after)
+    visitor.click("flip", "button:nth-of-type(1)")
+    visitor.wait(lambda: not visitor.shows_after() and not visitor.model("beside", "visible"))
+    visitor.wait(lambda: visitor.width_px("film") > 600)
+
+
 @pytest.mark.parametrize("width_px", [360, 1400])
 def test_it_fits_a_narrow_and_a_wide_window(visitor, width_px):
     visitor.driver.execute_cdp_cmd(
@@ -179,6 +368,72 @@ def test_it_fits_a_narrow_and_a_wide_window(visitor, width_px):
     visitor.wait(lambda: visitor.driver.execute_script(overflow) <= 0)
     visitor.wait(lambda: (visitor.film_picture() > 200).mean() < 0.5)
     assert (visitor.film_picture() < 30).mean() > 0.2, "the film's dark background"
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:{port}", 101),
+        ("http://{host}:{port}", 101),
+        ("http://localhost:8888", 101),  # a tunnel
+        ("https://films.example.org", 101),
+        ("http://films.example.org:8080", 101),
+        ("http://other:81", 101),
+        ("http://other:82", 403),
+        ("http://evil.example.org:{port}", 403),  # a name that was turned to this address
+    ],
+)
+def test_pages_are_opened_from_where_the_flags_say(server, origin, status):
+    origin = origin.format(port=server, host=socket.gethostname())
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Origin": origin,
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        "Sec-WebSocket-Protocol": "bokeh, none",
+    }
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server, timeout=60)) as asked:
+        asked.request("GET", "/ws", headers=headers)
+        assert asked.getresponse().status == status
+
+
+def test_who_is_away_for_longest_makes_room(infill):
+    async def body_of(url):
+        return (await AsyncHTTPClient().fetch(url)).body.decode()
+
+    async def stay(url, page):
+        token = re.search(r'"token":"([^"]+)"', page)[1]
+        address = url.replace("http", "ws") + "ws"
+        connection = await websocket_connect(address, subprotocols=["bokeh", token])
+        assert "ACK" in await connection.read_message()
+        return connection
+
+    async def kept(url, pages):
+        visits = [re.search(r'VISIT = "(\w+)"', page)[1] for page in pages]
+        answers = [json.loads(await body_of(f"{url}visit?visit={visit}")) for visit in visits]
+        return [answer["is_kept"] for answer in answers]
+
+    async def visits():
+        server, (url,) = page_server(infill, "127.0.0.1", 0, max_visitors=2)
+        server.start()
+        pages = [await body_of(url)]
+        stays = [await stay(url, pages[0])]
+        pages += [await body_of(url) for _ in range(2)]
+        assert await kept(url, pages) == [True, False, True]
+        stays.append(await stay(url, pages[2]))
+        assert "All places on this page are taken" in await body_of(url)
+        assert await kept(url, pages) == [True, False, True]
+        for connection in stays:
+            connection.close()
+        server.stop()
+
+    asyncio.run(visits())
+
+
+def test_an_origin_that_is_none_is_refused(infill):
+    with pytest.raises(UserError, match="origin must be NAME or NAME:PORT"):
+        page_server(infill, "127.0.0.1", 0, ["http://films.example.org/"])
 
 
 def test_requests_that_are_none_leave_it_standing(server):

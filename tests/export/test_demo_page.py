@@ -55,8 +55,16 @@ def test_a_lesion_is_placed_infilled_and_sent(page):
     (instance,) = segments.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     assert instance.ReferencedSOPInstanceUID == film.SOPInstanceUID
     assert segments.StudyInstanceUID == film.StudyInstanceUID
+    assert film.ReferencedImageSequence[0].ReferencedSOPInstanceUID == segments.SOPInstanceUID
+    assert "1 malignant seed 7" in film.DerivationDescription
     patches = zipfile.ZipFile(io.BytesIO(sent(page, "_patches.zip")))
-    patch = cv2.imdecode(np.frombuffer(patches.read("patch_1.png"), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert patches.namelist() == [
+        "patch_1_malignant_seed_7.png",
+        "patch_1_malignant_seed_7_mask.png",
+    ]
+    patch = cv2.imdecode(
+        np.frombuffer(patches.read(patches.namelist()[0]), np.uint8), cv2.IMREAD_UNCHANGED
+    )
     assert (patch.shape, patch.dtype) == ((32, 32), np.uint16)
 
 
@@ -68,10 +76,25 @@ def test_the_class_is_that_of_the_moment_when_an_outline_is_made(page):
     assert page.outlines.data["label"] == ["non_malignant", "malignant"]
     assert page.pen.default_overrides == {"label": "malignant"}
     assert [lesion.malignant for lesion in page.lesions()] == [False, True]
-    page.undo()
-    assert page.outlines.data["label"] == ["non_malignant"]
+
+
+def test_changes_of_the_outlines_are_taken_back_one_by_one(page):
+    place_disc(page, 1800, 500)
+    place_disc(page, 2800, 600)
+    both = [list(column) for column in page.outlines.data.values()]
     page.clear()
     assert page.lesions() == []
+    page.undo()
+    assert [list(column) for column in page.outlines.data.values()] == both
+    page.undo()
+    assert len(page.lesions()) == 1
+    for _ in range(3):
+        page.undo()
+    assert page.lesions() == []
+    place_disc(page, 1800, 500)
+    page.open_sample("P_00173_LEFT_MLO")
+    page.undo()
+    assert page.lesions() == []  # those of another film do not come back
 
 
 def test_a_shape_is_placed_from_a_mask_picture(page):

@@ -24,7 +24,10 @@ def main() -> None:
     dataset = pydicom.dcmread(io.BytesIO(sys.stdin.buffer.read()))
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     stored, _ = decoder.as_array(dataset, raw=True, decoding_plugin=sys.argv[1])
-    np.save(sys.stdout.buffer, stored, allow_pickle=False)
+    # Not straight to stdout: NumPy asks a buffered file for its position, and a pipe has none.
+    content = io.BytesIO()
+    np.save(content, stored, allow_pickle=False)
+    sys.stdout.buffer.write(content.getbuffer())
 
 
 if __name__ == "__main__":

@@ -161,6 +161,15 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(syntax):
         image_file.decode(with_stream(syntax, grow), "F.dcm")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless])
+def test_decoders_answer_whether_or_not_python_buffers(syntax, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)  # empty: as where it is not set
+    stored = dicom_films.tissue(12)
+    data = dicom_films.encoded(dicom_films.film(stored, 12), syntax)
+    np.testing.assert_array_equal(image_file.decode(data, "F.dcm"), stored)
+
+
 def test_a_decoder_that_does_not_end_is_ended(monkeypatch):
     # CharLS loops for ever on some streams that are cut short, with or without an end marker.
     monkeypatch.setattr(dicom_pixels, "_MAX_DECODING_SECONDS", 0.01)

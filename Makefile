@@ -5,10 +5,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PINNED = --constraint=constraints.txt
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet $(PINNED)
 DATA_DIR = runs/data
-RUN = runs/quickstart
-QUICKSTART_PATCHES = {"name": "quickstart", "source": "sample", "patch_size": 64, \
-  "film_size": [688, 375], "patches_per_class": 4000, "background_share": 0.75, \
-  "simulated_lesions": 8, "difficulty": 0.15}
+# `make quickstart` fine-tunes a preset; with RECIPE=scratch it trains from random weights.
+RECIPE = quickstart
+RUN = runs/$(RECIPE)
+PATCHES_quickstart = "patch_size": 128, "patches_per_class": 1000
+PATCHES_scratch = "patch_size": 64, "patches_per_class": 4000
+SAMPLE_PATCHES = {"name": "$(RECIPE)", "source": "sample", "film_size": [688, 375], \
+  "background_share": 0.75, "simulated_lesions": 8, "difficulty": 0.15, $(PATCHES_$(RECIPE))}
 
 EXPERIMENT = runs/experiment
 EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients": 200, \
@@ -26,13 +29,13 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 
 .PHONY: quickstart test test-lowest experiment lint bench browser docs wheel constraints
 
-# The main job on real films: build the patches, train, export, reload, infill, report.
+# The main job on real films: build the patches, fine-tune, export, reload, infill, report.
 quickstart: .venv/.quickstart
 	@echo "[1/4] Patches of 8 real films, with simulated lesions drawn into their tissue"
 	.venv/bin/tfds build ddsm_patches --imports tfds_ddsm --data_dir=$(DATA_DIR) \
-	  -c '$(QUICKSTART_PATCHES)' > runs/build.log
+	  -c '$(SAMPLE_PATCHES)' > runs/build.log
 	@echo "[2/4] Training; watch it with .venv/bin/tensorboard --logdir=$(RUN)"
-	.venv/bin/python -m cigan_tf.main --flagfile=cigan_tf/flagfiles/quickstart.flags \
+	.venv/bin/python -m cigan_tf.main --flagfile=cigan_tf/flagfiles/$(RECIPE).flags \
 	  --data_dir=$(DATA_DIR) --workdir=$(RUN)
 	@echo "[3/4] Exporting the generator"
 	test -d $(RUN)/saved_model/1 || .venv/bin/python -m export.saved_model --workdir=$(RUN)

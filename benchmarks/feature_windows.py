@@ -1,6 +1,6 @@
 """What windows save of a recipe's own generator step, on its own patches.
 
-    python -m benchmarks.feature_windows --flagfile=cigan_tf/flagfiles/quickstart.flags \
+    python -m benchmarks.feature_windows --flagfile=cigan_tf/flagfiles/scratch.flags \
         --data_dir=runs/data
 
 Two models that differ in --windowed_feature_loss alone take the same steps in turn, pair by pair,

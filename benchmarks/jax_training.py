@@ -16,6 +16,7 @@ the step size does not decay; the run stops where a gradient is not finite, and 
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -44,13 +45,14 @@ def main() -> None:
     training.add_argument("patches", type=pathlib.Path)
     training.add_argument("out", type=pathlib.Path)
     training.add_argument("--seconds", type=float, default=float("inf"), help="of steps at most")
+    training.add_argument("--seed", type=int, help="instead of the configuration's")
     given, flags = parser.parse_known_args()
     if flags and given.command == "train":
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
     if given.command == "pack":
         pack(given.patches, flags)
     else:
-        train(given.patches, given.out, given.seconds)
+        train(given.patches, given.out, given.seconds, given.seed)
 
 
 def pack(path: pathlib.Path, flags: list[str]) -> None:
@@ -100,7 +102,7 @@ def _load(path: pathlib.Path):
     }
 
 
-def train(path: pathlib.Path, out: pathlib.Path, seconds: float) -> None:
+def train(path: pathlib.Path, out: pathlib.Path, seconds: float, seed: int | None = None) -> None:
     """Takes the configured steps, or those of some seconds, and writes both networks' weights."""
     import jax
     import jax.numpy as jnp
@@ -113,6 +115,10 @@ def train(path: pathlib.Path, out: pathlib.Path, seconds: float) -> None:
     if keras.config.backend() != "jax":
         sys.exit(f"Set KERAS_BACKEND=jax. Received: {keras.config.backend()!r}.")
     config, arrays = _load(path)
+    if seed is not None:
+        config = dataclasses.replace(
+            config, training=dataclasses.replace(config.training, seed=seed)
+        )
     if not config.model.composite or config.training.init_from:
         sys.exit("Here a run composites its infills and starts from random weights.")
     settings = config.training

@@ -7,6 +7,7 @@ The classifier that says whether the class shows is a logistic regression on the
 training patches: it costs minutes instead of hours, and judges infills and real patches alike.
 """
 
+import hashlib
 import json
 import pathlib
 
@@ -18,11 +19,12 @@ from sklearn.preprocessing import StandardScaler
 
 from cigan_tf import command_line, flags, input_pipeline, pictures, provenance, workdir
 from cigan_tf.classifier import infill_quality
+from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import drawing, fidelity, memorisation, quality_table, roc
 from cigan_tf.models import CiGAN, presets
 
-_MAX_PATCHES = absl_flags.DEFINE_integer(
+MAX_PATCHES = absl_flags.DEFINE_integer(
     "max_patches", 500, "Test patches that are infilled.", lower_bound=20
 )
 _MAX_TRAINING = absl_flags.DEFINE_integer(
@@ -48,40 +50,22 @@ def main() -> None:
         rows = pictures.comparison_rows(shown, generate, seed)
         pathlib.Path(_PICTURE.value).write_bytes(drawing.comparison_sheet(shown["kind"], rows))
 
-    features = infill_quality.feature_function(config.experiment.quality_features)
+    features = remembering(infill_quality.feature_function(config.experiment.quality_features))
 
-    def of_lesions(patches):
-        window_px = config.model.patch_size
-        return features(fidelity.lesion_window(patches["image"], patches["mask"], window_px))
-
-    real = input_pipeline.drawn_patches(config, test_split, _MAX_PATCHES.value)
-    infills = infill_quality.infilled_patches(config, generate, _MAX_PATCHES.value)
+    real = input_pipeline.drawn_patches(config, test_split, MAX_PATCHES.value)
+    infills = infill_quality.infilled_patches(config, generate, MAX_PATCHES.value)
     for patches in (real, infills):
         provenance.refuse_leaks(
             provenance.of_weights(preset.record), patches["patient_id"].tolist()
         )
-    training = input_pipeline.drawn_patches(config, config.data.train_split, _MAX_TRAINING.value)
-    validation = input_pipeline.drawn_patches(
-        config, config.data.validation_split, _MAX_PATCHES.value
-    )
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
-    classifier.fit(of_lesions(training), training["label"])
-    threshold = roc.sensitivity_at_specificity(
-        validation["label"],
-        classifier.predict_proba(of_lesions(validation))[:, 1],
-        _SPECIFICITY,
-    ).threshold
-    probabilities = {
-        id(patches["image"]): classifier.predict_proba(of_lesions(patches))[:, 1]
-        for patches in (real, infills)
-    }
+    probability, threshold = linear_classifier(config, features)
     patches = infill_quality.TrainingPatches(config)
     quality = infill_quality.judge_infills(
         real,
         infills,
         patches,
         features,
-        lambda images: probabilities[id(images)],
+        probability,
         threshold,
         seed,
         memorisation.calibrate(real, patches, seed),
@@ -95,6 +79,49 @@ def main() -> None:
     path = pathlib.Path(_JSON.value)
     workdir.write_whole(path, json.dumps(record, indent=2) + "\n")
     _print_table(quality_table.read(path))
+
+
+def remembering(features: infill_quality.Features) -> infill_quality.Features:
+    """Returns the same features; those of patches that were seen before are not computed again."""
+    known = {}
+
+    def remembered(images: np.ndarray) -> np.ndarray:
+        key = hashlib.sha256(np.ascontiguousarray(images)).digest()
+        if key not in known:
+            known[key] = features(images)
+        return known[key]
+
+    return remembered
+
+
+def linear_classifier(
+    config: Config, features: infill_quality.Features
+) -> tuple[infill_quality.PatchProbability, float]:
+    """Returns the probability of malignancy by a logistic regression, and its operating point.
+
+    Args:
+        config: names the splits that it learns from and that fix its threshold.
+        features: of patches, which are given as lesion windows.
+    """
+
+    def of_lesions(patches):
+        window_px = config.model.patch_size
+        return features(fidelity.lesion_window(patches["image"], patches["mask"], window_px))
+
+    training = input_pipeline.drawn_patches(config, config.data.train_split, _MAX_TRAINING.value)
+    validation = input_pipeline.drawn_patches(
+        config, config.data.validation_split, MAX_PATCHES.value
+    )
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
+    classifier.fit(of_lesions(training), training["label"])
+
+    def probability(patches):
+        return classifier.predict_proba(of_lesions(patches))[:, 1]
+
+    threshold = roc.sensitivity_at_specificity(
+        validation["label"], probability(validation), _SPECIFICITY
+    ).threshold
+    return probability, threshold
 
 
 def _print_table(table) -> None:

@@ -230,9 +230,10 @@ class TrainingConfig:
     checkpoint_every_steps: int = setting(1000, "Steps between checkpoints.")
     checkpoints_to_keep: int = setting(3, "Checkpoints kept on disk, the newest ones.")
     best_term: str = setting(
-        "feature_loss",
+        "",
         "Term on held-out patches by which the best checkpoint is kept, too: "
-        f"{', '.join(LOSS_TERMS)}; with --evaluated_patches, {' or '.join(HELD_OUT_TERMS)}.",
+        f"{', '.join(LOSS_TERMS)}; with --evaluated_patches, {' or '.join(HELD_OUT_TERMS)}. Empty: "
+        "kid with --evaluated_patches; without them none is kept, since the losses reward blur.",
     )
     held_out_per_kind: int = setting(
         16,
@@ -275,14 +276,14 @@ class TrainingConfig:
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must lie in [0, 1).", **{name: value})
         require(0 <= self.seed < 2**31, "seed must lie in [0, 2**31).", seed=self.seed)
-        require_choice("best_term", self.best_term, LOSS_TERMS + HELD_OUT_TERMS)
+        require_choice("best_term", self.best_term, ("", *LOSS_TERMS, *HELD_OUT_TERMS))
         require(
             self.evaluated_patches == 0 or self.evaluated_patches >= 20,
             "evaluated_patches must be 0 or at least 20.",
             evaluated_patches=self.evaluated_patches,
         )
         require(
-            self.best_term in LOSS_TERMS or self.evaluated_patches > 0,
+            self.best_term in ("", *LOSS_TERMS) or self.evaluated_patches > 0,
             f"best_term {self.best_term!r} is measured only with --evaluated_patches.",
             evaluated_patches=self.evaluated_patches,
         )
@@ -297,6 +298,11 @@ class TrainingConfig:
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.pretraining_steps + self.adversarial_steps
+
+    @property
+    def selecting_term(self) -> str | None:
+        """The term by which the best checkpoint is kept, or None where none is."""
+        return self.best_term or ("kid" if self.evaluated_patches else None)
 
     @property
     def profiled(self) -> tuple[int, int] | None:

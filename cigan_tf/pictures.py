@@ -5,6 +5,8 @@ import numpy as np
 from cigan_tf.randomness import consecutive_seeds, noise_of_seed
 
 COLUMNS = ("original", "input", "same class", "opposite class")
+# One more column where a generator that training began from is shown beside.
+BEFORE = "opposite class before training"
 _GAP_PX = 4
 
 
@@ -29,7 +31,9 @@ def to_8_bit(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     return (255 * np.clip((image - black) / (white - black), 0, 1) + 0.5).astype(np.uint8)
 
 
-def comparison_rows(batch: dict[str, np.ndarray], infill, seed: int) -> list[list[np.ndarray]]:
+def comparison_rows(
+    batch: dict[str, np.ndarray], infill, seed: int, before=None
+) -> list[list[np.ndarray]]:
     """Returns one row per patch: original, input, infill of its class, infill of the opposite.
 
     Args:
@@ -37,24 +41,26 @@ def comparison_rows(batch: dict[str, np.ndarray], infill, seed: int) -> list[lis
         infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1], from the
             noise of `randomness.noise_of_seed`.
         seed: the first patch's seed; the next has the next.
+        before: a function as `infill`, of the generator that training began from.
 
     Returns:
-        N rows of four uint8 [p, p] pictures, the columns of the paper's Fig. 1 and one more.
+        N rows of uint8 [p, p] pictures: `COLUMNS`, those of the paper's Fig. 1 and one more, and
+        `BEFORE` where there is such a generator.
     """
     image, mask, label = batch["image"], batch["mask"], batch["label"]
     seeds = consecutive_seeds(seed, len(label))
     same = np.asarray(infill(image, mask, label, seeds))
-    opposite = np.asarray(infill(image, mask, 1 - label, seeds))
+    infills = [same, np.asarray(infill(image, mask, 1 - label, seeds))]
+    if before is not None:
+        infills.append(np.asarray(before(image, mask, 1 - label, seeds)))
     noise = [noise_of_seed(of_patch, image.shape[1]).numpy() for of_patch in seeds]
     rows = []
-    for original, in_mask, speckle, *infills in zip(
-        image, mask, noise, same, opposite, strict=True
-    ):
+    for original, in_mask, speckle, *infilled in zip(image, mask, noise, *infills, strict=True):
         window = display_window(original)
         # Black to white of this window, so that the noise reads as noise and not as a bright disc.
         speckle = window[0] + speckle * (window[1] - window[0])
         corrupted = np.where(in_mask > 0.5, speckle, original)
-        columns = [original, corrupted, *infills]
+        columns = [original, corrupted, *infilled]
         rows.append([to_8_bit(column[..., 0], window) for column in columns])
     return rows
 

@@ -56,6 +56,7 @@ def tiny_config(data_dir):
             log_every_steps=2,
             picture_every_steps=3,
             checkpoint_every_steps=3,
+            best_term="feature_loss",
         ),
     )
 

@@ -39,9 +39,10 @@ from cigan_tf.exported_generator import ExportedGenerator
 from cigan_tf.input_pipeline import CLASS_NAMES
 from cigan_tf.models import quality_features
 
-# [n, p, p, 1] -> [n, d], and -> [n].
+# Patches [n, p, p, 1] -> [n, d].
 Features = Callable[[np.ndarray], np.ndarray]
-Probability = Callable[[np.ndarray], np.ndarray]
+# Patches, their masks beside them -> [n].
+PatchProbability = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 _BATCH_SIZE = 64
 # Patches of each side; more would take memory and time, not show more.
@@ -121,7 +122,9 @@ def write_infill_quality(
         infilled_patches(config, generator),
         training,
         feature_function(config.experiment.quality_features, classifier),
-        lambda images: classifier.predict(images, batch_size=_BATCH_SIZE, verbose=0)[:, 0],
+        lambda patches: classifier.predict(patches["image"], batch_size=_BATCH_SIZE, verbose=0)[
+            :, 0
+        ],
         threshold,
         seed,
         calibration or memorisation.calibrate(_some(real, seed), training, seed),
@@ -227,7 +230,7 @@ def judge_infills(
     infills: Mapping[str, np.ndarray],
     training: Iterable[Mapping[str, np.ndarray]],
     features: Features,
-    probability: Probability,
+    probability: PatchProbability,
     threshold: float,
     seed: int,
     calibration: memorisation.Calibration,
@@ -244,7 +247,8 @@ def judge_infills(
         training: real patches that the generator was trained on, in chunks that
             `memorisation.nearest_training_patch` takes; with `group` for `in_training`.
         features: of patches [n, p, p, 1], which are given as lesion windows; [n, d].
-        probability: of malignancy by a classifier trained on real patches alone, [n].
+        probability: of malignancy by a classifier trained on real patches alone: from `real` or
+            `infills` to [n].
         threshold: of that classifier, fixed on validation patches.
         seed: of the halves of the real patches and the subsets.
         calibration: of the search for copies, by `memorisation.calibrate`.
@@ -280,6 +284,25 @@ def judge_infills(
             *_changes(infills, seed),
         ],
     }
+
+
+def compare(
+    real: Mapping[str, np.ndarray],
+    infills: Mapping[str, np.ndarray],
+    features: Features,
+    probability: PatchProbability,
+    seed: int,
+) -> list[dict]:
+    """Returns those measures of `judge_infills` that need neither training patches nor a threshold.
+
+    They are the distances and two-sample tests, `class_auc`, and the seams.
+    """
+    consistency = _consistency(real, infills, probability, 0.5, seed)
+    return [
+        *_comparisons(real, infills, features, seed),
+        *(entry for entry in consistency if entry["measure"] == "class_auc"),
+        *_seams(infills),
+    ]
 
 
 def feature_function(source: str, classifier: keras.Model | None = None) -> Features:
@@ -391,11 +414,12 @@ def _auc(found: two_sample.TwoSampleTest | None) -> dict:
     return {"value": found.auc, **found.interval._asdict()}
 
 
-def _consistency(real, infills, probability: Probability, threshold: float, seed) -> list[dict]:
+def _consistency(
+    real, infills, probability: PatchProbability, threshold: float, seed
+) -> list[dict]:
     """Whether the class is recognised; infills should be no easier than real lesions either."""
     of_infills, of_real = (
-        _recognised(patches, probability(patches["image"]), threshold, seed)
-        for patches in (infills, real)
+        _recognised(patches, probability(patches), threshold, seed) for patches in (infills, real)
     )
     return [
         _entry(measure, of_class, side, of_real[measure, of_class])

@@ -1,7 +1,7 @@
 """Figures of the pages, as PNG."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import matplotlib.figure
@@ -36,17 +36,20 @@ def picture(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image)[1].tobytes()
 
 
-def comparison_sheet(kinds: np.ndarray, rows: list[list[np.ndarray]]) -> bytes:
+def comparison_sheet(
+    kinds: np.ndarray, rows: list[list[np.ndarray]], columns: Sequence[str] = pictures.COLUMNS
+) -> bytes:
     """Returns the rows of `pictures.comparison_rows`, the kinds of patches beside each other."""
     names = list(dict.fromkeys(kinds.tolist()))
-    figure = matplotlib.figure.Figure(figsize=(4 * len(names), 5.6), layout="constrained")
+    width_in = len(columns) * len(names)
+    figure = matplotlib.figure.Figure(figsize=(width_in, 5.6), layout="constrained")
     for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         chosen = [row for row, of_kind in zip(rows, kinds, strict=True) if of_kind == kind]
         axes.imshow(pictures.grid(chosen), cmap="gray", interpolation="bicubic")
         axes.set_title(kind.capitalize(), fontsize=13, pad=8)
         width = chosen[0][0].shape[1]
-        centres = (np.arange(len(pictures.COLUMNS)) + 0.5) * width
-        axes.set_xticks(centres, [name.replace(" ", "\n") for name in pictures.COLUMNS])
+        centres = (np.arange(len(columns)) + 0.5) * width
+        axes.set_xticks(centres, [name.replace(" ", "\n") for name in columns])
         axes.set_yticks([])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)

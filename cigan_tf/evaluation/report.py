@@ -6,6 +6,8 @@ Self-contained HTML: every picture is inside the file.
 import json
 import os
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +18,7 @@ from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import drawing, origin, page
-from cigan_tf.exported_generator import ExportedGenerator
+from cigan_tf.exported_generator import ExportedGenerator, PresetGenerator
 from cigan_tf.randomness import consecutive_seeds
 
 _PATCHES_PER_KIND = 5
@@ -46,11 +48,16 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
         )
     split = config.data.validation_split
     batch = input_pipeline.picture_patches(config, split, _PATCHES_PER_KIND)
-    rows = pictures.comparison_rows(batch, generator, config.training.seed)
-    workdir_lib.write_whole(workdir / "infills.png", drawing.comparison_sheet(batch["kind"], rows))
+    before = _began_from(config)
+    columns = (*pictures.COLUMNS, pictures.BEFORE) if before else pictures.COLUMNS
+    rows = pictures.comparison_rows(batch, generator, config.training.seed, before)
+    sheet = drawing.comparison_sheet(batch["kind"], rows, columns)
+    workdir_lib.write_whole(workdir / "infills.png", sheet)
     curves = read_scalars(workdir / workdir_lib.LOG_DIR)
     target = workdir / "report.html"
-    workdir_lib.write_whole(target, _render(workdir, config, generator, batch, rows, curves))
+    workdir_lib.write_whole(
+        target, _render(workdir, config, generator, batch, columns, rows, curves)
+    )
     return target
 
 
@@ -87,6 +94,7 @@ def _render(
     config: Config,
     generator: ExportedGenerator,
     batch: dict[str, np.ndarray],
+    columns: Sequence[str],
     rows: list[list[np.ndarray]],
     curves: dict[str, np.ndarray],
 ) -> str:
@@ -112,7 +120,6 @@ def _render(
             for name, value in origin.of_generator(generator.provenance).items()
             if value is not None
         ],
-        columns=pictures.COLUMNS,
         sections=[
             {
                 "title": "Original, input, infills",
@@ -121,7 +128,7 @@ def _render(
                     "malignant lesion is rebuilt, and taken out; a benign one, and tissue without "
                     "a lesion, is rebuilt, and made malignant."
                 ),
-                "columns": [column.capitalize() for column in pictures.COLUMNS],
+                "columns": [column.capitalize() for column in columns],
                 "rows": described,
             },
             _seed_section(batch, generator, config.training.seed),
@@ -135,6 +142,17 @@ def _render(
         workdir=str(workdir),
         settings=config.to_json(),
     )
+
+
+def _began_from(config: Config) -> PresetGenerator | None:
+    """Returns the preset that the run was fine-tuned from, if it is still there."""
+    if not config.training.init_from:
+        return None
+    try:
+        return PresetGenerator(config.training.init_from)
+    except UserError as error:
+        print(f"warning: infills before training are not shown: {error}", file=sys.stderr)
+        return None
 
 
 def _run_facts(workdir: pathlib.Path) -> list[tuple[str, str]]:

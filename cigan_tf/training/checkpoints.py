@@ -170,6 +170,11 @@ def restore_generator(
     checkpoint = tf.train.Checkpoint(generator=generator, step=step, **parts)
     directory = workdir / CHECKPOINT_DIR / (_BEST_DIR if best else "")
     if not _restore_newest(directory, lambda path: checkpoint.restore(path).expect_partial()):
+        if best:
+            raise UserError(
+                f"The run in {str(workdir)!r} keeps no best checkpoint; train it with "
+                "--evaluated_patches=200, or with a --best_term."
+            )
         raise UserError(
             f"The run in {str(workdir)!r} has no checkpoint yet; train it with --mode=train."
         )

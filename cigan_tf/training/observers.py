@@ -40,7 +40,10 @@ class Silent:
         """Writes pictures, and the signs of collapse that they show."""
 
     def held_out_loss(self, step: int) -> float:
-        """Returns the term by which the best checkpoint is chosen, on held-out patches."""
+        """Returns the term by which the best checkpoint is chosen, on held-out patches.
+
+        Infinity where none is kept.
+        """
         del step
         return float("inf")
 
@@ -158,7 +161,9 @@ class Chief(Silent):
         if self._measures is not None:
             means |= self._measures.measure(self._infill)
         self._writer.write_scalars(step, means)
-        term = self._settings.best_term
+        term = self._settings.selecting_term
+        if term is None:
+            return float("inf")
         if term == "class_auc":  # the only one of which more is better
             return -means["held_out/class_auc"]
         return means[f"held_out/{term}" if term in HELD_OUT_TERMS else f"validation/{term}"]

@@ -49,6 +49,20 @@ def test_rows_ask_for_both_classes_with_the_same_seeds():
     np.testing.assert_allclose(corrupted[~outside], 255 * noise, atol=0.51)
 
 
+def test_what_training_began_from_is_the_last_column():
+    batch = {
+        "image": np.zeros((2, 32, 32, 1), np.float32),
+        "mask": np.ones((2, 32, 32, 1), np.float32),
+        "label": np.array([0, 1], np.int32),
+    }
+    infill, before = (
+        lambda image, mask, label, seed, level=level: np.full_like(image, level) for level in (0, 1)
+    )
+    rows = pictures.comparison_rows(batch, infill, 0, before)
+    assert [len(row) for row in rows] == [len(pictures.COLUMNS) + 1] * 2
+    assert all((row[-1] > row[-2]).all() for row in rows)
+
+
 def test_grid_places_rows_and_columns():
     rows = [[np.full((8, 8), 10 * r + c, np.uint8) for c in range(4)] for r in range(2)]
     picture = pictures.grid(rows)

@@ -34,8 +34,8 @@ def features(images):
     return np.stack([images.mean(axis=(1, 2, 3)), images.std(axis=(1, 2, 3))], axis=1) * 10
 
 
-def probability(images):
-    return np.clip(images[:, 4:11, 5:12].mean(axis=(1, 2, 3)), 0, 1)
+def probability(patches):
+    return np.clip(patches["image"][:, 4:11, 5:12].mean(axis=(1, 2, 3)), 0, 1)
 
 
 def judge(real=None, infills=None, training=None, threshold=0.55, in_training=None):

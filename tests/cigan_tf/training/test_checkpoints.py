@@ -243,6 +243,8 @@ def test_as_many_are_kept_as_asked_for_and_the_best(tiny_config, replace, tmp_pa
 def test_a_run_without_a_checkpoint_is_named(tiny_config, tmp_path):
     with pytest.raises(UserError, match="no checkpoint yet"):
         restore_generator(tmp_path, tiny_config)
+    with pytest.raises(UserError, match="keeps no best checkpoint; train it with --evaluated"):
+        restore_generator(tmp_path, tiny_config, best=True)
 
 
 def test_the_exported_generator_has_the_average_of_its_weights(tiny_config, replace, tmp_path):

@@ -27,7 +27,12 @@ class HardwareConfig:
         False, "Compile losses and gradients, and a classifier's step, with XLA."
     )
     steps_per_execution: int = setting(
-        1, "Steps that TensorFlow takes at most before Python looks in again."
+        0,
+        "Steps that TensorFlow takes at most before Python looks in again; 0: 20 on a GPU or TPU, "
+        "1 on a CPU.",
+    )
+    agree_every_steps: int = setting(
+        10, "Steps from one time to the next that workers ask each other whether one must stop."
     )
     deterministic: bool = setting(
         False, "Same settings, same bits, also after a kill; slower on GPUs."
@@ -37,7 +42,12 @@ class HardwareConfig:
         """Raises UserError for a value that no run can use."""
         require_choice("strategy", self.strategy, STRATEGIES)
         require_choice("mixed_precision", self.mixed_precision, PRECISIONS)
-        require_positive(self, "steps_per_execution", "peer_timeout_s")
+        require_positive(self, "agree_every_steps", "peer_timeout_s")
+        require(
+            self.steps_per_execution >= 0,
+            "steps_per_execution must be 0 or more.",
+            steps_per_execution=self.steps_per_execution,
+        )
         require(
             not (self.deterministic and self.jit_compile),
             "deterministic and jit_compile exclude one another: XLA adds in any order.",

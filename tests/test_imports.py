@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "cigan_tf.masks": [],
     "cigan_tf.losses": [],
     "cigan_tf.randomness": [],
+    "cigan_tf.work_ahead": [],
+    "cigan_tf.accelerators": ["errors", "hardware_config"],
     "cigan_tf.pictures": ["randomness"],
     "cigan_tf.exported_generator": ["errors", "models", "provenance"],
     "cigan_tf.input_pipeline": ["errors", "config", "masks", "randomness", "record_index"],
@@ -29,12 +31,12 @@ MAY_IMPORT = {
     "cigan_tf.provenance": ["errors", "config", "workdir", "input_pipeline", "__version__"],
     "cigan_tf.models": [
         *["errors", "config", "hardware_config", "masks", "losses", "randomness", "provenance"],
-        *["models"],
+        *["models", "accelerators"],
     ],
     "cigan_tf.training": [
         *["errors", "config", "hardware_config", "workdir", "masks", "losses", "pictures"],
         *["randomness", "interruption", "input_pipeline", "models", "provenance", "training"],
-        *["evaluation.fidelity", "evaluation.roc"],
+        *["evaluation.fidelity", "evaluation.roc", "accelerators"],
     ],
     "cigan_tf.evaluation": [
         *["errors", "config", "experiment_config", "workdir", "pictures", "randomness"],
@@ -42,7 +44,7 @@ MAY_IMPORT = {
     ],
     "cigan_tf.classifier": [
         *["errors", "config", "experiment_config", "workdir", "masks", "pictures", "randomness"],
-        *["models"],
+        *["models", "record_index", "work_ahead", "accelerators"],
         *["exported_generator", "interruption", "input_pipeline", "provenance"],
         *["evaluation", "classifier"],
     ],

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cigan_tf import losses, masks, provenance, randomness
+from cigan_tf import accelerators, losses, masks, provenance, randomness
 from cigan_tf.config import (
     FEATURE_LAYERS,
     LOSS_TERMS,
@@ -692,7 +692,7 @@ def build_cigan(config: Config) -> CiGAN:
     model = CiGAN(**_arguments(config, POLICIES[config.hardware.mixed_precision]))
     model.compile(
         jit_compile=config.hardware.jit_compile,
-        steps_per_execution=config.hardware.steps_per_execution,
+        steps_per_execution=accelerators.steps_per_execution(config.hardware),
     )
     model.load_features()
     return model

@@ -1,11 +1,21 @@
 """What the steps run on: one device, all GPUs of a machine, several machines, or a TPU."""
 
-import tensorflow as tf
+import contextlib
+import re
+from collections.abc import Iterator
 
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from cigan_tf import accelerators
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError
+from cigan_tf.errors import Preempted, UserError
 from cigan_tf.hardware_config import HardwareConfig
 from cigan_tf.training import cluster
+
+# How a worker says to the others why it fails, and how they find that in TensorFlow's message.
+_TELL = "ciGAN's worker {index} failed: {reason} [end of its reason]"
+_TOLD = re.compile(r"ciGAN's worker (\d+) failed: (.*?) \[end of its reason\]")
 
 
 def build(config: Config) -> tf.distribute.Strategy:
@@ -17,6 +27,7 @@ def build(config: Config) -> tf.distribute.Strategy:
         UserError: TF_CONFIG is malformed, a worker has not come, no TPU answers, or the batch
             cannot be shared out.
     """
+    accelerators.refuse_xla_where_it_aborts(config.hardware)
     if config.hardware.deterministic:
         tf.config.experimental.enable_op_determinism()
     makers = {
@@ -49,10 +60,50 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return worker(strategy)[0] == 0
 
 
-class Agreement:
-    """What workers decide together, so that none waits for one that has left."""
+@contextlib.contextmanager
+def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Ends all workers within seconds where one of them fails, with its reason.
 
-    def __init__(self, strategy: tf.distribute.Strategy):
+    Without that the others would wait for it in their next communication.
+
+    Raises:
+        UserError: another worker has failed, or can no longer be reached.
+    """
+    index, num_workers = worker(strategy)
+    if num_workers == 1:
+        yield
+        return
+    try:
+        yield
+    except Preempted:
+        raise  # together, as they have agreed
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, tf.errors.OpError):
+            if told := _TOLD.search(reason):
+                raise UserError(f"Worker {told[1]} has failed: {told[2]}") from None
+            if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
+                raise UserError(
+                    "Another worker of TF_CONFIG can no longer be reached; start the same command "
+                    "again on all of them."
+                ) from None
+        with contextlib.suppress(tf.errors.OpError, ValueError):
+            context.context().report_error_to_cluster(
+                tf.errors.ABORTED, _TELL.format(index=index, reason=reason)
+            )
+        raise
+
+
+class Agreement:
+    """What workers decide together, so that none waits for one that has left.
+
+    Args:
+        strategy: of all workers.
+        every_steps: how often they ask each other.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, every_steps: int = 1):
+        self._every_steps = every_steps
         self._alone = worker(strategy)[1] == 1
 
         @tf.function
@@ -61,6 +112,14 @@ class Agreement:
 
         self._total = total
         self._num_replicas = strategy.num_replicas_in_sync
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Returns whether it is time to ask, `num_steps` having led to `step`.
+
+        Asking is a communication among the workers, and waits for the steps under way.
+        """
+        before = step - num_steps
+        return self._alone or step // self._every_steps > before // self._every_steps
 
     def any(self, flag: bool) -> bool:
         """Returns whether the flag is set at one worker at least; every worker must ask."""

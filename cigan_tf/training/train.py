@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Callable
 
 import tensorflow as tf
+from etils import epath
 
 from cigan_tf import input_pipeline, interruption, provenance
 from cigan_tf import workdir as workdir_lib
@@ -34,9 +34,10 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         DivergedError: a loss or gradient was not finite.
         Preempted: SIGTERM or Ctrl-C came; the run is saved.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     strategy = strategies.build(config)
     with contextlib.ExitStack() as stack, strategy.scope():
+        stack.enter_context(strategies.failing_together(strategy))
         interrupted = stack.enter_context(interruption.watch())
         patches = input_pipeline.TrainingInput(config)
         held_out = input_pipeline.picture_patches(
@@ -56,7 +57,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         checkpoints = RunCheckpoints(model, workdir, config, writes=chief)
         checkpoints.restore()
         step = int(model.step.numpy())
-        agreement = strategies.Agreement(strategy)
+        agreement = strategies.Agreement(strategy, config.hardware.agree_every_steps)
         if not agreement.all_equal(step):
             raise UserError(
                 "The workers have found different checkpoints; --workdir must be a folder that "
@@ -75,7 +76,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
                 iterator,
                 checkpoints,
                 observer,
-                lambda: agreement.any(interrupted.requested),
+                lambda *steps: agreement.is_due(*steps) and agreement.any(interrupted.requested),
                 interrupted,
                 config,
             )
@@ -83,9 +84,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
     return model
 
 
-def _start_from_preset(
-    model: CiGAN, workdir: pathlib.Path, config: Config
-) -> presets.Preset | None:
+def _start_from_preset(model: CiGAN, workdir: epath.Path, config: Config) -> presets.Preset | None:
     """Gives a run that begins the weights of its preset, and returns that; None otherwise."""
     if not config.training.init_from or any(
         (workdir / workdir_lib.CHECKPOINT_DIR).glob("ckpt-*.index")
@@ -102,7 +101,7 @@ def _run_steps(
     iterator: tf.data.Iterator,
     checkpoints: RunCheckpoints,
     observer: observers.Silent,
-    stop_requested: Callable[[], bool],
+    stop_requested: Callable[[int, int], bool],
     interrupted: interruption.Interruption,
     config: Config,
 ) -> None:
@@ -114,13 +113,13 @@ def _run_steps(
     model.make_train_function()
     while step < settings.total_steps:
         observer.profile(step)
-        num_steps = min(config.hardware.steps_per_execution, _steps_to_next_event(step, settings))
+        num_steps = min(model.steps_per_execution, _steps_to_next_event(step, settings))
         model.run_steps(iterator, num_steps)
         step += num_steps
         observer.count(num_steps)
 
         last = step == settings.total_steps
-        stop = stop_requested() and not last
+        stop = not last and stop_requested(step, num_steps)
         logs, shows, saves = (
             last or step % every == 0
             for every in (

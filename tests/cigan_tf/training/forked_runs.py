@@ -4,6 +4,8 @@ python forked_runs.py killed CONFIG_JSON FOLDER NUM_KILLS: trains one run undist
 run killed at random moments.
 python forked_runs.py replicated CONFIG_JSON FOLDER: trains the same run on one device, on two
 logical CPUs, and in two processes that give way to one.
+python forked_runs.py failing CONFIG_JSON FOLDER: trains by two workers, of whom the chief finds
+another run in the workdir, and by two of whom the chief is killed.
 
 TensorFlow is imported once, in a process that never starts it; each run is a fork of that process.
 """
@@ -22,7 +24,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
+from cigan_tf.errors import UserError
 from cigan_tf.training.train import train
 
 
@@ -102,6 +106,34 @@ def replicated(config: Config, folder: pathlib.Path) -> None:
     finish(fork(train_eagerly, config, workdir))
 
 
+def failing(config: Config, folder: pathlib.Path) -> None:
+    """Writes why each of two workers failed, and how long the second one waited for the first."""
+    config = on("multi_worker", config)
+    faster = dataclasses.replace(config.training, learning_rate=1.0)
+    workdir_lib.claim(folder / "claimed", dataclasses.replace(config, training=faster))
+    workers = [f"localhost:{port}" for port in free_ports(2)]
+    finish(*(fork(fail_as_worker, workers, i, config, folder / "claimed") for i in range(2)))
+
+    workers = [f"localhost:{port}" for port in free_ports(2)]
+    chief, other = (fork(fail_as_worker, workers, i, config, folder / "killed") for i in range(2))
+    wait_for_progress(folder / "killed", 0, at_most_s=600)
+    os.kill(chief, signal.SIGKILL)
+    killed_at = time.monotonic()
+    finish(other)
+    (folder / "waited_s").write_text(str(time.monotonic() - killed_at))
+
+
+def fail_as_worker(workers: list[str], index: int, config: Config, workdir: pathlib.Path) -> None:
+    """Trains as one of several workers, and writes the line that the run ends with."""
+    try:
+        train_as_worker(workers, index, config, workdir)
+    except UserError as error:
+        workdir.with_name(f"{workdir.name}_{index}.txt").write_text(str(error))
+        # Not TensorFlow's own end, which would wait for the others.
+        os._exit(0)
+    raise AssertionError("the run has not failed")
+
+
 def on(strategy: str, config: Config) -> Config:
     """Returns the configuration for another strategy."""
     return dataclasses.replace(
@@ -134,5 +166,9 @@ def free_ports(count: int) -> list[int]:
 
 if __name__ == "__main__":
     saved_config = Config.from_json(pathlib.Path(sys.argv[2]).read_text())
-    modes = {"killed": killed, "replicated": replicated}
+    modes = {
+        "killed": killed,
+        "replicated": replicated,
+        "failing": failing,
+    }
     modes[sys.argv[1]](saved_config, pathlib.Path(sys.argv[3]), *sys.argv[4:])

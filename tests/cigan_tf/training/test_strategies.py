@@ -46,6 +46,25 @@ def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
     assert len(list((folder / "multi_worker" / "logs").glob("events*"))) == 2
 
 
+def test_a_worker_that_fails_ends_the_others_with_its_reason(tiny_config, replace, forked_runs):
+    config = replace(
+        tiny_config, held_out_per_kind=1, checkpoint_every_steps=2, adversarial_steps=1000
+    )
+    folder = forked_runs("failing", config)
+    chief, other = ((folder / f"claimed_{i}.txt").read_text() for i in range(2))
+    assert "holds a run with other settings (learning_rate" in chief
+    assert other == f"Worker 0 has failed: {chief}"
+    assert "can no longer be reached" in (folder / "killed_1.txt").read_text()
+    assert float((folder / "waited_s").read_text()) < 60
+
+
+def test_workers_ask_each_other_every_few_steps(tiny_config):
+    agreement = strategies.Agreement(strategies.build(tiny_config), every_steps=10)
+    agreement._alone = False
+    due = [step for step in range(3, 61, 3) if agreement.is_due(step, 3)]
+    assert due == [12, 21, 30, 42, 51, 60]
+
+
 def test_a_batch_that_replicas_cannot_share_is_refused(tiny_config, replace, monkeypatch):
     class Three:
         num_replicas_in_sync = 3

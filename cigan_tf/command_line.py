@@ -13,9 +13,11 @@ from cigan_tf.errors import DivergedError, Preempted, UserError
 
 # A shell's code of a command that Ctrl-C ended.
 _CTRL_C = 130
-# Of these file systems TensorFlow brings gs://; TFDS reads datasets from there.
+# Of these file systems TensorFlow brings one.
 _BUCKETS = ("gs", "s3", "s3a", "hdfs", "abfs", "az", "azure", "wasb")
-_READS_BUCKETS = (("data_dir", "gs"),)
+_READABLE = "gs"
+# Flags whose folders may lie there; what is read or written besides are files of this machine.
+_IN_BUCKETS = ("data_dir", "generators", "output_dir", "saved_model", "synthetic_dir", "workdir")
 _RECIPES = pathlib.Path(__file__).with_name("flagfiles")
 
 
@@ -110,9 +112,9 @@ def _expand_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> Iter
 
 
 def _make_paths_local() -> None:
-    """Expands ~ in every flag, which no shell does behind `=`, and refuses buckets.
+    """Expands ~ in every flag, which no shell does behind `=`, and refuses buckets elsewhere.
 
-    No flag that is no path begins with a tilde. Only datasets are read from buckets.
+    No flag that is no path begins with a tilde.
     """
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
@@ -128,8 +130,9 @@ def _make_paths_local() -> None:
 
 def _local(name: str, value: str) -> str:
     scheme, _, rest = value.partition("://")
-    if rest and scheme.lower() in _BUCKETS and (name, scheme) not in _READS_BUCKETS:
-        also = " or in a bucket at gs://" if name in dict(_READS_BUCKETS) else ""
+    in_buckets = name in _IN_BUCKETS
+    if rest and scheme.lower() in _BUCKETS and not (in_buckets and scheme == _READABLE):
+        also = " or in a bucket at gs://" if in_buckets else ""
         raise UserError(
             f"{name} must be on this machine or mounted{also}, {scheme}:// cannot be used here. "
             f"Received: {value!r}."

@@ -3,15 +3,16 @@
 import functools
 import hashlib
 import os
-import pathlib
 
 import numpy as np
 import tensorflow as tf
+from etils import epath
 
 from cigan_tf import provenance
 from cigan_tf.errors import UserError
 from cigan_tf.models import CiGAN, presets
 
+_GRAPH_FILE = "saved_model.pb"
 PROVENANCE_FILE = f"assets.extra/{provenance.FILE_NAME}"
 
 
@@ -36,7 +37,7 @@ class ExportedGenerator:
     kind = "SavedModel"
 
     def __init__(self, path: str | os.PathLike, batch_size: int = 32):
-        self.path = _newest_version(pathlib.Path(path))
+        self.path = _newest_version(epath.Path(path))
         self._batch_size = batch_size
         # The signature's tensors live as long as the object that was loaded.
         self._loaded = tf.saved_model.load(str(self.path))
@@ -124,19 +125,20 @@ def open_generator(source: str | os.PathLike) -> ExportedGenerator | PresetGener
     return ExportedGenerator(source)
 
 
-def weights_sha256(path: pathlib.Path) -> str:
+def weights_sha256(path: epath.Path) -> str:
     """Returns the SHA-256 of a SavedModel's graph and weights, in hexadecimal digits."""
     digest = hashlib.sha256()
-    for file in [path / "saved_model.pb", *sorted(path.glob("variables/*"))]:
+    for file in [path / _GRAPH_FILE, *sorted(path.glob("variables/*"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def _newest_version(path: pathlib.Path) -> pathlib.Path:
+def _newest_version(path: epath.Path) -> epath.Path:
     path = path.expanduser()
-    if (path / "saved_model.pb").is_file():
+    if (path / _GRAPH_FILE).exists():
         return path
-    versions = [p for p in path.glob("*/") if p.name.isdigit() and (p / "saved_model.pb").is_file()]
+    numbered = [p for p in path.iterdir() if p.name.isdigit()] if path.is_dir() else []
+    versions = [version for version in numbered if (version / _GRAPH_FILE).exists()]
     if not versions:
         raise UserError(
             f"There is no SavedModel in {str(path)!r}; export a trained run with "

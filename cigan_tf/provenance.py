@@ -120,7 +120,7 @@ def write_training(
     Raises:
         UserError: the run was trained on a dataset with other records.
     """
-    path = pathlib.Path(workdir) / FILE_NAME
+    path = epath.Path(workdir) / FILE_NAME
     before = read(path)
     if before is None and any((path.parent / workdir_lib.CHECKPOINT_DIR).glob("*")):
         print(
@@ -189,7 +189,7 @@ def read(path: str | os.PathLike) -> dict[str, Any] | None:
         UserError: the file holds something else.
     """
     try:
-        record = json.loads(pathlib.Path(path).read_text())
+        record = json.loads(epath.Path(path).read_text())
         if not isinstance(record, dict) or not {"dataset", "patients"} <= set(record):
             raise ValueError("it has no dataset and patients")
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def read(path: str | os.PathLike) -> dict[str, Any] | None:
 
 def write(path: str | os.PathLike, record: dict[str, Any]) -> None:
     """Writes a record to a file, atomically; its folder must exist."""
-    workdir_lib.write_whole(pathlib.Path(path), json.dumps(record, indent=2) + "\n")
+    workdir_lib.write_whole(path, json.dumps(record, indent=2) + "\n")
 
 
 def require(record: dict[str, Any] | None, path: str | os.PathLike) -> dict[str, Any]:

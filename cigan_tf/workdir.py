@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import pathlib
+import tempfile
 from collections.abc import Iterator
+
+from etils import epath
 
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -39,24 +41,72 @@ _FREE_TO_CHANGE = {
     "peer_timeout_s",
     "jit_compile",
     "steps_per_execution",
+    "agree_every_steps",
     "deterministic",
 }
 
 
-def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file beside its place and renames it there, so that no reader sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        # Some file systems rename before they write: after a power cut the file would be empty.
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+def on_disk(path: str | os.PathLike) -> bool:
+    """Returns whether a path is one of this machine's file systems, not an address like gs://."""
+    return "://" not in os.fspath(path)
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path, wait: bool = False) -> Iterator[bool]:
+def whole_file(path: str | os.PathLike) -> Iterator[epath.Path]:
+    """Yields where to write a file that nobody must see half of: it is renamed once it is whole."""
+    path = epath.Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    yield beside
+    if on_disk(beside):
+        # Some file systems rename before they write: after a power cut the file would be empty.
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes a file as a whole or not at all."""
+    with whole_file(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def local_file(path: str | os.PathLike) -> Iterator[str]:
+    """Yields a file on this machine's disk with the content of a file that may lie in a bucket."""
+    path = epath.Path(path)
+    if on_disk(path):
+        yield os.fspath(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = epath.Path(folder) / path.name
+        local.write_bytes(path.read_bytes())
+        yield os.fspath(local)
+
+
+@contextlib.contextmanager
+def written_locally(path: str | os.PathLike) -> Iterator[str]:
+    """Yields where on this machine's disk to write a file; it is moved to `path` once it is whole.
+
+    For writers that know no buckets.
+    """
+    path = epath.Path(path)
+    if on_disk(path):
+        # The name's end may tell the writer what to write.
+        beside = path.with_name(f".{os.getpid()}.{path.name}")
+        yield os.fspath(beside)
+        beside.replace(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = epath.Path(folder) / path.name
+        yield os.fspath(local)
+        write_whole(path, local.read_bytes())
+
+
+@contextlib.contextmanager
+def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
     """Holds a folder, so that no other process writes into it; the end of the process releases it.
+
+    A bucket has no locks: there every process holds every folder.
 
     Args:
         folder: made if it is missing.
@@ -68,6 +118,10 @@ def lock(folder: pathlib.Path, wait: bool = False) -> Iterator[bool]:
     Raises:
         UserError: the folder cannot be written.
     """
+    folder = epath.Path(folder)
+    if not on_disk(folder):
+        yield True
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("wb")
@@ -83,7 +137,7 @@ def lock(folder: pathlib.Path, wait: bool = False) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def sole_process(workdir: pathlib.Path) -> Iterator[None]:
+def sole_process(workdir: epath.Path) -> Iterator[None]:
     """Holds the folder of a run; raises UserError while another process is at work there."""
     with lock(workdir) as held:
         if not held:
@@ -94,12 +148,12 @@ def sole_process(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def cell_dir(workdir: pathlib.Path, cell: Cell) -> pathlib.Path:
+def cell_dir(workdir: epath.Path, cell: Cell) -> epath.Path:
     """Returns the folder of one classifier of an experiment."""
     return workdir / CLASSIFIER_DIR / cell.arm / (cell.generator or "") / f"seed_{cell.seed}"
 
 
-def claim(workdir: pathlib.Path, config: Config, resume_changed: bool = False) -> None:
+def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> None:
     """Makes the directory a run's own: saves its configuration, or finds the same one there.
 
     Args:
@@ -126,7 +180,7 @@ def claim(workdir: pathlib.Path, config: Config, resume_changed: bool = False) -
         raise UserError(f"The workdir {str(workdir)!r} cannot be written: {error}.") from None
 
 
-def load_config(workdir: pathlib.Path, file_name: str = CONFIG_FILE) -> Config:
+def load_config(workdir: epath.Path, file_name: str = CONFIG_FILE) -> Config:
     """Returns the configuration that the run in `workdir` was started with.
 
     Args:

@@ -8,6 +8,7 @@ import json
 import pathlib
 
 import jinja2
+from etils import epath
 
 from cigan_tf import input_pipeline
 from cigan_tf import workdir as workdir_lib
@@ -30,7 +31,7 @@ _METRICS = {
 
 
 def render(
-    workdir: pathlib.Path,
+    workdir: epath.Path,
     config: Config,
     step: int,
     num_parameters: int,
@@ -87,7 +88,7 @@ def _splits(config: Config) -> dict[str, dict] | None:
         builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     except UserError:
         return None
-    path = pathlib.Path(builder.data_path) / "statistics.json"
+    path = epath.Path(builder.data_path) / "statistics.json"
     stored = json.loads(path.read_text())["splits"] if path.is_file() else {}
     return {
         name: _facts(split.num_examples, stored.get(name, {}))

@@ -12,6 +12,8 @@ _HEADER_BYTES = 26  # signature, length and type of IHDR, width, height, bit dep
 _START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _GREY = 0
+# PNG files that are read or written at once, where TensorFlow has so many threads.
+_AT_ONCE = 64
 
 
 def decode(encoded, name: str, side: int):
@@ -39,13 +41,18 @@ def decode(encoded, name: str, side: int):
             # Not tf.ensure_shape: the graph optimiser lets that fail first, in words of its own.
             return tf.reshape(tf.cast(picture, tf.float32) / WHITE, (side, side, 1))
 
-    return tf.map_fn(decode_one, encoded, fn_output_signature=tf.float32)
+    return _of_each(decode_one, encoded, tf.float32)
 
 
 def encode(grey):
     """Returns float32 [N, p, p, 1] in [0, 1] as N 16-bit PNGs."""
     levels = tf.cast(tf.round(grey * WHITE), tf.uint16)
-    return tf.map_fn(tf.io.encode_png, levels, fn_output_signature=tf.string)
+    return _of_each(tf.io.encode_png, levels, tf.string)
+
+
+def _of_each(function, elements, dtype):
+    """Returns what a function gives for each element; as many at once as there are threads."""
+    return tf.map_fn(function, elements, fn_output_signature=dtype, parallel_iterations=_AT_ONCE)
 
 
 def _header_checks(png, name: str, side: int) -> list:

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from etils import epath
 
 from cigan_tf import command_line, exported_generator, input_pipeline, provenance
 from cigan_tf import workdir as workdir_lib
@@ -47,7 +48,7 @@ def export(
     output_dir: str | os.PathLike,
     best: bool = False,
     other_formats: Sequence[str] = (),
-) -> pathlib.Path:
+) -> epath.Path:
     """Writes the generator of the newest checkpoint, or the best, to `output_dir`/<next version>/.
 
     Signatures, batch size N free, p the patch size:
@@ -76,7 +77,7 @@ def export(
             cannot be written or answers otherwise than the SavedModel; nothing is exported then.
     """
     runtime_formats.require_installed(other_formats)
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     config = workdir_lib.load_config(workdir)
     patches = _patches_to_compare(config) if other_formats else None
     generator, step = checkpoints.restore_generator(workdir, config, best)
@@ -232,7 +233,7 @@ def main() -> None:
     workdir = flags.FLAGS.workdir
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of a trained run.")
-    output_dir = flags.FLAGS.output_dir or pathlib.Path(workdir) / "saved_model"
+    output_dir = flags.FLAGS.output_dir or epath.Path(workdir) / "saved_model"
     formats = [name for name in flags.FLAGS.format if name != "saved_model"]
     print(export(workdir, output_dir, flags.FLAGS.best, formats))
 

@@ -12,6 +12,7 @@ import pathlib
 import jinja2
 import numpy as np
 import tensorflow as tf
+from etils import epath
 from google.protobuf import text_format
 from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
@@ -64,7 +65,7 @@ def write_warmup(version_dir: pathlib.Path, requests: list) -> None:
             writer.write(log.SerializeToString())
 
 
-def write_server_files(output_dir: pathlib.Path, model: str) -> None:
+def write_server_files(output_dir: epath.Path, model: str) -> None:
     """Writes what a server is started with, for the versions that lie in `output_dir`.
 
     Raises:
@@ -78,7 +79,7 @@ def write_server_files(output_dir: pathlib.Path, model: str) -> None:
         raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
 
 
-def _server_files(output_dir: pathlib.Path, model: str) -> dict[str, str]:
+def _server_files(output_dir: epath.Path, model: str) -> dict[str, str]:
     config = models_config(output_dir, model)
     header = "# Written by every export; labels and other settings changed by hand are kept.\n"
     files = {MODELS_CONFIG: header + text_format.MessageToString(config)}
@@ -91,9 +92,7 @@ def _server_files(output_dir: pathlib.Path, model: str) -> dict[str, str]:
     return files
 
 
-def models_config(
-    output_dir: pathlib.Path, model: str
-) -> model_server_config_pb2.ModelServerConfig:
+def models_config(output_dir: epath.Path, model: str) -> model_server_config_pb2.ModelServerConfig:
     """Returns the server's list of models: `model`, and `model`_canary.
 
     Requests to `model`, with the label `stable` or without a version, are answered by the stable

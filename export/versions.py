@@ -10,18 +10,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
+from etils import epath
+
+from cigan_tf import workdir as workdir_lib
 from cigan_tf.errors import UserError
 
 _UNFINISHED = ".writing-"
+# Without it a folder is no SavedModel.
+_GRAPH_FILE = "saved_model.pb"
 # An export takes minutes: what is older was left by one that was killed.
 _ABANDONED_AFTER_S = 24 * 3600
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
-def write_next(
-    output_dir: str | os.PathLike, write: Callable[[pathlib.Path], None]
-) -> pathlib.Path:
+def write_next(output_dir: str | os.PathLike, write: Callable[[pathlib.Path], None]) -> epath.Path:
     """Writes `output_dir`/<next free number>/ atomically; several exports may run at once.
+
+    In a bucket, which renames no folders, files are copied one by one, and last the one without
+    which the folder is no model; of several exports into one bucket each must have ended before the
+    next begins.
 
     Args:
         output_dir: the model's folder; made if it is missing.
@@ -33,9 +40,13 @@ def write_next(
     Raises:
         UserError: `output_dir` cannot be written.
     """
-    output_dir = pathlib.Path(output_dir)
+    output_dir = epath.Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        if not workdir_lib.on_disk(output_dir):
+            with tempfile.TemporaryDirectory() as folder:
+                write(pathlib.Path(folder, "version"))
+                return _upload(pathlib.Path(folder, "version"), output_dir)
         _remove_abandoned(output_dir)
         # A server that watches output_dir looks at numbers only: it never sees this half written.
         unfinished = pathlib.Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=output_dir))
@@ -49,13 +60,24 @@ def write_next(
         raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
 
 
-def _publish(version: pathlib.Path, output_dir: pathlib.Path) -> pathlib.Path:
+def _upload(version: pathlib.Path, output_dir: epath.Path) -> epath.Path:
+    """Copies a finished version into a bucket, under the next number."""
+    target = output_dir / str(max(numbers(output_dir), default=0) + 1)
+    files = [path for path in version.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == _GRAPH_FILE):
+        copy = target / path.relative_to(version).as_posix()
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    return target
+
+
+def _publish(version: pathlib.Path, output_dir: epath.Path) -> epath.Path:
     """Moves a finished version to the next number; another export may take that one meanwhile."""
     number = max(numbers(output_dir), default=0) + 1
     while True:
         target = output_dir / str(number)
         try:
-            version.rename(target)
+            os.rename(version, target)
             return target
         except OSError as error:
             if error.errno not in _TAKEN:
@@ -63,16 +85,19 @@ def _publish(version: pathlib.Path, output_dir: pathlib.Path) -> pathlib.Path:
             number += 1
 
 
-def _remove_abandoned(output_dir: pathlib.Path) -> None:
+def _remove_abandoned(output_dir: epath.Path) -> None:
     for path in output_dir.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(FileNotFoundError):  # its export has just finished
-            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+            if time.time() - os.stat(path).st_mtime > _ABANDONED_AFTER_S:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def locked(output_dir: pathlib.Path) -> Iterator[None]:
+def locked(output_dir: epath.Path) -> Iterator[None]:
     """Waits for other exports that are inside: one at a time changes what versions share."""
+    if not workdir_lib.on_disk(output_dir):
+        yield
+        return
     descriptor = os.open(output_dir, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system that knows no locks
@@ -82,6 +107,6 @@ def locked(output_dir: pathlib.Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def numbers(output_dir: pathlib.Path) -> list[int]:
+def numbers(output_dir: epath.Path) -> list[int]:
     """Returns the versions that a server would find in the folder."""
     return sorted(int(path.name) for path in output_dir.iterdir() if path.name.isdigit())

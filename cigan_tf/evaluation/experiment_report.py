@@ -7,8 +7,9 @@ import collections
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping
+
+from etils import epath
 
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
@@ -26,7 +27,7 @@ QUALITY_DIR = "infill_quality"
 ORIGIN_FILE = "experiment_provenance.json"
 
 
-def write_report(workdir: str | os.PathLike) -> pathlib.Path:
+def write_report(workdir: str | os.PathLike) -> epath.Path:
     """Writes an experiment's tables and page from what its finished classifiers left.
 
     Into `workdir`: table.csv, comparisons.csv, subgroups.csv and variances.csv with every digit,
@@ -45,7 +46,7 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
         UserError: there is no experiment, a classifier has not finished, scores that cannot be
             compared, classifiers of other data or generators than the rest of the table.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     config = workdir_lib.load_config(workdir, workdir_lib.EXPERIMENT_FILE)
     records = origin.read(_folders(workdir, config))
     table = experiment_table(workdir, config)
@@ -58,7 +59,7 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     return target
 
 
-def _folders(workdir: pathlib.Path, config: Config) -> dict[str, list[pathlib.Path]]:
+def _folders(workdir: epath.Path, config: Config) -> dict[str, list[epath.Path]]:
     """Returns the folders of the classifiers of each row of the table."""
     folders = collections.defaultdict(list)
     for cell in config.experiment.cells(config.classifier):
@@ -67,7 +68,7 @@ def _folders(workdir: pathlib.Path, config: Config) -> dict[str, list[pathlib.Pa
     return folders
 
 
-def quality_files(workdir: pathlib.Path, generator: str | None) -> tuple[pathlib.Path, ...]:
+def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Path, ...]:
     """Returns where a generator's measures and pictures of its infills are kept.
 
     Args:
@@ -79,7 +80,7 @@ def quality_files(workdir: pathlib.Path, generator: str | None) -> tuple[pathlib
     return tuple(workdir / QUALITY_DIR / f"{generator}{suffix}" for suffix in (".json", ".png"))
 
 
-def _judged(workdir: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:
+def _judged(workdir: epath.Path) -> tuple[dict[str, epath.Path], dict[str, epath.Path]]:
     """Returns the files of infills' measures and pictures by generator, '' for one without name."""
     names = sorted({path.stem for path in (workdir / QUALITY_DIR).glob("*.*")})
     files = {"": quality_files(workdir, None)}
@@ -88,11 +89,11 @@ def _judged(workdir: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, p
     return _present(measures), _present(shown)
 
 
-def _present(files: Mapping[str, pathlib.Path]) -> dict[str, pathlib.Path]:
+def _present(files: Mapping[str, epath.Path]) -> dict[str, epath.Path]:
     return {name: path for name, path in files.items() if path.exists()}
 
 
-def experiment_table(workdir: pathlib.Path, config: Config) -> ExperimentTable:
+def experiment_table(workdir: epath.Path, config: Config) -> ExperimentTable:
     """Returns the table of the arms and seeds that the configuration names.
 
     Raises:
@@ -122,7 +123,7 @@ def _row_name(arm: str, generator: str | None) -> str:
 
 
 def _render(
-    workdir: pathlib.Path,
+    workdir: epath.Path,
     config: Config,
     table: ExperimentTable,
     records: Mapping[str, dict | None],
@@ -194,7 +195,7 @@ def _setting(value) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _training_seconds(workdir: pathlib.Path, config: Config) -> float:
+def _training_seconds(workdir: epath.Path, config: Config) -> float:
     folders = [
         workdir_lib.cell_dir(workdir, cell) / workdir_lib.LOG_DIR
         for cell in config.experiment.cells(config.classifier)

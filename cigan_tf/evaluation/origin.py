@@ -1,9 +1,10 @@
 """What the numbers of an experiment come from: the records beside its classifiers, short."""
 
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from cigan_tf import provenance
 from cigan_tf import workdir as workdir_lib
@@ -13,7 +14,7 @@ from cigan_tf.errors import UserError
 _SHORT = 12
 
 
-def read(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, dict[str, Any] | None]:
+def read(folders: Mapping[str, Sequence[epath.Path]]) -> dict[str, dict[str, Any] | None]:
     """Returns the record of each row of the table, None where its classifiers have none.
 
     With synthetic patches it has `infills_used`: by class, the mean number over its classifiers.
@@ -91,7 +92,7 @@ def _data_and_code(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _infills_used(folders: Sequence[pathlib.Path]) -> dict[str, float] | None:
+def _infills_used(folders: Sequence[epath.Path]) -> dict[str, float] | None:
     paths = [folder / workdir_lib.INFILLS_USED_FILE for folder in folders]
     used = [json.loads(path.read_text())["used"] for path in paths if path.exists()]
     names = used[0] if used else {}
@@ -102,7 +103,7 @@ def _generator(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return record.get("synthetic") or {}
 
 
-def _refuse_several(found: Mapping[str | None, pathlib.Path], what: str) -> None:
+def _refuse_several(found: Mapping[str | None, epath.Path], what: str) -> None:
     if len(found) > 1:
         first, second = list(found.values())[:2]
         raise UserError(

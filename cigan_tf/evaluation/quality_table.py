@@ -1,7 +1,8 @@
 """How good the infills are: the measures kept in infill_quality.json, as rows for people."""
 
 import json
-import pathlib
+
+from etils import epath
 
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation.table_text import TextTable
@@ -56,7 +57,7 @@ MEASURES = {
 }
 
 
-def read(path: pathlib.Path) -> TextTable:
+def read(path: epath.Path) -> TextTable:
     """Returns the measures with their real floors, each with what it was computed on.
 
     Args:

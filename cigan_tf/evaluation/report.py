@@ -5,12 +5,12 @@ Self-contained HTML: every picture is inside the file.
 
 import json
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+from etils import epath
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cigan_tf import input_pipeline, pictures
@@ -25,7 +25,7 @@ _PATCHES_PER_KIND = 5
 _SEEDS_SHOWN = 4
 
 
-def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> pathlib.Path:
+def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> epath.Path:
     """Writes `workdir`/report.html and infills.png from the run and its exported generator.
 
     Args:
@@ -38,7 +38,7 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
     Raises:
         UserError: the run, the SavedModel or the dataset is missing, or their sizes differ.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     config = workdir_lib.load_config(workdir)
     generator = ExportedGenerator(saved_model or workdir / "saved_model")
     if generator.patch_size != config.model.patch_size:
@@ -61,7 +61,7 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
     return target
 
 
-def read_scalars(logdir: pathlib.Path) -> dict[str, np.ndarray]:
+def read_scalars(logdir: epath.Path) -> dict[str, np.ndarray]:
     """Returns every scalar curve of a TensorBoard folder.
 
     Returns:
@@ -90,7 +90,7 @@ def training_seconds(curves: dict[str, np.ndarray]) -> float:
 
 
 def _render(
-    workdir: pathlib.Path,
+    workdir: epath.Path,
     config: Config,
     generator: ExportedGenerator,
     batch: dict[str, np.ndarray],
@@ -155,7 +155,7 @@ def _began_from(config: Config) -> PresetGenerator | None:
         return None
 
 
-def _run_facts(workdir: pathlib.Path) -> list[tuple[str, str]]:
+def _run_facts(workdir: epath.Path) -> list[tuple[str, str]]:
     """Returns what the first lines of the run said, of where it was trained and on what."""
     try:
         run = json.loads((workdir / workdir_lib.RUN_FILE).read_text())

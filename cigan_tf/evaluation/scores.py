@@ -3,9 +3,9 @@
 import csv
 import dataclasses
 import io
-import pathlib
 
 import numpy as np
+from etils import epath
 
 from cigan_tf import workdir
 from cigan_tf.errors import UserError
@@ -87,7 +87,7 @@ _TYPES = {
 _REQUIRED = tuple(name for name in _COLUMNS if name not in _UNKNOWN)
 
 
-def write(path: pathlib.Path, scores: Scores) -> None:
+def write(path: epath.Path, scores: Scores) -> None:
     """Writes the scores as CSV with a header; probabilities are read back to the last bit."""
     table = io.StringIO()
     # Every text is quoted, so that a comma, a quote or a line break in an id stays part of it.
@@ -97,7 +97,7 @@ def write(path: pathlib.Path, scores: Scores) -> None:
     workdir.write_whole(path, table.getvalue())
 
 
-def read(path: pathlib.Path) -> Scores:
+def read(path: epath.Path) -> Scores:
     """Reads what `write` wrote; the columns may be in any order and others beside them.
 
     Raises:
@@ -105,8 +105,8 @@ def read(path: pathlib.Path) -> Scores:
             short, and all that `Scores` refuses.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+        table = io.StringIO(path.read_bytes().decode("utf-8"), newline="")
+        header, *rows = list(csv.reader(table)) or [[]]
     except FileNotFoundError:
         raise UserError(
             f"There are no scores in {str(path)!r}; run the experiment that writes them."

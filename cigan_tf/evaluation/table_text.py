@@ -3,9 +3,10 @@
 import csv
 import io
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from etils import epath
 
 from cigan_tf import workdir
 from cigan_tf.evaluation import roc
@@ -27,7 +28,7 @@ class TextTable(NamedTuple):
 
 
 def write_csv(
-    folder: pathlib.Path, table: ExperimentTable, origins: Mapping[str, Mapping[str, object]]
+    folder: epath.Path, table: ExperimentTable, origins: Mapping[str, Mapping[str, object]]
 ) -> None:
     """Writes table.csv, comparisons.csv, subgroups.csv and variances.csv; nothing is rounded.
 

@@ -5,14 +5,14 @@ whole; every block carries a checksum, so that damage is found when it is read.
 """
 
 import contextlib
-import pathlib
+import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
+from etils import epath
 
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -48,11 +48,11 @@ class RunCheckpoints:
     def __init__(
         self,
         model: CiGAN,
-        workdir: pathlib.Path,
+        workdir: epath.Path,
         config: Config,
         writes: bool = True,
     ):
-        self.directory = workdir / CHECKPOINT_DIR
+        self.directory = epath.Path(workdir) / CHECKPOINT_DIR
         self._writes = writes
         self._best_loss = tf.Variable(
             float("inf"),
@@ -146,7 +146,7 @@ class RunCheckpoints:
 
 
 def restore_generator(
-    workdir: pathlib.Path, config: Config, best: bool = False
+    workdir: epath.Path, config: Config, best: bool = False
 ) -> tuple[Generator, int]:
     """Returns the generator of a checkpoint and the step at which it was saved.
 
@@ -168,7 +168,7 @@ def restore_generator(
     optimizer.build(generator.trainable_variables)
     parts = {"generator_optimizer": optimizer} if config.training.generator_ema else {}
     checkpoint = tf.train.Checkpoint(generator=generator, step=step, **parts)
-    directory = workdir / CHECKPOINT_DIR / (_BEST_DIR if best else "")
+    directory = epath.Path(workdir) / CHECKPOINT_DIR / (_BEST_DIR if best else "")
     if not _restore_newest(directory, lambda path: checkpoint.restore(path).expect_partial()):
         if best:
             raise UserError(
@@ -183,7 +183,7 @@ def restore_generator(
     return generator, int(step)
 
 
-def _restore_newest(directory: pathlib.Path, restore: Callable) -> bool:
+def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
     """Restores the newest checkpoint that can be read; returns whether there was any."""
     saved = _by_step(directory)
     for path in reversed(saved):
@@ -223,7 +223,7 @@ def _is_damage(error: Exception) -> bool:
     return nameless and any(text in str(error) for text in _DAMAGE_TEXTS)
 
 
-def _by_step(directory: pathlib.Path) -> list[str]:
+def _by_step(directory: epath.Path) -> list[str]:
     """Returns the checkpoints in a folder, the newest last."""
     numbered = {}
     for index in directory.glob("ckpt-*.index"):
@@ -232,18 +232,18 @@ def _by_step(directory: pathlib.Path) -> list[str]:
     return [numbered[step] for step in sorted(numbered)]
 
 
-def _remove_all_but(kept: list[str], directory: pathlib.Path) -> None:
+def _remove_all_but(kept: list[str], directory: epath.Path) -> None:
     """Removes checkpoints that were whole, but not yet listed, when a process was killed."""
     for path in set(_by_step(directory)) - set(kept):
-        for file in directory.glob(f"{pathlib.Path(path).name}.*"):
+        for file in directory.glob(f"{os.path.basename(path)}.*"):
             file.unlink()
 
 
-def _remove_unfinished(directory: pathlib.Path) -> None:
+def _remove_unfinished(directory: epath.Path) -> None:
     """Removes what a process that was killed while it saved, or a full disk, left behind."""
     for leftover in directory.glob("ckpt-*"):
         if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
+            leftover.rmtree(missing_ok=True)
         elif not leftover.with_suffix(".index").exists():
             leftover.unlink(missing_ok=True)
 

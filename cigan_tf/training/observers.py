@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import pathlib
 import sys
 import time
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tqdm
+from etils import epath
 
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import HELD_OUT_TERMS, Config
@@ -67,7 +67,7 @@ class Chief(Silent):
         config: the run's settings.
     """
 
-    def __init__(self, model: CiGAN, held_out: dict, workdir: pathlib.Path, config: Config):
+    def __init__(self, model: CiGAN, held_out: dict, workdir: epath.Path, config: Config):
         self._model = model
         self._settings = config.training
         self._held_out = _interleaved_batches(

@@ -90,7 +90,7 @@ def test_a_tilde_is_the_home_folder_in_every_flag_and_argument(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--workdir=gs://b/x", "f"], "workdir must be on this machine or mounted, gs:// cannot"),
+        (["--server=gs://b/x", "f"], "server must be on this machine or mounted, gs:// cannot"),
         (["--generators=a,s3://b/x", "f"], "generators must be .* s3:// cannot"),
         (["--data_dir=s3://b/x", "f"], "mounted or in a bucket at gs://, s3:// cannot"),
         (["gs://b/film.dcm"], "argument must be .* Received: 'gs://b/film.dcm'"),
@@ -103,6 +103,7 @@ def test_buckets_are_refused_in_one_line(given, message):
     assert re.search(message, line)
 
 
-def test_datasets_are_read_from_buckets_and_servers_have_addresses():
-    finished = run_with_paths("--data_dir=gs://b/x", "--server=http://localhost:1", "film.dcm")
+def test_runs_and_datasets_lie_in_buckets_and_servers_have_addresses():
+    in_buckets = ("--data_dir=gs://b/x", "--workdir=gs://b/y")
+    finished = run_with_paths(*in_buckets, "--server=http://localhost:1", "film.dcm")
     assert finished.stdout.splitlines()[0].endswith("gs://b/x film.dcm")

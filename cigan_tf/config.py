@@ -48,9 +48,6 @@ class DataConfig:
         "share is part of every larger one.",
     )
     batch_size: int = setting(8, "Patches per step, over all replicas; even: half of each class.")
-    shuffle_buffer_patches: int = setting(
-        2000, "Patches per class among which a classifier's next is drawn."
-    )
     random_flips: bool = setting(
         False, "Mirror and transpose patch and mask at random: 8 orientations of every lesion."
     )
@@ -76,11 +73,6 @@ class DataConfig:
             self.batch_size >= 2 and self.batch_size % 2 == 0,
             "batch_size must be an even number of patches, half of each class.",
             batch_size=self.batch_size,
-        )
-        require(
-            self.shuffle_buffer_patches >= 1,
-            "shuffle_buffer_patches must be at least 1.",
-            shuffle_buffer_patches=self.shuffle_buffer_patches,
         )
 
 

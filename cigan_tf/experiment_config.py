@@ -11,7 +11,7 @@ from cigan_tf.settings import require, require_choice, require_positive, setting
 
 CLASSIFIER_NETWORKS = ("resnet50", "vgg16")
 TRAINABLE_PARTS = ("all", "last", "none")
-SYNTHETIC_USES = ("none", "mixed", "pretraining", "only")
+SYNTHETIC_USES = ("none", "mixed", "on_the_fly", "pretraining", "only")
 # Names of arms and generators become names of folders.
 _NAME = r"[A-Za-z0-9][\w.-]*"
 REAL_SHARE_READINGS = ("share_x1.2", "synthetic_x0.8", "plus_20_points")
@@ -45,8 +45,10 @@ class ClassifierConfig:
     max_scale: float = setting(1.25, "Largest magnification of a lesion.")
     synthetic_use: str = setting(
         "none",
-        "Infilled patches: 'none'; 'mixed' with real ones by real_share_reading; 'pretraining', "
-        "they alone first and then real ones alone; 'only', and no real ones.",
+        "Infilled patches: 'none'; 'mixed' with real ones by real_share_reading; 'on_the_fly', "
+        "likewise, but made while the classifier is trained, others in each pass through the "
+        "patches, and not stored; 'pretraining', they alone first and then real ones alone; 'only',"
+        " and no real ones.",
     )
     real_share_reading: str = setting(
         "share_x1.2",
@@ -70,7 +72,9 @@ class ClassifierConfig:
         "its classifier of the same seed confirms. Empty: all.",
     )
     synthetic_dir: str = setting(
-        "", "Synthetic set that --mode=infill wrote; empty: WORKDIR/synthetic."
+        "",
+        "Synthetic set that --mode=infill wrote; empty: WORKDIR/synthetic. Where synthetic_use is "
+        "'on_the_fly', the exported generator; empty: WORKDIR/saved_model.",
     )
     patient_share: float = setting(
         1.0,
@@ -137,10 +141,28 @@ class ClassifierConfig:
             patient_share=self.patient_share,
         )
 
+        require(
+            not self.infills_on_the_fly or (self.synthetic_per_real == 1 and not self.confirmed_by),
+            "synthetic_per_real and confirmed_by choose among stored infills; with synthetic_use="
+            "on_the_fly leave them out.",
+            synthetic_per_real=self.synthetic_per_real,
+            confirmed_by=self.confirmed_by,
+        )
+
     @property
     def needs_synthetic(self) -> bool:
         """Whether infilled patches are among those trained on."""
         return self.synthetic_use != "none"
+
+    @property
+    def infills_on_the_fly(self) -> bool:
+        """Whether they are made during the training; otherwise they come from a stored set."""
+        return self.synthetic_use == "on_the_fly"
+
+    @property
+    def infills_folder(self) -> str:
+        """Name of the folder in a run's workdir that infills come from."""
+        return "saved_model" if self.infills_on_the_fly else "synthetic"
 
     @property
     def confirming_arm(self) -> str | None:

@@ -105,6 +105,9 @@ class TrainingInput:
     Args:
         config: which dataset, and `config.training.seed`, from which the order follows.
 
+    Attributes:
+        index: of the split.
+
     Raises:
         UserError: the dataset cannot be read, or the split lacks a class or lesions.
     """
@@ -123,7 +126,7 @@ class TrainingInput:
         self._lenders = self._shuffled(
             chosen & index.has_lesion, "lesion_masks", where, "patch with a lesion"
         )
-        self._records = Records(builder, index)
+        self.index, self._records = index, Records(builder, index)
 
     def batches(
         self, first_step: int = 0, worker: int = 0, num_workers: int = 1
@@ -155,7 +158,7 @@ class TrainingInput:
         # AutoGraph would take most of the time to the first batch, and finds nothing to convert.
         @tf.autograph.experimental.do_not_convert
         def to_example(number, record, lenders):
-            example = self._records.with_mask(record, lenders, patch_size)[1]
+            _, example, _ = self._records.with_mask(record, lenders, patch_size)
             seed = (self._seed, _STREAMS.index("augmentation"))
             seeds = tf.random.split(tf.random.fold_in(seed, number), 4)
             if data.random_flips:
@@ -266,7 +269,7 @@ def _read(
 
     @tf.autograph.experimental.do_not_convert
     def to_example(record, lenders):
-        patch, example = records.with_mask(record, lenders, config.model.patch_size)
+        patch, example, _ = records.with_mask(record, lenders, config.model.patch_size)
         names = ("patient_id", "film_id", "lesion_type", "simulated")
         return {**example, **{name: patch[name] for name in names}}
 
@@ -330,17 +333,26 @@ class Records:
         """Returns the mask of a record with a lesion, still PNG, without reading the record."""
         return self._masks[record]
 
-    def with_mask(self, record: tf.Tensor, lenders: tf.Tensor, patch_size: int):
-        """Returns a record as `read`, and decoded with a lesion mask in it.
+    def with_mask(
+        self,
+        record: tf.Tensor,
+        lenders: tf.Tensor,
+        patch_size: int,
+        keeps_own: Callable = lambda patch: patch["has_lesion"],
+    ):
+        """Returns a record as `read`, the same decoded with a lesion mask in it, and whose that is.
 
-        Synthesis needs a mask in every patch (the paper, 3.2). One without a lesion has the first
-        of the lenders' that lies on its tissue, or else the one with the largest share of it.
+        Synthesis needs a mask in every patch (the paper, 3.2). One that does not keep its own has
+        the first of the lenders' that lies on its tissue, or else the one with the largest share
+        of it.
 
         Args:
             record: which.
             lenders: records with a lesion, [candidates].
             patch_size: side of a patch in pixels.
+            keeps_own: says of a patch whether it keeps its own mask; those with a lesion do.
         """
+        record, lenders = tf.convert_to_tensor(record), tf.convert_to_tensor(lenders)
         patch = self.read(record)
         example = decode(patch, patch_size)
 
@@ -353,16 +365,17 @@ class Records:
         def borrowed():
             first = lent(lenders[0])
             lies_on_tissue = tissue_share(first) >= masks.MIN_TISSUE_SHARE
-            return tf.cond(lies_on_tissue, lambda: first, best_of_all)
+            return tf.cond(lies_on_tissue, lambda: (first, lenders[0]), best_of_all)
 
         def best_of_all():
             signature = tf.TensorSpec((patch_size, patch_size, 1), tf.float32)
             decoded = tf.map_fn(lent, lenders, fn_output_signature=signature)
             # argmax takes the first of equal ones.
-            return decoded[tf.argmax(tf.minimum(tissue_share(decoded), masks.MIN_TISSUE_SHARE))]
+            best = tf.argmax(tf.minimum(tissue_share(decoded), masks.MIN_TISSUE_SHARE))
+            return decoded[best], lenders[best]
 
-        mask = tf.cond(patch["has_lesion"], lambda: example["mask"], borrowed)
-        return patch, {**example, "mask": mask}
+        mask, donor = tf.cond(keeps_own(patch), lambda: (example["mask"], record), borrowed)
+        return patch, {**example, "mask": mask}, donor
 
 
 def encoded_patches(
@@ -390,7 +403,9 @@ def encoded_patches(
     patches = builder.as_dataset(
         split=split,
         decoders=_UNDECODED,
-        read_config=tfds.ReadConfig(try_autocache=False, skip_prefetch=True, add_tfds_id=True),
+        read_config=tfds.ReadConfig(
+            interleave_cycle_length=1, try_autocache=False, skip_prefetch=True, add_tfds_id=True
+        ),
     )
     if patient_share < 1:
         patches = patches.filter(lambda patch: in_share(patch["patient_id"], patient_share))
@@ -492,11 +507,6 @@ def _change_exposure(example, seed, max_gamma: float):
     """Raises the grey levels to a power, as likely below 1 as above; 0 and 1 stay."""
     log_gamma = tf.random.stateless_uniform((), seed, -1, 1) * math.log(max_gamma)
     return {**example, "image": example["image"] ** tf.exp(log_gamma)}
-
-
-def seeds_of_draws(seed: int) -> tf.data.Dataset:
-    """Returns endless pairs for stateless draws; unlike a generator they can be checkpointed."""
-    return tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
 
 
 def require_some(chosen: np.ndarray, where: str, what: str) -> None:

@@ -24,7 +24,7 @@ from etils import epath
 from cigan_tf.errors import UserError
 
 _FOLDER = "record_index"
-_FORMAT = 1
+_FORMAT = 2
 
 # A TFRecord is its data's length (uint64), that length's checksum (uint32), the data, and the
 # data's checksum (uint32).
@@ -34,6 +34,8 @@ _FOOTER = struct.Struct("<I")
 _FACTS = {
     **{name: tf.io.FixedLenFeature((), tf.int64) for name in ("label", "lesion_type", "simulated")},
     **{name: tf.io.FixedLenFeature((), tf.string) for name in ("patient_id", "film_id", "mask")},
+    # Of synthetic sets alone.
+    "infill": tf.io.FixedLenFeature((), tf.int64, default_value=0),
 }
 # A damaged length may be any number, and a seek takes no more.
 _MOST_BYTES = 2**40
@@ -52,10 +54,11 @@ class RecordIndex:
         length: of its data in bytes, uint64 [n].
         checksum: of its data, as the file records it, uint32 [n].
         label: 0 non-malignant, 1 malignant, int64 [n].
-        has_lesion: bool [n].
+        lesion_type: as the dataset numbers its types, 0 without a lesion, int64 [n].
         simulated: whether the lesion was drawn, bool [n].
         patient_id: bytes [n].
         film_id: bytes [n].
+        infill: in a synthetic set, which infill of its patch this is, from 0; int64 [n].
         masks: the PNG masks of all lesions, one after the other, uint8 [bytes]. A mask is a
             hundredth of its patch, and most patches without a lesion need one of another record.
         mask_end: where a record's mask ends there and the next one's begins, int64 [n].
@@ -67,12 +70,26 @@ class RecordIndex:
     length: np.ndarray
     checksum: np.ndarray
     label: np.ndarray
-    has_lesion: np.ndarray
+    lesion_type: np.ndarray
     simulated: np.ndarray
     patient_id: np.ndarray
     film_id: np.ndarray
+    infill: np.ndarray
     masks: np.ndarray
     mask_end: np.ndarray
+
+    @property
+    def has_lesion(self) -> np.ndarray:
+        """Which records have a lesion, bool [n]."""
+        return self.lesion_type > 0
+
+    def patch_ids(self) -> list[bytes]:
+        """Returns the id that TFDS gives to each record: its file and its place there."""
+        names = [os.path.basename(file) for file in self.files]
+        first = np.searchsorted(self.file_number, np.arange(len(names)))
+        places = np.arange(len(self.label)) - first[self.file_number]
+        pairs = zip(self.file_number.tolist(), places.tolist(), strict=True)
+        return [f"{names[number]}__{place}".encode() for number, place in pairs]
 
     def mask_png(self) -> list[bytes]:
         """Returns the mask of each record as PNG, of those without a lesion nothing."""
@@ -178,11 +195,11 @@ def _scan(files: tuple[str, ...], split: str) -> dict[str, np.ndarray]:
                     columns[name].append(values)
                 progress.update(len(values))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    has_lesion = joined["lesion_type"] > 0
-    masks = [png if lesion else b"" for png, lesion in zip(joined["mask"], has_lesion, strict=True)]
+    lesions = zip(joined["mask"], joined["lesion_type"], strict=True)
+    masks = [png if lesion_type else b"" for png, lesion_type in lesions]
+    as_stored = ("file_number", "start", "length", "checksum", "label", "lesion_type", "infill")
     return {
-        **{name: joined[name] for name in ("file_number", "start", "length", "checksum", "label")},
-        "has_lesion": has_lesion,
+        **{name: joined[name] for name in as_stored},
         "simulated": joined["simulated"] > 0,
         # Objects become bytes of one width: an index holds nothing that is unpickled.
         **{name: joined[name].astype(np.bytes_) for name in ("patient_id", "film_id")},

@@ -1,96 +1,204 @@
-"""Batches of the classifier: real and synthetic patches mixed, the classes in turn."""
+"""Batches of the classifier: real and synthetic patches mixed, the classes in turn.
+
+What is in a batch follows from the seed and the step's number, as in ciGAN's training: the place in
+the input is a number.
+"""
 
 import collections
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from cigan_tf import input_pipeline
-from cigan_tf.classifier import synthetic_set
+from cigan_tf.classifier import mixing
 from cigan_tf.classifier.augmentation import augment
-from cigan_tf.classifier.mixing import real_share_by_step
+from cigan_tf.classifier.synthetic_set import OnTheFly, SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.randomness import seeded
+from cigan_tf.input_pipeline import CLASS_NAMES
+from cigan_tf.record_index import RecordIndex
+from cigan_tf.work_ahead import map_ahead
 
-# Streams that draw at random take the classifier's seed plus a number of their own.
-_SHUFFLE_SEED = {("real", 0): 11, ("real", 1): 12, ("synthetic", 0): 13, ("synthetic", 1): 14}
-# What is shuffled of each patch.
-_NEEDED = ("image", "label", "patient_id")
-_MIXING_SEED = 15
-_AUGMENTATION_SEED = 16
+# What is drawn at random takes the classifier's seed and a number of its own.
+_STREAMS = ("real", "synthetic", "mixing", "augmentation")
 # Small patches are scored many at a time: ResNet-50's weights weigh more than their maps.
 _SCORED_PX_AT_ONCE = 2**20
+# Batches that are infilled before the classifier takes them.
+_INFILLED_AHEAD = 2
+
+
+class _Source(NamedTuple):
+    """Patches of one origin.
+
+    Attributes:
+        at: for each class, a function from places in its endless list to patches' numbers.
+        example: function from a patch's number to a dict with `image`, float32 [p, p, 1].
+    """
+
+    at: list[Callable[[np.ndarray], np.ndarray]]
+    example: Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 def training_batches(
     config: Config,
     seed: int,
-    synthetic: synthetic_set.SyntheticSet | None,
+    synthetic: SyntheticSet | OnTheFly | None,
     used: np.ndarray | None = None,
-) -> tf.data.Dataset:
-    """Returns the batches of all training steps.
+    first_step: int = 0,
+) -> Iterable[tuple[tf.Tensor, tf.Tensor]]:
+    """Returns the batches of all training steps from one on.
 
     Args:
         config: which patches, and `config.classifier`: how many, which share of them real.
-        seed: of the order, the mixing and the augmentation.
-        synthetic: the infilled patches, where the arm uses them.
-        used: which of them, as of `SyntheticSet.encoded_patches`; None: all.
+        seed: of the order, the mixing, the augmentation and what is infilled on the fly.
+        synthetic: the infilled patches, or what makes them, where the arm uses them.
+        used: which patches of a set, bool [num_patches]; None: all.
+        first_step: number of steps that have been taken before.
 
     Returns:
-        A dataset of (image float32 [N, p, p, 1] in [0, 1], label float32 [N, 1] in {0, 1}), as many
-        batches as there are steps. Each patch is real with the step's chance, whatever its class.
+        (image float32 [N, p, p, 1] in [0, 1], label float32 [N, 1] in {0, 1}) for each step that is
+        left. Each patch is real with the step's chance, whatever its class.
 
     Raises:
         UserError: a class is missing, or has fewer than two patients.
     """
-    with seeded(seed):
-        return _training_batches(config, seed, synthetic, used)
+    settings = config.classifier
+    on_the_fly = isinstance(synthetic, OnTheFly)
+    sources = [_real(config, seed, on_the_fly)]
+    if on_the_fly:
+        sources.append(_to_be_infilled(synthetic, seed))
+    elif settings.needs_synthetic:
+        sources.append(_stored(config, seed, synthetic, used))
+    at = [of_class for source in sources for of_class in source.at]
+    num_patches = settings.classifier_batch_size
+    is_synthetic = mixing.draw_synthetic(settings, (seed, _STREAMS.index("mixing")))
+    streams = np.arange(num_patches) % len(CLASS_NAMES) + len(CLASS_NAMES) * is_synthetic
+    places = mixing.places_in_streams(streams)
 
+    def choose(step):
+        stream, place = streams[step], places[step]
+        number = np.empty(num_patches, np.int64)
+        for of_stream in np.unique(stream):
+            rows = stream == of_stream
+            number[rows] = at[of_stream](place[rows])
+        return stream, number, step * num_patches + np.arange(num_patches)
 
-def _training_batches(config: Config, seed: int, synthetic, used) -> tf.data.Dataset:
-    settings, data = config.classifier, config.data
-    builder = input_pipeline.open_dataset(data, config.model.patch_size)
-    real = input_pipeline.encoded_patches(builder, data.train_split, settings.patient_share)
-    sources = {"real": real}
-    if settings.needs_synthetic:
-        sources["synthetic"] = synthetic.encoded_patches(used)
-    streams = []
-    for origin, patches in sources.items():
-        for label, class_name in enumerate(input_pipeline.CLASS_NAMES):
-            of_class = patches.filter(lambda patch, label=label: patch["label"] == label)
-            of_class = of_class.map(lambda patch: {name: patch[name] for name in _NEEDED})
-            _require_two_patients(of_class, f"{origin} {class_name}", data)
-            shuffled = of_class.shuffle(
-                data.shuffle_buffer_patches, seed + _SHUFFLE_SEED[origin, label]
-            )
-            streams.append(shuffled.repeat())
+    def augmented(image, drawn):
+        if not settings.traditional_augmentation:
+            return image
+        stream = (seed, _STREAMS.index("augmentation"))
+        return augment(image, tf.random.fold_in(stream, drawn), settings)
 
-    num_patches = settings.classifier_steps * settings.classifier_batch_size
-    chosen = tf.data.Dataset.range(num_patches)
-    if settings.needs_synthetic:
-        share = tf.constant(real_share_by_step(settings))
-        chosen = tf.data.Dataset.zip(chosen, input_pipeline.seeds_of_draws(seed + _MIXING_SEED))
+    # AutoGraph would take most of the time to the first batch, and finds nothing to convert.
+    @tf.autograph.experimental.do_not_convert
+    def to_example(stream, number, drawn):
+        origin = tf.cast(stream // len(CLASS_NAMES), tf.int32)
+        examples = [functools.partial(source.example, number) for source in sources]
+        example = tf.switch_case(origin, examples)
+        label = tf.cast(stream % len(CLASS_NAMES), tf.float32)[None]
+        if on_the_fly:
+            return {**example, "is_synthetic": origin == 1, "drawn": drawn}, label
+        return augmented(example["image"], drawn), label
 
-        def choose(index, draw_seed):
-            chance = share[index // settings.classifier_batch_size]
-            is_synthetic = tf.random.stateless_uniform((), draw_seed) >= chance
-            return index % 2 + 2 * tf.cast(is_synthetic, tf.int64)
+    def chosen(step):
+        columns = tf.numpy_function(choose, [step], [tf.int64] * 3)
+        return tuple(tf.ensure_shape(column, (num_patches,)) for column in columns)
 
-        chosen = chosen.map(choose)
-    else:
-        chosen = chosen.map(lambda index: index % 2)
-    patches = tf.data.Dataset.choose_from_datasets(streams, chosen)
-    patches = tf.data.Dataset.zip(patches, input_pipeline.seeds_of_draws(seed + _AUGMENTATION_SEED))
-
-    def to_example(patch, augmentation_seed):
-        image = input_pipeline.decode_image(patch["image"], config.model.patch_size)
-        if settings.traditional_augmentation:
-            image = augment(image, augmentation_seed, settings)
-        return image, tf.cast(patch["label"], tf.float32)[None]
-
+    patches = tf.data.Dataset.range(first_step, settings.classifier_steps).map(chosen).unbatch()
     batches = patches.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
-    return batches.batch(settings.classifier_batch_size, drop_remainder=True).prefetch(2)
+    batches = batches.batch(num_patches, drop_remainder=True).prefetch(2)
+    return _infilled(batches, synthetic, augmented) if on_the_fly else batches
+
+
+def _real(config: Config, seed: int, among_contexts: bool) -> _Source:
+    data, patch_size = config.data, config.model.patch_size
+    builder = input_pipeline.open_dataset(data, patch_size)
+    index = input_pipeline.index_of_split(builder, data.train_split)
+    chosen = input_pipeline.of_patients(index, config.classifier.patient_share)
+    read = _reader(input_pipeline.Records(builder, index), patch_size)
+
+    def beside_contexts(number):
+        nothing = tf.constant(0)
+        image = read(number)["image"]
+        return {"image": image, "mask": tf.zeros_like(image), "label": nothing, "seed": nothing}
+
+    shuffled = _shuffled(index, chosen, "real", config, seed)
+    return _Source(shuffled, beside_contexts if among_contexts else read)
+
+
+def _stored(config: Config, seed: int, synthetic: SyntheticSet, used: np.ndarray | None) -> _Source:
+    index = synthetic.index
+    chosen = np.ones(len(index.label), bool) if used is None else used
+    records = input_pipeline.Records(synthetic.builder, index)
+    shuffled = _shuffled(index, chosen, "synthetic", config, seed)
+    return _Source(shuffled, _reader(records, config.model.patch_size))
+
+
+def _reader(records: input_pipeline.Records, patch_size: int) -> Callable:
+    def read(number):
+        return {"image": input_pipeline.decode_image(records.read(number)["image"], patch_size)}
+
+    return read
+
+
+def _shuffled(
+    index: RecordIndex, chosen: np.ndarray, origin: str, config: Config, seed: int
+) -> list[Callable[[np.ndarray], np.ndarray]]:
+    """Returns an endless order of the chosen records of each class."""
+    data, orders = config.data, []
+    for label, class_name in enumerate(CLASS_NAMES):
+        of_class = np.flatnonzero(chosen & (index.label == label))
+        num_patients = np.unique(index.patient_id[of_class]).size
+        if num_patients < 2:
+            raise UserError(
+                f"A classifier needs patches of two patients at least; of {origin} {class_name} "
+                f"patches the {data.train_split} split of {data.dataset} holds those of "
+                f"{num_patients}. Take a larger --patient_share or dataset."
+            )
+        stream = (seed, _STREAMS.index(origin), label)
+        orders.append(input_pipeline.Shuffled(of_class, stream).at)
+    return orders
+
+
+def _to_be_infilled(infills: OnTheFly, seed: int) -> _Source:
+    """Returns the contexts of infills; each pass through them draws other masks and noise."""
+    contexts = infills.contexts(seed)
+    num_contexts = len(contexts.labels)
+
+    def order(label):
+        asked_for = np.flatnonzero(contexts.labels == label)
+        stream = (seed, _STREAMS.index("synthetic"), label)
+        shuffled = input_pipeline.Shuffled(asked_for, stream)
+        return lambda places: shuffled.at(places) + places // len(asked_for) * num_contexts
+
+    def example(number):
+        of_number = contexts.example(number)
+        return {name: of_number[name] for name in ("image", "mask", "label", "seed")}
+
+    return _Source([order(label) for label in range(len(CLASS_NAMES))], example)
+
+
+def _infilled(batches: tf.data.Dataset, infills: OnTheFly, augmented: Callable) -> Iterable:
+    """Yields the batches with their contexts infilled, and then augmented."""
+
+    @tf.function(autograph=False)
+    def augment_all(images, drawn):
+        one = tf.TensorSpec(images.shape[1:], tf.float32)
+        return tf.map_fn(lambda pair: augmented(*pair), (images, drawn), fn_output_signature=one)
+
+    def finish(batch):
+        patches, label = batch
+        image = np.array(patches["image"])
+        rows = np.flatnonzero(patches["is_synthetic"])
+        names = ("mask", "label", "seed")
+        image[rows] = infills.generator(image[rows], *(patches[name][rows] for name in names))
+        with tf.device("CPU"):
+            return augment_all(image, patches["drawn"]), label
+
+    return map_ahead(finish, batches.as_numpy_iterator(), threads=1, ahead=_INFILLED_AHEAD)
 
 
 def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[str, np.ndarray]]:
@@ -151,10 +259,9 @@ def at_points(
         in_turn = of_class[np.argsort(rank, kind="stable")]
         is_chosen[in_turn[: config.classifier.validation_patches // 2]] = True
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
-    encoded = input_pipeline.encoded_patches(builder, config.data.validation_split).enumerate()
-    # Before they are decoded, which takes longer than to read them.
-    chosen = encoded.filter(lambda index, _: tf.gather(is_chosen, index))
-    images = decoded_images(config, chosen.map(lambda _, patch: patch))
+    index = input_pipeline.index_of_split(builder, config.data.validation_split)
+    chosen = tf.data.Dataset.from_tensor_slices(np.flatnonzero(is_chosen))
+    images = decoded_images(config, chosen.map(input_pipeline.Records(builder, index).read))
     return images, {name: values[is_chosen] for name, values in facts.items()}
 
 
@@ -180,16 +287,3 @@ def refuse_shared_patients(config: Config) -> None:
                     f"Patient {patient!r} stands in the splits {seen[patient]!r} and {split!r} of "
                     f"{data.dataset}; a classifier must not be tested on patients that it knows."
                 )
-
-
-def _require_two_patients(patches: tf.data.Dataset, kind: str, data) -> None:
-    patients = set()
-    for patch in patches.as_numpy_iterator():
-        patients.add(patch["patient_id"])
-        if len(patients) == 2:
-            return
-    raise UserError(
-        f"A classifier needs patches of two patients at least; of {kind} patches the "
-        f"{data.train_split} split of {data.dataset} holds those of {len(patients)}. Take a larger "
-        "--patient_share or dataset."
-    )

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
+
+from etils import epath
 
 from cigan_tf import interruption
 from cigan_tf import workdir as workdir_lib
@@ -21,7 +22,7 @@ from cigan_tf.experiment_config import Cell
 
 def run_experiment(
     config: Config, workdir: str | os.PathLike, saved_model: str | None, jobs: int = 1
-) -> pathlib.Path:
+) -> epath.Path:
     """Trains what is missing, judges the generators whose patches are used, writes the report.
 
     Args:
@@ -39,12 +40,12 @@ def run_experiment(
         Preempted: SIGTERM or Ctrl-C came.
     """
     with interruption.ending():
-        return _run_experiment(config, pathlib.Path(workdir), saved_model, jobs)
+        return _run_experiment(config, epath.Path(workdir), saved_model, jobs)
 
 
 def _run_experiment(
-    config: Config, workdir: pathlib.Path, saved_model: str | None, jobs: int
-) -> pathlib.Path:
+    config: Config, workdir: epath.Path, saved_model: str | None, jobs: int
+) -> epath.Path:
     cells = config.experiment.cells(config.classifier)
     train_cells(config, workdir, cells, jobs)
     workdir_lib.write_whole(workdir / workdir_lib.EXPERIMENT_FILE, config.to_json())
@@ -52,14 +53,14 @@ def _run_experiment(
     return write_report(workdir)
 
 
-def _judge_generators(config: Config, workdir: pathlib.Path, saved_model: str | None) -> None:
+def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | None) -> None:
     """Judges each generator whose patches a classifier was trained on; keeps no earlier results."""
     infill_quality.remove_infill_quality(workdir)
     arms = config.experiment.named_arms(config.classifier)
     used = {
         cell.generator: cell
         for cell in reversed(config.experiment.cells(config.classifier))
-        if arms[cell.arm].needs_synthetic
+        if arms[cell.arm].needs_synthetic and not arms[cell.arm].infills_on_the_fly
     }
     calibration = functools.cache(lambda: infill_quality.calibration(config))
     for name, cell in sorted(used.items(), key=lambda item: item[0] or ""):
@@ -84,7 +85,7 @@ def _judge_generators(config: Config, workdir: pathlib.Path, saved_model: str | 
 
 def train_cells(
     config: Config, workdir: str | os.PathLike, cells: Sequence[Cell], jobs: int = 1
-) -> list[pathlib.Path]:
+) -> list[epath.Path]:
     """Trains the classifiers of these cells that are not finished, each in a folder of its own.
 
     Several processes may do so in one workdir: each cell is trained by one of them.
@@ -103,7 +104,7 @@ def train_cells(
             jobs than GPUs, or what `train_classifier` raises.
         Preempted: SIGTERM or Ctrl-C came.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     if not cells:
         raise UserError(
             "No arm is defined; pass --flagfile=cigan_tf/flagfiles/arms.flags or --arm='NAME: ...'."
@@ -117,6 +118,11 @@ def train_cells(
     with interruption.ending():
         batches.refuse_shared_patients(config)
         jobs = min(jobs, len(cells))
+        if jobs > 1 and not workdir_lib.on_disk(workdir):
+            raise UserError(
+                "Several processes in one workdir need its locks, which a bucket has not: train "
+                f"each classifier by --cell_index. Received: jobs={jobs}, workdir={str(workdir)!r}."
+            )
         if jobs > 1:
             parallel.run(train_free_cells, (config, workdir, cells), jobs)
         else:
@@ -127,23 +133,23 @@ def train_cells(
     return [workdir_lib.cell_dir(workdir, cell) for cell in cells]
 
 
-def train_free_cells(config: Config, workdir: pathlib.Path, cells: Sequence[Cell]) -> None:
+def train_free_cells(config: Config, workdir: epath.Path, cells: Sequence[Cell]) -> None:
     """Trains the cells, in order, that no other process is training."""
     for cell in cells:
         _train_cell(config, workdir, cell, wait=False)
 
 
-def generator_workdir(config: Config, workdir: pathlib.Path, cell: Cell) -> pathlib.Path:
+def generator_workdir(config: Config, workdir: epath.Path, cell: Cell) -> epath.Path:
     """Returns the folder of the ciGAN run whose synthetic set a cell is trained on."""
     if cell.generator is None:
         return workdir
-    return pathlib.Path(config.experiment.generator_workdirs[cell.generator]).expanduser()
+    return epath.Path(config.experiment.generator_workdirs[cell.generator]).expanduser()
 
 
-def _train_cell(config: Config, workdir: pathlib.Path, cell: Cell, wait: bool) -> None:
+def _train_cell(config: Config, workdir: epath.Path, cell: Cell, wait: bool) -> None:
     settings = config.experiment.named_arms(config.classifier)[cell.arm]
     if cell.generator is not None:
-        folder = generator_workdir(config, workdir, cell) / "synthetic"
+        folder = generator_workdir(config, workdir, cell) / settings.infills_folder
         settings = dataclasses.replace(settings, synthetic_dir=str(folder))
     if settings.confirming_arm is not None:
         needed = Cell(settings.confirming_arm, None, cell.seed)

@@ -1,10 +1,10 @@
 """Which infills of a synthetic set a classifier is trained on: so many per patch, or confirmed."""
 
 import json
-import pathlib
 
 import keras
 import numpy as np
+from etils import epath
 
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches
@@ -18,7 +18,7 @@ _THRESHOLD = 0.5
 
 
 def choose_infills(
-    config: Config, seed: int, synthetic: SyntheticSet, confirming: pathlib.Path | None
+    config: Config, seed: int, synthetic: SyntheticSet, confirming: epath.Path | None
 ) -> np.ndarray:
     """Returns which patches of a synthetic set are used.
 
@@ -30,17 +30,17 @@ def choose_infills(
             class it confirms: a probability of malignancy of 0.5 and more is malignant. None: all.
 
     Returns:
-        bool [num_patches], in the order of `SyntheticSet.encoded_patches`.
+        bool [num_patches], in the order made.
 
     Raises:
         UserError: the classifier confirms no infill of a class.
     """
-    facts = synthetic.encoded_patches().map(lambda patch: (patch["infill"], patch["label"]))
-    infill, label = np.array(list(facts.as_numpy_iterator())).T
+    infill, label = synthetic.index.infill, synthetic.index.label
     used = draw_infills(infill, config.classifier.synthetic_per_real, seed)
     if confirming is None:
         return used
-    classifier = keras.models.load_model(confirming, compile=False)
+    with workdir_lib.local_file(confirming) as path:
+        classifier = keras.models.load_model(path, compile=False)
     images = batches.decoded_images(config, synthetic.encoded_patches(used))
     malignant = np.concatenate(
         [classifier.predict_on_batch(batch)[:, 0] >= _THRESHOLD for batch in images]
@@ -74,10 +74,9 @@ def draw_infills(infill: np.ndarray, synthetic_per_real: float, seed: int) -> np
     return used
 
 
-def write_counts(run_dir: pathlib.Path, synthetic: SyntheticSet, used: np.ndarray) -> None:
+def write_counts(run_dir: epath.Path, synthetic: SyntheticSet, used: np.ndarray) -> None:
     """Writes how many infills a classifier is trained on, by class, and of how many."""
-    labels = synthetic.encoded_patches(used).map(lambda patch: patch["label"])
-    counts = np.bincount(list(labels.as_numpy_iterator()), minlength=len(CLASS_NAMES))
+    counts = np.bincount(synthetic.index.label[used], minlength=len(CLASS_NAMES))
     content = {
         "used": dict(zip(CLASS_NAMES, counts.tolist(), strict=True)),
         "num_patches": synthetic.facts["num_patches"],

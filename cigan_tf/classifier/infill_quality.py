@@ -6,17 +6,17 @@ copies of training patches; do their edges show?
 """
 
 import json
-import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
+from etils import epath
 
 from cigan_tf import input_pipeline, pictures, provenance
 from cigan_tf import workdir as workdir_lib
-from cigan_tf.classifier.synthetic_set import SyntheticSet, infill_all, origins
+from cigan_tf.classifier.synthetic_set import Contexts, SyntheticSet, infill
 from cigan_tf.classifier.train import CLASSIFIER_FILE
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
@@ -57,15 +57,15 @@ _SPECIFICITY = 0.9
 
 def write_infill_quality(
     config: Config,
-    workdir: pathlib.Path,
-    saved_model: str | pathlib.Path,
+    workdir: epath.Path,
+    saved_model: str | epath.Path,
     synthetic: SyntheticSet,
     generator_name: str | None = None,
     calibration: memorisation.Calibration | None = None,
 ) -> None:
     """Judges the exported generator on the test split, and draws some of its infills.
 
-    Test patches are infilled by the rule of the synthetic set (`synthetic_set.origins`): as the
+    Test patches are infilled by the rule of the synthetic set (`synthetic_set.Contexts`): as the
     other class, malignant ones in masks of malignant test patches. The classifier that is asked,
     and whose features are taken for `quality_features` = 'classifier', is that of the first arm
     that saw no synthetic patch, with the first seed.
@@ -84,6 +84,7 @@ def write_infill_quality(
             missing; the generator is not that of the synthetic set, or was trained on a test
             patient; what `judge_infills` refuses.
     """
+    workdir = epath.Path(workdir)
     quality_file, infills_file = quality_files(workdir, generator_name)
     for path in (quality_file, infills_file):
         # Where judging fails, nothing of an earlier run passes for this one's.
@@ -107,7 +108,8 @@ def write_infill_quality(
     run_dir = workdir_lib.cell_dir(
         workdir, Cell(real_alone[0], None, config.experiment.classifier_seeds[0])
     )
-    classifier = keras.models.load_model(run_dir / CLASSIFIER_FILE)
+    with workdir_lib.local_file(run_dir / CLASSIFIER_FILE) as path:
+        classifier = keras.models.load_model(path)
     validation = scores.read(run_dir / scores.VALIDATION_FILE_NAME)
     threshold = roc.sensitivity_at_specificity(
         validation.label, validation.probability, _SPECIFICITY
@@ -150,11 +152,12 @@ def calibration(config: Config) -> memorisation.Calibration:
     return memorisation.calibrate(_some(real, seed), TrainingPatches(config), seed)
 
 
-def remove_infill_quality(workdir: pathlib.Path) -> None:
+def remove_infill_quality(workdir: epath.Path) -> None:
     """Removes what earlier runs wrote of this or other generators."""
+    workdir = epath.Path(workdir)
     for path in quality_files(workdir, None):
         path.unlink(missing_ok=True)
-    shutil.rmtree(workdir / QUALITY_DIR, ignore_errors=True)
+    (workdir / QUALITY_DIR).rmtree(missing_ok=True)
 
 
 def infilled_patches(
@@ -169,39 +172,38 @@ def infilled_patches(
     """
     seed, patch_size = config.training.seed, config.model.patch_size
     builder = input_pipeline.open_dataset(config.data, patch_size)
-    encoded = input_pipeline.encoded_patches(builder, config.experiment.test_split)
-    patches = list(encoded.as_numpy_iterator())
-    donors = [patch for patch in patches if patch["label"] == 1]
-    chosen = np.random.default_rng(seed).permutation(len(patches))[:max_patches]
-    contexts = [patches[index] for index in np.sort(chosen)]
-    infilled = list(infill_all(origins(contexts, donors, seed, patch_size), generator, patch_size))
-    examples = [
-        {
-            "image": image.astype(np.float32) / input_pipeline.WHITE,
-            "mask": mask.astype(np.float32),
-            "context": input_pipeline.decode_image(origin["context"]["image"], patch_size).numpy(),
-            "label": origin["label"],
-            "patient_id": origin["context"]["patient_id"].decode(),
-        }
-        for origin, image, mask in infilled
-    ]
-    patches = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+    index = input_pipeline.index_of_split(builder, config.experiment.test_split)
+    chosen = np.random.default_rng(seed).permutation(len(index.label))[:max_patches]
+    donors = np.flatnonzero((index.label == 1) & index.has_lesion)
+    contexts = Contexts(builder, index, np.sort(chosen), donors, seed, patch_size)
+    batches = list(infill(contexts.batches(0, len(chosen), _BATCH_SIZE), generator))
+    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    patches = {
+        "image": columns["infilled"].astype(np.float32) / input_pipeline.WHITE,
+        "mask": columns["mask"],
+        "context": columns["image"],
+        "label": columns["label"],
+        "patient_id": index.patient_id[columns["record"]].astype(str),
+    }
     own = 1 - patches["label"].astype(np.int32)
-    seeds = np.array([origin["seed"] for origin, _, _ in infilled], np.int32)
-    patches["composed"] = generator(patches["context"], patches["mask"], own, seeds)
+    arguments = patches["context"], patches["mask"], own, columns["seed"]
+    patches["composed"] = generator(*arguments)
     return patches
 
 
 def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[str, np.ndarray]:
     """Returns some of the synthetic set, as `memorisation.audit` takes them, by their films."""
     rng = np.random.default_rng(config.training.seed)
-    drawn = set(rng.permutation(synthetic.facts["num_patches"])[:_MAX_SEARCHED].tolist())
-    patches = enumerate(synthetic.encoded_patches().as_numpy_iterator())
-    chosen = [patch for number, patch in patches if number in drawn]
-    decoded = [input_pipeline.decode(patch, config.model.patch_size) for patch in chosen]
+    drawn = np.sort(rng.permutation(synthetic.facts["num_patches"])[:_MAX_SEARCHED])
+    records = input_pipeline.Records(synthetic.builder, synthetic.index)
+    examples = tf.data.Dataset.from_tensor_slices(drawn).map(
+        lambda number: input_pipeline.decode(records.read(number), config.model.patch_size),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    examples = list(examples.as_numpy_iterator())
     return {
-        **{name: np.stack([d[name].numpy() for d in decoded]) for name in ("image", "mask")},
-        "group": np.array([patch["film_id"] for patch in chosen]),
+        **{name: np.stack([e[name] for e in examples]) for name in ("image", "mask")},
+        "group": synthetic.index.film_id[drawn],
     }
 
 

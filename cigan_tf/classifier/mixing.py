@@ -1,4 +1,4 @@
-"""Which share of the patches of each step is real (paper section 3.2)."""
+"""Which patches of each step are real (paper section 3.2)."""
 
 import numpy as np
 
@@ -32,3 +32,34 @@ def real_share_by_step(settings: ClassifierConfig) -> np.ndarray:
             "plus_20_points": np.minimum(0.9, 0.5 + 0.2 * stage),
         }[settings.real_share_reading]
     return share.astype(np.float32)
+
+
+def draw_synthetic(settings: ClassifierConfig, seed: int) -> np.ndarray:
+    """Returns which patches of every step are synthetic, each with its step's chance.
+
+    Args:
+        settings: how many steps and patches, and which share of them real.
+        seed: of the draw; a longer training begins as a shorter one does.
+
+    Returns:
+        bool [steps, patches].
+    """
+    share = real_share_by_step(settings)
+    drawn = np.random.default_rng(seed).random((share.size, settings.classifier_batch_size))
+    return drawn >= share[:, None]
+
+
+def places_in_streams(stream: np.ndarray) -> np.ndarray:
+    """Returns how many patches of its own stream come before each patch.
+
+    Args:
+        stream: number of the stream that each patch is taken from, in the order of training.
+
+    Returns:
+        int64, as `stream` in shape.
+    """
+    places = np.empty(stream.shape, np.int64)
+    for number in np.unique(stream):
+        of_stream = stream == number
+        places[of_stream] = np.arange(np.count_nonzero(of_stream))
+    return places

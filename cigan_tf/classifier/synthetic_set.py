@@ -6,29 +6,30 @@ of that is done as many times, with other draws. It is stored as a TFDS dataset 
 `ddsm_patches` and each record's origin.
 """
 
+import functools
 import itertools
 import json
 import os
-import pathlib
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
+from etils import epath
 
-from cigan_tf import input_pipeline, interruption, masks, provenance
+from cigan_tf import input_pipeline, interruption, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
+from cigan_tf.record_index import RecordIndex
+from cigan_tf.work_ahead import map_ahead
 
 SPLIT = "train"
 _NAME, _VERSION = "synthetic", "1.0.0"
-# A set that is not finished; TFDS leaves folders of such names where it is killed.
-_INCOMPLETE = "incomplete."
-_FACTS_FILE = "synthetic.json"
+# Written last: a set without it is not finished, and says in the other one what it is to be.
+_FACTS_FILE, _BEGUN_FILE = "synthetic.json", "begun.json"
 _PNG_DIR = "png"
 # Masks among which a patch finds one that lies on breast tissue.
 _CANDIDATE_DONORS = 8
@@ -36,6 +37,9 @@ _CANDIDATE_DONORS = 8
 _BATCH_SIZE = 32
 # Whole batches: a patch is computed beside the same others wherever a run was resumed.
 _PATCHES_PER_SHARD = 16 * _BATCH_SIZE
+# The generator goes on while this many threads turn earlier batches into records.
+_ENCODERS = max(1, len(os.sched_getaffinity(0)))
+_BATCHES_AHEAD = 2 * _ENCODERS
 
 
 class SyntheticSet:
@@ -57,7 +61,7 @@ class SyntheticSet:
     """
 
     def __init__(self, folder: str | os.PathLike, patch_size: int):
-        self._path = pathlib.Path(folder).expanduser() / _VERSION
+        self._path = epath.Path(folder).expanduser() / _VERSION
         facts = read_facts(folder)
         if facts is None:
             raise UserError(
@@ -78,15 +82,25 @@ class SyntheticSet:
             )
         self.record = record
 
+    @functools.cached_property
+    def builder(self) -> tfds.core.DatasetBuilder:
+        """The set as a TFDS dataset."""
+        return tfds.builder_from_directory(os.fspath(self._path))
+
+    @functools.cached_property
+    def index(self) -> RecordIndex:
+        """Its records, in the order made."""
+        return input_pipeline.index_of_split(self.builder, SPLIT)
+
     def encoded_patches(self, used: np.ndarray | None = None) -> tf.data.Dataset:
-        """Returns the patches as of `input_pipeline.encoded_patches`; ids are the context's.
+        """Returns the patches as of `input_pipeline.encoded_patches`, in the order made.
+
+        The patients, films and scanners are those of the context.
 
         Args:
-            used: which of them, bool [num_patches] in the order in which all are returned; None:
-                all.
+            used: which of them, bool [num_patches]; None: all.
         """
-        builder = tfds.builder_from_directory(str(self._path))
-        patches = input_pipeline.encoded_patches(builder, SPLIT)
+        patches = input_pipeline.encoded_patches(self.builder, SPLIT)
         if used is None:
             return patches
         used = tf.constant(used)
@@ -95,25 +109,191 @@ class SyntheticSet:
     def records(self) -> tf.data.Dataset:
         """Returns everything that is stored of each patch, images decoded, in the order made."""
         in_order = tfds.ReadConfig(interleave_cycle_length=1)
-        builder = tfds.builder_from_directory(str(self._path))
-        return builder.as_dataset(split=SPLIT, read_config=in_order)
+        return self.builder.as_dataset(split=SPLIT, read_config=in_order)
+
+
+class OnTheFly:
+    """Infills that are made while a classifier is trained, and not stored.
+
+    Args:
+        config: the dataset.
+        saved_model: the exported generator.
+
+    Attributes:
+        generator: the exported generator.
+        facts: from what infills are made: `dataset`, `dataset_fingerprint`, `train_split`,
+            `train_patient_share`, `patch_size`, `generator` (a hash of its weights).
+        record: provenance of the generator.
+
+    Raises:
+        UserError: there is no generator, it has no provenance, or it was trained on other patches
+            than those that it would infill.
+    """
+
+    def __init__(self, config: Config, saved_model: str | os.PathLike):
+        self.generator = ExportedGenerator(saved_model, _BATCH_SIZE)
+        self.record = provenance.require(self.generator.provenance, self.generator.path)
+        self.facts = _facts(config, self.generator, self.record)
+        self._config = config
+
+    def contexts(self, seed: int) -> "Contexts":
+        """Returns what is infilled: the patches that the generator was trained on.
+
+        Args:
+            seed: of masks and noise.
+        """
+        return _training_contexts(self._config, self.facts["train_patient_share"], seed)
+
+
+class Contexts:
+    """Patches, each to be infilled as the other class (paper section 3.2).
+
+    A malignant patch loses the lesion in its own mask. A non-malignant one receives a lesion in the
+    mask of a malignant patch, the first of a few drawn ones that lies on breast tissue; where none
+    does, the one with the largest share on tissue. Infills are numbered: n patches have the numbers
+    0 to n - 1, and each further pass through them draws other masks and noise.
+
+    Args:
+        builder: of `input_pipeline.open_dataset`.
+        index: of the patches' split.
+        patches: records of the split, int64 [n].
+        donors: records with a lesion, whose masks are drawn, int64 [m].
+        seed: of the draws, which depend on it and on an infill's number only.
+        patch_size: side of a patch in pixels.
+
+    Attributes:
+        index: as given.
+        lesion_types: names of its lesion types.
+        labels: the class asked for of each patch, int64 [n].
+        patch_size: as given.
+    """
+
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        index: RecordIndex,
+        patches: np.ndarray,
+        donors: np.ndarray,
+        seed: int,
+        patch_size: int,
+    ):
+        self.index, self.labels = index, 1 - index.label[patches]
+        self.lesion_types = builder.info.features["lesion_type"].names
+        self._records = input_pipeline.Records(builder, index)
+        self._patches, self._donors = patches, donors
+        self._seed, self.patch_size = seed, patch_size
+
+    def batches(self, first: int, stop: int, batch_size: int) -> tf.data.Dataset:
+        """Returns the examples of the infills from `first` to before `stop`, in batches."""
+        # AutoGraph would take most of the time to the first batch, and finds nothing to convert.
+        example = tf.autograph.experimental.do_not_convert(self.example)
+        examples = tf.data.Dataset.range(first, stop).map(
+            example, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        return examples.batch(batch_size).prefetch(2)
+
+    def example(self, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns what the infill of a number is made from.
+
+        Returns:
+            `image` float32 [p, p, 1] in [0, 1], `mask` float32 [p, p, 1] in {0, 1}, `label` (the
+            class asked for) and `seed` (int32), what the generator takes; `number`, `record` and
+            `donor`, the records of the patch and of the mask (int64); `scanner` (str).
+        """
+        record, lenders = tf.numpy_function(self._draw, [number], [tf.int64, tf.int64])
+        patch, example, donor = self._records.with_mask(
+            tf.ensure_shape(record, ()),
+            tf.ensure_shape(lenders, (_CANDIDATE_DONORS,)),
+            self.patch_size,
+            keeps_own=lambda patch: patch["label"] == 1,
+        )
+        return {
+            **example,
+            "label": 1 - patch["label"],
+            "seed": tf.cast((self._seed + number) % 2**31, tf.int32),
+            "number": number,
+            "record": record,
+            "donor": donor,
+            "scanner": patch["scanner"],
+        }
+
+    def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((self._seed, number))
+        drawn = rng.integers(len(self._donors), size=_CANDIDATE_DONORS)
+        return self._patches[number % len(self._patches)], self._donors[drawn]
+
+
+def infill(
+    batches: tf.data.Dataset, generator: Callable[..., np.ndarray]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches of `Contexts`, with `infilled` uint16 [N, p, p, 1] in each.
+
+    Args:
+        batches: of `Contexts.batches`.
+        generator: function (image, mask, label, seed) as `ExportedGenerator`.
+    """
+    for batch in batches.as_numpy_iterator():
+        infilled = generator(*(batch[name] for name in ("image", "mask", "label", "seed")))
+        yield {**batch, "infilled": np.rint(infilled * input_pipeline.WHITE).astype(np.uint16)}
 
 
 def read_facts(folder: str | os.PathLike) -> dict | None:
     """Returns from what the set in `folder` was made; None where there is no finished set."""
-    return _facts_in(pathlib.Path(folder).expanduser() / _VERSION)
+    return _read_json(epath.Path(folder).expanduser() / _VERSION / _FACTS_FILE)
 
 
-def _facts_in(path: pathlib.Path) -> dict | None:
+def _read_json(path: epath.Path) -> dict | None:
     try:
-        return json.loads((path / _FACTS_FILE).read_text())
-    except (OSError, ValueError):
+        return json.loads(path.read_text())
+    except (OSError, ValueError, tf.errors.OpError):
         return None
+
+
+def _facts(config: Config, generator: ExportedGenerator, record: dict) -> dict:
+    """Returns the facts of infills of the patches that a generator was trained on.
+
+    Raises:
+        UserError: it takes patches of another size, or was trained on others than the flags say.
+    """
+    data, patch_size = config.data, config.model.patch_size
+    if generator.patch_size != patch_size:
+        raise UserError(
+            f"The generator {str(generator.path)!r} takes patches of {generator.patch_size} px; "
+            f"those asked for have {patch_size} px. Pass --patch_size={generator.patch_size} and a "
+            "dataset of that size."
+        )
+    dataset = provenance.dataset_record(config)
+    pairs = {
+        "dataset": (record["dataset"]["fingerprint"], dataset["fingerprint"]),
+        "train_split": (record["train_split"], data.train_split),
+    }
+    for name, (trained_on, given) in pairs.items():
+        _refuse_differing(name, trained_on, given)
+    return {
+        "dataset": data.dataset,
+        "dataset_fingerprint": dataset["fingerprint"],
+        "train_split": record["train_split"],
+        "train_patient_share": record["patient_share"],
+        "patch_size": patch_size,
+        "generator": generator.sha256,
+    }
+
+
+def _refuse_differing(name: str, trained_on: object, given: object) -> None:
+    if trained_on != given:
+        raise UserError(
+            f"Infills are made of the patches that their generator was trained on: its {name} was "
+            f"{_short(trained_on)}. Received: {name}={_short(given)}."
+        )
+
+
+def _short(value: object) -> object:
+    return f"one with the fingerprint {value[:12]}" if len(str(value)) == 64 else value
 
 
 def write_synthetic_set(
     config: Config, workdir: str | os.PathLike, saved_model: str | None, write_png: bool = False
-) -> pathlib.Path:
+) -> epath.Path:
     """Writes `workdir`/synthetic through the exported generator, or finds it finished there.
 
     The patches are those that the generator was trained on. A set that an earlier run has begun
@@ -135,26 +315,15 @@ def write_synthetic_set(
             the folder holds another set, or another process is at work in `workdir`.
         Preempted: SIGTERM or Ctrl-C came.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     folder = workdir / _NAME
-    generator = ExportedGenerator(saved_model or workdir / "saved_model")
-    data, patch_size = config.data, config.model.patch_size
-    if generator.patch_size != patch_size:
-        raise UserError(
-            f"The generator {str(generator.path)!r} takes patches of {generator.patch_size} px; "
-            f"those asked for have {patch_size} px. Pass --patch_size={generator.patch_size} and a "
-            "dataset of that size."
-        )
+    generator = ExportedGenerator(saved_model or workdir / "saved_model", _BATCH_SIZE)
     record = provenance.require(generator.provenance, generator.path)
-    dataset = _refuse_other_data(record, config)
-    facts = {
-        "dataset": data.dataset,
-        "dataset_fingerprint": dataset["fingerprint"],
-        "train_split": record["train_split"],
-        "train_patient_share": record["patient_share"],
-        "patch_size": patch_size,
+    facts = _facts(config, generator, record)
+    given = config.data.train_patient_share
+    _refuse_differing("train_patient_share", facts["train_patient_share"], given)
+    facts |= {
         "seed": config.training.seed,
-        "generator": generator.sha256,
         "infills_per_patch": config.experiment.infills_per_patch,
     }
     with workdir_lib.sole_process(workdir), interruption.watch() as interrupted:
@@ -167,27 +336,28 @@ def write_synthetic_set(
                 "another --workdir."
             )
         if write_png:
-            _write_png(SyntheticSet(folder, patch_size), folder / _PNG_DIR, interrupted)
+            _write_png(SyntheticSet(folder, generator.patch_size), folder / _PNG_DIR, interrupted)
     return folder
 
 
 def _complete_set(
     config: Config,
-    folder: pathlib.Path,
+    folder: epath.Path,
     generator: ExportedGenerator,
     record: dict,
     facts: dict,
     interrupted: interruption.Interruption,
 ) -> None:
-    """Writes the shards that an incomplete set lacks, and gives it its name once it is whole."""
-    donors, num_contexts = _donors(config, interrupted)
-    num_patches = num_contexts * facts["infills_per_patch"]
+    """Writes the shards that a set lacks, and says that it is whole."""
+    contexts = _training_contexts(config, facts["train_patient_share"], config.training.seed)
+    num_patches = len(contexts.labels) * facts["infills_per_patch"]
     facts = {**facts, "num_patches": num_patches}
-    path = folder / f"{_INCOMPLETE}{_VERSION}"
-    if _facts_in(path) != facts:
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        workdir_lib.write_whole(path / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+    path = folder / _VERSION
+    if _read_json(path / _BEGUN_FILE) != facts:
+        for outdated in (path, folder / _PNG_DIR):
+            outdated.rmtree(missing_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        workdir_lib.write_whole(path / _BEGUN_FILE, json.dumps(facts, indent=2) + "\n")
     lengths = [
         min(_PATCHES_PER_SHARD, num_patches - first)
         for first in range(0, num_patches, _PATCHES_PER_SHARD)
@@ -196,31 +366,37 @@ def _complete_set(
         path / f"{_NAME}-{SPLIT}.tfrecord-{number:05d}-of-{len(lengths):05d}"
         for number in range(len(lengths))
     ]
-    num_finished = sum(shard.exists() for shard in shards)
+    present = {shard.name for shard in path.iterdir()}
+    num_finished = sum(shard.name in present for shard in shards)
     first = sum(lengths[:num_finished])
-    patch_size = generator.patch_size
-    contexts = (
-        {**patch, "infill": number}
-        for number in range(facts["infills_per_patch"])
-        for patch in _training_patches(config, interrupted)
+    features = _features(facts["patch_size"])
+    records = infilled_records(
+        contexts, generator, first, num_patches, lambda: interrupted.requested
     )
-    contexts = itertools.islice(contexts, first, None)
-    all_origins = origins(contexts, donors, config.training.seed, patch_size, first)
-    infilled = infill_all(all_origins, generator, patch_size)
-    features = _features(patch_size)
     with tqdm.tqdm(
         desc="infilling", initial=first, total=num_patches, unit="patch", dynamic_ncols=True
     ) as progress:
         for shard, length in list(zip(shards, lengths, strict=True))[num_finished:]:
-            _write_shard(shard, itertools.islice(infilled, length), features, progress)
+            of_shard = list(itertools.islice(records, length))
+            if len(of_shard) < length:
+                raise interrupted.error(
+                    "while infilling; the same command resumes after the last finished shard."
+                )
+            with (
+                workdir_lib.whole_file(shard) as beside,
+                tf.io.TFRecordWriter(os.fspath(beside)) as writer,
+            ):
+                for serialized_example in of_shard:
+                    writer.write(serialized_example)
+            progress.update(length)
     tfds.folder_dataset.write_metadata(
-        data_dir=str(path),
+        data_dir=os.fspath(path),
         features=features,
         split_infos=[
             tfds.core.SplitInfo(
                 name=SPLIT,
                 shard_lengths=lengths,
-                num_bytes=sum(shard.stat().st_size for shard in shards),
+                num_bytes=sum(tf.io.gfile.stat(os.fspath(shard)).length for shard in shards),
             )
         ],
         version=_VERSION,
@@ -230,29 +406,87 @@ def _complete_set(
     provenance.write(path / provenance.FILE_NAME, record)
     for beside in path.glob(".*"):
         beside.unlink()  # of a run that was killed while it wrote
-    for outdated in (folder / _VERSION, folder / _PNG_DIR):
-        shutil.rmtree(outdated, ignore_errors=True)
-    path.replace(folder / _VERSION)
-    for rubbish in folder.glob(f"{_INCOMPLETE}*"):
-        shutil.rmtree(rubbish)
+    workdir_lib.write_whole(path / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+    (path / _BEGUN_FILE).unlink()
 
 
-def _write_shard(
-    path: pathlib.Path, infilled: Iterable[tuple], features: tfds.features.FeaturesDict, progress
-) -> None:
-    """Writes one file of records beside its place and renames it there."""
-    beside = path.with_name(f".{path.name}")
-    with tf.io.TFRecordWriter(str(beside)) as writer:
-        for origin, image, _ in infilled:
-            record = tf.train.Example.FromString(
-                features.serialize_example(_example(origin, image))
+def _training_contexts(config: Config, patient_share: float, seed: int) -> Contexts:
+    data, patch_size = config.data, config.model.patch_size
+    builder = input_pipeline.open_dataset(data, patch_size)
+    index = input_pipeline.index_of_split(builder, data.train_split)
+    patches = np.flatnonzero(input_pipeline.of_patients(index, patient_share))
+    donors = patches[(index.label[patches] == 1) & index.has_lesion[patches]]
+    if len(donors) in (0, len(patches)):
+        raise UserError(
+            f"The {data.train_split} split of {data.dataset} holds {len(donors)} malignant "
+            f"patches of {len(patches)}; infilling needs both classes."
+        )
+    return Contexts(builder, index, patches, donors, seed, patch_size)
+
+
+def infilled_records(
+    contexts: Contexts,
+    generator: Callable[..., np.ndarray],
+    first: int,
+    stop: int,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Iterator[bytes]:
+    """Yields the records of the infills from `first` to before `stop`, in their order.
+
+    Contexts are read and records encoded by other threads while the generator computes.
+
+    Args:
+        contexts: what is infilled.
+        generator: function (image, mask, label, seed) as `ExportedGenerator`.
+        first: number of the first infill.
+        stop: number after that of the last one.
+        stop_requested: asked after every batch whether to end before.
+    """
+    batches = infill(contexts.batches(first, stop, _BATCH_SIZE), generator)
+    batches = itertools.takewhile(lambda _: not stop_requested(), batches)
+    serialized = map_ahead(_serializer(contexts), batches, _ENCODERS, _BATCHES_AHEAD)
+    return itertools.chain.from_iterable(serialized)
+
+
+def _serializer(contexts: Contexts) -> Callable[[dict[str, np.ndarray]], list[bytes]]:
+    """Returns a function from infilled batches to their records."""
+    features = _features(contexts.patch_size)
+    index, num_contexts = contexts.index, len(contexts.labels)
+    patch_ids, mask_png = index.patch_ids(), index.mask_png()
+
+    def example(row: dict[str, np.ndarray]) -> dict:
+        record, donor = row["record"], row["donor"]
+        return {
+            "image": tf.io.encode_png(row["infilled"]).numpy(),
+            "mask": mask_png[donor],
+            "label": int(row["label"]),
+            "lesion_type": contexts.lesion_types[index.lesion_type[donor]]
+            if row["label"]
+            else "none",
+            "simulated": True,
+            "patient_id": bytes(index.patient_id[record]),
+            "film_id": bytes(index.film_id[record]),
+            "scanner": row["scanner"],
+            "patch": patch_ids[record],
+            "mask_patch": patch_ids[donor],
+            "mask_patient_id": bytes(index.patient_id[donor]),
+            "infill": int(row["number"]) // num_contexts,
+            "seed": int(row["seed"]),
+        }
+
+    def serialize(batch: dict[str, np.ndarray]) -> list[bytes]:
+        rows = [
+            dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
+        ]
+        # Otherwise the order of a record's features changes with the process.
+        return [
+            tf.train.Example.FromString(features.serialize_example(example(row))).SerializeToString(
+                deterministic=True
             )
-            # Otherwise the order of a record's features changes with the process.
-            writer.write(record.SerializeToString(deterministic=True))
-            progress.update()
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+            for row in rows
+        ]
+
+    return serialize
 
 
 def _features(patch_size: int) -> tfds.features.FeaturesDict:
@@ -277,143 +511,8 @@ def _features(patch_size: int) -> tfds.features.FeaturesDict:
     )
 
 
-def _refuse_other_data(record: dict, config: Config) -> dict:
-    """Returns the dataset's record; raises UserError where the generator was trained on others."""
-    data = config.data
-    dataset = provenance.dataset_record(config)
-    pairs = {
-        "dataset": (record["dataset"]["fingerprint"], dataset["fingerprint"]),
-        "train_split": (record["train_split"], data.train_split),
-        "train_patient_share": (record["patient_share"], data.train_patient_share),
-    }
-    for name, (trained_on, given) in pairs.items():
-        if trained_on != given:
-            raise UserError(
-                f"A synthetic set is made from the patches that its generator was trained on: its "
-                f"{name} was {_short(trained_on)}. Received: {name}={_short(given)}."
-            )
-    return dataset
-
-
-def _short(value: object) -> object:
-    return f"one with the fingerprint {value[:12]}" if len(str(value)) == 64 else value
-
-
-def _donors(config: Config, interrupted: interruption.Interruption) -> tuple[list[dict], int]:
-    """Returns the masks of the malignant training patches, and how many patches there are."""
-    data = config.data
-    donors, num_patches = [], 0
-    for patch in _training_patches(config, interrupted):
-        num_patches += 1
-        if patch["label"] == 1:
-            del patch["image"]  # masks compress well, images of a whole split do not
-            donors.append(patch)
-    if len(donors) in (0, num_patches):
-        raise UserError(
-            f"The {data.train_split} split of {data.dataset} holds {len(donors)} malignant "
-            f"patches of {num_patches}; a synthetic set needs both classes."
-        )
-    return donors, num_patches
-
-
-def origins(
-    patches: Iterable[dict], donors: Sequence[dict], seed: int, patch_size: int, first: int = 0
-) -> Iterator[dict]:
-    """Yields what each synthetic patch is made from, one for each patch (paper section 3.2).
-
-    A malignant patch loses the lesion in its own mask. A non-malignant one receives a lesion in the
-    mask of a malignant patch, the first of a few drawn ones that lies on breast tissue; where none
-    does, the one with the largest share on tissue.
-
-    Args:
-        patches: of `input_pipeline.encoded_patches`, as NumPy values.
-        donors: malignant ones, whose masks are drawn.
-        seed: of the draws, which depend on it and on a patch's number only.
-        patch_size: side of a patch in pixels.
-        first: number of the first patch.
-
-    Yields:
-        Dicts of `context` (the patch), `donor` (whose mask is filled), `label` (the class asked
-        for), `seed` (of the infill).
-    """
-    for number, patch in enumerate(patches, first):
-        yield {
-            "context": patch,
-            "donor": patch
-            if patch["label"] == 1
-            else _donor_on_tissue(patch, donors, (seed, number), patch_size),
-            "label": 1 - int(patch["label"]),
-            "seed": (seed + number) % 2**31,
-        }
-
-
-def _donor_on_tissue(patch: dict, donors: Sequence[dict], seed: tuple, patch_size: int) -> dict:
-    drawn = np.random.default_rng(seed).integers(len(donors), size=_CANDIDATE_DONORS)
-    best, best_share = None, -1.0
-    image = input_pipeline.decode_image(patch["image"], patch_size)
-    for donor in (donors[index] for index in drawn):
-        mask = input_pipeline.decode_mask(donor["mask"], patch_size)
-        share = float(masks.tissue_share(image, mask, patch["tissue_fraction"]))
-        if share >= masks.MIN_TISSUE_SHARE:
-            return donor
-        if share > best_share:
-            best, best_share = donor, share
-    return best
-
-
-def _training_patches(config: Config, interrupted: interruption.Interruption) -> Iterator[dict]:
-    """Yields the patches of the training split; raises Preempted where a signal came."""
-    data = config.data
-    builder = input_pipeline.open_dataset(data, config.model.patch_size)
-    patches = input_pipeline.encoded_patches(builder, data.train_split, data.train_patient_share)
-    for patch in patches.as_numpy_iterator():
-        if interrupted.requested:
-            raise interrupted.error(
-                "while infilling; the same command resumes after the last finished shard."
-            )
-        yield patch
-
-
-def infill_all(origins: Iterable[dict], generator: ExportedGenerator, patch_size: int):
-    """Yields each of `origins` with its infilled patch (uint16) and mask (uint8), [p, p, 1]."""
-    origins = iter(origins)
-    while batch := list(itertools.islice(origins, _BATCH_SIZE)):
-        decoded = [
-            input_pipeline.decode(
-                {**origin["context"], "mask": origin["donor"]["mask"]}, patch_size
-            )
-            for origin in batch
-        ]
-        image, mask = (np.stack([d[name].numpy() for d in decoded]) for name in ("image", "mask"))
-        label = np.array([origin["label"] for origin in batch], np.int32)
-        seeds = np.array([origin["seed"] for origin in batch], np.int32)
-        infilled = generator(image, mask, label, seeds)
-        levels = np.rint(infilled * input_pipeline.WHITE).astype(np.uint16)
-        yield from zip(batch, levels, mask.astype(np.uint8), strict=True)
-
-
-def _example(origin: dict, image: np.ndarray) -> dict:
-    """Returns a synthetic patch as it is stored; the mask keeps its donor's bytes."""
-    context, donor = origin["context"], origin["donor"]
-    return {
-        "image": tf.io.encode_png(image).numpy(),
-        "mask": donor["mask"],
-        "label": origin["label"],
-        "lesion_type": donor["lesion_type"].decode() if origin["label"] else "none",
-        "simulated": True,
-        "patient_id": context["patient_id"],
-        "film_id": context["film_id"],
-        "scanner": context["scanner"],
-        "patch": context["patch"],
-        "mask_patch": donor["patch"],
-        "mask_patient_id": donor["patient_id"],
-        "infill": context["infill"],
-        "seed": origin["seed"],
-    }
-
-
 def _write_png(
-    synthetic: SyntheticSet, folder: pathlib.Path, interrupted: interruption.Interruption
+    synthetic: SyntheticSet, folder: epath.Path, interrupted: interruption.Interruption
 ) -> None:
     """Writes the patches (16 bit) and masks (0 and 255) that are not in the folder yet."""
     folder.mkdir(exist_ok=True)

@@ -2,24 +2,25 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
-import pathlib
-import shutil
 import sys
 import time
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
+from etils import epath
 
-from cigan_tf import interruption, provenance
+from cigan_tf import accelerators, interruption, provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.classifier import batches, infill_choice, tensorboard
 from cigan_tf.classifier.network import build_classifier
-from cigan_tf.classifier.synthetic_set import SyntheticSet
+from cigan_tf.classifier.synthetic_set import OnTheFly, SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import roc
@@ -33,7 +34,7 @@ CLASSIFIER_FILE = "classifier.keras"
 _CHECKPOINT_DIR = "checkpoints"
 
 
-def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: pathlib.Path):
+def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: epath.Path):
     """Trains a classifier, or takes it up where it was interrupted, and writes what it scores.
 
     Args:
@@ -52,6 +53,8 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
             on a test patient, or `run_dir` holds a run with other settings.
         Preempted: SIGTERM or Ctrl-C came during the steps; the run is saved.
     """
+    workdir, run_dir = epath.Path(workdir), epath.Path(run_dir)
+    accelerators.refuse_xla_where_it_aborts(config.hardware)
     if config.hardware.deterministic:
         tf.config.experimental.enable_op_determinism()
     fingerprint = provenance.dataset_record(config)["fingerprint"]
@@ -72,16 +75,18 @@ def train_classifier(config: Config, seed: int, workdir: pathlib.Path, run_dir: 
         if confirming:
             record = provenance.read(confirming.parent / provenance.FILE_NAME)
             provenance.refuse_leaks(record, test[1]["patient_id"], "confirming classifier")
-        used = infill_choice.choose_infills(config, seed, synthetic, confirming)
-        infill_choice.write_counts(run_dir, synthetic, used)
-    iterator = iter(batches.training_batches(config, seed, synthetic, used))
+        if not config.classifier.infills_on_the_fly:
+            used = infill_choice.choose_infills(config, seed, synthetic, confirming)
+            infill_choice.write_counts(run_dir, synthetic, used)
+    batches_from = functools.partial(batches.training_batches, config, seed, synthetic, used)
     classifier = _untrained(config, seed)
     at_points = batches.at_points(config, validation[1])
-    _run_steps(classifier, iterator, at_points, run_dir, config, seed)
-    classifier.save(run_dir / CLASSIFIER_FILE)
+    _run_steps(classifier, batches_from, at_points, run_dir, config, seed)
+    with workdir_lib.written_locally(run_dir / CLASSIFIER_FILE) as path:
+        classifier.save(path)
     scores_lib.write(run_dir / scores_lib.VALIDATION_FILE_NAME, score(classifier, *validation))
     scores_lib.write(run_dir / scores_lib.FILE_NAME, score(classifier, *test))
-    shutil.rmtree(run_dir / _CHECKPOINT_DIR, ignore_errors=True)
+    (run_dir / _CHECKPOINT_DIR).rmtree(missing_ok=True)
 
 
 def score(classifier: keras.Model, images: tf.data.Dataset, facts: dict[str, np.ndarray]) -> Scores:
@@ -120,9 +125,14 @@ def _untrained(config: Config, seed: int) -> keras.Model:
 
 
 def _run_steps(
-    classifier, iterator, validation, run_dir: pathlib.Path, config: Config, seed: int
+    classifier,
+    batches_from: Callable[[int], Iterable],
+    validation,
+    run_dir: epath.Path,
+    config: Config,
+    seed: int,
 ) -> None:
-    """Trains to the last step."""
+    """Trains to the last step, on the batches that `batches_from` gives from a step on."""
     settings = config.classifier
     step = tf.Variable(0, dtype=tf.int64)
     # Sum and number of the losses since the last point, of a run that was stopped between two.
@@ -130,12 +140,12 @@ def _run_steps(
     checkpoint = tf.train.Checkpoint(
         classifier=classifier,
         optimizer=classifier.optimizer,
-        iterator=iterator,
         step=step,
         earlier_losses=earlier_losses,
     )
     manager = tf.train.CheckpointManager(checkpoint, str(run_dir / _CHECKPOINT_DIR), max_to_keep=1)
     manager.restore_or_initialize()
+    iterator = iter(batches_from(int(step)))
     writer = tensorboard.ClassifierWriter(str(run_dir / workdir_lib.LOG_DIR), settings)
     name = f"{run_dir.parent.name}, seed {seed}"
     progress = tqdm.tqdm(
@@ -149,7 +159,7 @@ def _run_steps(
     since, steps_since = time.monotonic(), 0
     with interruption.watch() as interrupted, contextlib.closing(writer), progress:
         for number in range(int(step) + 1, settings.classifier_steps + 1):
-            # Not the iterator itself: a function that takes it is traced again for the next run's.
+            # Not the iterator: a function that takes it would be traced again for the next run's.
             losses.append(classifier.train_on_batch(*next(iterator)))
             progress.update()
             steps_since += 1
@@ -184,12 +194,32 @@ def _run_steps(
             since, steps_since = time.monotonic(), 0
 
 
-def _open_synthetic(config: Config, workdir: pathlib.Path, fingerprint: str) -> SyntheticSet | None:
+def _open_synthetic(
+    config: Config, workdir: epath.Path, fingerprint: str
+) -> SyntheticSet | OnTheFly | None:
     settings = config.classifier
     if not settings.needs_synthetic:
         return None
-    folder = settings.synthetic_dir or workdir / "synthetic"
-    synthetic = SyntheticSet(folder, config.model.patch_size)
+    folder = settings.synthetic_dir or workdir / settings.infills_folder
+    if settings.infills_on_the_fly:
+        synthetic = OnTheFly(config, folder)
+    else:
+        synthetic = SyntheticSet(folder, config.model.patch_size)
+        _refuse_other_set(synthetic, folder, config, fingerprint)
+    if synthetic.facts["train_patient_share"] > settings.patient_share:
+        raise UserError(
+            f"The generator or synthetic set in {str(folder)!r} knows "
+            f"{synthetic.facts['train_patient_share']:g} of the training patients, the arm's "
+            f"patient_share is {settings.patient_share:g}; pass --synthetic_dir of one that was "
+            "trained with --train_patient_share of at most that."
+        )
+    return synthetic
+
+
+def _refuse_other_set(
+    synthetic: SyntheticSet, folder: str | epath.Path, config: Config, fingerprint: str
+) -> None:
+    settings = config.classifier
     made_from = synthetic.facts["dataset"], synthetic.facts["train_split"]
     if made_from != (config.data.dataset, config.data.train_split):
         raise UserError(
@@ -204,13 +234,6 @@ def _open_synthetic(config: Config, workdir: pathlib.Path, fingerprint: str) -> 
             f"{synthetic.facts['dataset_fingerprint'][:12]}, now {fingerprint[:12]}); delete it, "
             "train ciGAN on these records, and write it again with --mode=infill."
         )
-    if synthetic.facts["train_patient_share"] > settings.patient_share:
-        raise UserError(
-            f"The synthetic set in {str(folder)!r} knows "
-            f"{synthetic.facts['train_patient_share']:g} of the training patients, the arm's "
-            f"patient_share is {settings.patient_share:g}; pass --synthetic_dir of a set whose "
-            "generator was trained with --train_patient_share of at most that."
-        )
     if synthetic.facts["infills_per_patch"] < settings.synthetic_per_real:
         raise UserError(
             f"The synthetic set in {str(folder)!r} holds {synthetic.facts['infills_per_patch']} "
@@ -218,12 +241,11 @@ def _open_synthetic(config: Config, workdir: pathlib.Path, fingerprint: str) -> 
             f"{settings.synthetic_per_real:g}; delete the set, and write it again with "
             f"--mode=infill --infills_per_patch={math.ceil(settings.synthetic_per_real)}."
         )
-    return synthetic
 
 
 def _confirming_classifier(
-    settings: ClassifierConfig, seed: int, workdir: pathlib.Path
-) -> pathlib.Path | None:
+    settings: ClassifierConfig, seed: int, workdir: epath.Path
+) -> epath.Path | None:
     if settings.confirming_arm is None:
         return None
     cell = Cell(settings.confirming_arm, None, seed)
@@ -236,17 +258,16 @@ def _confirming_classifier(
     return path
 
 
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: epath.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _claim(
     config: Config,
     seed: int,
-    run_dir: pathlib.Path,
+    run_dir: epath.Path,
     made_from: dict,
-    synthetic: SyntheticSet | None,
+    synthetic: SyntheticSet | OnTheFly | None,
 ) -> bool:
     """Makes the folder the run's own; returns whether its run is finished.
 
@@ -280,7 +301,7 @@ def _claim(
 
 
 def _remove_outdated(
-    run_dir: pathlib.Path, config: Config, now: dict, synthetic: SyntheticSet | None
+    run_dir: epath.Path, config: Config, now: dict, synthetic: SyntheticSet | OnTheFly | None
 ) -> None:
     """Records from what the run is made, and removes one that was made from something else."""
     path = run_dir / provenance.FILE_NAME
@@ -302,7 +323,7 @@ def _remove_outdated(
         )
         for name in (*begun, scores_lib.VALIDATION_FILE_NAME, workdir_lib.LOG_DIR):
             target = run_dir / name
-            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            target.rmtree() if target.is_dir() else target.unlink(missing_ok=True)
     # The patients are read from the records, which takes long: only where a run begins.
     seen = dataclasses.replace(config.data, train_patient_share=config.classifier.patient_share)
     record = provenance.training_record(dataclasses.replace(config, data=seen))

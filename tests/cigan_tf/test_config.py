@@ -33,7 +33,6 @@ def test_the_defaults_are_the_papers():
         (Config(model=ModelConfig(patch_size=1024)), "patch_size=1024"),
         (Config(model=ModelConfig(vgg_weights="")), "vgg_weights"),
         (Config(data=DataConfig(batch_size=7)), "batch_size=7"),
-        (Config(data=DataConfig(shuffle_buffer_patches=0)), "shuffle_buffer_patches=0"),
         (Config(loss=LossConfig(feature_weight=-1)), "feature_weight=-1"),
         (Config(loss=LossConfig(boundary_sigma_px=0)), "boundary_sigma_px=0"),
         (Config(loss=LossConfig(wrong_class_weight=-1)), "wrong_class_weight=-1"),
@@ -54,7 +53,7 @@ def test_the_defaults_are_the_papers():
         (Config(training=TrainingConfig(profile_steps="5:3")), "profile_steps='5:3'"),
         (Config(hardware=HardwareConfig(strategy="gpu")), "strategy='gpu'"),
         (Config(hardware=HardwareConfig(mixed_precision="fp8")), "mixed_precision='fp8'"),
-        (Config(hardware=HardwareConfig(steps_per_execution=0)), "steps_per_execution=0"),
+        (Config(hardware=HardwareConfig(steps_per_execution=-1)), "steps_per_execution=-1"),
         (Config(hardware=HardwareConfig(deterministic=True, jit_compile=True)), "jit_compile"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from cigan_tf.classifier import batches
-from cigan_tf.classifier.synthetic_set import SyntheticSet
+from cigan_tf.classifier.synthetic_set import OnTheFly, SyntheticSet
 from cigan_tf.errors import UserError
 
 
@@ -33,8 +33,15 @@ def levels(image):
     return np.rint(image * 65535).astype(np.uint16)
 
 
-def drawn(config, seed=0, synthetic=None):
-    return list(batches.training_batches(config, seed, synthetic).as_numpy_iterator())
+def drawn(config, seed=0, synthetic=None, first_step=0):
+    steps = batches.training_batches(config, seed, synthetic, first_step=first_step)
+    return [(np.array(image), np.array(label)) for image, label in steps]
+
+
+def assert_same(steps, others):
+    for (image, label), (same_image, same_label) in zip(steps, others, strict=True):
+        np.testing.assert_array_equal(image, same_image)
+        np.testing.assert_array_equal(label, same_label)
 
 
 def test_as_many_batches_as_steps_half_of_each_class(discs_config):
@@ -85,9 +92,7 @@ def test_the_seed_alone_decides(discs_config, with_classifier, synthetic):
     first = drawn(config, 5, synthetic)
     tf.random.set_seed(2)
     second, other = drawn(config, 5, synthetic), drawn(config, 6, synthetic)
-    for (image, label), (same_image, same_label) in zip(first, second, strict=True):
-        np.testing.assert_array_equal(image, same_image)
-        np.testing.assert_array_equal(label, same_label)
+    assert_same(first, second)
     assert any(np.abs(a[0] - b[0]).max() > 0.01 for a, b in zip(first, other, strict=True))
 
 
@@ -97,18 +102,59 @@ def test_augmentation_changes_what_is_trained_on(discs_config, with_classifier, 
     assert not all(seen)
 
 
-def test_the_place_in_the_input_can_be_checkpointed(
-    discs_config, with_classifier, synthetic, tmp_path
+@pytest.mark.parametrize("use", ["mixed", "on_the_fly"])
+def test_any_step_is_reached_at_once(
+    discs_config, with_classifier, synthetic, infills_on_the_fly, use
 ):
-    config = with_classifier(discs_config, synthetic_use="mixed", traditional_augmentation=True)
-    iterator = iter(batches.training_batches(config, 0, synthetic))
-    next(iterator)
-    path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "at_step_1")
-    expected = [image.numpy() for image, _ in iterator]
-    other = iter(batches.training_batches(config, 0, synthetic))
-    tf.train.Checkpoint(iterator=other).restore(path)
-    for image, (again, _) in zip(expected, other, strict=True):
-        np.testing.assert_array_equal(image, again.numpy())
+    config = with_classifier(discs_config, synthetic_use=use, traditional_augmentation=True)
+    infills = {"mixed": synthetic, "on_the_fly": infills_on_the_fly}[use]
+    assert_same(drawn(config, 0, infills)[2:], drawn(config, 0, infills, first_step=2))
+
+
+def test_each_pass_sees_every_patch_of_a_class_once(
+    discs_config, with_classifier, synthetic, known
+):
+    config = with_classifier(discs_config, classifier_steps=100, synthetic_use="mixed")
+    seen = collections.defaultdict(list)
+    for images, labels in drawn(config, 0, synthetic):
+        for image, label in zip(images, labels[:, 0], strict=True):
+            picture = levels(image).tobytes()
+            seen[known[picture], label].append(picture)
+    assert len(seen) == 4
+    for pictures in seen.values():
+        assert len(set(pictures[:16])) == len(set(pictures[16:32])) == 16
+        assert pictures[:16] != pictures[16:32]
+
+
+@pytest.fixture(scope="module")
+def infills_on_the_fly(discs_config, discs_generator):
+    return OnTheFly(discs_config, discs_generator)
+
+
+def test_infills_on_the_fly_are_new_ones_in_each_pass(
+    discs_config, with_classifier, infills_on_the_fly, known
+):
+    config = with_classifier(
+        discs_config, classifier_steps=20, classifier_batch_size=8, synthetic_use="on_the_fly"
+    )
+    real = {picture for picture, origin in known.items() if origin == "real"}
+    films = [np.frombuffer(picture, np.uint16).reshape(32, 32, 1) for picture in real]
+    made = []
+    for images, labels in drawn(config, 0, infills_on_the_fly):
+        for image, label in zip(images, labels[:, 0], strict=True):
+            if levels(image).tobytes() not in real:
+                made.append((image, label))
+    # Half of 160 patches; each pass through the 32 training patches makes 16 of each class.
+    assert 50 <= len(made) <= 110
+    assert len({image.tobytes() for image, _ in made}) == len(made)
+    for image, _ in made:
+        shares = [np.mean(levels(image) == film) for film in films]
+        assert max(shares) > 0.5, "beside the lesion it is a training patch"
+    generator, contexts = infills_on_the_fly.generator, infills_on_the_fly.contexts(0)
+    (example,) = contexts.batches(5, 6, 1).as_numpy_iterator()
+    infilled = generator(*(example[name] for name in ("image", "mask", "label", "seed")))
+    of_class = [image for image, label in made if label == example["label"][0]]
+    assert any(np.abs(image - infilled[0]).max() < 1e-6 for image in of_class), "as they are stored"
 
 
 def test_fewer_patients_are_part_of_more(discs_config, with_classifier, known):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cigan_tf.classifier.mixing import real_share_by_step
+from cigan_tf.classifier.mixing import draw_synthetic, places_in_streams, real_share_by_step
 from cigan_tf.experiment_config import ClassifierConfig
 
 
@@ -35,3 +35,22 @@ def test_pretraining_is_synthetic_first_and_real_alone_afterwards():
 def test_without_mixing_the_share_is_one_or_nothing():
     assert real_share_by_step(ClassifierConfig()).min() == 1
     assert real_share_by_step(ClassifierConfig(synthetic_use="only")).max() == 0
+
+
+def test_patches_are_synthetic_with_their_steps_chance():
+    settings = ClassifierConfig(
+        synthetic_use="mixed", real_share_reading="plus_20_points", classifier_steps=3000
+    )
+    drawn = draw_synthetic(settings, seed=0)
+    assert drawn.shape == (3000, 32)
+    np.testing.assert_allclose(drawn.reshape(3, -1).mean(axis=1), [0.5, 0.3, 0.1], atol=0.01)
+    shorter = ClassifierConfig(
+        synthetic_use="mixed", real_share_reading="plus_20_points", classifier_steps=1500
+    )
+    np.testing.assert_array_equal(draw_synthetic(shorter, seed=0), drawn[:1500])
+    assert (draw_synthetic(settings, seed=1) != drawn).any()
+
+
+def test_a_place_counts_the_patches_of_its_stream_before():
+    streams = np.array([[0, 1, 2, 1], [0, 3, 1, 1]])
+    assert places_in_streams(streams).tolist() == [[0, 0, 0, 1], [1, 0, 2, 3]]

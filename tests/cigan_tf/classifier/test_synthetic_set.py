@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import shutil
 import signal
 
@@ -12,12 +13,7 @@ import tensorflow as tf
 
 from cigan_tf import input_pipeline, workdir
 from cigan_tf.classifier import synthetic_set
-from cigan_tf.classifier.synthetic_set import (
-    SyntheticSet,
-    origins,
-    read_facts,
-    write_synthetic_set,
-)
+from cigan_tf.classifier.synthetic_set import SyntheticSet, read_facts, write_synthetic_set
 from cigan_tf.errors import Preempted, UserError
 from cigan_tf.exported_generator import ExportedGenerator
 from tests.cigan_tf.classifier.conftest import record_as_trained_on
@@ -77,6 +73,7 @@ def test_outside_the_mask_patches_are_the_films_own(records, training_patches):
 
 def files(folder):
     """Every file below a folder, by name, and its content."""
+    folder = pathlib.Path(folder)
     found = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
@@ -86,6 +83,8 @@ def small_shards(monkeypatch):
     """32 patches become four shards of two batches."""
     monkeypatch.setattr(synthetic_set, "_BATCH_SIZE", 4)
     monkeypatch.setattr(synthetic_set, "_PATCHES_PER_SHARD", 8)
+    # What a killed process has made, and not yet written, is lost.
+    monkeypatch.setattr(synthetic_set, "_BATCHES_AHEAD", 0)
 
 
 def at_call(number, action, monkeypatch):
@@ -107,6 +106,22 @@ def die():
     raise KeyboardInterrupt
 
 
+def stored_in_order(synthetic):
+    """The records of several files are found by their numbers, and read in this order."""
+    index = synthetic.index
+    records = input_pipeline.Records(synthetic.builder, index)
+    numbered = [records.read(number)["image"].numpy() for number in range(32)]
+    patches = list(synthetic.encoded_patches().as_numpy_iterator())
+    assert [patch["image"] for patch in patches] == numbered
+    assert [patch["patch"] for patch in patches] == index.patch_ids()
+    used = np.arange(32) % 3 == 0
+    chosen = [patch["patch"] for patch in synthetic.encoded_patches(used).as_numpy_iterator()]
+    assert chosen == index.patch_ids()[::3]
+    assert [record["seed"] for record in synthetic.records().as_numpy_iterator()] == list(
+        range(3, 3 + 32)
+    )
+
+
 def test_a_run_that_is_killed_goes_on_at_its_shard_and_ends_with_the_same_bytes(
     discs_config, discs_generator, small_shards, tmp_path, monkeypatch
 ):
@@ -118,12 +133,13 @@ def test_a_run_that_is_killed_goes_on_at_its_shard_and_ends_with_the_same_bytes(
             write_synthetic_set(discs_config, tmp_path, str(discs_generator))
     killed = tmp_path / "synthetic"
     assert read_facts(killed) is None
-    (killed / "incomplete.ABC_1.0.0").mkdir()  # where TFDS would have been killed
+    (killed / "1.0.0" / ".synthetic-train.tfrecord-00002-of-00004.1").touch()
     with monkeypatch.context() as patched:
         calls = at_call(0, die, patched)
         assert write_synthetic_set(discs_config, tmp_path, str(discs_generator)) == killed
     assert len(calls) == 4, "two shards of two batches were missing"
     assert files(killed) == files(whole)
+    stored_in_order(SyntheticSet(whole, 32))
 
 
 def test_a_record_has_the_same_bytes_in_every_process(synthetic_folder):
@@ -156,7 +172,7 @@ def test_a_signal_ends_the_command_and_keeps_finished_shards(
     with pytest.raises(Preempted, match="same command resumes") as stopped:
         write_synthetic_set(discs_config, tmp_path, str(discs_generator))
     assert stopped.value.exit_code == exit_code
-    assert len(list(tmp_path.glob("synthetic/incomplete.1.0.0/synthetic-train.tfrecord-*"))) == 1
+    assert len(list(tmp_path.glob("synthetic/1.0.0/synthetic-train.tfrecord-*"))) == 1
 
 
 def test_a_second_infill_of_a_patch_is_another_one(
@@ -214,10 +230,10 @@ def test_png_files_are_written_of_a_finished_set(
 def test_a_finished_set_is_kept_and_another_one_refused(
     discs_config, discs_generator, synthetic_folder
 ):
-    before = sorted(synthetic_folder.rglob("*"))
+    before = files(synthetic_folder)
     workdir = synthetic_folder.parent
     assert write_synthetic_set(discs_config, workdir, str(discs_generator)) == synthetic_folder
-    assert sorted(synthetic_folder.rglob("*")) == before
+    assert files(synthetic_folder) == before
     other = dataclasses.replace(discs_config.training, seed=9)
     with pytest.raises(UserError, match="seed"):
         write_synthetic_set(
@@ -282,18 +298,3 @@ def test_a_generator_without_a_record_is_refused(discs_config, discs_generator, 
     (bare / "assets.extra" / "provenance.json").unlink()
     with pytest.raises(UserError, match="no provenance record"):
         write_synthetic_set(discs_config, tmp_path, str(bare))
-
-
-def test_borrowed_masks_lie_on_tissue():
-    image, donors = np.full((8, 8, 1), 40000, np.uint16), []
-    image[:, 4:] = 0  # air
-    for column in (0, 1, 6, 7):
-        mask = np.zeros((8, 8, 1), np.uint8)
-        mask[2:4, column] = 1
-        donors.append({"mask": tf.io.encode_png(mask).numpy(), "column": column})
-    patch = {"image": tf.io.encode_png(image).numpy(), "label": 0, "tissue_fraction": 0.5}
-    found = [o["donor"]["column"] for o in origins([patch] * 40, donors, seed=0, patch_size=8)]
-    assert set(found) == {0, 1}
-    whole = {**patch, "tissue_fraction": 1.0}  # nothing is air: all masks will do
-    found = [o["donor"]["column"] for o in origins([whole] * 40, donors, seed=0, patch_size=8)]
-    assert set(found) == {0, 1, 6, 7}

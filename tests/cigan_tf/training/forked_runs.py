@@ -6,6 +6,8 @@ python forked_runs.py replicated CONFIG_JSON FOLDER: trains the same run on one 
 logical CPUs, and in two processes that give way to one.
 python forked_runs.py failing CONFIG_JSON FOLDER: trains by two workers, of whom the chief finds
 another run in the workdir, and by two of whom the chief is killed.
+python forked_runs.py compiled CONFIG_JSON FOLDER: trains, and counts what XLA has compiled after
+each step.
 
 TensorFlow is imported once, in a process that never starts it; each run is a fork of that process.
 """
@@ -27,6 +29,7 @@ import tensorflow as tf
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
+from cigan_tf.training import observers
 from cigan_tf.training.train import train
 
 
@@ -134,6 +137,19 @@ def fail_as_worker(workers: list[str], index: int, config: Config, workdir: path
     raise AssertionError("the run has not failed")
 
 
+def compiled(config: Config, folder: pathlib.Path) -> None:
+    """Writes the number of modules that XLA had compiled after each step."""
+    dumped = pathlib.Path(os.environ["XLA_FLAGS"].partition("=")[2])
+    counts = []
+
+    def count(*_):
+        counts.append(len(list(dumped.glob("*.before_optimizations.txt"))))
+
+    observers.Chief.count = count
+    train(config, folder / "run")
+    (folder / "counts.json").write_text(json.dumps(counts))
+
+
 def on(strategy: str, config: Config) -> Config:
     """Returns the configuration for another strategy."""
     return dataclasses.replace(
@@ -170,5 +186,6 @@ if __name__ == "__main__":
         "killed": killed,
         "replicated": replicated,
         "failing": failing,
+        "compiled": compiled,
     }
     modes[sys.argv[1]](saved_config, pathlib.Path(sys.argv[3]), *sys.argv[4:])

@@ -1,5 +1,6 @@
 """A run from the first step to the last: taken up again, stopped, killed, and what it leaves."""
 
+import json
 import os
 import signal
 
@@ -178,6 +179,19 @@ def test_steps_are_profiled_on_request(tiny_config, replace, tmp_path, eagerly):
     config = replace(tiny_config, profile_steps="2:3", adversarial_steps=2, held_out_per_kind=1)
     train_lib.train(config, tmp_path)
     assert len(list((tmp_path / "logs").rglob("*.xplane.pb"))) == 1
+
+
+def test_xla_compiles_in_the_first_steps_alone(
+    tiny_config, replace, forked_runs, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={tmp_path / 'xla'}")
+    config = replace(
+        tiny_config, jit_compile=True, adversarial_steps=10, held_out_per_kind=1, batch_size=2
+    )
+    counts = json.loads((forked_runs("compiled", config) / "counts.json").read_text())
+    assert len(counts) == 12
+    # Two steps of pre-training, one of each network, then nothing that has not been before.
+    assert counts[0] < counts[3] == counts[-1]
 
 
 def test_python_looks_in_where_something_is_due(tiny_config, replace):

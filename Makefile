@@ -31,6 +31,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 
 # The main job on real films: build the patches, fine-tune, export, reload, infill, report.
 quickstart: .venv/.quickstart
+	@mkdir -p runs
 	@echo "[1/4] Patches of 8 real films, with simulated lesions drawn into their tissue"
 	.venv/bin/tfds build ddsm_patches --imports tfds_ddsm --data_dir=$(DATA_DIR) \
 	  -c '$(SAMPLE_PATCHES)' > runs/build.log

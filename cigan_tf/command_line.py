@@ -19,6 +19,8 @@ _READABLE = "gs"
 # Flags whose folders may lie there; what is read or written besides are files of this machine.
 _IN_BUCKETS = ("data_dir", "generators", "output_dir", "saved_model", "synthetic_dir", "workdir")
 _RECIPES = pathlib.Path(__file__).with_name("flagfiles")
+# A name, or the path in a checkout; any other path that does not exist is a mistake.
+_RECIPES_AS_TYPED = (pathlib.Path(), pathlib.Path("cigan_tf/flagfiles"))
 
 
 def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
@@ -99,14 +101,18 @@ def _expand_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> Iter
     for argument in argv:
         match = re.fullmatch(r"--?flagfile=(.+)", argument.strip())
         path = pathlib.Path(match[1]).expanduser() if match else None
-        if path is not None and not path.is_file():
+        if path is not None and not path.is_file() and path.parent in _RECIPES_AS_TYPED:
             path = _RECIPES / path.name
         if path is None or not path.is_file():
             yield argument
         elif str(path) in inside:
             raise flags.Error(f"The flagfile {str(path)!r} includes itself.")
         else:
-            lines = [line.strip() for line in path.read_text().splitlines()]
+            try:
+                text = path.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise flags.Error(f"The flagfile {str(path)!r} cannot be read: {error}.") from None
+            lines = [line.strip() for line in text.splitlines()]
             lines = [line for line in lines if line and not line.startswith(("#", "//"))]
             yield from _expand_flagfiles(lines, (*inside, str(path)))
 

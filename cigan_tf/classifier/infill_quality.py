@@ -183,7 +183,7 @@ def infilled_patches(
         "mask": columns["mask"],
         "context": columns["image"],
         "label": columns["label"],
-        "patient_id": index.patient_id[columns["record"]].astype(str),
+        "patient_id": np.char.decode(index.patient_id[columns["record"]], "utf-8"),
     }
     own = 1 - patches["label"].astype(np.int32)
     arguments = patches["context"], patches["mask"], own, columns["seed"]

@@ -27,7 +27,7 @@ from cigan_tf.record_index import RecordIndex
 from cigan_tf.work_ahead import map_ahead
 
 SPLIT = "train"
-_NAME, _VERSION = "synthetic", "1.0.0"
+_NAME, _VERSION = "synthetic", "1.1.0"
 # Written last: a set without it is not finished, and says in the other one what it is to be.
 _FACTS_FILE, _BEGUN_FILE = "synthetic.json", "begun.json"
 _PNG_DIR = "png"
@@ -245,7 +245,8 @@ def read_facts(folder: str | os.PathLike) -> dict | None:
 def _read_json(path: epath.Path) -> dict | None:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError, tf.errors.OpError):
+    except (FileNotFoundError, ValueError, tf.errors.NotFoundError):
+        # Nothing else: a finished set that cannot be read just now must not pass for another one.
         return None
 
 
@@ -367,7 +368,7 @@ def _complete_set(
         for number in range(len(lengths))
     ]
     present = {shard.name for shard in path.iterdir()}
-    num_finished = sum(shard.name in present for shard in shards)
+    num_finished = sum(1 for _ in itertools.takewhile(lambda shard: shard.name in present, shards))
     first = sum(lengths[:num_finished])
     features = _features(facts["patch_size"])
     records = infilled_records(

@@ -212,7 +212,7 @@ def test_a_failed_export_leaves_no_version(trained_run, tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(tmp_path), "rename", full_disk)
+    monkeypatch.setattr(os, "rename", full_disk)
     with pytest.raises(UserError, match="No space left"):
         export(trained_run, tmp_path)
     assert not list(tmp_path.iterdir())

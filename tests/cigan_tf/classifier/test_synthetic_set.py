@@ -126,14 +126,14 @@ def test_a_run_that_is_killed_goes_on_at_its_shard_and_ends_with_the_same_bytes(
     discs_config, discs_generator, small_shards, tmp_path, monkeypatch
 ):
     whole = write_synthetic_set(discs_config, tmp_path / "undisturbed", str(discs_generator))
-    assert len(list(whole.glob("1.0.0/*.tfrecord-*-of-00004"))) == 4
+    assert len(list(whole.glob("1.1.0/*.tfrecord-*-of-00004"))) == 4
     with monkeypatch.context() as patched:
         at_call(6, die, patched)  # the second batch of the third shard
         with pytest.raises(KeyboardInterrupt):
             write_synthetic_set(discs_config, tmp_path, str(discs_generator))
     killed = tmp_path / "synthetic"
     assert read_facts(killed) is None
-    (killed / "1.0.0" / ".synthetic-train.tfrecord-00002-of-00004.1").touch()
+    (killed / "1.1.0" / ".synthetic-train.tfrecord-00002-of-00004.1").touch()
     with monkeypatch.context() as patched:
         calls = at_call(0, die, patched)
         assert write_synthetic_set(discs_config, tmp_path, str(discs_generator)) == killed
@@ -143,7 +143,7 @@ def test_a_run_that_is_killed_goes_on_at_its_shard_and_ends_with_the_same_bytes(
 
 
 def test_a_record_has_the_same_bytes_in_every_process(synthetic_folder):
-    (shard,) = synthetic_folder.glob("1.0.0/*.tfrecord-*")
+    (shard,) = synthetic_folder.glob("1.1.0/*.tfrecord-*")
     for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
         example = tf.train.Example.FromString(record)
         assert example.SerializeToString(deterministic=True) == record
@@ -172,7 +172,7 @@ def test_a_signal_ends_the_command_and_keeps_finished_shards(
     with pytest.raises(Preempted, match="same command resumes") as stopped:
         write_synthetic_set(discs_config, tmp_path, str(discs_generator))
     assert stopped.value.exit_code == exit_code
-    assert len(list(tmp_path.glob("synthetic/1.0.0/synthetic-train.tfrecord-*"))) == 1
+    assert len(list(tmp_path.glob("synthetic/1.1.0/synthetic-train.tfrecord-*"))) == 1
 
 
 def test_a_second_infill_of_a_patch_is_another_one(
@@ -242,7 +242,7 @@ def test_a_finished_set_is_kept_and_another_one_refused(
 
 
 def test_an_unfinished_set_is_none(tmp_path):
-    (tmp_path / "synthetic" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "synthetic" / "1.1.0").mkdir(parents=True)
     with pytest.raises(UserError, match="--mode=infill"):
         SyntheticSet(tmp_path / "synthetic", 32)
 

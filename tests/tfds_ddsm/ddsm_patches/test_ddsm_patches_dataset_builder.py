@@ -353,7 +353,7 @@ def test_a_damaged_film_of_ones_own_stops_the_build(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     download_config = tfds.download.DownloadConfig(manual_dir=tmp_path)
 
-    with pytest.raises(DatasetError, match=r"a\.png: .*tfds_ddsm.check lists all") as raised:
+    with pytest.raises(DatasetError, match=r"a\.png: .*cigan-check lists all") as raised:
         builder(tmp_path, source="films").download_and_prepare(download_config=download_config)
     assert "\n" not in str(raised.value)
 

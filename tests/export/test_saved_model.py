@@ -1,5 +1,6 @@
 """The exported generator: its signatures, its promises, and that it stands alone."""
 
+import os
 import shutil
 import subprocess
 import sys

@@ -460,9 +460,10 @@ class CiGAN(ReplicatedModel):
     def measure(self, batch) -> dict[str, tf.Tensor]:
         """Returns each of `TERMS` for a batch; the noise is the same whenever it is called."""
         noise = self._noise(tf.shape(batch["mask"]), -1)
-        infilled = self.infill(batch["image"], batch["mask"], batch["label"], noise)
-        _, of_generator = self._generator_loss(batch, infilled, adversarially=True)
-        _, of_discriminator = self._discriminator_loss(batch, infilled)
+        batch = {**batch, "noise": noise}
+        infilled, opposite = self._infill_batch(batch), self._opposite_infill(batch)
+        _, of_generator = self._generator_loss(batch, infilled, True, opposite)
+        _, of_discriminator = self._discriminator_loss(batch, infilled, opposite)
         return of_generator | of_discriminator
 
     def take_nonfinite(self) -> tuple[int, str] | None:

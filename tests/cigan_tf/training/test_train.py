@@ -160,6 +160,7 @@ def test_infills_are_measured_while_training(tiny_config, replace, tmp_path, eag
         evaluated_patches=20,
         quality_features="random",
         best_term="",
+        opposite_class_weight=1.0,
         held_out_per_kind=1,
         pretraining_steps=1,
         adversarial_steps=2,

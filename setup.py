@@ -114,7 +114,7 @@ setuptools.setup(
             "checksums.tsv",
         ],
         "cigan_tf": ["flagfiles/*.flags", "evaluation/*.jinja", "presets/*/*"],
-        "cigan_export": ["*.jinja", "templates/*.jinja"],
+        "cigan_export": ["page/*.jinja", "serving/templates/*.jinja"],
     },
     entry_points={
         "console_scripts": [

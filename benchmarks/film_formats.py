@@ -20,8 +20,8 @@ import pydicom
 from absl import app, flags
 from pydicom import uid
 
-from export import film_files
-from export.film_infill import FilmLesion
+from export.films import film_files
+from export.films.film_infill import FilmLesion
 from tests.tfds_ddsm.sources import dicom_films
 from tfds_ddsm.mammogram import UnreadableFilmError
 from tfds_ddsm.sources import image_file

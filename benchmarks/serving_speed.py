@@ -3,7 +3,7 @@
     python -m benchmarks.serving_speed
 
 Arms with the same weights on the same 256 px patches: the SavedModel as `export.saved_model` writes
-it; its folded graph in LiteRT, ONNX Runtime and OpenVINO, from `export.runtime_formats`; the
+it; its folded graph in LiteRT, ONNX Runtime and OpenVINO, from `export.graph.runtime_formats`; the
 SavedModel that Keras itself exports of the generator; PyTorch (eager, inference mode); and ONNX
 Runtime on what PyTorch exports. Each lives in a process of its own with the number
 of threads asked for; they answer in turn, so that whatever else the machine does meets all of them
@@ -136,7 +136,8 @@ def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
 
     from cigan_tf.config import Config, ModelConfig
     from cigan_tf.models.generator import Generator
-    from export import folded_generator, runtime_formats, saved_model
+    from export import saved_model
+    from export.graph import folded_generator, runtime_formats
 
     keras.utils.set_random_seed(0)
     generator = Generator(side)

@@ -24,8 +24,9 @@ from absl import app, flags
 
 from cigan_tf.config import Config
 from cigan_tf.models.generator import Generator
-from export import film_files, insert_lesions, saved_model
-from export.film_infill import FilmInfiller
+from export import insert_lesions, saved_model
+from export.films import film_files
+from export.films.film_infill import FilmInfiller
 from tfds_ddsm.sources.sample import SampleSource
 
 _RUNS = flags.DEFINE_integer("runs", 7, "Repetitions; the table shows medians.", 1)

@@ -24,7 +24,8 @@ from cigan_tf import command_line, exported_generator, provenance
 from cigan_tf.errors import UserError
 from cigan_tf.input_pipeline import CLASS_NAMES
 
-from . import input_checks, png, serving_files, versions
+from .graph import input_checks, png
+from .serving import serving_files, versions
 
 MODEL_NAME = "cigan_classifier"
 IMAGE_FEATURE = "image/encoded"

@@ -22,7 +22,7 @@ from absl import flags
 from cigan_tf import command_line, workdir
 from cigan_tf.errors import UserError
 
-from .transports import UNAVAILABLE, ServerError, connect
+from .serving.transports import UNAVAILABLE, ServerError, connect
 
 _FIRST_PAUSE_S = 0.1
 _PNG_START = b"\x89PNG\r\n\x1a\n"

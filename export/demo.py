@@ -11,7 +11,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import contextlib
-import pathlib
 import re
 import socket
 import sys
@@ -31,8 +30,8 @@ from cigan_tf import command_line
 from cigan_tf.errors import UserError
 from tfds_ddsm.sources import image_file
 
-from .demo_page import FilmPage
-from .film_infill import FilmInfiller, parse_film_size
+from .films.film_infill import FilmInfiller, parse_film_size
+from .page.demo_page import TEMPLATE, FilmPage
 
 # A film's file in base64, and what the message says besides.
 _MAX_MESSAGE_BYTES = image_file.MAX_FILE_BYTES * 4 // 3 + 2**20
@@ -62,7 +61,7 @@ class Visitors:
         """Fills a visitor's document with the page, or with the word that there is no room."""
         context = document.session_context
         document.title = "ciGAN"
-        document.template = pathlib.Path(__file__).with_name("demo_page.html.jinja").read_text()
+        document.template = TEMPLATE.read_text()
         document.template_variables.update(
             visit=context.id,
             has_room=self._has_room(),

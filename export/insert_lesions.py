@@ -21,8 +21,8 @@ from absl import flags
 from cigan_tf import command_line
 from cigan_tf.errors import UserError
 
-from . import film_files
-from .film_infill import FilmInfiller, FilmLesion, off_the_breast, parse_film_size
+from .films import film_files
+from .films.film_infill import FilmInfiller, FilmLesion, off_the_breast, parse_film_size
 
 _LABELS = ("non_malignant", "malignant")
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"

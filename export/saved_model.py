@@ -28,15 +28,8 @@ from cigan_tf.models.generator import Generator
 from cigan_tf.randomness import consecutive_seeds, noise_of_seed
 from cigan_tf.training import checkpoints
 
-from . import (
-    folded_generator,
-    input_checks,
-    model_card,
-    png,
-    runtime_formats,
-    serving_files,
-    versions,
-)
+from .graph import folded_generator, input_checks, png, runtime_formats
+from .serving import model_card, serving_files, versions
 
 MODEL_NAME = "cigan"
 # On so many real patches other formats are compared with the SavedModel.

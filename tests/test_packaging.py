@@ -101,7 +101,7 @@ def test_a_command_names_the_extra_that_it_lacks(installed, tmp_path):
 def test_the_packages_work_without_a_checkout(installed, tmp_path):
     script = """
 import importlib.metadata
-import cigan_tf, cigan_export.folded_generator, tfds_ddsm, tensorflow_datasets as tfds
+import cigan_tf, cigan_export.graph.folded_generator, tfds_ddsm, tensorflow_datasets as tfds
 from cigan_tf.models import list_presets
 
 for package in (cigan_tf, cigan_export, tfds_ddsm):

@@ -20,6 +20,6 @@ def sample_film():
 @pytest.fixture(scope="session")
 def infill(exported):
     """The tiny run's generator, at the scale that it was trained at."""
-    from export.film_infill import FilmInfiller
+    from export.films.film_infill import FilmInfiller
 
     return FilmInfiller(exported, (344, 188))

@@ -10,8 +10,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from cigan_tf import exported_generator, provenance
 from cigan_tf.errors import UserError
-from export import serving_files
 from export.classifier import IMAGE_FEATURE, export
+from export.serving import serving_files
 from tests.export.serving_process import RefusedError, ServingProcess
 
 SIDE = 32

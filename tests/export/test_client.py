@@ -25,7 +25,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from cigan_tf import input_pipeline
 from cigan_tf.errors import UserError
 from export.client import Client
-from export.transports import ServerError
+from export.serving.transports import ServerError
 
 STATUS = {"UNAVAILABLE": 503, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404}
 

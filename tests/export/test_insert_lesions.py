@@ -10,8 +10,8 @@ import pydicom
 import pytest
 
 from cigan_tf.errors import UserError
-from export.film_files import files_of, read_film
-from export.film_infill import FilmLesion
+from export.films.film_files import files_of, read_film
+from export.films.film_infill import FilmLesion
 from export.insert_lesions import insert_lesions, parse_lesion
 from tests.tfds_ddsm.sources import dicom_films
 

@@ -10,7 +10,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from cigan_tf.errors import UserError
-from export import film_files
+from export.films import film_files
 from tests.tfds_ddsm.sources import dicom_films, pvrg_encoder
 from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
 from tfds_ddsm.sources import dicom_pixels, image_file

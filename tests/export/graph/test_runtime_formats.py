@@ -11,7 +11,8 @@ import tensorflow as tf
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
 from cigan_tf.randomness import noise_of_seed
-from export import runtime_formats, saved_model
+from export import saved_model
+from export.graph import runtime_formats
 
 SIDE = 32
 READERS = {

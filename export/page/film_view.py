@@ -22,7 +22,7 @@ from bokeh.models import (
 from bokeh.palettes import Greys256
 from bokeh.plotting import figure
 
-from . import png
+from tfds_ddsm import grey_levels
 
 _REFRESH_MS = 120
 _NO_IMAGES = {"image": [], "x": [], "y": [], "width": [], "height": []}
@@ -53,7 +53,7 @@ class FilmView:
         # Of the frame on the screen: a guess, until the browser has drawn it.
         self._size_px = {"inner_width": 600, "inner_height": 800}
         self._ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(1, 0)}
-        self.window = LinearColorMapper(palette=Greys256, low=0, high=png.WHITE)
+        self.window = LinearColorMapper(palette=Greys256, low=0, high=grey_levels.WHITE)
         self.figure = self._plot("film")
         self.beside = self._plot("beside")
         self.beside.visible = False

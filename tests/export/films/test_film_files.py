@@ -9,8 +9,8 @@ import pydicom
 import pytest
 
 from cigan_tf.errors import UserError
-from export import film_files
-from export.film_infill import FilmLesion
+from export.films import film_files
+from export.films.film_infill import FilmLesion
 from tests.tfds_ddsm.sources import dicom_films
 
 PIXELS = np.random.default_rng(0).integers(0, 65_536, (90, 70), np.uint16)

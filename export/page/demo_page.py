@@ -39,13 +39,17 @@ from bokeh.models import (
 from bokeh.transform import factor_cmap
 
 from cigan_tf.errors import UserError
-from tfds_ddsm import png_file
+from tfds_ddsm import grey_levels, png_file
 from tfds_ddsm.mammogram import Film
 from tfds_ddsm.sources.sample import SampleSource
 
-from . import film_files, outlines, png
-from .film_infill import FilmInfiller, FilmLesion, InfilledLesion, off_the_breast
+from ..films import film_files
+from ..films.film_infill import FilmInfiller, FilmLesion, InfilledLesion, off_the_breast
+from . import outlines
 from .film_view import FilmView
+
+# The HTML around the controls.
+TEMPLATE = pathlib.Path(__file__).with_name("demo_page.html.jinja")
 
 LABELS = ("non_malignant", "malignant")
 _COLORS = ("#3fc1c9", "#ff7849")
@@ -304,8 +308,8 @@ class FilmPage:
             name="window",
             title="Window: black, white",
             start=0,
-            end=png.WHITE,
-            value=(0, png.WHITE),
+            end=grey_levels.WHITE,
+            value=(0, grey_levels.WHITE),
             format="0",
         )
         for index, end in enumerate(("low", "high")):

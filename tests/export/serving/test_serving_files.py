@@ -11,7 +11,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from cigan_tf.errors import UserError
-from export import serving_files, versions
+from export.serving import serving_files, versions
 
 FILES = ("models.config", "batching.config", "monitoring.config", "compose.yaml", "kserve.yaml")
 

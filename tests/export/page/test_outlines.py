@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from cigan_tf.errors import UserError
-from export import outlines
+from export.page import outlines
 
 SHAPE = (400, 300)
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from cigan_tf.errors import UserError
 
-from .film_infill import FilmLesion
+from ..films.film_infill import FilmLesion
 
 _MAX_POINTS = 20_000
 # cv2.fillPoly takes fractions of a pixel in so many bits.

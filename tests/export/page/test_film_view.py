@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from bokeh.document import Document
 
-from export.film_view import FilmView
+from export.page.film_view import FilmView
 
 FILM = np.random.default_rng(0).integers(0, 65_536, (900, 600), np.uint16)
 

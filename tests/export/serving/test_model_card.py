@@ -8,7 +8,7 @@ from cigan_tf import provenance
 from cigan_tf import workdir as workdir_lib
 from cigan_tf.evaluation import report
 from cigan_tf.evaluation.experiment_report import QUALITY_FILE
-from export import model_card
+from export.serving import model_card
 
 
 def test_the_card_lies_in_the_version(exported, trained_run, tiny_config):

@@ -10,8 +10,8 @@ import pytest
 from bokeh.document import Document
 from bokeh.events import Tap
 
-from export import demo_page
-from export.demo_page import FilmPage
+from export.page import demo_page
+from export.page.demo_page import FilmPage
 
 
 @pytest.fixture

@@ -24,9 +24,7 @@ from scipy.interpolate import RectBivariateSpline
 
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import open_generator
-from tfds_ddsm import patches
-
-from . import png
+from tfds_ddsm import grey_levels, patches
 
 MAX_LESIONS = 16
 
@@ -198,13 +196,13 @@ class FilmInfiller:
         row, column, patch_mask = _patch_around(patches.rescale(mask, factor), self.patch_size)
         window = slice(row, row + self.patch_size), slice(column, column + self.patch_size)
         infilled = self.generator(
-            image=before[window][None, ..., None].astype(np.float32) / png.WHITE,
+            image=before[window][None, ..., None].astype(np.float32) / grey_levels.WHITE,
             mask=patch_mask[None, ..., None].astype(np.float32),
             label=np.array([lesion.malignant], np.int32),
             seed=np.array([seed], np.int32),
         )[0, ..., 0]
         after = before.astype(np.float32)
-        after[window] = _without_step(after[window], infilled * png.WHITE, patch_mask)
+        after[window] = _without_step(after[window], infilled * grey_levels.WHITE, patch_mask)
         place, pixels = _on_film(film, mask, before, after)
         return InfilledLesion(
             pixels=pixels,
@@ -368,4 +366,4 @@ def _enlarged(
 
 
 def _to_uint16(grey: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(grey), 0, png.WHITE).astype(np.uint16)
+    return np.clip(np.round(grey), 0, grey_levels.WHITE).astype(np.uint16)

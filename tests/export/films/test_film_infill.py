@@ -7,15 +7,14 @@ import pytest
 from scipy import ndimage
 
 from cigan_tf.errors import UserError
-from export import png
-from export.film_infill import (
+from export.films.film_infill import (
     MAX_LESIONS,
     FilmInfiller,
     FilmLesion,
     off_the_breast,
     parse_film_size,
 )
-from tfds_ddsm import patches
+from tfds_ddsm import grey_levels, patches
 
 
 def disc(diameter):
@@ -55,14 +54,14 @@ def test_the_patch_is_what_the_generator_makes_of_the_rescaled_film(
     # Back at the generator's scale, the new film shows the infill: what differs is little beside
     # what the generator itself changed, before its step at the mask's edge was evened out.
     (made,) = infill.generator(
-        image=before[None, ..., None].astype(np.float32) / png.WHITE,
+        image=before[None, ..., None].astype(np.float32) / grey_levels.WHITE,
         mask=part.patch_mask[None, ..., None].astype(np.float32),
         label=np.ones(1, np.int32),
         seed=np.array([3], np.int32),
     )
     again = patches.rescale(film, scale)[rows, columns].astype(float)
     inner = ndimage.binary_erosion(part.patch_mask, iterations=2)
-    change = np.abs(made[..., 0] * png.WHITE - before)[inner].mean()
+    change = np.abs(made[..., 0] * grey_levels.WHITE - before)[inner].mean()
     assert np.abs(again - part.patch)[inner].mean() < 0.05 * change
 
 
@@ -228,6 +227,6 @@ def test_the_preset_works_on_a_film_that_it_never_saw(sample_film):
         film, _ = infill(pixels, [lesion], seed=0)
         mask = lesion.on_film(film.shape)
         np.testing.assert_array_equal(film[~mask], pixels[~mask])
-        brightness[malignant] = film[mask].mean() / png.WHITE
+        brightness[malignant] = film[mask].mean() / grey_levels.WHITE
     # A malignant mass is denser than what is filled in without one.
     assert brightness[True] > brightness[False] + 0.005

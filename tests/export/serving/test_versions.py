@@ -10,9 +10,9 @@ import time
 import pytest
 
 from cigan_tf.errors import UserError
-from export import versions
+from export.serving import versions
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 FILES = ("saved_model.pb", "variables")
 
 
@@ -50,7 +50,7 @@ def test_two_exports_at_once_are_two_whole_versions(tmp_path):
 def test_many_processes_export_to_one_folder(tmp_path):
     program = """
 import pathlib, sys
-from export import versions
+from export.serving import versions
 def fill(folder):
     folder.mkdir()
     for name in ("saved_model.pb", "variables"):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from cigan_tf.models.generator import Generator
-from export import folded_generator
+from export.graph import folded_generator
 
 
 @pytest.fixture(scope="module")

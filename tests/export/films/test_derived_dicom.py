@@ -11,8 +11,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from cigan_tf.errors import UserError
-from export import derived_dicom, film_files
-from export.film_infill import FilmLesion
+from export.films import derived_dicom, film_files
+from export.films.film_infill import FilmLesion
 from tests.tfds_ddsm.sources import dicom_films
 from tfds_ddsm import grey_levels
 from tfds_ddsm.sources.image_file import FilmPixels, read_film

@@ -1,0 +1,1 @@
+"""Whole films: read, infilled, written as derived DICOM images."""

@@ -1,0 +1,1 @@
+"""The page that `export.demo` serves, drawn by Bokeh."""

@@ -16,7 +16,7 @@ from collections import defaultdict
 import numpy as np
 
 from benchmarks import preset_quality
-from cigan_tf import command_line, flags, input_pipeline, workdir
+from cigan_tf import command_line, file_io, flags, input_pipeline
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -60,7 +60,7 @@ def main(runs: str) -> None:
             real, infills, features, probability, config.training.seed
         )
         judged[folder.name] = {"steps": record["steps"], "measures": measures}
-        workdir.write_whole(kept, json.dumps(judged) + "\n")
+        file_io.write_whole(kept, json.dumps(judged) + "\n")
         print(f"judged {folder.name}", flush=True)
     _print_table(judged)
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cigan_tf import command_line, flags, input_pipeline, pictures, provenance, workdir
+from cigan_tf import command_line, file_io, flags, input_pipeline, pictures, provenance
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -77,7 +77,7 @@ def main() -> None:
         **quality,
     }
     path = pathlib.Path(_JSON.value)
-    workdir.write_whole(path, json.dumps(record, indent=2) + "\n")
+    file_io.write_whole(path, json.dumps(record, indent=2) + "\n")
     _print_table(quality_table.read(path))
 
 

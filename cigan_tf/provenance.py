@@ -15,8 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from cigan_tf import __version__, input_pipeline
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import __version__, file_io, input_pipeline, run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 
@@ -122,7 +121,7 @@ def write_training(
     """
     path = epath.Path(workdir) / FILE_NAME
     before = read(path)
-    if before is None and any((path.parent / workdir_lib.CHECKPOINT_DIR).glob("*")):
+    if before is None and any((path.parent / run_folder.CHECKPOINT_DIR).glob("*")):
         print(
             f"warning: the run in {str(workdir)!r} was started without {FILE_NAME}: its data are "
             "not recorded, and its generator is refused for an experiment.",
@@ -201,7 +200,7 @@ def read(path: str | os.PathLike) -> dict[str, Any] | None:
 
 def write(path: str | os.PathLike, record: dict[str, Any]) -> None:
     """Writes a record to a file, atomically; its folder must exist."""
-    workdir_lib.write_whole(path, json.dumps(record, indent=2) + "\n")
+    file_io.write_whole(path, json.dumps(record, indent=2) + "\n")
 
 
 def require(record: dict[str, Any] | None, path: str | os.PathLike) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import time
 import numpy as np
 from absl import flags
 
-from cigan_tf import command_line, workdir
+from cigan_tf import command_line, file_io
 from cigan_tf.errors import UserError
 
 from .serving.transports import UNAVAILABLE, ServerError, connect
@@ -189,7 +189,7 @@ def main() -> None:
     except ServerError as error:
         raise UserError(f"{flags.FLAGS.server} gave no infill. {error}") from None
     try:
-        workdir.write_whole(pathlib.Path(flags.FLAGS.output), infilled)
+        file_io.write_whole(pathlib.Path(flags.FLAGS.output), infilled)
     except OSError as error:
         raise UserError(
             f"--output={flags.FLAGS.output} cannot be written: {error.strerror}."

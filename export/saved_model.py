@@ -20,8 +20,7 @@ import tensorflow as tf
 from absl import flags
 from etils import epath
 
-from cigan_tf import command_line, exported_generator, input_pipeline, provenance
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import command_line, exported_generator, input_pipeline, provenance, run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.models.generator import Generator
@@ -71,7 +70,7 @@ def export(
     """
     runtime_formats.require_installed(other_formats)
     workdir = epath.Path(workdir)
-    config = workdir_lib.load_config(workdir)
+    config = run_folder.load_config(workdir)
     patches = _patches_to_compare(config) if other_formats else None
     generator, step = checkpoints.restore_generator(workdir, config, best)
     record = provenance.read(workdir / provenance.FILE_NAME)

@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "cigan_tf.experiment_config": ["errors", "settings"],
     "cigan_tf.hardware_config": ["settings"],
     "cigan_tf.config": ["errors", "settings", "experiment_config", "hardware_config"],
-    "cigan_tf.workdir": ["errors", "config", "experiment_config"],
+    "cigan_tf.file_io": ["errors"],
+    "cigan_tf.run_folder": ["errors", "file_io", "config", "experiment_config"],
     "cigan_tf.command_line": ["errors"],
     "cigan_tf.interruption": ["errors"],
     "cigan_tf.masks": [],
@@ -28,23 +29,28 @@ MAY_IMPORT = {
     "cigan_tf.exported_generator": ["errors", "models", "provenance"],
     "cigan_tf.input_pipeline": ["errors", "config", "masks", "randomness", "record_index"],
     "cigan_tf.record_index": ["errors"],
-    "cigan_tf.provenance": ["errors", "config", "workdir", "input_pipeline", "__version__"],
+    "cigan_tf.provenance": [
+        *["errors", "config", "file_io", "run_folder", "input_pipeline", "__version__"],
+    ],
     "cigan_tf.models": [
         *["errors", "config", "hardware_config", "masks", "losses", "randomness", "provenance"],
         *["models", "accelerators"],
     ],
     "cigan_tf.training": [
-        *["errors", "config", "hardware_config", "workdir", "masks", "losses", "pictures"],
-        *["randomness", "interruption", "input_pipeline", "models", "provenance", "training"],
+        *["errors", "config", "hardware_config", "file_io", "run_folder"],
+        *["masks", "losses", "pictures", "randomness", "interruption"],
+        *["input_pipeline", "models", "provenance", "training"],
         *["evaluation.fidelity", "evaluation.roc", "accelerators"],
     ],
     "cigan_tf.evaluation": [
-        *["errors", "config", "experiment_config", "workdir", "pictures", "randomness"],
+        *["errors", "config", "experiment_config", "file_io", "run_folder"],
+        *["pictures", "randomness"],
         *["exported_generator", "input_pipeline", "provenance", "evaluation"],
     ],
     "cigan_tf.classifier": [
-        *["errors", "config", "experiment_config", "workdir", "masks", "pictures", "randomness"],
-        *["models", "record_index", "work_ahead", "accelerators"],
+        *["errors", "config", "experiment_config", "file_io", "run_folder"],
+        *["masks", "pictures", "randomness", "models", "record_index"],
+        *["work_ahead", "accelerators"],
         *["exported_generator", "interruption", "input_pipeline", "provenance"],
         *["evaluation", "classifier"],
     ],
@@ -53,8 +59,9 @@ MAY_IMPORT = {
         *["errors", "command_line", "flags", "models", "training", "classifier", "evaluation"],
     ],
     "export": [
-        *["errors", "command_line", "config", "workdir", "masks", "input_pipeline", "models"],
-        *["training", "evaluation", "exported_generator", "provenance", "randomness"],
+        *["errors", "command_line", "config", "file_io", "run_folder", "masks"],
+        *["input_pipeline", "models", "training", "evaluation"],
+        *["exported_generator", "provenance", "randomness"],
     ],
 }
 # What each folder of the export may import of the export; the commands above them import any.

@@ -206,7 +206,7 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
 
     Returns:
         A dataset of images float32 [N, p, p, 1] in [0, 1], and the facts of all of them that
-        `evaluation.scores.Scores` takes: all but `probability`, [n].
+        `evaluation.score_file.Scores` takes: all but `probability`, [n].
 
     Raises:
         UserError: there is no such split, or it lacks a class.

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from cigan_tf import interruption
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io, interruption, run_folder
 from cigan_tf.classifier import batches, infill_quality, parallel
+from cigan_tf.classifier.classifier_run import train_classifier
 from cigan_tf.classifier.synthetic_set import SyntheticSet
-from cigan_tf.classifier.train import train_classifier
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import scores as scores_lib
+from cigan_tf.evaluation import score_file
 from cigan_tf.evaluation.experiment_report import write_report
 from cigan_tf.experiment_config import Cell
 
@@ -48,7 +47,7 @@ def _run_experiment(
 ) -> epath.Path:
     cells = config.experiment.cells(config.classifier)
     train_cells(config, workdir, cells, jobs)
-    workdir_lib.write_whole(workdir / workdir_lib.EXPERIMENT_FILE, config.to_json())
+    file_io.write_whole(workdir / run_folder.EXPERIMENT_FILE, config.to_json())
     _judge_generators(config, workdir, saved_model)
     return write_report(workdir)
 
@@ -118,7 +117,7 @@ def train_cells(
     with interruption.ending():
         batches.refuse_shared_patients(config)
         jobs = min(jobs, len(cells))
-        if jobs > 1 and not workdir_lib.on_disk(workdir):
+        if jobs > 1 and not file_io.on_disk(workdir):
             raise UserError(
                 "Several processes in one workdir need its locks, which a bucket has not: train "
                 f"each classifier by --cell_index. Received: jobs={jobs}, workdir={str(workdir)!r}."
@@ -130,7 +129,7 @@ def train_cells(
         # What another process was training is finished, or trained here, when its lock is released.
         for cell in cells:
             _train_cell(config, workdir, cell, wait=True)
-    return [workdir_lib.cell_dir(workdir, cell) for cell in cells]
+    return [run_folder.cell_dir(workdir, cell) for cell in cells]
 
 
 def train_free_cells(config: Config, workdir: epath.Path, cells: Sequence[Cell]) -> None:
@@ -156,9 +155,9 @@ def _train_cell(config: Config, workdir: epath.Path, cell: Cell, wait: bool) -> 
         # Brought up to date here, or waited for.
         for wait_for_it in (False, True):
             _train_cell(config, workdir, needed, wait_for_it)
-    run_dir = workdir_lib.cell_dir(workdir, cell)
-    with workdir_lib.lock(run_dir, wait) as held:
+    run_dir = run_folder.cell_dir(workdir, cell)
+    with file_io.lock(run_dir, wait) as held:
         # Whoever held the lock before has brought the scores up to date.
-        if held and not (wait and (run_dir / scores_lib.FILE_NAME).exists()):
+        if held and not (wait and (run_dir / score_file.FILE_NAME).exists()):
             of_arm = dataclasses.replace(config, classifier=settings)
             train_classifier(of_arm, cell.seed, workdir, run_dir)

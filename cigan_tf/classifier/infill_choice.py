@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from etils import epath
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io, run_folder
 from cigan_tf.classifier import batches
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
@@ -39,7 +39,7 @@ def choose_infills(
     used = draw_infills(infill, config.classifier.synthetic_per_real, seed)
     if confirming is None:
         return used
-    with workdir_lib.local_file(confirming) as path:
+    with file_io.local_file(confirming) as path:
         classifier = keras.models.load_model(path, compile=False)
     images = batches.decoded_images(config, synthetic.encoded_patches(used))
     malignant = np.concatenate(
@@ -81,6 +81,6 @@ def write_counts(run_dir: epath.Path, synthetic: SyntheticSet, used: np.ndarray)
         "used": dict(zip(CLASS_NAMES, counts.tolist(), strict=True)),
         "num_patches": synthetic.facts["num_patches"],
     }
-    workdir_lib.write_whole(
-        run_dir / workdir_lib.INFILLS_USED_FILE, json.dumps(content, indent=2) + "\n"
+    file_io.write_whole(
+        run_dir / run_folder.INFILLS_USED_FILE, json.dumps(content, indent=2) + "\n"
     )

@@ -14,10 +14,9 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from cigan_tf import input_pipeline, pictures, provenance
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io, input_pipeline, pictures, provenance, run_folder
+from cigan_tf.classifier.classifier_run import CLASSIFIER_FILE
 from cigan_tf.classifier.synthetic_set import Contexts, SyntheticSet, infill
-from cigan_tf.classifier.train import CLASSIFIER_FILE
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
 from cigan_tf.evaluation import (
@@ -27,7 +26,7 @@ from cigan_tf.evaluation import (
     fidelity,
     memorisation,
     roc,
-    scores,
+    score_file,
     seam,
     two_sample,
 )
@@ -105,12 +104,12 @@ def write_infill_quality(
             f"{synthetic.record['weights_sha256'][:12]}); pass that one as --saved_model, or write "
             "the synthetic set again."
         )
-    run_dir = workdir_lib.cell_dir(
+    run_dir = run_folder.cell_dir(
         workdir, Cell(real_alone[0], None, config.experiment.classifier_seeds[0])
     )
-    with workdir_lib.local_file(run_dir / CLASSIFIER_FILE) as path:
+    with file_io.local_file(run_dir / CLASSIFIER_FILE) as path:
         classifier = keras.models.load_model(path)
-    validation = scores.read(run_dir / scores.VALIDATION_FILE_NAME)
+    validation = score_file.read(run_dir / score_file.VALIDATION_FILE_NAME)
     threshold = roc.sensitivity_at_specificity(
         validation.label, validation.probability, _SPECIFICITY
     ).threshold
@@ -138,11 +137,11 @@ def write_infill_quality(
         "num_patients": len(np.unique(real["patient_id"])),
         **quality,
     }
-    workdir_lib.write_whole(quality_file, json.dumps(quality, indent=2) + "\n")
+    file_io.write_whole(quality_file, json.dumps(quality, indent=2) + "\n")
     shown = input_pipeline.picture_patches(config, config.experiment.test_split, _SHOWN_PER_KIND)
     rows = pictures.comparison_rows(shown, generator, seed)
     sheet = drawing.comparison_sheet(shown["kind"], rows)
-    workdir_lib.write_whole(infills_file, sheet)
+    file_io.write_whole(infills_file, sheet)
 
 
 def calibration(config: Config) -> memorisation.Calibration:

@@ -18,8 +18,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
-from cigan_tf import input_pipeline, interruption, provenance
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io, input_pipeline, interruption, provenance, run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
@@ -327,7 +326,7 @@ def write_synthetic_set(
         "seed": config.training.seed,
         "infills_per_patch": config.experiment.infills_per_patch,
     }
-    with workdir_lib.sole_process(workdir), interruption.watch() as interrupted:
+    with run_folder.sole_process(workdir), interruption.watch() as interrupted:
         present = read_facts(folder)
         if present is None:
             _complete_set(config, folder, generator, record, facts, interrupted)
@@ -358,7 +357,7 @@ def _complete_set(
         for outdated in (path, folder / _PNG_DIR):
             outdated.rmtree(missing_ok=True)
         path.mkdir(parents=True, exist_ok=True)
-        workdir_lib.write_whole(path / _BEGUN_FILE, json.dumps(facts, indent=2) + "\n")
+        file_io.write_whole(path / _BEGUN_FILE, json.dumps(facts, indent=2) + "\n")
     lengths = [
         min(_PATCHES_PER_SHARD, num_patches - first)
         for first in range(0, num_patches, _PATCHES_PER_SHARD)
@@ -384,7 +383,7 @@ def _complete_set(
                     "while infilling; the same command resumes after the last finished shard."
                 )
             with (
-                workdir_lib.whole_file(shard) as beside,
+                file_io.whole_file(shard) as beside,
                 tf.io.TFRecordWriter(os.fspath(beside)) as writer,
             ):
                 for serialized_example in of_shard:
@@ -407,7 +406,7 @@ def _complete_set(
     provenance.write(path / provenance.FILE_NAME, record)
     for beside in path.glob(".*"):
         beside.unlink()  # of a run that was killed while it wrote
-    workdir_lib.write_whole(path / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+    file_io.write_whole(path / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
     (path / _BEGUN_FILE).unlink()
 
 
@@ -532,4 +531,4 @@ def _write_png(
         for name, picture in pictures.items():
             path = folder / f"{name}.png"
             if not path.exists():
-                workdir_lib.write_whole(path, tf.io.encode_png(picture).numpy())
+                file_io.write_whole(path, tf.io.encode_png(picture).numpy())

@@ -11,10 +11,17 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io, run_folder
 from cigan_tf.config import Config
-from cigan_tf.evaluation import answers, drawing, origin, page, quality_table, table_text
-from cigan_tf.evaluation import scores as scores_lib
+from cigan_tf.evaluation import (
+    answers,
+    drawing,
+    origin,
+    page,
+    quality_table,
+    score_file,
+    table_text,
+)
 from cigan_tf.evaluation.experiment_table import ExperimentTable, compare_arms
 from cigan_tf.evaluation.report import read_scalars, training_seconds
 from cigan_tf.evaluation.table_text import TextTable
@@ -47,15 +54,15 @@ def write_report(workdir: str | os.PathLike) -> epath.Path:
             compared, classifiers of other data or generators than the rest of the table.
     """
     workdir = epath.Path(workdir)
-    config = workdir_lib.load_config(workdir, workdir_lib.EXPERIMENT_FILE)
+    config = run_folder.load_config(workdir, run_folder.EXPERIMENT_FILE)
     records = origin.read(_folders(workdir, config))
     table = experiment_table(workdir, config)
     origins = {row: origin.columns(record) for row, record in records.items()}
     table_text.write_csv(workdir, table, origins)
-    workdir_lib.write_whole(workdir / "table.md", table_text.markdown(table))
-    workdir_lib.write_whole(workdir / ORIGIN_FILE, json.dumps(records, indent=2) + "\n")
+    file_io.write_whole(workdir / "table.md", table_text.markdown(table))
+    file_io.write_whole(workdir / ORIGIN_FILE, json.dumps(records, indent=2) + "\n")
     target = workdir / PAGE_FILE
-    workdir_lib.write_whole(target, _render(workdir, config, table, records))
+    file_io.write_whole(target, _render(workdir, config, table, records))
     return target
 
 
@@ -64,7 +71,7 @@ def _folders(workdir: epath.Path, config: Config) -> dict[str, list[epath.Path]]
     folders = collections.defaultdict(list)
     for cell in config.experiment.cells(config.classifier):
         row = _row_name(cell.arm, cell.generator)
-        folders[row].append(workdir_lib.cell_dir(workdir, cell))
+        folders[row].append(run_folder.cell_dir(workdir, cell))
     return folders
 
 
@@ -103,9 +110,9 @@ def experiment_table(workdir: epath.Path, config: Config) -> ExperimentTable:
     experiment = config.experiment
     scores, validation, rows = (collections.defaultdict(dict) for _ in range(3))
     for cell in experiment.cells(config.classifier):
-        folder, row = workdir_lib.cell_dir(workdir, cell), _row_name(cell.arm, cell.generator)
-        scores[row][cell.seed] = scores_lib.read(folder / scores_lib.FILE_NAME)
-        validation[row][cell.seed] = scores_lib.read(folder / scores_lib.VALIDATION_FILE_NAME)
+        folder, row = run_folder.cell_dir(workdir, cell), _row_name(cell.arm, cell.generator)
+        scores[row][cell.seed] = score_file.read(folder / score_file.FILE_NAME)
+        validation[row][cell.seed] = score_file.read(folder / score_file.VALIDATION_FILE_NAME)
         rows[cell.arm][cell.generator] = row
     return compare_arms(
         scores,
@@ -197,7 +204,7 @@ def _setting(value) -> str:
 
 def _training_seconds(workdir: epath.Path, config: Config) -> float:
     folders = [
-        workdir_lib.cell_dir(workdir, cell) / workdir_lib.LOG_DIR
+        run_folder.cell_dir(workdir, cell) / run_folder.LOG_DIR
         for cell in config.experiment.cells(config.classifier)
     ]
     return sum(training_seconds(read_scalars(logs)) for logs in folders if logs.is_dir())

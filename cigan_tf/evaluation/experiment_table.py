@@ -12,7 +12,7 @@ import numpy as np
 
 from cigan_tf.errors import UserError, concerning
 from cigan_tf.evaluation import roc
-from cigan_tf.evaluation.scores import Scores
+from cigan_tf.evaluation.score_file import Scores
 from cigan_tf.evaluation.seed_variance import SeedVariance, split_variance
 
 SPECIFICITIES = (0.9, 0.95)

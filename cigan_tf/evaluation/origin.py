@@ -6,8 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from cigan_tf import provenance
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import provenance, run_folder
 from cigan_tf.errors import UserError
 
 # Digits of a hash that people compare.
@@ -93,7 +92,7 @@ def _data_and_code(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _infills_used(folders: Sequence[epath.Path]) -> dict[str, float] | None:
-    paths = [folder / workdir_lib.INFILLS_USED_FILE for folder in folders]
+    paths = [folder / run_folder.INFILLS_USED_FILE for folder in folders]
     used = [json.loads(path.read_text())["used"] for path in paths if path.exists()]
     names = used[0] if used else {}
     return {name: round(sum(run[name] for run in used) / len(used), 1) for name in names} or None

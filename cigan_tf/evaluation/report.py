@@ -13,8 +13,7 @@ import tensorflow as tf
 from etils import epath
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cigan_tf import input_pipeline, pictures
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io, input_pipeline, pictures, run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import drawing, origin, page
@@ -39,7 +38,7 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
         UserError: the run, the SavedModel or the dataset is missing, or their sizes differ.
     """
     workdir = epath.Path(workdir)
-    config = workdir_lib.load_config(workdir)
+    config = run_folder.load_config(workdir)
     generator = ExportedGenerator(saved_model or workdir / "saved_model")
     if generator.patch_size != config.model.patch_size:
         raise UserError(
@@ -52,12 +51,10 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
     columns = (*pictures.COLUMNS, pictures.BEFORE) if before else pictures.COLUMNS
     rows = pictures.comparison_rows(batch, generator, config.training.seed, before)
     sheet = drawing.comparison_sheet(batch["kind"], rows, columns)
-    workdir_lib.write_whole(workdir / "infills.png", sheet)
-    curves = read_scalars(workdir / workdir_lib.LOG_DIR)
+    file_io.write_whole(workdir / "infills.png", sheet)
+    curves = read_scalars(workdir / run_folder.LOG_DIR)
     target = workdir / "report.html"
-    workdir_lib.write_whole(
-        target, _render(workdir, config, generator, batch, columns, rows, curves)
-    )
+    file_io.write_whole(target, _render(workdir, config, generator, batch, columns, rows, curves))
     return target
 
 
@@ -158,7 +155,7 @@ def _began_from(config: Config) -> PresetGenerator | None:
 def _run_facts(workdir: epath.Path) -> list[tuple[str, str]]:
     """Returns what the first lines of the run said, of where it was trained and on what."""
     try:
-        run = json.loads((workdir / workdir_lib.RUN_FILE).read_text())
+        run = json.loads((workdir / run_folder.RUN_FILE).read_text())
     except (OSError, ValueError):
         return [("machine", f"{os.cpu_count()} CPU cores")]
     facts = [("device", f"{', '.join(run['devices'])}, {run['precision']}")]

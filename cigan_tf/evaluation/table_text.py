@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from cigan_tf import workdir
+from cigan_tf import file_io
 from cigan_tf.evaluation import roc
 from cigan_tf.evaluation.experiment_table import (
     LEAST_PATIENTS,
@@ -61,7 +61,7 @@ def write_csv(
         ("subgroups", subgroups, ("arm", "kind", "group", "auc")),
         ("variances", variances, ("arm",)),
     ):
-        workdir.write_whole(folder / f"{name}.csv", _csv(rows, header))
+        file_io.write_whole(folder / f"{name}.csv", _csv(rows, header))
 
 
 def auc_table(table: ExperimentTable) -> TextTable:

@@ -18,7 +18,7 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.models.cigan import CiGAN, averages_weights, build_optimizers
 from cigan_tf.models.generator import Generator
-from cigan_tf.workdir import CHECKPOINT_DIR
+from cigan_tf.run_folder import CHECKPOINT_DIR
 
 _BEST_DIR = "best"
 # As TensorFlow reports checksums that do not match, files that are missing, files that are short.

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tqdm
 from etils import epath
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io, run_folder
 from cigan_tf.config import HELD_OUT_TERMS, Config
 from cigan_tf.models import quality_features
 from cigan_tf.models.cigan import CiGAN, Turn
@@ -84,7 +84,7 @@ class Chief(Silent):
         self._timer = start.StepTimer()
         self._profiling = False
         step = int(model.step.numpy())
-        self._logdir = str(workdir / workdir_lib.LOG_DIR)
+        self._logdir = str(workdir / run_folder.LOG_DIR)
         self._writer = tensorboard.RunWriter(self._logdir, config, step)
         self._monitor = health.CollapseMonitor(self._settings, step, int(model.turns_taken.numpy()))
         self._progress = tqdm.tqdm(
@@ -108,7 +108,7 @@ class Chief(Silent):
 
     def _write_facts(self) -> None:
         text = json.dumps(self._facts, indent=2) + "\n"
-        workdir_lib.write_whole(self._workdir / workdir_lib.RUN_FILE, text)
+        file_io.write_whole(self._workdir / run_folder.RUN_FILE, text)
         self._writer.write_text("run", "\n\n".join(start.lines(self._facts)))
 
     def count(self, num_steps: int) -> None:

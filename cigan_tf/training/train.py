@@ -7,8 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from etils import epath
 
-from cigan_tf import input_pipeline, interruption, provenance
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import input_pipeline, interruption, provenance, run_folder
 from cigan_tf.config import Config, TrainingConfig
 from cigan_tf.errors import UserError
 from cigan_tf.models import presets
@@ -49,8 +48,8 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         preset = _start_from_preset(model, workdir, config)
         chief = strategies.is_chief(strategy)
         if chief:
-            stack.enter_context(workdir_lib.sole_process(workdir))
-            workdir_lib.claim(workdir, config, resume_changed)
+            stack.enter_context(run_folder.sole_process(workdir))
+            run_folder.claim(workdir, config, resume_changed)
             record = provenance.write_training(
                 workdir, config, resume_changed, preset and provenance.of_weights(preset.record)
             )
@@ -87,7 +86,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
 def _start_from_preset(model: CiGAN, workdir: epath.Path, config: Config) -> presets.Preset | None:
     """Gives a run that begins the weights of its preset, and returns that; None otherwise."""
     if not config.training.init_from or any(
-        (workdir / workdir_lib.CHECKPOINT_DIR).glob("ckpt-*.index")
+        (workdir / run_folder.CHECKPOINT_DIR).glob("ckpt-*.index")
     ):
         return None
     preset = presets.read(config.training.init_from)

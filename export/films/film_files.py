@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 from scipy import ndimage
 
-from cigan_tf import workdir
+from cigan_tf import file_io
 from cigan_tf.errors import UserError
 from tfds_ddsm import png_file
 from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
@@ -186,7 +186,7 @@ def write_files(output: pathlib.Path, files: dict[str, bytes]) -> list[pathlib.P
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         for path, ending in zip(paths, _ENDINGS, strict=True):
-            workdir.write_whole(path, files[ending])
+            file_io.write_whole(path, files[ending])
     except OSError as error:
         raise UserError(f"output {str(output)!r} cannot be written: {error.strerror}.") from None
     return paths

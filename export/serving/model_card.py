@@ -10,8 +10,7 @@ import pathlib
 import jinja2
 from etils import epath
 
-from cigan_tf import input_pipeline
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import input_pipeline, run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import page, quality_table, report
@@ -51,7 +50,7 @@ def render(
     """
     splits = _splits(config)
     measured = workdir / QUALITY_FILE
-    curves = report.read_scalars(workdir / workdir_lib.LOG_DIR)
+    curves = report.read_scalars(workdir / run_folder.LOG_DIR)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

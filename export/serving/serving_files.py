@@ -17,7 +17,7 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io
 from cigan_tf.errors import UserError
 
 from . import versions
@@ -74,7 +74,7 @@ def write_server_files(output_dir: epath.Path, model: str) -> None:
     try:
         with versions.locked(output_dir):
             for name, text in _server_files(output_dir, model).items():
-                workdir_lib.write_whole(output_dir / name, text)
+                file_io.write_whole(output_dir / name, text)
     except OSError as error:
         raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io
 from cigan_tf.errors import UserError
 
 _UNFINISHED = ".writing-"
@@ -43,7 +43,7 @@ def write_next(output_dir: str | os.PathLike, write: Callable[[pathlib.Path], No
     output_dir = epath.Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        if not workdir_lib.on_disk(output_dir):
+        if not file_io.on_disk(output_dir):
             with tempfile.TemporaryDirectory() as folder:
                 write(pathlib.Path(folder, "version"))
                 return _upload(pathlib.Path(folder, "version"), output_dir)
@@ -95,7 +95,7 @@ def _remove_abandoned(output_dir: epath.Path) -> None:
 @contextlib.contextmanager
 def locked(output_dir: epath.Path) -> Iterator[None]:
     """Waits for other exports that are inside: one at a time changes what versions share."""
-    if not workdir_lib.on_disk(output_dir):
+    if not file_io.on_disk(output_dir):
         yield
         return
     descriptor = os.open(output_dir, os.O_RDONLY)

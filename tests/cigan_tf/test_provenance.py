@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from cigan_tf import input_pipeline, provenance
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import input_pipeline, provenance, run_folder
 from cigan_tf.errors import UserError
 
 
@@ -143,10 +142,10 @@ def test_a_changed_run_has_seen_the_patients_of_both_datasets(tiny_config, repla
 
 
 def test_a_run_from_before_there_were_records_gets_none(tiny_config, tmp_path, capsys):
-    (tmp_path / workdir_lib.CHECKPOINT_DIR).mkdir()
+    (tmp_path / run_folder.CHECKPOINT_DIR).mkdir()
     assert provenance.write_training(tmp_path, tiny_config) is not None
     (tmp_path / provenance.FILE_NAME).unlink()
-    (tmp_path / workdir_lib.CHECKPOINT_DIR / "ckpt-1.index").touch()
+    (tmp_path / run_folder.CHECKPOINT_DIR / "ckpt-1.index").touch()
     assert provenance.write_training(tmp_path, tiny_config) is None
     assert not (tmp_path / provenance.FILE_NAME).exists()
     (warning,) = capsys.readouterr().err.splitlines()

@@ -153,8 +153,8 @@ def with_classifier():
 @pytest.fixture(scope="module")
 def small_classifier():
     """Puts a network of seconds in the place of ResNet-50, which test_network.py tests."""
-    from cigan_tf.classifier import train
+    from cigan_tf.classifier import classifier_run
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "build_classifier", build_small_classifier)
+        patched.setattr(classifier_run, "build_classifier", build_small_classifier)
         yield

@@ -11,7 +11,7 @@ import tensorflow as tf
 from etils import epath
 from etils.epath import backend, gpath, register
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import file_io
 from cigan_tf.classifier.experiment import run_experiment, train_cells
 from cigan_tf.classifier.synthetic_set import SyntheticSet, write_synthetic_set
 from cigan_tf.config import TrainingConfig
@@ -92,7 +92,7 @@ def test_a_run_is_stopped_resumed_exported_and_judged_in_a_bucket(
 
 
 def test_a_bucket_has_no_locks(in_bucket, bucket):
-    with workdir_lib.lock(f"{bucket}/held"), workdir_lib.lock(f"{bucket}/held") as held:
+    with file_io.lock(f"{bucket}/held"), file_io.lock(f"{bucket}/held") as held:
         assert held
     cells = in_bucket.experiment.cells(in_bucket.classifier)
     with pytest.raises(UserError, match=r"--cell_index. Received: jobs=2, workdir='ram://"):

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from cigan_tf import workdir
-from cigan_tf.classifier import experiment, infill_quality, parallel, train
+from cigan_tf import file_io, run_folder
+from cigan_tf.classifier import classifier_run, experiment, infill_quality, parallel
 from cigan_tf.classifier.synthetic_set import SyntheticSet, write_synthetic_set
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import scores
+from cigan_tf.evaluation import score_file
 from cigan_tf.hardware_config import HardwareConfig
 from tests.cigan_tf.classifier.small_classifier import build_small_classifier
 
@@ -88,17 +88,17 @@ def test_the_arm_that_confirms_infills_is_trained_first(discs_config, trained, t
 
 def test_a_cell_that_another_process_trains_is_left_to_it(discs_config, trained, tmp_path):
     cells = cells_of(discs_config)
-    with workdir.lock(workdir.cell_dir(tmp_path, cells[0])) as held:
+    with file_io.lock(run_folder.cell_dir(tmp_path, cells[0])) as held:
         assert held
         experiment.train_free_cells(discs_config, tmp_path, cells)
     folders = [run_dir for _, _, run_dir in trained]
-    assert folders == [workdir.cell_dir(tmp_path, cell) for cell in cells[1:]]
+    assert folders == [run_folder.cell_dir(tmp_path, cell) for cell in cells[1:]]
 
 
 def train_small_cells(config, folder, cells):
     """Trains cells with a network of seconds, in a process where no fixture is at work."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "build_classifier", build_small_classifier)
+        patched.setattr(classifier_run, "build_classifier", build_small_classifier)
         experiment.train_free_cells(config, folder, cells)
 
 
@@ -121,7 +121,7 @@ def test_two_cells_at_once_leave_the_files_of_two_in_a_row(
         assert (in_a_row / cell / "settings.json").read_bytes() == (
             at_once / cell / "settings.json"
         ).read_bytes()
-        alone, together = (scores.read(f / cell / "scores.csv") for f in (in_a_row, at_once))
+        alone, together = (score_file.read(f / cell / "scores.csv") for f in (in_a_row, at_once))
         assert alone.patch.tolist() == together.patch.tolist()
         # Another number of threads adds in another order.
         np.testing.assert_allclose(alone.probability, together.probability, atol=1e-3)
@@ -201,7 +201,7 @@ def test_only_arms_that_depend_on_the_generator_are_trained_again(
     def trained():
         experiment.train_cells(config, tmp_path, cells_of(config))
         return {
-            cell.arm: (workdir.cell_dir(tmp_path, cell) / "scores.csv").stat().st_mtime_ns
+            cell.arm: (run_folder.cell_dir(tmp_path, cell) / "scores.csv").stat().st_mtime_ns
             for cell in cells_of(config)
         }
 

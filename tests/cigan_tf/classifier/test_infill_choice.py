@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from cigan_tf import provenance, workdir
-from cigan_tf.classifier import infill_choice, train
+from cigan_tf import provenance, run_folder
+from cigan_tf.classifier import classifier_run, infill_choice
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.errors import UserError
 from cigan_tf.experiment_config import Cell
@@ -74,7 +74,7 @@ def test_infills_are_used_whose_class_the_classifier_confirms(
     assert drawn.sum() == label.size / 2
     np.testing.assert_array_equal(used, drawn & expected)
     infill_choice.write_counts(tmp_path, synthetic, used)
-    assert json.loads((tmp_path / workdir.INFILLS_USED_FILE).read_text()) == {
+    assert json.loads((tmp_path / run_folder.INFILLS_USED_FILE).read_text()) == {
         "used": {
             "non_malignant": np.count_nonzero(used & (label == 0)),
             "malignant": np.count_nonzero(used & (label == 1)),
@@ -91,7 +91,7 @@ def test_a_class_that_is_never_confirmed_is_named(discs_config, synthetic, tmp_p
 
 def confirming(config, folder, patients):
     """Leaves a classifier that saw these patients where the baseline's is looked for."""
-    path = workdir.cell_dir(folder, Cell("baseline", None, 0)) / train.CLASSIFIER_FILE
+    path = run_folder.cell_dir(folder, Cell("baseline", None, 0)) / classifier_run.CLASSIFIER_FILE
     brightness_classifier(path, brightest=0.4)
     record = {**provenance.training_record(config), "patients": patients}
     provenance.write(path.parent / provenance.FILE_NAME, record)
@@ -102,25 +102,26 @@ def test_a_classifier_is_trained_on_confirmed_infills_and_again_when_the_other_o
     sure_config, tmp_path, capsys, monkeypatch
 ):
     confirming(sure_config, tmp_path, ["ann", "bea", "cia", "dot"])
-    train.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
-    used = json.loads((tmp_path / "sure" / workdir.INFILLS_USED_FILE).read_text())
+    classifier_run.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
+    used = json.loads((tmp_path / "sure" / run_folder.INFILLS_USED_FILE).read_text())
     assert 0 < sum(used["used"].values()) < used["num_patches"] == 32
-    monkeypatch.setattr(train, "_untrained", None)  # a second training fails
-    train.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
+    monkeypatch.setattr(classifier_run, "_untrained", None)  # a second training fails
+    classifier_run.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
     brightness_classifier(
-        tmp_path / "classifiers" / "baseline" / "seed_0" / train.CLASSIFIER_FILE, brightest=0.38
+        tmp_path / "classifiers" / "baseline" / "seed_0" / classifier_run.CLASSIFIER_FILE,
+        brightest=0.38,
     )
     with pytest.raises(TypeError):
-        train.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
+        classifier_run.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
     assert "(confirming classifier)" in capsys.readouterr().err
 
 
 def test_a_confirming_classifier_that_saw_a_test_patient_is_refused(sure_config, tmp_path):
     confirming(sure_config, tmp_path, ["ann", "gil"])
     with pytest.raises(UserError, match="confirming classifier was trained on 1 of the test"):
-        train.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
+        classifier_run.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
 
 
 def test_a_confirming_classifier_that_is_missing_is_named(sure_config, tmp_path):
     with pytest.raises(UserError, match="train the arm 'baseline' first"):
-        train.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
+        classifier_run.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")

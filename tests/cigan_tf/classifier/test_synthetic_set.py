@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cigan_tf import input_pipeline, workdir
+from cigan_tf import file_io, input_pipeline
 from cigan_tf.classifier import synthetic_set
 from cigan_tf.classifier.synthetic_set import SyntheticSet, read_facts, write_synthetic_set
 from cigan_tf.errors import Preempted, UserError
@@ -200,7 +200,7 @@ def test_a_second_infill_of_a_patch_is_another_one(
 
 def test_two_at_once_are_refused(discs_config, discs_generator, tmp_path):
     with (
-        workdir.lock(tmp_path),
+        file_io.lock(tmp_path),
         pytest.raises(UserError, match="Another process is at work"),
     ):
         write_synthetic_set(discs_config, tmp_path, str(discs_generator))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cigan_tf.evaluation.scores import Scores
+from cigan_tf.evaluation.score_file import Scores
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ import re
 import pytest
 import tensorflow as tf
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import drawing, experiment_report
-from cigan_tf.evaluation import scores as scores_lib
+from cigan_tf.evaluation import drawing, experiment_report, score_file
 from cigan_tf.experiment_config import Cell, ExperimentConfig
 
 ARMS = {"baseline": 0.8, "traditional": 1.0, "cigan": 1.8}
@@ -38,14 +37,14 @@ def experiment(tmp_path, synthetic_scores):
             arm=DEFINITIONS, classifier_seeds=(3, 4), bootstrap_resamples=100
         )
     )
-    (tmp_path / workdir_lib.EXPERIMENT_FILE).write_text(config.to_json())
+    (tmp_path / run_folder.EXPERIMENT_FILE).write_text(config.to_json())
     scores = synthetic_scores(ARMS, seeds=(3, 4), scanners=("lumisys", "<script>"))
     for arm, runs in scores.items():
         for seed, run in runs.items():
-            folder = workdir_lib.cell_dir(tmp_path, Cell(arm, None, seed))
+            folder = run_folder.cell_dir(tmp_path, Cell(arm, None, seed))
             folder.mkdir(parents=True)
-            scores_lib.write(folder / "scores.csv", run)
-            scores_lib.write(folder / "validation_scores.csv", run)
+            score_file.write(folder / "scores.csv", run)
+            score_file.write(folder / "validation_scores.csv", run)
             synthetic = GENERATOR if arm == "cigan" else None
             (folder / "provenance.json").write_text(json.dumps({**RECORD, "synthetic": synthetic}))
     return tmp_path
@@ -98,7 +97,7 @@ def test_infills_their_quality_and_the_time_taken_are_shown_where_they_are_there
     measure = {"measure": "class_auc", "of_class": "both", "infills": side, "real": None}
     (experiment / "infill_quality.json").write_text(json.dumps({"measures": [measure]}))
     (experiment / "infills.png").write_bytes(drawing.picture(tf.zeros((8, 8), tf.uint8).numpy()))
-    logs = workdir_lib.cell_dir(experiment, Cell("cigan", None, 4)) / "logs"
+    logs = run_folder.cell_dir(experiment, Cell("cigan", None, 4)) / "logs"
     with tf.summary.create_file_writer(str(logs)).as_default(step=700):
         tf.summary.scalar("speed/steps_per_second", 2.0)
 
@@ -126,7 +125,7 @@ def test_each_generator_has_its_own_measures(experiment):
 
 
 def test_a_classifier_that_has_not_finished_is_named(experiment):
-    (workdir_lib.cell_dir(experiment, Cell("cigan", None, 4)) / "scores.csv").unlink()
+    (run_folder.cell_dir(experiment, Cell("cigan", None, 4)) / "scores.csv").unlink()
     with pytest.raises(UserError, match=r"There are no scores in .*cigan/seed_4/scores\.csv"):
         experiment_report.write_report(experiment)
     assert not (experiment / "experiment.html").exists()
@@ -135,7 +134,7 @@ def test_a_classifier_that_has_not_finished_is_named(experiment):
 def test_a_folder_without_an_experiment_is_named(tmp_path):
     with pytest.raises(UserError, match="There is no run"):
         experiment_report.write_report(tmp_path)
-    (tmp_path / workdir_lib.EXPERIMENT_FILE).write_text(Config().to_json())
+    (tmp_path / run_folder.EXPERIMENT_FILE).write_text(Config().to_json())
     with pytest.raises(UserError, match="at least one arm"):
         experiment_report.write_report(tmp_path)
 
@@ -151,10 +150,10 @@ def test_an_arm_has_a_row_for_each_generator(tmp_path, synthetic_scores):
     )
     scores = synthetic_scores(ARMS, seeds=(3, 4))
     for cell in config.experiment.cells(config.classifier):
-        folder = workdir_lib.cell_dir(tmp_path, cell)
+        folder = run_folder.cell_dir(tmp_path, cell)
         folder.mkdir(parents=True)
         for name in ("scores.csv", "validation_scores.csv"):
-            scores_lib.write(folder / name, next(iter(scores.values()))[cell.seed])
+            score_file.write(folder / name, next(iter(scores.values()))[cell.seed])
     table = experiment_report.experiment_table(tmp_path, config)
     rows = ["baseline", "cigan (a)", "cigan (b)", "only (a)", "only (b)"]
     assert list(table.arms) == rows

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import run_folder
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import report
 from cigan_tf.exported_generator import ExportedGenerator
@@ -42,13 +42,13 @@ def test_the_page_is_self_contained(trained_run, exported):
 def test_what_is_missing_is_named(trained_run, tmp_path):
     with pytest.raises(UserError, match="There is no run"):
         report.write_report(tmp_path)
-    workdir_lib.claim(tmp_path, workdir_lib.load_config(trained_run))
+    run_folder.claim(tmp_path, run_folder.load_config(trained_run))
     with pytest.raises(UserError, match="There is no SavedModel"):
         report.write_report(tmp_path)
 
 
 def test_an_export_of_another_size_is_named(trained_run, exported, tmp_path, replace):
-    config = replace(workdir_lib.load_config(trained_run), patch_size=64)
-    workdir_lib.claim(tmp_path, config)
+    config = replace(run_folder.load_config(trained_run), patch_size=64)
+    run_folder.claim(tmp_path, config)
     with pytest.raises(UserError, match="takes patches of 32 px"):
         report.write_report(tmp_path, saved_model=str(exported))

@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.training import observers
@@ -113,7 +113,7 @@ def failing(config: Config, folder: pathlib.Path) -> None:
     """Writes why each of two workers failed, and how long the second one waited for the first."""
     config = on("multi_worker", config)
     faster = dataclasses.replace(config.training, learning_rate=1.0)
-    workdir_lib.claim(folder / "claimed", dataclasses.replace(config, training=faster))
+    run_folder.claim(folder / "claimed", dataclasses.replace(config, training=faster))
     workers = [f"localhost:{port}" for port in free_ports(2)]
     finish(*(fork(fail_as_worker, workers, i, config, folder / "claimed") for i in range(2)))
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cigan_tf import workdir
+from cigan_tf import run_folder
 from cigan_tf.config import Config
 from cigan_tf.training import start
 
@@ -60,6 +60,6 @@ def test_a_step_is_timed_after_tracing():
 
 
 def test_a_run_leaves_its_facts(trained_run):
-    found = json.loads((trained_run / workdir.RUN_FILE).read_text())
+    found = json.loads((trained_run / run_folder.RUN_FILE).read_text())
     assert found["devices"]
     assert found["num_patches"] > 0

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import DivergedError, Preempted, UserError
 from cigan_tf.training import observers
@@ -63,7 +63,7 @@ def assert_same_run(one, other):
 
 
 def test_a_run_leaves_settings_checkpoints_and_curves(trained_run, tiny_config):
-    assert workdir_lib.load_config(trained_run) == tiny_config
+    assert run_folder.load_config(trained_run) == tiny_config
     checkpoints = tf.train.get_checkpoint_state(str(trained_run / "checkpoints"))
     steps = [int(path.rsplit("-", 1)[1]) for path in checkpoints.all_model_checkpoint_paths]
     assert steps == [3, 6]

@@ -4,8 +4,7 @@ import json
 import pathlib
 import shutil
 
-from cigan_tf import provenance
-from cigan_tf import workdir as workdir_lib
+from cigan_tf import provenance, run_folder
 from cigan_tf.evaluation import report
 from cigan_tf.evaluation.experiment_report import QUALITY_FILE
 from export.serving import model_card
@@ -25,7 +24,7 @@ def test_the_card_lies_in_the_version(exported, trained_run, tiny_config):
         str(splits["train"]["films"]),
         str(sum(lesions)),
     ]
-    step, value, _ = report.read_scalars(trained_run / workdir_lib.LOG_DIR)["loss/feature_loss"][-1]
+    step, value, _ = report.read_scalars(trained_run / run_folder.LOG_DIR)["loss/feature_loss"][-1]
     assert f"| {int(step)} | {value:.4g} |" in card
     for word in ("{{", "{%", "None", " nan "):
         assert word not in card
@@ -46,7 +45,7 @@ def test_the_record_is_in_the_card(exported):
 
 
 def test_measures_of_the_infills_are_in_the_card(trained_run, tiny_config, tmp_path):
-    shutil.copytree(trained_run / workdir_lib.LOG_DIR, tmp_path / workdir_lib.LOG_DIR)
+    shutil.copytree(trained_run / run_folder.LOG_DIR, tmp_path / run_folder.LOG_DIR)
     assert "## Quality" not in model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
     infills = {"value": 0.0123, "sd": None, "n": {"infills": 40}}
     entry = {"measure": "seam_score", "of_class": "malignant", "infills": infills, "real": None}

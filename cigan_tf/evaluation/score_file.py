@@ -7,7 +7,7 @@ import io
 import numpy as np
 from etils import epath
 
-from cigan_tf import workdir
+from cigan_tf import file_io
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import checks
 
@@ -94,7 +94,7 @@ def write(path: epath.Path, scores: Scores) -> None:
     writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerow(_COLUMNS)
     writer.writerows(zip(*(getattr(scores, name).tolist() for name in _COLUMNS), strict=True))
-    workdir.write_whole(path, table.getvalue())
+    file_io.write_whole(path, table.getvalue())
 
 
 def read(path: epath.Path) -> Scores:

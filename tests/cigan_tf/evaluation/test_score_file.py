@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import scores as scores_lib
-from cigan_tf.evaluation.scores import Scores
+from cigan_tf.evaluation import score_file
+from cigan_tf.evaluation.score_file import Scores
 
 HOSTILE = ["../../etc", 'quote", comma', "two\nlines", "\r", "=cmd()", "Käthe ☃", "", "nan"]
 
@@ -36,8 +36,8 @@ def test_what_is_read_is_what_was_written(tmp_path):
         density=[-1, 1, 2, 3, 4, 1, 2, 3],
         subtlety=[-1, 1, 2, 3, 4, 5, 1, 2],
     )
-    scores_lib.write(tmp_path / "scores.csv", written)
-    found = scores_lib.read(tmp_path / "scores.csv")
+    score_file.write(tmp_path / "scores.csv", written)
+    found = score_file.read(tmp_path / "scores.csv")
     for field in dataclasses.fields(Scores):
         expected, values = getattr(written, field.name), getattr(found, field.name)
         np.testing.assert_array_equal(values, expected)
@@ -50,7 +50,7 @@ def test_columns_may_stand_in_any_order_with_others_beside_them(tmp_path):
     path.write_text(
         "probability,note,label,scanner,film_id,patient_id,patch\n0.25,seen,1,lumisys,f,p,a\n"
     )
-    found = scores_lib.read(path)
+    found = score_file.read(path)
     assert (found.patch[0], found.label[0], found.probability[0]) == ("a", 1, 0.25)
     # What describes lesions is unknown where a file does not say it.
     assert (found.lesion_type[0], found.lesion_area_px[0]) == ("unknown", -1)
@@ -96,11 +96,11 @@ def test_a_file_that_is_none_is_named_in_one_line(content, message, tmp_path):
     path = tmp_path / "scores.csv"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=message) as error:
-        scores_lib.read(path)
+        score_file.read(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"There are no scores in .*absent\.csv"):
-        scores_lib.read(tmp_path / "absent.csv")
+        score_file.read(tmp_path / "absent.csv")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from sklearn import metrics
 
 from cigan_tf.evaluation import roc
-from cigan_tf.evaluation.scores import Scores
+from cigan_tf.evaluation.score_file import Scores
 from cigan_tf.experiment_config import ClassifierConfig
 
 

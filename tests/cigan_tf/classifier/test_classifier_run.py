@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cigan_tf.classifier import batches, network, train
+from cigan_tf.classifier import batches, classifier_run, network
 from cigan_tf.errors import Preempted, UserError
-from cigan_tf.evaluation import scores
+from cigan_tf.evaluation import score_file
 from cigan_tf.hardware_config import HardwareConfig
 
 pytestmark = pytest.mark.usefixtures("small_classifier")
@@ -24,35 +24,36 @@ pytestmark = pytest.mark.usefixtures("small_classifier")
 def finished(discs_config, small_classifier, tmp_path_factory):
     """The working directory of a finished baseline classifier."""
     workdir = tmp_path_factory.mktemp("classifier")
-    train.train_classifier(discs_config, 0, workdir, workdir)
+    classifier_run.train_classifier(discs_config, 0, workdir, workdir)
     return workdir
 
 
 def test_a_run_leaves_scores_settings_and_the_classifier(finished, discs_config):
-    test = scores.read(finished / scores.FILE_NAME)
+    test = score_file.read(finished / score_file.FILE_NAME)
     assert set(test.patient_id) == {"gil", "hue"}
-    assert set(scores.read(finished / scores.VALIDATION_FILE_NAME).patient_id) == {"eve", "fay"}
-    settings = json.loads((finished / train.SETTINGS_FILE).read_text())
+    validation = score_file.read(finished / score_file.VALIDATION_FILE_NAME)
+    assert set(validation.patient_id) == {"eve", "fay"}
+    settings = json.loads((finished / classifier_run.SETTINGS_FILE).read_text())
     assert settings["classifier"]["classifier_steps"] == 4
     assert settings["seed"] == 0
     assert not (finished / "checkpoints").exists(), "300 MB that nobody needs any more"
-    classifier = keras.models.load_model(finished / train.CLASSIFIER_FILE)
-    again = train.score(classifier, *batches.scored_batches(discs_config, "test"))
+    classifier = keras.models.load_model(finished / classifier_run.CLASSIFIER_FILE)
+    again = classifier_run.score(classifier, *batches.scored_batches(discs_config, "test"))
     np.testing.assert_allclose(again.probability, test.probability, atol=1e-6)
 
 
 def test_training_has_changed_the_classifier(finished, discs_config):
-    trained = keras.models.load_model(finished / train.CLASSIFIER_FILE)
-    fresh = train.build_classifier(32, "random", seed=0)
+    trained = keras.models.load_model(finished / classifier_run.CLASSIFIER_FILE)
+    fresh = classifier_run.build_classifier(32, "random", seed=0)
     for before, after in zip(fresh.trainable_weights, trained.trainable_weights, strict=True):
         assert np.abs(before.numpy() - after.numpy()).max() > 0, before.path
 
 
 def test_runs_of_one_process_do_not_know_of_each_other(finished, discs_config, tmp_path):
-    train.train_classifier(discs_config, 1, tmp_path / "other", tmp_path / "other")
-    train.train_classifier(discs_config, 0, tmp_path / "again", tmp_path / "again")
+    classifier_run.train_classifier(discs_config, 1, tmp_path / "other", tmp_path / "other")
+    classifier_run.train_classifier(discs_config, 0, tmp_path / "again", tmp_path / "again")
     first, other, again = (
-        scores.read(folder / scores.FILE_NAME).probability
+        score_file.read(folder / score_file.FILE_NAME).probability
         for folder in (finished, tmp_path / "other", tmp_path / "again")
     )
     np.testing.assert_allclose(again, first, atol=1e-6)
@@ -76,11 +77,11 @@ def test_the_loss_of_a_point_is_the_mean_since_the_last_one(discs_config, tmp_pa
 
     monkeypatch.setattr(keras.Model, "train_on_batch", recorded)
     monkeypatch.setattr(
-        train.tensorboard.ClassifierWriter,
+        classifier_run.curves.ClassifierWriter,
         "write",
         lambda self, step, loss, *others: written.append(loss),
     )
-    train.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
     np.testing.assert_allclose(written, [np.mean(losses[:2]), np.mean(losses[2:])])
     assert losses[0] != losses[1]
 
@@ -92,14 +93,14 @@ def test_building_a_classifier_leaves_the_process_random_state_alone():
 
 
 def test_a_finished_classifier_is_not_run_again(finished, discs_config, monkeypatch):
-    monkeypatch.setattr(train, "build_classifier", None)
-    train.train_classifier(discs_config, 0, finished, finished)
+    monkeypatch.setattr(classifier_run, "build_classifier", None)
+    classifier_run.train_classifier(discs_config, 0, finished, finished)
 
 
 def test_an_interrupted_run_ends_as_the_undisturbed_one(
     finished, discs_config, tmp_path, monkeypatch
 ):
-    write = train.tensorboard.ClassifierWriter.write
+    write = classifier_run.curves.ClassifierWriter.write
 
     def interrupt(self, step, *arguments):
         write(self, step, *arguments)
@@ -107,12 +108,14 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.tensorboard.ClassifierWriter, "write", interrupt)
+        patched.setattr(classifier_run.curves.ClassifierWriter, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            train.train_classifier(discs_config, 0, tmp_path, tmp_path)
-    assert not (tmp_path / scores.FILE_NAME).exists()
-    train.train_classifier(discs_config, 0, tmp_path, tmp_path)
-    expected, found = (scores.read(folder / scores.FILE_NAME) for folder in (finished, tmp_path))
+            classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    assert not (tmp_path / score_file.FILE_NAME).exists()
+    classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    expected, found = (
+        score_file.read(folder / score_file.FILE_NAME) for folder in (finished, tmp_path)
+    )
     np.testing.assert_allclose(found.probability, expected.probability, atol=1e-6)
 
 
@@ -130,15 +133,17 @@ def test_a_stopped_run_is_saved_between_two_points(finished, discs_config, tmp_p
         written.append((step, loss))
 
     monkeypatch.setattr(keras.Model, "train_on_batch", stop_at_third)
-    monkeypatch.setattr(train.tensorboard.ClassifierWriter, "write", write)
+    monkeypatch.setattr(classifier_run.curves.ClassifierWriter, "write", write)
     with pytest.raises(Preempted, match="SIGTERM after step 3") as raised:
-        train.train_classifier(discs_config, 0, tmp_path, tmp_path)
+        classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
     assert raised.value.exit_code == 75
-    train.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
     assert len(losses) == 4, "no step is taken twice"
     assert [step for step, _ in written] == [2, 4]
     np.testing.assert_allclose([loss for _, loss in written], np.reshape(losses, (2, 2)).mean(1))
-    expected, found = (scores.read(folder / scores.FILE_NAME) for folder in (finished, tmp_path))
+    expected, found = (
+        score_file.read(folder / score_file.FILE_NAME) for folder in (finished, tmp_path)
+    )
     np.testing.assert_allclose(found.probability, expected.probability, atol=1e-6)
 
 
@@ -160,22 +165,22 @@ def test_hardware_flags_reach_the_classifier(discs_config, precision, tmp_path, 
     if precision == "float16":
         hardware = dataclasses.replace(hardware, jit_compile=True)
     config = dataclasses.replace(discs_config, hardware=hardware)
-    train.train_classifier(config, 0, tmp_path, tmp_path)
+    classifier_run.train_classifier(config, 0, tmp_path, tmp_path)
     (classifier,) = compiled
     assert classifier.layers[1].compute_dtype == precision
     assert classifier.jit_compile == hardware.jit_compile
     assert bool(deterministic) == hardware.deterministic
     scaled = isinstance(classifier.optimizer, keras.optimizers.LossScaleOptimizer)
     assert scaled == (precision == "float16")
-    assert np.isfinite(scores.read(tmp_path / scores.FILE_NAME).probability).all()
+    assert np.isfinite(score_file.read(tmp_path / score_file.FILE_NAME).probability).all()
     assert keras.config.dtype_policy().name == "float32"
     with pytest.raises(UserError, match="other settings"):
-        train.train_classifier(discs_config, 0, tmp_path, tmp_path)
+        classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
 
 
 def test_another_classifiers_folder_is_refused(finished, discs_config, with_classifier):
     with pytest.raises(UserError, match=r"other settings.*settings\.json"):
-        train.train_classifier(
+        classifier_run.train_classifier(
             with_classifier(discs_config, classifier_steps=9), 0, finished, finished
         )
 
@@ -187,7 +192,7 @@ def test_synthetic_patches_of_more_patients_are_refused(
         discs_config, synthetic_use="mixed", patient_share=0.5, synthetic_dir=str(synthetic_folder)
     )
     with pytest.raises(UserError, match=r"knows 1 of the training patients.*patient_share is 0\.5"):
-        train.train_classifier(config, 0, tmp_path, tmp_path)
+        classifier_run.train_classifier(config, 0, tmp_path, tmp_path)
 
 
 def test_more_infills_of_a_patch_than_there_are_are_refused(
@@ -200,11 +205,11 @@ def test_more_infills_of_a_patch_than_there_are_are_refused(
         synthetic_dir=str(synthetic_folder),
     )
     with pytest.raises(UserError, match=r"holds 1 infills.*is 1\.5.*--infills_per_patch=2"):
-        train.train_classifier(config, 0, tmp_path, tmp_path)
+        classifier_run.train_classifier(config, 0, tmp_path, tmp_path)
 
 
 def test_a_missing_synthetic_set_is_named(discs_config, with_classifier, tmp_path):
     with pytest.raises(UserError, match="--mode=infill"):
-        train.train_classifier(
+        classifier_run.train_classifier(
             with_classifier(discs_config, synthetic_use="only"), 0, tmp_path, tmp_path
         )

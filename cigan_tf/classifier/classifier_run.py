@@ -16,16 +16,14 @@ import tensorflow as tf
 import tqdm
 from etils import epath
 
-from cigan_tf import accelerators, interruption, provenance
-from cigan_tf import workdir as workdir_lib
-from cigan_tf.classifier import batches, infill_choice, tensorboard
+from cigan_tf import accelerators, file_io, interruption, provenance, run_folder
+from cigan_tf.classifier import batches, curves, infill_choice
 from cigan_tf.classifier.network import build_classifier
 from cigan_tf.classifier.synthetic_set import OnTheFly, SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import roc
-from cigan_tf.evaluation import scores as scores_lib
-from cigan_tf.evaluation.scores import Scores
+from cigan_tf.evaluation import roc, score_file
+from cigan_tf.evaluation.score_file import Scores
 from cigan_tf.experiment_config import Cell, ClassifierConfig
 from cigan_tf.models.precision import POLICIES, default_policy
 
@@ -82,10 +80,10 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
     classifier = _untrained(config, seed)
     at_points = batches.at_points(config, validation[1])
     _run_steps(classifier, batches_from, at_points, run_dir, config, seed)
-    with workdir_lib.written_locally(run_dir / CLASSIFIER_FILE) as path:
+    with file_io.written_locally(run_dir / CLASSIFIER_FILE) as path:
         classifier.save(path)
-    scores_lib.write(run_dir / scores_lib.VALIDATION_FILE_NAME, score(classifier, *validation))
-    scores_lib.write(run_dir / scores_lib.FILE_NAME, score(classifier, *test))
+    score_file.write(run_dir / score_file.VALIDATION_FILE_NAME, score(classifier, *validation))
+    score_file.write(run_dir / score_file.FILE_NAME, score(classifier, *test))
     (run_dir / _CHECKPOINT_DIR).rmtree(missing_ok=True)
 
 
@@ -146,7 +144,7 @@ def _run_steps(
     manager = tf.train.CheckpointManager(checkpoint, str(run_dir / _CHECKPOINT_DIR), max_to_keep=1)
     manager.restore_or_initialize()
     iterator = iter(batches_from(int(step)))
-    writer = tensorboard.ClassifierWriter(str(run_dir / workdir_lib.LOG_DIR), settings)
+    writer = curves.ClassifierWriter(str(run_dir / run_folder.LOG_DIR), settings)
     name = f"{run_dir.parent.name}, seed {seed}"
     progress = tqdm.tqdm(
         initial=int(step),
@@ -249,7 +247,7 @@ def _confirming_classifier(
     if settings.confirming_arm is None:
         return None
     cell = Cell(settings.confirming_arm, None, seed)
-    path = workdir_lib.cell_dir(workdir, cell) / CLASSIFIER_FILE
+    path = run_folder.cell_dir(workdir, cell) / CLASSIFIER_FILE
     if not (path.exists() and (path.parent / provenance.FILE_NAME).exists()):
         raise UserError(
             f"There is no classifier in {str(path.parent)!r} to confirm infills, or no record of "
@@ -294,10 +292,10 @@ def _claim(
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         _remove_outdated(run_dir, config, made_from, synthetic)
-        workdir_lib.write_whole(path, json.dumps(given, indent=2) + "\n")
+        file_io.write_whole(path, json.dumps(given, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"The folder {str(run_dir)!r} cannot be written: {error}.") from None
-    return (run_dir / scores_lib.FILE_NAME).exists()
+    return (run_dir / score_file.FILE_NAME).exists()
 
 
 def _remove_outdated(
@@ -311,7 +309,7 @@ def _remove_outdated(
         return
     begun = [
         name
-        for name in (scores_lib.FILE_NAME, CLASSIFIER_FILE, _CHECKPOINT_DIR)
+        for name in (score_file.FILE_NAME, CLASSIFIER_FILE, _CHECKPOINT_DIR)
         if (run_dir / name).exists()
     ]
     if begun:
@@ -321,7 +319,7 @@ def _remove_outdated(
             f"changed or is not recorded ({what}).",
             file=sys.stderr,
         )
-        for name in (*begun, scores_lib.VALIDATION_FILE_NAME, workdir_lib.LOG_DIR):
+        for name in (*begun, score_file.VALIDATION_FILE_NAME, run_folder.LOG_DIR):
             target = run_dir / name
             target.rmtree() if target.is_dir() else target.unlink(missing_ok=True)
     # The patients are read from the records, which takes long: only where a run begins.

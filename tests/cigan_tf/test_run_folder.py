@@ -1,0 +1,68 @@
+"""A run's folder: its configuration, and its one process."""
+
+import pytest
+
+from cigan_tf import run_folder
+from cigan_tf.config import Config, LossConfig, TrainingConfig
+from cigan_tf.errors import UserError
+from cigan_tf.hardware_config import HardwareConfig
+
+
+def test_a_run_saves_its_configuration(tmp_path):
+    config = Config(training=TrainingConfig(seed=3))
+    run_folder.claim(tmp_path / "run", config)
+    assert run_folder.load_config(tmp_path / "run") == config
+
+
+def test_a_run_may_be_taken_up_for_longer(tmp_path):
+    run_folder.claim(tmp_path, Config())
+    longer = Config(training=TrainingConfig(adversarial_steps=200_000))
+    run_folder.claim(tmp_path, longer)
+    assert run_folder.load_config(tmp_path) == longer
+
+
+def test_another_configuration_is_refused_with_its_differences(tmp_path):
+    run_folder.claim(tmp_path, Config())
+    with pytest.raises(UserError, match=r"feature_weight: 10.0 there, 1.0 given") as error:
+        run_folder.claim(tmp_path, Config(loss=LossConfig(feature_weight=1.0)))
+    assert "\n" not in str(error.value)
+    assert run_folder.load_config(tmp_path) == Config()
+
+
+def test_a_run_may_go_on_elsewhere_but_in_no_other_precision(tmp_path):
+    run_folder.claim(tmp_path, Config())
+    run_folder.claim(
+        tmp_path, Config(hardware=HardwareConfig(strategy="mirrored", jit_compile=True))
+    )
+    with pytest.raises(UserError, match="mixed_precision"):
+        run_folder.claim(tmp_path, Config(hardware=HardwareConfig(mixed_precision="float16")))
+
+
+def test_another_configuration_is_taken_where_that_is_asked_for(tmp_path):
+    run_folder.claim(tmp_path, Config())
+    changed = Config(loss=LossConfig(feature_weight=1.0))
+    with pytest.raises(UserError, match="--resume_changed"):
+        run_folder.claim(tmp_path, changed)
+    run_folder.claim(tmp_path, changed, resume_changed=True)
+    assert run_folder.load_config(tmp_path) == changed
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="There is no run in the workdir"):
+        run_folder.load_config(tmp_path)
+
+
+def test_a_workdir_below_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        run_folder.claim(tmp_path / "file" / "run", Config())
+
+
+def test_a_second_process_is_refused_while_the_first_one_is_alive(tmp_path):
+    with run_folder.sole_process(tmp_path / "run"):
+        # A lock belongs to an open file: a second open file is what another process would have.
+        second = run_folder.sole_process(tmp_path / "run")
+        with pytest.raises(UserError, match="Another process is at work"):
+            second.__enter__()
+    with run_folder.sole_process(tmp_path / "run"):
+        pass

@@ -16,18 +16,44 @@ SAMPLE_PATCHES = {"name": "$(RECIPE)", "source": "sample", "film_size": [688, 37
 EXPERIMENT = runs/experiment
 EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients": 200, \
   "patch_size": 32, "film_size": [344, 188], "patches_per_class": 8000, "difficulty": 0.1}
-# VGG16_WEIGHTS=FILE compares infills with real lesions in ImageNet features instead of random ones.
 # One ciGAN is trained with each of these seeds.
 GENERATOR_SEEDS = 0 1
-GENERATORS = $(GENERATOR_SEEDS:%=$(EXPERIMENT)/generator_%)
-RUN_EXPERIMENT = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR) \
-  --flagfile=cigan_tf/flagfiles/experiment.flags \
-  $(if $(VGG16_WEIGHTS),--quality_features=$(VGG16_WEIGHTS))
+
+# `make mass_experiment` trains on each of these shares of the training patients.
+SHARES = 1 0.25
+# Its classifiers: vgg16 from ImageNet weights or resnet50 from random ones.
+CLASSIFIER = vgg16
+MASS_EXPERIMENT = runs/mass_experiment
+MASS_PATCHES = {"name": "mass64", "source": "cbis_ddsm", "official_split": true, \
+  "patch_size": 64, "film_size": [344, 188], "patches_per_class": 8000}
+MASS_CLASSIFIER_vgg16 = $(if $(VGG16_WEIGHTS),--classifier_weights=$(VGG16_WEIGHTS))
+MASS_CLASSIFIER_resnet50 = --classifier_network=resnet50 --classifier_weights=random \
+  --classifier_trainable=all --classifier_learning_rate=1e-3
+MASS_FLAGS = $(MASS_CLASSIFIER_$(CLASSIFIER)) \
+  $(if $(VGG16_WEIGHTS),--quality_features=$(VGG16_WEIGHTS)) \
+  $(if $(VGG19_WEIGHTS),--vgg_weights=$(VGG19_WEIGHTS))
+
+# VGG16_WEIGHTS=FILE and VGG19_WEIGHTS=FILE take the place of Keras' downloads. Without the first,
+# `make experiment` compares infills with real lesions in random features.
+# $(call run_experiment,FLAGFILE,FOLDER,SEEDS,FLAGS) trains a generator with each seed, infills with
+# it, trains the classifiers, and writes the table and the report.
+MAIN = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR)
+define run_experiment
+for seed in $(3); do \
+  run=$(2)/generator_$$seed; \
+  $(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) --mode=train --workdir=$$run --seed=$$seed \
+  && { test -d $$run/saved_model/1 || .venv/bin/python -m export.saved_model --workdir=$$run; } \
+  && $(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) --mode=infill --workdir=$$run --seed=$$seed \
+  || exit; \
+done; \
+$(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) --mode=experiment --workdir=$(2) \
+  --generators=$$(echo $(3:%=$(2)/generator_%) | tr ' ' ',')
+endef
 
 # Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: quickstart test test-lowest experiment lint bench browser docs wheel constraints
+.PHONY: quickstart test test-lowest test-server experiment mass_experiment lint bench browser docs wheel constraints
 
 # The main job on real films: build the patches, fine-tune, export, reload, infill, report.
 quickstart: .venv/.quickstart
@@ -43,25 +69,32 @@ quickstart: .venv/.quickstart
 	@echo "[4/4] Reloading it and infilling patches of films that training did not see"
 	.venv/bin/python -m cigan_tf.main --mode=report --workdir=$(RUN)
 
-# The paper's Table 1 on simulated films: three arms, two generators, two classifier seeds. Take it up
-# again with the same command: what is finished is not done twice.
+# The paper's Table 1 on simulated films: three arms, two generators, two classifier seeds. The same
+# command resumes it.
 experiment: .venv/.quickstart
-	@echo "[1/3] Patches of 800 simulated films"
+	@echo "[1/2] Patches of 800 simulated films"
 	@mkdir -p runs
 	DDSM_PATCHES_WORKERS=2 .venv/bin/tfds build ddsm_patches --imports tfds_ddsm \
 	  --data_dir=$(DATA_DIR) -c '$(EXPERIMENT_PATCHES)' > runs/build.log
-	@echo "[2/3] Training ciGAN with the seeds $(GENERATOR_SEEDS), and infilling every training" \
-	  "patch as the other class; watch it with .venv/bin/tensorboard --logdir=$(EXPERIMENT)"
-	for seed in $(GENERATOR_SEEDS); do \
-	  run=$(EXPERIMENT)/generator_$$seed; \
-	  $(RUN_EXPERIMENT) --mode=train --workdir=$$run --seed=$$seed \
-	  && { test -d $$run/saved_model/1 || .venv/bin/python -m export.saved_model --workdir=$$run; } \
-	  && $(RUN_EXPERIMENT) --mode=infill --workdir=$$run --seed=$$seed \
-	  || exit; \
+	@echo "[2/2] Training ciGAN with the seeds $(GENERATOR_SEEDS), infilling every training patch" \
+	  "as the other class, and training the classifiers; watch it with" \
+	  ".venv/bin/tensorboard --logdir=$(EXPERIMENT)"
+	$(call run_experiment,experiment.flags,$(EXPERIMENT),$(GENERATOR_SEEDS),$(if \
+	  $(VGG16_WEIGHTS),--quality_features=$(VGG16_WEIGHTS)))
+
+# The same on CBIS-DDSM's real masses, for each share of the training patients. It needs a GPU.
+mass_experiment: .venv/.quickstart
+	@test -n "$(DIR)" || { echo "Pass the folder of CBIS-DDSM: make mass_experiment DIR=DIR"; exit 2; }
+	@echo "[1/2] Patches of the films in $(DIR)"
+	@mkdir -p runs
+	.venv/bin/tfds build ddsm_patches --imports tfds_ddsm --data_dir=$(DATA_DIR) \
+	  --manual_dir=$(DIR) -c '$(MASS_PATCHES)' > runs/build.log
+	@echo "[2/2] Training generators and classifiers on $(SHARES) of the training patients;" \
+	  "watch them with .venv/bin/tensorboard --logdir=$(MASS_EXPERIMENT)"
+	for share in $(SHARES); do \
+	  $(call run_experiment,cbis_mass.flags,$(MASS_EXPERIMENT)/$$share,0 1 2,\
+	    --train_patient_share=$$share --patient_share=$$share $(MASS_FLAGS)) || exit; \
 	done
-	@echo "[3/3] Training the classifiers of all arms, generators and seeds; table and report"
-	$(RUN_EXPERIMENT) --mode=experiment --workdir=$(EXPERIMENT) \
-	  --generators=$$(echo $(GENERATORS) | tr ' ' ',')
 
 test: .venv/.test browser
 	.venv/bin/python -m pytest -n 2 --dist=loadfile
@@ -73,6 +106,13 @@ test-lowest:
 	VIRTUAL_ENV=.venv-lowest .venv-lowest/bin/uv pip install --quiet --resolution=lowest-direct \
 	  -e '.[sample,test]'
 	.venv-lowest/bin/python -m pytest -n 2 --dist=loadfile
+
+# The exported generator in the version of TensorFlow that compose.yaml's server has.
+test-server: .venv/.test
+	test -d .venv-server || $(PYTHON) -m venv .venv-server
+	.venv-server/bin/python -m pip --disable-pip-version-check install --quiet tensorflow-cpu==2.19.*
+	SERVER_PYTHON=$(CURDIR)/.venv-server/bin/python .venv/bin/python -m pytest \
+	  tests/export/test_c_api.py
 
 # The page's tests drive Debian's Chromium; without it they are skipped, and say so.
 browser:

@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -42,16 +41,25 @@ def main(_):
     if _MEASURE.value:
         print(json.dumps(_measure(_MEASURE.value, _DATA_DIR.value)))
         return
+    # Not in the inner processes, whose checkout may be another one.
+    from benchmarks import repeated_records
+
     with contextlib.ExitStack() as stack:
         folder = _DATA_DIR.value or stack.enter_context(tempfile.TemporaryDirectory())
-        for name, size in _SIZES_PX.items():
-            _build(folder, name, size)
-        _repeat(pathlib.Path(folder, "ddsm_patches", "large"), _RECORDS.value)
+        small = {"source": "sample", "patches_per_class": 200}
+        repeated_records.build(folder, {}, name="patches", patch_size=256, **small)
+        repeated_records.build(
+            folder,
+            {"train": _RECORDS.value},
+            name="large",
+            patch_size=32,
+            film_size=(344, 188),
+            **small,
+        )
         arms = {"this checkout": _ROOT}
         if _CHECKOUT.value:
             arms["the other one"] = pathlib.Path(_CHECKOUT.value).resolve()
-        for index in pathlib.Path(folder).rglob("record_index"):
-            shutil.rmtree(index)
+        repeated_records.forget_index(folder)
         first = {arm: _run(root, "large", folder) for arm, root in arms.items()}
         rounds = [
             {
@@ -62,36 +70,6 @@ def main(_):
             for _ in range(_ROUNDS.value)
         ]
     print("\n".join(_lines(first, rounds)))
-
-
-def _build(folder: str, name: str, size: int) -> None:
-    from tfds_ddsm.dataset_config import DdsmPatchesConfig
-    from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
-
-    film = {"film_size": (344, 188)} if size < 256 else {}
-    config = DdsmPatchesConfig(
-        name=name, source="sample", patch_size=size, patches_per_class=200, **film
-    )
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        Builder(config=config, data_dir=folder).download_and_prepare()
-
-
-def _repeat(folder: pathlib.Path, num_records: int) -> None:
-    """Lets the training split of a dataset hold its records so often that they are so many."""
-    (info,) = folder.glob("*/dataset_info.json")
-    content = json.loads(info.read_text())
-    (split,) = (split for split in content["splits"] if split["name"] == "train")
-    times = -(-num_records // int(split["shardLengths"][0]))
-    if times < 2:
-        return
-    (shard,) = info.parent.glob("*-train.tfrecord-*")
-    records = shard.read_bytes()
-    with shard.open("wb") as file:
-        for _ in range(times):
-            file.write(records)
-    split["shardLengths"] = [str(times * int(split["shardLengths"][0]))]
-    split["numBytes"] = str(times * int(split["numBytes"]))
-    info.write_text(json.dumps(content))
 
 
 def _run(root: pathlib.Path, name: str, folder: str) -> dict[str, float]:

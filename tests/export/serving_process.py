@@ -1,5 +1,6 @@
 """The tests' side of `c_api_session`: signatures by name, answers by name."""
 
+import os
 import pathlib
 import pickle
 import subprocess
@@ -9,6 +10,8 @@ import numpy as np
 from tensorflow.core.protobuf import saved_model_pb2
 
 _PROGRAM = pathlib.Path(__file__).with_name("c_api_session.py")
+# `make test-server` sets it to a Python that has the server's version of TensorFlow.
+_PYTHON = os.environ.get("SERVER_PYTHON", sys.executable)
 
 
 class RefusedError(Exception):
@@ -31,7 +34,7 @@ class ServingProcess:
         del self.signatures["__saved_model_init_op"]
         self.peak_mb = 0.0
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(_PROGRAM), str(saved_model)],
+            [_PYTHON, "-I", str(_PROGRAM), str(saved_model)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

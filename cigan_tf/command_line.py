@@ -1,4 +1,4 @@
-"""The frame of every command: a user's mistake ends in one line and exit code 2."""
+"""Entry point of every command: a user's mistake ends with one line and exit code 2."""
 
 import functools
 import os
@@ -11,24 +11,24 @@ from absl import app, flags, logging
 
 from cigan_tf.errors import DivergedError, Preempted, UserError
 
-# A shell's code of a command that Ctrl-C ended.
+# The shell's exit code after Ctrl-C.
 _CTRL_C = 130
-# Of these file systems TensorFlow brings one.
+# TensorFlow supports one of these file systems.
 _BUCKETS = ("gs", "s3", "s3a", "hdfs", "abfs", "az", "azure", "wasb")
 _READABLE = "gs"
-# Flags whose folders may lie there; what is read or written besides are files of this machine.
+# Flags whose folders may be in a bucket; all other paths must be files of this machine.
 _IN_BUCKETS = ("data_dir", "generators", "output_dir", "saved_model", "synthetic_dir", "workdir")
 _RECIPES = pathlib.Path(__file__).with_name("flagfiles")
-# A name, or the path in a checkout; any other path that does not exist is a mistake.
+# A name, or the path in a checkout; any other missing path is an error.
 _RECIPES_AS_TYPED = (pathlib.Path(), pathlib.Path("cigan_tf/flagfiles"))
 
 
 def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
-    """Parses the flags, runs `main`, exits: 0, or with one line and the code of `errors`.
+    """Parses the flags, runs `main` and exits, with one line and the code of `errors` on failure.
 
     Args:
-        main: takes the arguments that are no flags.
-        arguments: their names; all must be given.
+        main: called with the positional arguments.
+        arguments: names of the positional arguments; all are required.
     """
 
     def guarded(argv: list[str]) -> int:
@@ -49,9 +49,9 @@ def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
 
 
 def _show_help_of(main: Callable[..., None]) -> None:
-    """Lets --help show the text and flags of `main`'s module.
+    """Makes --help show the docstring and flags of `main`'s module.
 
-    absl shows those of the script that was started, which is a stub if pip has written it.
+    absl uses the script that was started, which for installed commands is a stub written by pip.
     """
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
     for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
@@ -59,7 +59,7 @@ def _show_help_of(main: Callable[..., None]) -> None:
 
 
 def fail(message: str, exit_code: int = UserError.exit_code) -> int:
-    """Prints a mistake as one line and returns the exit code that goes with it."""
+    """Prints an error as one line and returns its exit code."""
     print(f"error: {_one_line(message)}", file=sys.stderr)
     return exit_code
 
@@ -74,13 +74,13 @@ def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
     except flags.Error as error:
         sys.exit(fail(str(error)))
     if not flags.FLAGS["verbosity"].present:
-        # absl would raise it to INFO now, and TFDS tells of every file that it opens.
+        # absl would set it to INFO here, and TFDS logs every file that it opens.
         flags.FLAGS.verbosity = logging.WARNING
     if len(rest) - 1 != len(arguments):
-        # A flagfile's line without its two dashes ends here too, instead of being ignored.
+        # This also catches a line of a flagfile without its two dashes.
         given = " ".join(rest[1:])
         but = f" but {' '.join(arguments)}" if arguments else ""
-        sys.exit(fail(f"Every argument{but} is a flag, --name=value. Received: {given!r}."))
+        sys.exit(fail(f"Every argument{but} must be a flag, --name=value. Received: {given!r}."))
     try:
         _make_paths_local()
         return [rest[0], *(_local("argument", value) for value in rest[1:])]
@@ -89,14 +89,14 @@ def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
 
 
 def _expand_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
-    """Puts the lines of each --flagfile=FILE in its place.
+    """Replaces each --flagfile=FILE by the lines of the file.
 
-    absl does so too, but an installed package's recipes have no path that a user would type: a FILE
-    that does not exist may be the name of one, as paper.flags. What is neither is left to absl.
+    absl does so too, but cannot find the recipes of an installed package by name. Here a FILE that
+    does not exist may be the name of a recipe, e.g. paper.flags. absl handles all others.
 
     Args:
         argv: arguments, or the lines of a flagfile.
-        inside: the flagfiles that are being read.
+        inside: the flagfiles being read.
     """
     for argument in argv:
         match = re.fullmatch(r"--?flagfile=(.+)", argument.strip())
@@ -118,9 +118,9 @@ def _expand_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> Iter
 
 
 def _make_paths_local() -> None:
-    """Expands ~ in every flag, which no shell does behind `=`, and refuses buckets elsewhere.
+    """Expands ~ in every flag, which shells do not do after `=`, and refuses other buckets.
 
-    No flag that is no path begins with a tilde.
+    Only paths begin with a tilde.
     """
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
@@ -140,7 +140,7 @@ def _local(name: str, value: str) -> str:
     if rest and scheme.lower() in _BUCKETS and not (in_buckets and scheme == _READABLE):
         also = " or in a bucket at gs://" if in_buckets else ""
         raise UserError(
-            f"{name} must be on this machine or mounted{also}, {scheme}:// cannot be used here. "
+            f"{name} must be on this machine or mounted{also}; {scheme}:// is not supported here. "
             f"Received: {value!r}."
         )
     return os.path.expanduser(value) if value.startswith("~") else value

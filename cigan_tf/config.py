@@ -1,7 +1,7 @@
-"""Every setting of a run: frozen dataclasses with units in their names.
+"""All settings of a run: frozen dataclasses with units in their names.
 
-The defaults are the paper's (section 2.2). `flags.py` turns each field into a command-line flag of
-the same name, so a field's help text below is the flag's help text too.
+The defaults are those of the paper (section 2.2). `flags.py` makes each field a command-line flag
+of the same name; the help text of the field is the help text of the flag.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ LOSS_TERMS = (
     "adversarial_generator_loss",
     "adversarial_discriminator_loss",
 )
-EXACT_REACH_PX = 22  # VGG-19's convolutions up to pool3 carry a difference no further
+EXACT_REACH_PX = 22  # how far VGG-19's convolutions up to pool3 propagate a difference
 WEIGHT_SOURCES = "'imagenet', 'random', or the path of a weights file (.h5, .weights.h5 or .npz)"
 
 
@@ -32,41 +32,41 @@ def _is_power_of_two(number: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which patches are read, and how they are batched."""
+    """The dataset, and how its patches are batched."""
 
     dataset: str = setting(
         "ddsm_patches/cbis_ddsm", "TFDS dataset and config, e.g. ddsm_patches/sample."
     )
     data_dir: str = setting(
-        "~/tensorflow_datasets", "Folder in which `tfds build` has put the dataset."
+        "~/tensorflow_datasets", "Folder of the datasets built by `tfds build`."
     )
-    train_split: str = setting("train", "Split that the networks are trained on.")
-    validation_split: str = setting("validation", "Split of the pictures and of model selection.")
+    train_split: str = setting("train", "Split for training the networks.")
+    validation_split: str = setting("validation", "Split for pictures and model selection.")
     train_patient_share: float = setting(
         1.0,
-        "Share of the training patients that ciGAN sees, chosen by a hash of their ids; a smaller "
-        "share is part of every larger one.",
+        "Share of the training patients used to train ciGAN, chosen by a hash of their ids; "
+        "smaller shares are subsets of larger ones.",
     )
-    batch_size: int = setting(8, "Patches per step, over all replicas; even: half of each class.")
+    batch_size: int = setting(8, "Global batch size, over all replicas; even: half of each class.")
     random_flips: bool = setting(
-        False, "Mirror and transpose patch and mask at random: 8 orientations of every lesion."
+        False, "Randomly mirror and transpose patch and mask: 8 orientations of every lesion."
     )
     max_random_gamma: float = setting(
         1.0,
-        "Raise the grey levels of a training patch to a power drawn between 1/this and this: "
-        "films of few patients stand for more. 1: as they are.",
+        "Largest exponent of random gamma augmentation: grey levels of training patches are raised "
+        "to a power between 1/this and this. 1: off.",
     )
 
     def validate(self) -> None:
-        """Raises UserError for a value that no run can use."""
+        """Raises UserError if a value is invalid."""
         require(
             0 < self.train_patient_share <= 1,
-            "train_patient_share must lie in (0, 1].",
+            "train_patient_share must be in (0, 1].",
             train_patient_share=self.train_patient_share,
         )
         require(
             1 <= self.max_random_gamma <= 10,
-            "max_random_gamma must lie in [1, 10].",
+            "max_random_gamma must be in [1, 10].",
             max_random_gamma=self.max_random_gamma,
         )
         require(
@@ -82,30 +82,30 @@ class ModelConfig:
 
     patch_size: int = setting(256, "Side of a patch in pixels: a power of two from 32 to 512.")
     composite: bool = setting(
-        True, "Keep the context's own pixels outside the lesion mask; off: the generator's output."
+        True, "Keep the context image's pixels outside the lesion mask; off: use the generator's."
     )
     match_rim: bool = setting(
         False,
-        "Shift every infill to the tissue at its mask's outer rim, so that no edge shows. Off: "
-        "paper.",
+        "Shift every infill to match the tissue at its mask's outer rim, so that no edge shows. "
+        "Off: paper.",
     )
     discriminator_sees_class: bool = setting(
-        True, "Give the discriminator the class, D(c, .); off: the image alone."
+        True, "Give the class to the discriminator, D(c, .); off: only the image."
     )
     discriminator_view: str = setting(
         "patch",
-        "What the discriminator looks at: patch, the whole patch (paper); lesion, the half of the "
-        "patch around the lesion with its local contrast and mask, which it learns to judge much "
+        "Input of the discriminator: patch, the whole patch (paper); lesion, the half of the patch "
+        "around the lesion with its local contrast and mask, from which it learns "
         "sooner.",
     )
     vgg_weights: str = setting("imagenet", f"VGG-19 of the feature loss: {WEIGHT_SOURCES}.")
     feature_layers: tuple[str, ...] = setting(
         FEATURE_LAYERS,
-        f"Maps of VGG-19 that the feature loss compares, any of {','.join(FEATURE_LAYERS)}.",
+        f"VGG-19 maps compared by the feature loss, any of {','.join(FEATURE_LAYERS)}.",
     )
 
     def validate(self) -> None:
-        """Raises UserError for a value that no run can use."""
+        """Raises UserError if a value is invalid."""
         require(
             32 <= self.patch_size <= 512 and _is_power_of_two(self.patch_size),
             "patch_size must be a power of two from 32 to 512.",
@@ -113,7 +113,7 @@ class ModelConfig:
         )
         require(
             self.composite or not self.match_rim,
-            "match_rim needs --composite; without it there is no rim to match.",
+            "match_rim needs --composite.",
             match_rim=self.match_rim,
         )
         require_choice("discriminator_view", self.discriminator_view, DISCRIMINATOR_VIEWS)
@@ -134,37 +134,37 @@ class LossConfig:
     boundary_weight: float = setting(10000.0, "Weight of the boundary loss.")
     opposite_class_weight: float = setting(
         0.0,
-        "Train adversarially, and on the boundary loss, on infills of the opposite class as well, "
-        "at this weight beside those of a patch's own class: the synthetic set asks for them, and "
-        "no other loss sees them. 0: paper.",
+        "Weight of the adversarial and boundary losses of infills of the opposite class, relative "
+        "to infills of the patch's own class. The synthetic set consists of opposite-class "
+        "infills; without this weight no loss is computed on them. 0: off (paper).",
     )
     wrong_class_weight: float = setting(
         0.0,
-        "Show the discriminator real patches with the wrong class as fakes, too, at this weight "
-        "beside the infilled ones: the class asked for counts more (Reed et al. 2016). 0: paper.",
+        "Weight of real patches with the wrong class as additional fakes for the discriminator, "
+        "relative to the infills; makes the class more visible (Reed et al. 2016). 0: off (paper).",
     )
     r1_weight: float = setting(
         0.0,
         "Weight of the R1 penalty, the squared gradient of the discriminator's logit at real "
-        "patches (Mescheder et al. 2018). 0: paper.",
+        "patches (Mescheder et al. 2018). 0: off (paper).",
     )
     boundary_sigma_px: float = setting(
-        10.0, "Gaussian width of the boundary weight in pixels of a 256 px patch."
+        10.0, "Width of the Gaussian of the boundary map, in pixels of a 256 px patch."
     )
     windowed_feature_loss: bool = setting(
         True,
-        "Compute the feature loss in a window around each lesion mask: the same value and "
-        "gradient for less arithmetic. Without --composite it is computed everywhere.",
+        "Compute the feature loss in a window around each lesion mask: same value and gradient, "
+        "less arithmetic. Without --composite it is always computed on whole patches.",
     )
     feature_reach_px: int = setting(
         EXACT_REACH_PX,
-        "Pixels beyond a lesion mask's bounding box up to which differences of feature maps are "
-        "followed; as many again are computed around them. "
-        f"Exact from {EXACT_REACH_PX} on at pool3, 6 at pool2, 2 at pool1.",
+        "Distance beyond the bounding box of a lesion mask up to which differences of feature maps "
+        "are included, in pixels; the same margin is computed around it. "
+        f"Exact from {EXACT_REACH_PX} at pool3, 6 at pool2, 2 at pool1.",
     )
 
     def validate(self) -> None:
-        """Raises UserError for a value that no run can use."""
+        """Raises UserError if a value is invalid."""
         for name in (
             "adversarial_weight",
             "feature_weight",
@@ -185,68 +185,73 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How long, how fast, how often (paper section 2.2, Training details)."""
+    """Optimizers, schedule and logging (paper section 2.2, Training details)."""
 
-    pretraining_steps: int = setting(10_000, "Steps of the generator on the feature loss alone.")
-    adversarial_steps: int = setting(100_000, "Steps of either network after that, together.")
+    pretraining_steps: int = setting(10_000, "Generator steps on the feature loss only.")
+    adversarial_steps: int = setting(
+        100_000, "Steps after pre-training, of both networks together."
+    )
     init_from: str = setting(
         "",
-        "Preset whose weights training starts from: a name, a folder, or hf://OWNER/REPOSITORY; "
-        "its architecture is taken with them. Empty: random weights.",
+        "Preset whose weights and architecture training starts from: a name, a folder, or "
+        "hf://OWNER/REPOSITORY. Empty: random weights.",
     )
-    learning_rate: float = setting(1e-4, "Adam's step size, both networks.")
+    learning_rate: float = setting(1e-4, "Adam's learning rate, both networks.")
     learning_rate_decay_rate: float = setting(
-        1.0, "Factor on the step size after every learning_rate_decay_steps updates of a network."
+        1.0,
+        "Factor on the learning rate after every learning_rate_decay_steps updates of a network.",
     )
-    learning_rate_decay_steps: int = setting(500, "Updates of a network per decay, continuous.")
+    learning_rate_decay_steps: int = setting(
+        500, "Updates of a network per decay; continuous decay."
+    )
     adam_beta_1: float = setting(0.9, "Adam's decay of the first moment.")
     adam_beta_2: float = setting(0.999, "Adam's decay of the second moment.")
     adam_epsilon: float = setting(1e-8, "Adam's epsilon.")
     generator_ema: float = setting(
         0.0,
-        "Momentum of a moving average of the generator's weights, such as 0.999; infills that are "
-        "shown, measured and exported are the average's. 0: none (paper).",
+        "Momentum of a moving average of the generator's weights, e.g. 0.999; the average is used "
+        "for all infills that are shown, evaluated or exported. 0: off (paper).",
     )
     augment_discriminator: bool = setting(
         False,
-        "Change contrast, brightness, place, a square and the orientation of what the "
-        "discriminator sees, real and infilled alike (DiffAugment, Zhao et al. 2020). Off: paper.",
+        "Augment the discriminator's input, real and infilled alike, by contrast, brightness, "
+        "translation, cutout and orientation (DiffAugment, Zhao et al. 2020). Off: paper.",
     )
     switch_threshold: float = setting(
-        0.3, "The turn passes when the adversarial loss of the network in training is below this."
+        0.3, "A turn ends when the adversarial loss of the trained network is below this."
     )
-    max_steps_per_turn: int = setting(100, "The turn passes after so many steps in any case.")
-    seed: int = setting(0, "Seed of every random draw: weights, noise, order of patches.")
+    max_steps_per_turn: int = setting(100, "Maximum steps per turn; then the other network trains.")
+    seed: int = setting(0, "Seed of all random draws: weights, noise, order of patches.")
     log_every_steps: int = setting(50, "Steps between scalars in TensorBoard.")
     picture_every_steps: int = setting(1000, "Steps between picture grids in TensorBoard.")
     checkpoint_every_steps: int = setting(1000, "Steps between checkpoints.")
     checkpoints_to_keep: int = setting(3, "Checkpoints kept on disk, the newest ones.")
     best_term: str = setting(
         "",
-        "Term on held-out patches by which the best checkpoint is kept, too: "
+        "Validation measure that selects the best checkpoint: "
         f"{', '.join(LOSS_TERMS)}; with --evaluated_patches, {' or '.join(HELD_OUT_TERMS)}. Empty: "
-        "kid with --evaluated_patches; without them none is kept, since the losses reward blur.",
+        "kid with --evaluated_patches, otherwise no selection, because the losses reward blur.",
     )
     held_out_per_kind: int = setting(
         16,
-        "Validation patches of each kind (malignant lesion, benign lesion, no lesion) on which "
-        "best_term is measured.",
+        "Validation patches of each kind (malignant lesion, benign lesion, no lesion) for "
+        "measuring best_term.",
     )
     evaluated_patches: int = setting(
         0,
-        "Held-out patches that are infilled as the opposite class at every checkpoint, for the "
-        "curves held_out/kid and held_out/class_auc, in the features of --quality_features; 0: "
-        "none. 200 of 64 px take 10 to 15 s on 2 CPU cores.",
+        "Validation patches infilled as the opposite class at every checkpoint, for the curves "
+        "held_out/kid and held_out/class_auc, with the features of --quality_features; 0: none. "
+        "200 patches of 64 px take 10 to 15 s on 2 CPU cores.",
     )
     on_nonfinite: str = setting(
-        "stop", "Where a loss or gradient is NaN or infinite: stop the run, or skip the step."
+        "stop", "If a loss or gradient is NaN or infinite: stop the run, or skip the step."
     )
     profile_steps: str = setting(
         "", "Steps to profile for TensorBoard, FIRST:LAST, e.g. 20:25; empty: none."
     )
 
     def validate(self) -> None:
-        """Raises UserError for a value that no run can use."""
+        """Raises UserError if a value is invalid."""
         for name in ("pretraining_steps", "adversarial_steps"):
             value = getattr(self, name)
             require(value >= 0, f"{name} must not be negative.", **{name: value})
@@ -266,8 +271,8 @@ class TrainingConfig:
         )
         for name in ("adam_beta_1", "adam_beta_2", "generator_ema"):
             value = getattr(self, name)
-            require(0 <= value < 1, f"{name} must lie in [0, 1).", **{name: value})
-        require(0 <= self.seed < 2**31, "seed must lie in [0, 2**31).", seed=self.seed)
+            require(0 <= value < 1, f"{name} must be in [0, 1).", **{name: value})
+        require(0 <= self.seed < 2**31, "seed must be in [0, 2**31).", seed=self.seed)
         require_choice("best_term", self.best_term, ("", *LOSS_TERMS, *HELD_OUT_TERMS))
         require(
             self.evaluated_patches == 0 or self.evaluated_patches >= 20,
@@ -293,7 +298,7 @@ class TrainingConfig:
 
     @property
     def selecting_term(self) -> str | None:
-        """The term by which the best checkpoint is kept, or None where none is."""
+        """Measure that selects the best checkpoint, or None."""
         return self.best_term or ("kid" if self.evaluated_patches else None)
 
     @property
@@ -317,7 +322,7 @@ class Config:
     experiment: ExperimentConfig = dataclasses.field(default_factory=ExperimentConfig)
 
     def validate(self) -> "Config":
-        """Returns itself; raises UserError for a value that no run can use."""
+        """Returns itself; raises UserError if a value is invalid."""
         for group in (self.data, self.model, self.loss, self.training, self.hardware):
             group.validate()
         self.classifier.validate()
@@ -333,12 +338,12 @@ class Config:
         return self
 
     def to_json(self) -> str:
-        """Returns the configuration as indented JSON text, a group per section."""
+        """Returns the configuration as indented JSON text with one object per group."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """Returns the configuration that `to_json` wrote; raises UserError if it is none."""
+        """Returns the configuration written by `to_json`; raises UserError if it is invalid."""
         try:
             groups = json.loads(text)
             if set(groups) != {field.name for field in dataclasses.fields(cls)}:
@@ -351,19 +356,19 @@ class Config:
 
     @classmethod
     def from_groups(cls, groups: dict[str, dict]) -> "Config":
-        """Returns the configuration of some groups' settings; the others have their defaults.
+        """Returns the configuration with the given settings and defaults for all others.
 
         Args:
-            groups: by name, settings by their names, as JSON holds them.
+            groups: settings by name, for each group's name, as read from JSON.
 
         Raises:
-            UserError: a name or value is none of this version.
+            UserError: a name or value is not valid in this version.
         """
         makers = {field.name: field.default_factory for field in dataclasses.fields(cls)}
         try:
             return cls(
                 **{
-                    # JSON knows no tuples.
+                    # JSON has no tuples.
                     group: makers[group](
                         **{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
                     )

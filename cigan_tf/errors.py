@@ -1,11 +1,11 @@
-"""What ends a command early: one line, and the exit code that says why."""
+"""Errors that end a command with a one-line message, and their exit codes."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """A user's mistake; the message is one line: the rule, the value received, what to do.
+    """A user's mistake; the message is one line: the rule, the received value, a remedy.
 
     Command-line entry points print the message and exit with code 2, without a traceback.
     """
@@ -14,15 +14,15 @@ class UserError(ValueError):
 
 
 class DivergedError(ArithmeticError):
-    """A loss or gradient became NaN or infinite, and the run was to stop there."""
+    """A loss or gradient became NaN or infinite, and the run is configured to stop."""
 
     exit_code = 3
 
 
 class Preempted(Exception):  # noqa: N818 - nothing went wrong
-    """The command was asked to stop (SIGTERM, Ctrl-C), and has saved where it was.
+    """The command was asked to stop (SIGTERM, Ctrl-C) and has saved its state.
 
-    The exit code after SIGTERM is that of EX_TEMPFAIL in sysexits.h: the same command resumes.
+    After SIGTERM the exit code is EX_TEMPFAIL of sysexits.h: run the same command to resume.
     """
 
     exit_code = 75
@@ -34,7 +34,7 @@ class Preempted(Exception):  # noqa: N818 - nothing went wrong
 
 @contextlib.contextmanager
 def concerning(what: str) -> Iterator[None]:
-    """Puts before the message of a UserError raised inside what it is about."""
+    """Prefixes the message of a UserError raised inside with its subject."""
     try:
         yield
     except UserError as error:

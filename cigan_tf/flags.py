@@ -1,4 +1,4 @@
-"""Every command-line flag: the configuration's fields by their own names, and the run's frame."""
+"""All command-line flags: one for each field of the configuration, and those of the command."""
 
 import dataclasses
 
@@ -24,33 +24,33 @@ MODE = flags.DEFINE_enum(
     "train",
     MODES,
     "train: train ciGAN; report: write report.html of an exported run; infill: write the "
-    "synthetic set through the exported generator; classify: train the classifiers of --arms, "
-    "--generators and --classifier_seeds; experiment: train those that are missing, and write the "
+    "synthetic set with the exported generator; classify: train the classifiers of --arms, "
+    "--generators and --classifier_seeds; experiment: train the missing classifiers and write the "
     "table.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: settings, checkpoints, logs.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.")
 RESUME_CHANGED = flags.DEFINE_bool(
-    "resume_changed", False, "Take up the run in the workdir although its settings were others."
+    "resume_changed", False, "Resume the run in --workdir even if its settings differ."
 )
 SAVED_MODEL = flags.DEFINE_string(
-    "saved_model", None, "Exported generator; default: the newest below WORKDIR/saved_model."
+    "saved_model", None, "Exported generator; default: the newest in WORKDIR/saved_model."
 )
 WRITE_PNG = flags.DEFINE_bool(
-    "write_png", False, "With --mode=infill: write every patch and mask as PNG files, too."
+    "write_png", False, "With --mode=infill: also write every patch and mask as PNG files."
 )
 
 JOBS = flags.DEFINE_integer(
     "jobs",
     1,
-    "Classifiers that are trained at once, each in a process with a GPU of its own or its share of "
-    "the cores.",
+    "Classifiers trained in parallel, each in its own process with its own GPU or its share of the "
+    "cores.",
     lower_bound=1,
 )
 CELL_INDEX = flags.DEFINE_integer(
     "cell_index",
     None,
-    "With --mode=classify: train the classifier of this number only (see --list_cells), for an "
+    "With --mode=classify: train only the classifier with this number (see --list_cells), for an "
     "array of cluster jobs.",
     lower_bound=0,
 )
@@ -63,7 +63,7 @@ def define_config_flags() -> None:
     """Defines one flag for each field of the configuration, with its default and help text."""
     for group in dataclasses.fields(Config):
         for field in dataclasses.fields(group.default_factory):
-            # absl's lists are lists; the configuration is frozen and holds tuples.
+            # absl returns lists; the frozen configuration uses tuples.
             default = list(field.default) if isinstance(field.default, tuple) else field.default
             repeated = field.metadata["repeated"]
             define = flags.DEFINE_multi_string if repeated else _DEFINE[field.type]
@@ -71,7 +71,7 @@ def define_config_flags() -> None:
 
 
 def config_from_flags() -> Config:
-    """Returns the configuration that the command line and its flagfiles describe, validated."""
+    """Returns the validated configuration given by the command line and its flagfiles."""
     return Config(
         **{
             group.name: group.default_factory(
@@ -88,7 +88,7 @@ def is_given(name: str) -> bool:
 
 
 def chosen_cells(config: Config) -> list[Cell]:
-    """Returns the experiment's cells, or the one of --cell_index."""
+    """Returns the experiment's cells, or only that of --cell_index."""
     cells = config.experiment.cells(config.classifier)
     index = CELL_INDEX.value
     if index is None:
@@ -109,7 +109,7 @@ def _value(field: dataclasses.Field):
         return tuple(int(v) for v in value) if field.type == tuple[int, ...] else tuple(value)
     except ValueError:
         raise UserError(
-            f"{field.name} must be whole numbers with commas between. Received: {','.join(value)}."
+            f"{field.name} must be integers separated by commas. Received: {','.join(value)}."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What a run's steps run on, and in which precision."""
+"""Devices and precision of a run."""
 
 import dataclasses
 
@@ -10,36 +10,36 @@ PRECISIONS = ("none", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True)
 class HardwareConfig:
-    """Devices, precision, compilation: nothing here changes what a step is to compute."""
+    """Devices, precision and compilation; these do not change the result of a step."""
 
     strategy: str = setting(
         "one_device",
-        "one_device; mirrored: all GPUs of this machine, or else its logical CPUs; multi_worker: "
-        "the machines that the environment variable TF_CONFIG names; tpu. Classifiers: one_device, "
-        "and --jobs.",
+        "one_device; mirrored: all GPUs of this machine, or its logical CPUs if there are none; "
+        "multi_worker: the machines in the environment variable TF_CONFIG; tpu. Classifiers "
+        "support one_device, with --jobs.",
     )
-    tpu: str = setting("", "Name or grpc:// address of the TPU; empty: this machine's own.")
-    peer_timeout_s: int = setting(300, "Seconds to wait until all workers of TF_CONFIG are there.")
+    tpu: str = setting("", "Name or grpc:// address of the TPU; empty: the local TPU.")
+    peer_timeout_s: int = setting(300, "Seconds to wait for all workers of TF_CONFIG.")
     mixed_precision: str = setting(
-        "none", "Arithmetic of the networks: none (float32), bfloat16, float16 (with loss scaling)."
+        "none", "Precision of the networks: none (float32), bfloat16, float16 (with loss scaling)."
     )
     jit_compile: bool = setting(
-        False, "Compile losses and gradients, and a classifier's step, with XLA."
+        False, "Compile losses, gradients and the classifier's step with XLA."
     )
     steps_per_execution: int = setting(
         0,
-        "Steps that TensorFlow takes at most before Python looks in again; 0: 20 on a GPU or TPU, "
-        "1 on a CPU.",
+        "Maximum training steps per call into TensorFlow (Keras' steps_per_execution); 0: 20 on a "
+        "GPU or TPU, 1 on a CPU.",
     )
     agree_every_steps: int = setting(
-        10, "Steps from one time to the next that workers ask each other whether one must stop."
+        10, "Steps between checks of the workers whether one of them must stop."
     )
     deterministic: bool = setting(
-        False, "Same settings, same bits, also after a kill; slower on GPUs."
+        False, "Bit-for-bit reproducible on one device, also across restarts; slower on GPUs."
     )
 
     def validate(self) -> None:
-        """Raises UserError for a value that no run can use."""
+        """Raises UserError if a value is invalid."""
         require_choice("strategy", self.strategy, STRATEGIES)
         require_choice("mixed_precision", self.mixed_precision, PRECISIONS)
         require_positive(self, "agree_every_steps", "peer_timeout_s")
@@ -50,7 +50,7 @@ class HardwareConfig:
         )
         require(
             not (self.deterministic and self.jit_compile),
-            "deterministic and jit_compile exclude one another: XLA adds in any order.",
+            "deterministic and jit_compile cannot be combined: XLA does not fix the order of sums.",
             deterministic=self.deterministic,
             jit_compile=self.jit_compile,
         )

@@ -7,9 +7,9 @@ Flags after a flagfile override it; --dry_run prints the resulting configuration
 
 import os
 
-# TensorFlow's C++ start-up notes drown the one line that a user needs; errors still come through.
+# TensorFlow's C++ start-up messages hide our own lines; errors are still shown.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# TensorFlow leaves oneDNN's convolutions off on processors without AVX-512; they are faster there
+# TensorFlow disables oneDNN's convolutions on processors without AVX-512, but they are faster there
 # too.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -18,12 +18,12 @@ from absl import flags as absl_flags
 from cigan_tf import command_line, flags
 from cigan_tf.errors import UserError
 
-# --help shows the flags of the main module only.
+# --help shows only the flags of the main module.
 absl_flags.adopt_module_key_flags(flags)
 
 
 def main() -> None:
-    """Runs the mode that was asked for."""
+    """Runs the selected mode."""
     config = flags.config_from_flags()
     if config.training.init_from:
         from cigan_tf.models import presets
@@ -39,7 +39,7 @@ def main() -> None:
     workdir = flags.WORKDIR.value
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of the run.")
-    # Imported here, so that a wrong flag is answered before TensorFlow has loaded.
+    # Imported here so that a wrong flag is reported before TensorFlow loads.
     if flags.MODE.value == "train":
         from cigan_tf.training.train import train
 

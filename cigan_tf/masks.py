@@ -136,7 +136,7 @@ def square_at(images, corner, side: int):
 
     Args:
         images: [N, h, w, c].
-        corner: int32 [N, 2], (row, column); the square must lie inside the image.
+        corner: int32 [N, 2], (row, column); the square must be inside the image.
         side: of the square in pixels.
 
     Returns:

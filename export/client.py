@@ -71,7 +71,7 @@ class Client:
         )
         _require(
             bool(((image >= 0) & (image <= 1)).all()),
-            "image must lie in [0, 1], without NaN; divide 16-bit grey levels by 65535.",
+            "image must be in [0, 1], without NaN; divide 16-bit grey levels by 65535.",
         )
         _require(
             mask.shape == image.shape,

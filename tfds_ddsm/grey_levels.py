@@ -174,7 +174,7 @@ def _range(
     is_rare = 0 < share <= _MAX_STRAY_SHARE
     if bits is not None:
         if not MIN_BITS <= bits <= MAX_BITS:
-            raise ValueError(f"bits must lie in [{MIN_BITS}, {MAX_BITS}], received {bits}")
+            raise ValueError(f"bits must be in [{MIN_BITS}, {MAX_BITS}], received {bits}")
         if bits > container:
             raise ValueError(
                 f"bits must be at most {container}, the file's bits a pixel, received {bits}"

@@ -53,7 +53,7 @@ def check_probabilities(probabilities, num_patches: int) -> np.ndarray:
     low, high = probabilities.min(), probabilities.max()
     if low < 0 or high > 1:
         raise UserError(
-            f"probabilities must lie in [0, 1]; received {low:g} to {high:g}. "
+            f"probabilities must be in [0, 1]; received {low:g} to {high:g}. "
             "Take logits through a sigmoid first."
         )
     return probabilities

@@ -401,7 +401,7 @@ class CiGAN(ReplicatedModel):
                     f"Received: {list(value.shape)}."
                 )
         if not ((inputs["image"] >= 0) & (inputs["image"] <= 1)).all():
-            raise UserError("image must lie in [0, 1], without NaN.")
+            raise UserError("image must be in [0, 1], without NaN.")
         if not np.isin(inputs["mask"], (0, 1)).all():
             raise UserError("mask must hold 0 and 1 only.")
         return inputs

@@ -172,7 +172,7 @@ class FilmInfiller:
                 f"A film takes 1 to {MAX_LESIONS} lesions at a time. Received: {len(lesions)}."
             )
         if not 0 <= seed < 2**31 - MAX_LESIONS:
-            raise UserError(f"seed must lie in [0, 2**31 - {MAX_LESIONS}). Received: {seed}.")
+            raise UserError(f"seed must be in [0, 2**31 - {MAX_LESIONS}). Received: {seed}.")
         film = film.copy()
         infilled = []
         for index, lesion in enumerate(lesions):

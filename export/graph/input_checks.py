@@ -46,7 +46,7 @@ def shape_checks(**inputs: tuple[tf.Tensor, tuple[int, ...]]) -> list[tf.Operati
 def value_checks(**inputs: tf.Tensor) -> list[tf.Operation]:
     """Returns assertions of the ranges of `image`, `mask` and `label`; what is NaN lies in none."""
     rules = {
-        "image": (lambda x: (x >= 0) & (x <= 1), "image must lie in [0, 1], without NaN."),
+        "image": (lambda x: (x >= 0) & (x <= 1), "image must be in [0, 1], without NaN."),
         "mask": (lambda x: (x == 0) | (x == 1), "mask must hold 0 and 1 alone."),
         "label": (
             lambda x: (x == 0) | (x == 1),

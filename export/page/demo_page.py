@@ -153,7 +153,7 @@ class FilmPage:
         diameter = self.diameter.value
         if self._shape is None and not (diameter and 1 <= diameter <= _MAX_DIAMETER_PX):
             raise UserError(
-                f"Diameter must lie in [1, {_MAX_DIAMETER_PX}] pixels. Received: {diameter}."
+                f"Diameter must be in [1, {_MAX_DIAMETER_PX}] pixels. Received: {diameter}."
             )
         xs, ys = self._shape or outlines.circle(diameter)
         self._add_outline(xs + event.x, ys + event.y)

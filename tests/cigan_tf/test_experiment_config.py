@@ -68,7 +68,7 @@ def test_an_arm_comes_after_the_arm_that_confirms_its_infills():
         (("sure: synthetic_use=mixed confirmed_by=sure",), r"\(none\).*'sure'"),
         (
             ("plain:", "sure: synthetic_use=mixed confirmed_by=plain patient_share=0.5"),
-            r"no larger patient_share than its own, 0\.5; 'plain'",
+            r"patient_share of at most 0\.5; 'plain'",
         ),
     ],
 )

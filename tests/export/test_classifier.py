@@ -98,7 +98,7 @@ def test_warm_up_asks_both_ways(exported_classifier, server):
         (
             "serving_default",
             {"image": np.full((1, SIDE, SIDE, 1), 2, np.float32)},
-            "image must lie",
+            "image must be",
         ),
         ("classify", {"inputs": [b"no example"]}, "parse_inputs"),
         ("classify", {"inputs": [tf.train.Example().SerializeToString()]}, IMAGE_FEATURE),

@@ -309,7 +309,7 @@ def test_what_no_model_server_says_is_an_error(rest_server, pngs, answer):
     [
         ({"image": np.zeros((3, 32, 31, 1))}, "image must be of shape"),
         ({"image": [["black", "white"]]}, "image must be an array of numbers"),
-        ({"image": np.full((3, 32, 32, 1), np.nan)}, "image must lie in"),
+        ({"image": np.full((3, 32, 32, 1), np.nan)}, "image must be in"),
         ({"image": np.full((3, 32, 32, 1), 40000)}, "divide 16-bit grey levels"),
         ({"mask": np.zeros((2, 32, 32, 1))}, "mask must be of the image's shape"),
         ({"mask": np.full((3, 32, 32, 1), 255)}, "mask must hold 0 and 1"),

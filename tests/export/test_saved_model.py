@@ -154,8 +154,8 @@ def test_an_8_bit_png_is_widened(signatures):
     [
         ({"label": np.array([0, 1, 2, 0, 0, 0], np.int32)}, "label must be 0"),
         ({"mask": np.full((6, 32, 32, 1), 0.5, np.float32)}, "mask must hold 0 and 1"),
-        ({"image": np.full((6, 32, 32, 1), np.nan, np.float32)}, "image must lie in"),
-        ({"image": np.full((6, 32, 32, 1), 1.5, np.float32)}, "image must lie in"),
+        ({"image": np.full((6, 32, 32, 1), np.nan, np.float32)}, "image must be in"),
+        ({"image": np.full((6, 32, 32, 1), 1.5, np.float32)}, "image must be in"),
         ({"mask": np.zeros((5, 32, 32, 1), np.float32)}, "mask must be of shape"),
         ({"seed": np.zeros(1, np.int32)}, "seed must be of shape"),
     ],

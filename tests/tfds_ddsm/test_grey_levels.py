@@ -174,7 +174,7 @@ def test_the_depth_that_a_file_states_or_the_user_gives_is_taken_without_a_warni
     assert of_picture(filled, stated_white=4095).bits == 16  # scaled up, as PNG means it
     with pytest.raises(ValueError, match="stored values 0 to 900 do not fit into 8 bits"):
         of_picture(stored, bits=8)
-    with pytest.raises(ValueError, match=r"bits must lie in \[8, 16\], received 17"):
+    with pytest.raises(ValueError, match=r"bits must be in \[8, 16\], received 17"):
         of_picture(stored, bits=17)
 
 

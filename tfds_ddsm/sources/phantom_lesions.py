@@ -90,7 +90,7 @@ def insert_planned(
     """
     _check_arrays(image, tissue, occupied)
     if not 0.01 <= pixel_size_mm <= 1.0:
-        raise ValueError(f"pixel_size_mm must lie in [0.01, 1], got {pixel_size_mm}.")
+        raise ValueError(f"pixel_size_mm must be in [0.01, 1], got {pixel_size_mm}.")
     image = image.copy()
     room = _Room(tissue, occupied, pixel_size_mm)
     lesions = []
@@ -121,7 +121,7 @@ def insert_planned(
 def check_difficulty(difficulty: float) -> None:
     """Raises ValueError unless difficulty lies in [0, 1]."""
     if not 0 <= difficulty <= 1:
-        raise ValueError(f"difficulty must lie in [0, 1], 0 easy and 1 hard, got {difficulty}.")
+        raise ValueError(f"difficulty must be in [0, 1], 0 easy and 1 hard, got {difficulty}.")
 
 
 def _check_arrays(image: np.ndarray, tissue: np.ndarray, occupied: np.ndarray) -> None:

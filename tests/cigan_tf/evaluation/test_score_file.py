@@ -65,7 +65,7 @@ def test_columns_may_stand_in_any_order_with_others_beside_them(tmp_path):
         ({"density": [1]}, r"density must be of shape \(8,\)"),
         ({"film_id": ["f"]}, r"film_id must be of shape \(8,\)"),
         ({"label": [2] * 8}, r"received \[2\]"),
-        ({"probability": [3.0] * 8}, r"must lie in \[0, 1\]"),
+        ({"probability": [3.0] * 8}, r"must be in \[0, 1\]"),
         ({"patch": ["same"] * 8}, "several for 'same'"),
         ({"label": []}, r"received shape \(0,\)"),
     ],

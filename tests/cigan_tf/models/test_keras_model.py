@@ -62,7 +62,7 @@ def test_settings_are_plain_arguments():
     assert not model.composite
     with pytest.raises(UserError, match="no settings of these names: lerning_rate"):
         make_model(lerning_rate=1.0)
-    with pytest.raises(UserError, match="seed must lie in"):
+    with pytest.raises(UserError, match="seed must be in"):
         make_model(seed=-1)
 
 
@@ -84,7 +84,7 @@ def test_generate_keeps_the_context_and_depends_on_its_own_seed_alone():
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"image": np.full((4, 32, 32, 1), 255.0)}, "image must lie in"),
+        ({"image": np.full((4, 32, 32, 1), 255.0)}, "image must be in"),
         ({"image": np.zeros((4, 64, 64, 1))}, r"image must be of shape \[N, 32, 32, 1\]"),
         ({"mask": np.full((4, 32, 32, 1), 0.5)}, "mask must hold 0 and 1"),
         ({"label": np.full(4, 2)}, "label must hold whole numbers from 0 to 1"),

@@ -156,7 +156,7 @@ def test_numbers_beyond_the_rules_are_named(infill, sample_film, lesion):
     film = sample_film[1]
     with pytest.raises(UserError, match=r"1 to 16 lesions at a time\. Received: 17"):
         infill(film, [lesion] * (MAX_LESIONS + 1), seed=0)
-    with pytest.raises(UserError, match=r"seed must lie in .* Received: -1"):
+    with pytest.raises(UserError, match=r"seed must be in .* Received: -1"):
         infill(film, [lesion], seed=-1)
 
 

@@ -182,9 +182,9 @@ def malformed():
     ):
         yield outline(xs, ys), answer
     yield many, "1 to 16 lesions"
-    for value, answer in ((None, "Seed must be"), (-1, "seed must lie"), (2**40, "seed must lie")):
+    for value, answer in ((None, "Seed must be"), (-1, "seed must be"), (2**40, "seed must be")):
         yield seed(value), answer
-    yield lambda page: place_disc(page, 9, 9, diameter=None), "Diameter must lie"
+    yield lambda page: place_disc(page, 9, 9, diameter=None), "Diameter must be"
     yield lambda page: place_disc(page, float("nan"), 9) or page.infill(), "An outline must have"
     yield lambda page: page.open_sample("P_99999"), "There is no sample film 'P_99999'"
     yield lambda page: page.send("../../etc"), "Infill the film first"

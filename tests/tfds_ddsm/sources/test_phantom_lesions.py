@@ -160,9 +160,9 @@ def test_lesions_without_room_are_left_out():
         ({"tissue": np.ones((20, 21), bool)}, r"tissue must be bool \[20, 20\].*\[20, 21\]"),
         ({"occupied": np.ones((20, 20))}, r"occupied must be bool .* got float64"),
         ({"num_lesions": -1}, r"num_lesions must be 0 or more, got -1"),
-        ({"pixel_size_mm": 0.0}, r"pixel_size_mm must lie in \[0.01, 1\], got 0.0"),
+        ({"pixel_size_mm": 0.0}, r"pixel_size_mm must be in \[0.01, 1\], got 0.0"),
         ({"pixel_size_mm": float("nan")}, r"pixel_size_mm .* got nan"),
-        ({"difficulty": 1.5}, r"difficulty must lie in \[0, 1\].* got 1.5"),
+        ({"difficulty": 1.5}, r"difficulty must be in \[0, 1\].* got 1.5"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(change, message):

@@ -3,8 +3,8 @@
     cigan-insert FILM.dcm --lesion=2100,900,mask.png,malignant --output=OUT.dcm
 
 FILM is a DICOM, PNG, PGM, TIFF or JPEG file. OUT.dcm is the new film at full resolution,
-OUT_seg.dcm and OUT_mask.png say where it is synthetic. The generator is the package's preset unless
---saved_model names another.
+OUT_seg.dcm and OUT_mask.png say where it is synthetic, and OUT_before_after.png shows both
+films. The generator is the package's preset unless --saved_model names another.
 """
 
 import os

@@ -60,7 +60,7 @@ MAY_IMPORT = {
     ],
     "export": [
         *["errors", "command_line", "config", "file_io", "run_folder", "masks"],
-        *["input_pipeline", "models", "training", "evaluation"],
+        *["input_pipeline", "models", "training", "evaluation", "pictures"],
         *["exported_generator", "provenance", "randomness"],
     ],
 }
@@ -75,6 +75,7 @@ MAY_IMPORT_OF_EXPORT = {
 # dataset does. The rest of the export, and all that serves patches, knows no films.
 KNOW_FILMS = {
     "export.demo": ("tfds_ddsm.sources.image_file",),
+    "export.films.before_after": ("tfds_ddsm.grey_levels",),
     "export.films.derived_dicom": ("tfds_ddsm.sources.image_file",),
     "export.films.film_files": (
         *("tfds_ddsm.mammogram", "tfds_ddsm.png_file"),

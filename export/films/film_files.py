@@ -17,11 +17,12 @@ from tfds_ddsm.sources import image_file
 from tfds_ddsm.sources.image_file import FilmPixels
 
 from . import derived_dicom
+from .before_after import before_after
 from .film_infill import FilmLesion
 
 _GREY_OF_CLASS = {False: 128, True: 255}
 # What is written beside each other; the film last: where it is, its masks are.
-_ENDINGS = ("_seg.dcm", "_mask.png", ".dcm")
+_ENDINGS = ("_seg.dcm", "_mask.png", "_before_after.png", ".dcm")
 # Of a mask: a hole of noise is smaller, one in an outline or in an inverted mask larger.
 _MAX_HOLE_SHARE = 0.05
 
@@ -125,7 +126,7 @@ def files_of(
     Returns:
         `_seg.dcm`: the lesions' masks as DICOM segmentation. `_mask.png`: the same as one picture,
         uint8 [height, width]: 0 outside, 128 non-malignant, 255 malignant. `.dcm`: the film. Each
-        says the class and the seed of every infill.
+        says the class and the seed of every infill. `_before_after.png`: a picture of both films.
 
     Raises:
         UserError: the source's attributes make no valid DICOM object.
@@ -144,8 +145,12 @@ def files_of(
     for lesion in lesions:
         picture[lesion.on_film(pixels.shape)] = _GREY_OF_CLASS[lesion.malignant]
     comment = derived_dicom.description(lesions, seed)
-    contents = dicom_files[0], png_file.encode(picture[..., None], comment), dicom_files[1]
-    return dict(zip(_ENDINGS, contents, strict=True))
+    return {
+        "_seg.dcm": dicom_files[0],
+        "_mask.png": png_file.encode(picture[..., None], comment),
+        "_before_after.png": before_after(film.pixels, pixels, lesions),
+        ".dcm": dicom_files[1],
+    }
 
 
 def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) -> None:

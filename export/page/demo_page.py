@@ -44,6 +44,7 @@ from tfds_ddsm.mammogram import Film
 from tfds_ddsm.sources.sample import SampleSource
 
 from ..films import film_files
+from ..films.before_after import CLASS_COLOURS
 from ..films.film_infill import FilmInfiller, FilmLesion, InfilledLesion, off_the_breast
 from . import outlines
 from .film_view import FilmView
@@ -52,7 +53,6 @@ from .film_view import FilmView
 TEMPLATE = pathlib.Path(__file__).with_name("demo_page.html.jinja")
 
 LABELS = ("non_malignant", "malignant")
-_COLORS = ("#3fc1c9", "#ff7849")
 _MOVE, _DRAW, _PLACE = range(3)
 _MAX_DIAMETER_PX = 5000
 _MAX_UNDOS = 50
@@ -63,6 +63,7 @@ _DOWNLOADS = {
     ".dcm": "Film (DICOM)",
     "_seg.dcm": "Lesion masks (DICOM SEG)",
     "_mask.png": "Lesion masks (PNG)",
+    "_before_after.png": "Before and after (PNG)",
     "_patches.zip": "Patches and their masks (16-bit PNG, zipped)",
 }
 
@@ -274,7 +275,7 @@ class FilmPage:
                 "xs",
                 "ys",
                 source=self.outlines,
-                line_color=factor_cmap("label", _COLORS, LABELS),
+                line_color=factor_cmap("label", CLASS_COLOURS, LABELS),
                 line_width=2,
                 fill_alpha=0,
                 nonselection_line_alpha=1,

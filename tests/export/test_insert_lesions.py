@@ -33,7 +33,8 @@ def test_a_lesion_is_put_into_a_real_film_and_taken_out_again(
     output = tmp_path / "with.dcm"
     put_in = [f"1800,500,{mask_file},malignant"]
     written = insert_lesions(str(path), put_in, infill, output, seed=1)
-    assert [p.name for p in written] == ["with_seg.dcm", "with_mask.png", "with.dcm"]
+    endings = ("_seg.dcm", "_mask.png", "_before_after.png", ".dcm")
+    assert [p.name for p in written] == [f"with{ending}" for ending in endings]
     with_lesion = pydicom.dcmread(output)
     mask = cv2.imread(str(written[1]), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(with_lesion.pixel_array[mask == 0], pixels[mask == 0])

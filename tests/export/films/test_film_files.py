@@ -146,7 +146,7 @@ def test_a_mask_with_a_hole_is_questioned():
     )
 
 
-@pytest.mark.parametrize("ending", ["_seg.dcm", "_mask.png", ".dcm"])
+@pytest.mark.parametrize("ending", ["_seg.dcm", "_mask.png", "_before_after.png", ".dcm"])
 def test_no_output_may_be_an_input(tmp_path, ending):
     mine = tmp_path / f"x{ending}"
     mine.write_bytes(b"mine")
@@ -158,7 +158,7 @@ def test_no_output_may_be_an_input(tmp_path, ending):
     assert mine.read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("ending", ["_seg.dcm", "_mask.png", ".dcm"])
+@pytest.mark.parametrize("ending", ["_seg.dcm", "_mask.png", "_before_after.png", ".dcm"])
 def test_nothing_is_overwritten_unless_asked_for(tmp_path, ending):
     film_files.check_outputs(tmp_path / "x.dcm", [], overwrite=False)
     (tmp_path / f"x{ending}").touch()
@@ -181,14 +181,16 @@ def test_the_files_say_where_the_film_is_synthetic_and_of_what_seed(tmp_path):
     film = film_files.read_film(png(PIXELS), "film.png")
     files = film_files.files_of(film, PIXELS, lesions, 7, "SavedModel 0123")
     paths = film_files.write_files(tmp_path / "deep" / "new.dcm", files)
-    assert [path.name for path in paths] == ["new_seg.dcm", "new_mask.png", "new.dcm"]
-    np.testing.assert_array_equal(pydicom.dcmread(paths[2]).pixel_array, PIXELS)
+    assert [path.name for path in paths] == [
+        *("new_seg.dcm", "new_mask.png", "new_before_after.png", "new.dcm"),
+    ]
+    np.testing.assert_array_equal(pydicom.dcmread(paths[-1]).pixel_array, PIXELS)
     expected = np.zeros(PIXELS.shape, np.uint8)
     expected[10:30, 20:50] = 255
     expected[60:65, 30:35] = 128
     np.testing.assert_array_equal(cv2.imread(str(paths[1]), cv2.IMREAD_UNCHANGED), expected)
-    assert len(list(paths[0].parent.iterdir())) == 3
-    film, masks = (pydicom.dcmread(paths[index]) for index in (2, 0))
+    assert len(list(paths[0].parent.iterdir())) == 4
+    film, masks = (pydicom.dcmread(paths[index]) for index in (-1, 0))
     seeds = "1 malignant seed 7, 2 non_malignant seed 8"
     assert seeds in film.DerivationDescription
     assert seeds in PIL.Image.open(paths[1]).text["Comment"]

@@ -1,0 +1,101 @@
+"""A picture of a film before and after, for looking at what infilling did."""
+
+import io
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from cigan_tf import pictures
+from tfds_ddsm.grey_levels import WHITE
+
+from .film_infill import FilmLesion
+
+# Outlines, by class.
+CLASS_COLOURS = ("#3fc1c9", "#ff7849")
+_HEIGHT_PX, _GAP_PX, _TITLE_PX = 960, 12, 36
+# More would be too small to be seen.
+_MAX_LESIONS = 3
+# Side of the square around a lesion over the longer side of its bounding box.
+_SURROUNDINGS = 3
+
+
+def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLesion]) -> bytes:
+    """Returns the film before and after beside each other, and the surroundings of its lesions.
+
+    What was infilled is outlined in the film before, whose grey window both have.
+
+    Args:
+        before: uint16 [height, width], the film.
+        after: likewise, with its lesions infilled.
+        lesions: what was infilled; of the first three the surroundings are shown.
+
+    Returns:
+        An RGB PNG file, 960 pixels high below its titles.
+    """
+    masks = [lesion.on_film(before.shape) for lesion in lesions]
+    scale = _HEIGHT_PX / before.shape[0]
+    size = (round(before.shape[1] * scale), _HEIGHT_PX)
+    colours = [CLASS_COLOURS[lesion.malignant] for lesion in lesions]
+    # Every fourth pixel gives the same percentiles.
+    window = pictures.display_window(before[::4, ::4] / WHITE)
+    whole = [_view(film, size, window) for film in (before, after)]
+    for mask, colour in zip(masks, colours, strict=True):
+        _outline(whole[0], mask, colour)
+    num_shown = min(len(lesions), _MAX_LESIONS)
+    side = (_HEIGHT_PX - _GAP_PX * (max(num_shown, 2) - 1)) // max(num_shown, 2)
+    rows = []
+    for mask, colour in zip(masks[:num_shown], colours, strict=False):
+        place = _around(mask)
+        window = pictures.display_window(before[place] / WHITE)
+        row = [_view(film[place], (side, side), window) for film in (before, after)]
+        _outline(row[0], mask[place], colour)
+        rows.append(row)
+    width = 2 * (size[0] + side) + 3 * _GAP_PX
+    sheet = PIL.Image.new("RGB", (width, _TITLE_PX + _HEIGHT_PX), "white")
+    draw = PIL.ImageDraw.Draw(sheet)
+    left = 0
+    for title, column in zip(
+        ("before", "after", "lesion before", "lesion after"),
+        ([whole[0]], [whole[1]], [row[0] for row in rows], [row[1] for row in rows]),
+        strict=True,
+    ):
+        draw.text((left, 4), title, "black", PIL.ImageFont.load_default(size=22))
+        top = _TITLE_PX
+        for view in column:
+            sheet.paste(PIL.Image.fromarray(view), (left, top))
+            top += view.shape[0] + _GAP_PX
+        left += (column[0].shape[1] if column else 0) + _GAP_PX
+    encoded = io.BytesIO()
+    sheet.save(encoded, "png")
+    return encoded.getvalue()
+
+
+def _view(film: np.ndarray, size: tuple[int, int], window: tuple[float, float]) -> np.ndarray:
+    """Returns uint8 [height, width, 3] of a `size` (width, height)."""
+    enlarges = size[1] > film.shape[0]
+    way = cv2.INTER_CUBIC if enlarges else cv2.INTER_AREA
+    grey = pictures.to_8_bit(cv2.resize(film, size, interpolation=way) / WHITE, window)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _outline(view: np.ndarray, mask: np.ndarray, colour: str) -> None:
+    shown = cv2.resize(mask.astype(np.uint8), (view.shape[1], view.shape[0]))
+    contours, _ = cv2.findContours(shown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    rgb = tuple(bytes.fromhex(colour[1:]))
+    cv2.drawContours(view, contours, -1, rgb, thickness=2, lineType=cv2.LINE_AA)
+
+
+def _around(mask: np.ndarray) -> tuple[slice, slice]:
+    """Returns the square around a mask, moved into the film where it would reach out."""
+    ranges = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
+    side = _SURROUNDINGS * (max(last - first for first, last in ranges) + 1)
+    side = int(min(side, *mask.shape))
+    starts = [
+        int(np.clip((first + last + 1 - side) // 2, 0, length - side))
+        for (first, last), length in zip(ranges, mask.shape, strict=True)
+    ]
+    return tuple(slice(start, start + side) for start in starts)

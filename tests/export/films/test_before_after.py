@@ -1,0 +1,66 @@
+"""The picture of a film before and after."""
+
+import cv2
+import numpy as np
+import pytest
+
+from export.films.before_after import before_after
+from export.films.film_infill import FilmLesion
+
+FILM = np.random.default_rng(0).integers(10_000, 40_000, (480, 300)).astype(np.uint16)
+TITLE_PX, GAP_PX, FILM_WIDTH_PX = 36, 12, 600
+
+
+def lesion(row, column, malignant=True):
+    return FilmLesion(np.ones((40, 30), bool), row, column, malignant)
+
+
+def drawn(lesions, after=FILM):
+    """The picture as int [height, width, 3], without the titles."""
+    picture = cv2.imdecode(
+        np.frombuffer(before_after(FILM, after, lesions), np.uint8), cv2.IMREAD_COLOR
+    )
+    return picture[TITLE_PX:].astype(int)
+
+
+def is_coloured(view):
+    return (np.ptp(view, axis=2) > 20).any()
+
+
+def test_the_film_before_is_outlined_and_the_film_after_is_not():
+    picture = drawn([lesion(200, 100)])
+    before = picture[:, :FILM_WIDTH_PX]
+    after = picture[:, FILM_WIDTH_PX + GAP_PX :][:, :FILM_WIDTH_PX]
+    coloured = np.argwhere(np.ptp(before, axis=2) > 20)
+    # Film pixels are drawn twice as large.
+    np.testing.assert_allclose(coloured.min(axis=0), (400, 200), atol=3)
+    np.testing.assert_allclose(coloured.max(axis=0), (480, 260), atol=3)
+    assert not is_coloured(after)
+
+
+def test_what_changed_shows_in_the_lesions_surroundings():
+    after = FILM.copy()
+    after[200:240, 100:130] = 60_000
+    unchanged, changed = drawn([lesion(200, 100)]), drawn([lesion(200, 100)], after)
+    left = 2 * (FILM_WIDTH_PX + GAP_PX)
+    np.testing.assert_array_equal(changed[:, :FILM_WIDTH_PX], unchanged[:, :FILM_WIDTH_PX])
+    side = (changed.shape[1] - left - GAP_PX) // 2
+    before_crop, after_crop = (
+        changed[:side, left:][:, :side],
+        changed[:side, left + side + GAP_PX :],
+    )
+    centre = slice(side // 2 - 20, side // 2 + 20)
+    assert after_crop[centre, centre].mean() > 250 > before_crop[centre, centre].mean() + 50
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (440, 270)])
+def test_a_lesion_in_the_corner_is_shown(corner):
+    assert is_coloured(drawn([lesion(*corner, malignant=False)])[:, 2 * (FILM_WIDTH_PX + GAP_PX) :])
+
+
+def test_three_lesions_of_many_are_shown_from_near():
+    many = [lesion(row, 100) for row in (0, 100, 200, 300, 400)]
+    picture = drawn(many)
+    crops = picture[:, 2 * (FILM_WIDTH_PX + GAP_PX) :]
+    gaps = np.flatnonzero((crops[:, 0] == 255).all(axis=-1))
+    assert len(gaps) == 2 * GAP_PX

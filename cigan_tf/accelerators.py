@@ -1,18 +1,18 @@
-"""What the accelerators of this machine are given, and what they are spared."""
+"""Settings that depend on the accelerators of this machine."""
 
 import tensorflow as tf
 
 from cigan_tf.errors import UserError
 from cigan_tf.hardware_config import HardwareConfig
 
-# An accelerator finishes a step sooner than Python asks for the next one.
+# An accelerator finishes a step before Python can start the next one.
 _STEPS_PER_EXECUTION = 20
 # TensorFlow 2.21 is built with CUDA 12.5, whose PTX ends before Blackwell (10.0 and 12.0).
 _FIRST_WITHOUT_XLA = (10, 0)
 
 
 def refuse_xla_where_it_aborts(hardware: HardwareConfig) -> None:
-    """Raises UserError for jit_compile on a GPU whose code this TensorFlow's XLA cannot write."""
+    """Raises UserError for jit_compile on a GPU that XLA of this TensorFlow cannot compile for."""
     if not hardware.jit_compile:
         return
     for gpu in tf.config.list_physical_devices("GPU"):
@@ -22,12 +22,12 @@ def refuse_xla_where_it_aborts(hardware: HardwareConfig) -> None:
             raise UserError(
                 f"XLA of TensorFlow {tf.__version__} cannot compile for the GPU "
                 f"{details.get('device_name', gpu.name)!r} (compute capability "
-                f"{'.'.join(map(str, capability))}); leave out --jit_compile."
+                f"{'.'.join(map(str, capability))}); omit --jit_compile."
             )
 
 
 def steps_per_execution(hardware: HardwareConfig) -> int:
-    """Returns how many steps TensorFlow takes at most before Python looks in again."""
+    """Returns the maximum number of steps per call into TensorFlow."""
     if hardware.steps_per_execution:
         return hardware.steps_per_execution
     on_accelerator = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))

@@ -1,4 +1,4 @@
-"""A generator in use: a SavedModel, loaded from its folder alone, or a preset."""
+"""Generators for inference: a SavedModel, loaded from its folder, or a preset."""
 
 import functools
 import hashlib
@@ -17,21 +17,21 @@ PROVENANCE_FILE = f"assets.extra/{provenance.FILE_NAME}"
 
 
 class ExportedGenerator:
-    """Infills patches through a SavedModel's `serving_default` signature.
+    """Infills patches with the `serving_default` signature of a SavedModel.
 
     Args:
-        path: the SavedModel's folder, or a folder of numbered versions (the newest is taken).
+        path: the SavedModel's folder, or a folder of numbered versions (the newest is used).
         batch_size: patches per call of the signature.
 
     Attributes:
-        kind: what the generator was loaded from, for people.
-        path: the folder that was loaded.
-        patch_size: side in pixels of the patches that it takes.
-        provenance: the record of its training run with `step` and `weights_sha256`; None where the
+        kind: what the generator was loaded from, as text for users.
+        path: the loaded folder.
+        patch_size: side of its patches in pixels.
+        provenance: the record of its training run with `step` and `weights_sha256`; None if the
             SavedModel has no record.
 
     Raises:
-        UserError: there is no such SavedModel, or its record is damaged or of other weights.
+        UserError: the SavedModel does not exist, or its record is damaged or of other weights.
     """
 
     kind = "SavedModel"
@@ -39,7 +39,7 @@ class ExportedGenerator:
     def __init__(self, path: str | os.PathLike, batch_size: int = 32):
         self.path = _newest_version(epath.Path(path))
         self._batch_size = batch_size
-        # The signature's tensors live as long as the object that was loaded.
+        # The signature's tensors live only as long as the loaded object.
         self._loaded = tf.saved_model.load(str(self.path))
         try:
             self._signature = self._loaded.signatures["serving_default"]
@@ -47,7 +47,7 @@ class ExportedGenerator:
             self.patch_size = inputs["image"].shape[1]
         except (KeyError, IndexError):
             raise UserError(
-                f"The SavedModel {str(self.path)!r} is no infilling generator; export one with "
+                f"The SavedModel {str(self.path)!r} is not an infilling generator; export one with "
                 "cigan-export."
             ) from None
         self.provenance = provenance.read(self.path / PROVENANCE_FILE)
@@ -58,7 +58,7 @@ class ExportedGenerator:
             )
 
     def __call__(self, image, mask, label, seed) -> np.ndarray:
-        """Returns the patches with their masks filled for the class asked for.
+        """Returns the patches with their masks infilled as the given class.
 
         Args:
             image: float32 [N, p, p, 1] in [0, 1].
@@ -67,7 +67,7 @@ class ExportedGenerator:
             seed: int32 [N]; the same seed gives the same infill.
 
         Returns:
-            float32 [N, p, p, 1] in [0, 1]; outside the mask the image's own values.
+            float32 [N, p, p, 1] in [0, 1]; equal to the image outside the mask.
         """
         infilled = [
             self._signature(
@@ -91,13 +91,13 @@ class ExportedGenerator:
 
 
 class PresetGenerator:
-    """A preset in use, as `ExportedGenerator` is a SavedModel in use.
+    """A preset with the same interface as `ExportedGenerator`.
 
     Args:
-        preset: a name, a folder or an address, as `presets.read` takes it.
+        preset: a name, a folder or an address; see `presets.read`.
 
     Raises:
-        UserError: there is no such preset, or its files are damaged.
+        UserError: the preset does not exist, or its files are damaged.
     """
 
     kind = "Preset"
@@ -110,15 +110,15 @@ class PresetGenerator:
         self.sha256 = self._model.preset.weights_sha256
 
     def __call__(self, image, mask, label, seed) -> np.ndarray:
-        """Returns the patches with their masks filled; as `ExportedGenerator.__call__`."""
+        """Returns the patches with their masks infilled; see `ExportedGenerator.__call__`."""
         return self._model.generate(image, mask, label, seed)
 
 
 def open_generator(source: str | os.PathLike) -> ExportedGenerator | PresetGenerator:
-    """Returns the generator of a preset, or of a SavedModel.
+    """Returns the generator of a preset or a SavedModel.
 
     Args:
-        source: what `presets.read` takes, or what `ExportedGenerator` takes.
+        source: an argument of `presets.read` or of `ExportedGenerator`.
     """
     if presets.is_preset(source):
         return PresetGenerator(str(source))

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, on a disk or in a bucket, and folders held by one process."""
+"""Atomic writing of files, on a disk or in a bucket, and locks of folders."""
 
 import contextlib
 import fcntl
@@ -14,32 +14,32 @@ LOCK_FILE = ".lock"
 
 
 def on_disk(path: str | os.PathLike) -> bool:
-    """Returns whether a path is one of this machine's file systems, not an address like gs://."""
+    """Returns whether a path is in a file system of this machine, not an address like gs://."""
     return "://" not in os.fspath(path)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[epath.Path]:
-    """Yields where to write a file that nobody must see half of: it is renamed once it is whole."""
+    """Yields a temporary path; the file written there is renamed to `path` when it is complete."""
     path = epath.Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     yield beside
     if on_disk(beside):
-        # Some file systems rename before they write: after a power cut the file would be empty.
+        # Some file systems rename before writing; after a power failure the file would be empty.
         with beside.open("rb") as file:
             os.fsync(file.fileno())
     beside.replace(path)
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
-    """Writes a file as a whole or not at all."""
+    """Writes a file atomically."""
     with whole_file(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def local_file(path: str | os.PathLike) -> Iterator[str]:
-    """Yields a file on this machine's disk with the content of a file that may lie in a bucket."""
+    """Yields a local file with the content of a file that may be in a bucket."""
     path = epath.Path(path)
     if on_disk(path):
         yield os.fspath(path)
@@ -52,13 +52,13 @@ def local_file(path: str | os.PathLike) -> Iterator[str]:
 
 @contextlib.contextmanager
 def written_locally(path: str | os.PathLike) -> Iterator[str]:
-    """Yields where on this machine's disk to write a file; it is moved to `path` once it is whole.
+    """Yields a local path to write to; the finished file is moved to `path`.
 
-    For writers that know no buckets.
+    For writers that do not support buckets.
     """
     path = epath.Path(path)
     if on_disk(path):
-        # The name's end may tell the writer what to write.
+        # Some writers choose the format by the file's extension.
         beside = path.with_name(f".{os.getpid()}.{path.name}")
         yield os.fspath(beside)
         beside.replace(path)
@@ -71,16 +71,16 @@ def written_locally(path: str | os.PathLike) -> Iterator[str]:
 
 @contextlib.contextmanager
 def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
-    """Holds a folder, so that no other process writes into it; the end of the process releases it.
+    """Locks a folder against other processes; the lock is released when the process ends.
 
-    A bucket has no locks: there every process holds every folder.
+    Buckets have no locks: there, every process gets the lock.
 
     Args:
-        folder: made if it is missing.
-        wait: wait for another process that holds it.
+        folder: created if it does not exist.
+        wait: wait for another process that has the lock.
 
     Yields:
-        Whether the folder is held: False where another process holds it.
+        Whether the folder is locked by this process: False if another process has the lock.
 
     Raises:
         UserError: the folder cannot be written.

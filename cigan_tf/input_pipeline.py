@@ -1,8 +1,8 @@
-"""From the patches on disk to batches: class balance, masks for patches without a lesion, flips.
+"""Patches on disk to batches: class balance, masks for patches without a lesion, flips.
 
-The dataset is read from its files alone (`tfds.builder_from_directory` finds features and splits
-beside the records), so that any variant that `tfds build -c '{...}'` made can be named. What a
-training step reads follows from the seed and the step's number: the place in the input is a number.
+The dataset is read from its files only (`tfds.builder_from_directory` finds features and splits
+next to the records), so every variant built by `tfds build -c '{...}'` can be used. The input of a
+training step is a function of the seed and the step number; the position in the input is a number.
 """
 
 import collections
@@ -24,31 +24,31 @@ from cigan_tf.record_index import RecordIndex
 CLASS_NAMES = ("non_malignant", "malignant")
 WHITE = 65535.0  # the brightest grey level of a 16-bit film
 
-# Streams that draw at random take the run's seed and a number of their own.
+# Each random stream uses the run's seed and its own number.
 _STREAMS = ("non_malignant", "malignant", "lesion_masks", "augmentation", "pictures", "drawn")
 
-# Shares of patients are exact to this many parts.
+# Resolution of shares of patients.
 _PATIENT_BUCKETS = 2**20
 
-# The pictures of a record stay PNG until they are needed.
+# Images of a record stay PNG-encoded until they are needed.
 _UNDECODED = {name: tfds.decode.SkipDecoding() for name in ("image", "mask")}
 
-# Masks among which a patch without a lesion finds one that lies on tissue.
+# Number of masks tried for a patch without a lesion, to find one on tissue.
 _CANDIDATE_MASKS = 8
 
 
 def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
-    """Returns the dataset as it lies on disk.
+    """Returns the dataset as stored on disk.
 
     Raises:
-        UserError: it has not been built, cannot be read, or holds patches of another size.
+        UserError: it has not been built, cannot be read, or has patches of another size.
     """
     data_dir = os.path.expanduser(data.data_dir)
     try:
         builder = read_only_builder.builder_from_files(data.dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         raise UserError(
-            f"There is no dataset {data.dataset!r} in data_dir {data_dir!r}; make it with: "
+            f"There is no dataset {data.dataset!r} in data_dir {data_dir!r}; build it with: "
             f"tfds build {data.dataset} --imports tfds_ddsm --data_dir={data_dir}"
         ) from None
     except ValueError as error:
@@ -64,18 +64,18 @@ def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
         )
     if (file_format := builder.info.file_format) != tfds.core.FileFormat.TFRECORD:
         raise UserError(
-            f"The dataset {data.dataset!r} is of the format {file_format.value}; training reads "
-            "tfrecord only. Build it again with --file_format=tfrecord --overwrite."
+            f"The dataset {data.dataset!r} has the format {file_format.value}; training reads "
+            "only tfrecord. Build it again with --file_format=tfrecord --overwrite."
         )
     return builder
 
 
 class Shuffled:
-    """Endless passes through a list of numbers, each pass in another order.
+    """Endless passes through a list of numbers, each in another order.
 
     Args:
         numbers: int [n], n > 0.
-        seed: of the orders.
+        seed: seed of the orders.
     """
 
     def __init__(self, numbers: np.ndarray, seed: Sequence[int]):
@@ -84,7 +84,7 @@ class Shuffled:
         self._order = functools.lru_cache(maxsize=2)(self._order_of_pass)
 
     def at(self, places: np.ndarray) -> np.ndarray:
-        """Returns the numbers at some places of the endless list (int64, any shape)."""
+        """Returns the numbers at the given positions of the endless list (int64, any shape)."""
         passes, within = np.divmod(places, len(self._numbers))
         found = np.empty(places.shape, np.int64)
         for number in np.unique(passes):
@@ -97,16 +97,16 @@ class Shuffled:
 
 
 class TrainingInput:
-    """The patches of the training split, in the order that the seed gives them.
+    """The patches of the training split, in the order given by the seed.
 
-    Half of each batch is of each class. A patch without a lesion has the mask of another lesion of
-    the split, drawn at random among those that lie on its tissue.
+    Half of each batch is of each class. A patch without a lesion gets the mask of another lesion of
+    the split, drawn at random among those that fit on its tissue.
 
     Args:
-        config: which dataset, and `config.training.seed`, from which the order follows.
+        config: names the dataset; `config.training.seed` determines the order.
 
     Attributes:
-        index: of the split.
+        index: index of the split.
 
     Raises:
         UserError: the dataset cannot be read, or the split lacks a class or lesions.
@@ -131,12 +131,12 @@ class TrainingInput:
     def batches(
         self, first_step: int = 0, worker: int = 0, num_workers: int = 1
     ) -> tf.data.Dataset:
-        """Returns the endless batches from a step on, or a worker's equal part of each.
+        """Returns the endless batches starting at a step, or a worker's equal part of each.
 
         Args:
-            first_step: the number of batches that have been trained on before.
-            worker: which of the workers, whose parts follow one another in the batch.
-            num_workers: how many share a batch, whose size must be a multiple of it.
+            first_step: number of batches already used for training.
+            worker: number of the worker; the workers' parts follow one another in the batch.
+            num_workers: number of workers that share a batch; must divide the batch size.
 
         Returns:
             A dataset of dicts: `image` float32 [N, p, p, 1] in [0, 1], `mask` float32 [N, p, p, 1]
@@ -155,7 +155,7 @@ class TrainingInput:
                 self._lenders.at(_places_of_candidates(number)),
             )
 
-        # AutoGraph would take most of the time to the first batch, and finds nothing to convert.
+        # AutoGraph would take most of the time before the first batch, with nothing to convert.
         @tf.autograph.experimental.do_not_convert
         def to_example(number, record, lenders):
             _, example, _ = self._records.with_mask(record, lenders, patch_size)
@@ -178,24 +178,24 @@ class TrainingInput:
 
 
 def training_batches(config: Config, first_step: int = 0) -> tf.data.Dataset:
-    """Returns the batches of `TrainingInput`, whole."""
+    """Returns the undivided batches of `TrainingInput`."""
     return TrainingInput(config).batches(first_step)
 
 
 def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, np.ndarray]:
-    """Returns the same few patches of a split every time: malignant, benign lesion, background.
+    """Returns a few fixed patches of a split: malignant lesions, benign lesions, background.
 
     Args:
-        config: which dataset, and the seed that chooses among its patches.
+        config: names the dataset, and the seed that selects the patches.
         split: name of the split.
-        num_per_kind: patches of each of the three kinds; fewer where the split holds fewer.
+        num_per_kind: patches of each of the three kinds; fewer if the split has fewer.
 
     Returns:
-        A dict as of `TrainingInput.batches`, and `kind`, `film_id`, `lesion_type` (str [N]),
-        `simulated` (bool [N]).
+        A dict like that of `TrainingInput.batches`, plus `kind`, `film_id`, `lesion_type` (str
+        [N]), `simulated` (bool [N]).
 
     Raises:
-        UserError: there is no such split, or it holds no patch with a lesion.
+        UserError: the split does not exist or has no patch with a lesion.
     """
     builder = open_dataset(config.data, config.model.patch_size)
     index = index_of_split(builder, split)
@@ -216,7 +216,7 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
 
 
 def _spread(records: np.ndarray, index: RecordIndex) -> np.ndarray:
-    """Returns the first records of each film, real and simulated, then the second ones."""
+    """Returns the first records of each film, real and simulated, then the second, and so on."""
     seen = collections.Counter()
     ranks = []
     for group in zip(index.film_id[records], index.simulated[records], strict=True):
@@ -228,19 +228,19 @@ def _spread(records: np.ndarray, index: RecordIndex) -> np.ndarray:
 def drawn_patches(
     config: Config, split: str, max_patches: int, patient_share: float = 1.0
 ) -> dict[str, np.ndarray]:
-    """Returns patches of a split drawn at random, decoded, a lesion mask in each.
+    """Returns random patches of a split, decoded, each with a lesion mask.
 
     Args:
-        config: which dataset, and the seed.
+        config: names the dataset and the seed.
         split: name of the split.
-        max_patches: how many; all where the split holds fewer.
-        patient_share: as of `encoded_patches`.
+        max_patches: number of patches; all if the split has fewer.
+        patient_share: see `encoded_patches`.
 
     Returns:
-        A dict as of `TrainingInput.batches`, and `patient_id` (str [N]).
+        A dict like that of `TrainingInput.batches`, plus `patient_id` (str [N]).
 
     Raises:
-        UserError: there is no such split, or it holds no patch with a lesion.
+        UserError: the split does not exist or has no patch with a lesion.
     """
     builder = open_dataset(config.data, config.model.patch_size)
     index = index_of_split(builder, split)
@@ -260,7 +260,7 @@ def _read(
     seed: Sequence[int],
     patient_share: float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """Returns records decoded, those without a lesion with the mask of one that has one."""
+    """Returns decoded records; those without a lesion get the mask of another record."""
     lesions = of_patients(index, patient_share) & index.has_lesion
     require_some(lesions, f"{split} split of {config.data.dataset}", "patch with a lesion")
     lenders = Shuffled(np.flatnonzero(lesions), (*seed, _STREAMS.index("lesion_masks")))
@@ -283,12 +283,12 @@ def _read(
 
 
 def _places_of_candidates(number: np.ndarray) -> np.ndarray:
-    """Returns which of the endless masks each patch may borrow, int64 [N, candidates]."""
+    """Returns where each patch's candidates are in the endless masks, int64 [N, candidates]."""
     return number[:, None] * _CANDIDATE_MASKS + np.arange(_CANDIDATE_MASKS)
 
 
 def _chosen(steps: tf.data.Dataset, choose: Callable) -> tf.data.Dataset:
-    """Returns for each step what `choose` says: numbers [N], records [N], lenders [N, c]."""
+    """Returns the result of `choose` for each step: numbers [N], records [N], lenders [N, c]."""
 
     def of_step(step):
         number, record, lenders = tf.numpy_function(choose, [step], [tf.int64] * 3)
@@ -299,11 +299,11 @@ def _chosen(steps: tf.data.Dataset, choose: Callable) -> tf.data.Dataset:
 
 
 class Records:
-    """The records of a split, each read by its number, and nothing else with it.
+    """The records of a split, each read by its number without reading others.
 
     Args:
-        builder: of `open_dataset`.
-        index: of `index_of_split`.
+        builder: from `open_dataset`.
+        index: from `index_of_split`.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, index: RecordIndex):
@@ -311,16 +311,16 @@ class Records:
         self._lesion_types = self._features["lesion_type"].names
         self._files = tf.constant(index.files)
         self._file_number, self._start = tf.constant(index.file_number), tf.constant(index.start)
-        # A string for each record: one string of all would be copied into every graph.
+        # One string per record: a single string would be copied into every graph.
         self._masks = tf.constant(index.mask_png())
 
     def read(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns a record as of `encoded_patches`, without the patch's id."""
-        # A dataset that starts at a byte of a file is not yet in tf.data's Python.
+        """Returns a record like those of `encoded_patches`, without the patch's id."""
+        # tf.data's Python API has no dataset yet that starts at a byte of a file.
         file = tf.raw_ops.TFRecordDatasetV2(
             filenames=self._files[self._file_number[record]][None],
             compression_type="",
-            buffer_size=0,  # what follows is another record
+            buffer_size=0,  # do not read the following records
             byte_offsets=self._start[record][None],
         )
         string = {"output_types": [tf.string], "output_shapes": [()]}
@@ -330,7 +330,7 @@ class Records:
         return _facts(patch, self._lesion_types)
 
     def mask(self, record: tf.Tensor) -> tf.Tensor:
-        """Returns the mask of a record with a lesion, still PNG, without reading the record."""
+        """Returns the PNG mask of a record with a lesion, without reading the record."""
         return self._masks[record]
 
     def with_mask(
@@ -340,17 +340,17 @@ class Records:
         patch_size: int,
         keeps_own: Callable = lambda patch: patch["has_lesion"],
     ):
-        """Returns a record as `read`, the same decoded with a lesion mask in it, and whose that is.
+        """Returns a record as `read` does, the record decoded with a mask, and the mask's record.
 
-        Synthesis needs a mask in every patch (the paper, 3.2). One that does not keep its own has
-        the first of the lenders' that lies on its tissue, or else the one with the largest share
-        of it.
+        Synthesis needs a mask in every patch (paper section 3.2). A patch that does not keep its
+        own mask gets the first candidate mask that is on its tissue, or else the candidate with the
+        largest share on tissue.
 
         Args:
-            record: which.
-            lenders: records with a lesion, [candidates].
+            record: number of the record.
+            lenders: numbers of candidate records with a lesion, [candidates].
             patch_size: side of a patch in pixels.
-            keeps_own: says of a patch whether it keeps its own mask; those with a lesion do.
+            keeps_own: returns whether a patch keeps its own mask; by default if it has a lesion.
         """
         record, lenders = tf.convert_to_tensor(record), tf.convert_to_tensor(lenders)
         patch = self.read(record)
@@ -370,7 +370,7 @@ class Records:
         def best_of_all():
             signature = tf.TensorSpec((patch_size, patch_size, 1), tf.float32)
             decoded = tf.map_fn(lent, lenders, fn_output_signature=signature)
-            # argmax takes the first of equal ones.
+            # argmax returns the first of equal values.
             best = tf.argmax(tf.minimum(tissue_share(decoded), masks.MIN_TISSUE_SHARE))
             return decoded[best], lenders[best]
 
@@ -381,23 +381,23 @@ class Records:
 def encoded_patches(
     builder: tfds.core.DatasetBuilder, split: str, patient_share: float = 1.0
 ) -> tf.data.Dataset:
-    """Returns a split in stored order, images and masks still PNG.
+    """Returns a split in stored order, with images and masks as PNG.
 
     Args:
-        builder: of `open_dataset`.
+        builder: from `open_dataset`.
         split: name of the split.
-        patient_share: share of its patients in (0, 1], chosen by a hash of their ids; a smaller
-            share is part of every larger one.
+        patient_share: share of its patients in (0, 1], chosen by a hash of their ids; smaller
+            shares are subsets of larger ones.
 
     Returns:
         A dataset of dicts of scalars: `image`, `mask` (bytes), `label` (int32), `has_lesion`,
         `simulated` (bool), `lesion_type`, `patient_id`, `film_id`, `scanner`, `patch`, the id of
         the patch in the dataset (str), `tissue_fraction` (float32), `density`, `subtlety` (int32,
-        -1 where the dataset does not know them), and `infill`, the number of an infill among those
-        of one patch (int32, 0 where the dataset is not synthetic).
+        -1 if unknown), and `infill`, the number of an infill among those of one patch (int32, 0 if
+        the dataset is not synthetic).
 
     Raises:
-        UserError: there is no such split.
+        UserError: the split does not exist.
     """
     _require_split(builder, split)
     patches = builder.as_dataset(
@@ -425,7 +425,7 @@ def _facts(patch, lesion_types: Sequence[str]) -> dict[str, tf.Tensor]:
         "patient_id": patch["patient_id"],
         "film_id": patch["film_id"],
         "scanner": patch["scanner"],
-        # Synthetic sets, and datasets that were built earlier, lack some of them.
+        # Synthetic sets and older datasets lack some of them.
         "tissue_fraction": patch.get("tissue_fraction", tf.constant(1.0)),
         "density": patch.get("density", unknown),
         "subtlety": patch.get("subtlety", unknown),
@@ -434,13 +434,13 @@ def _facts(patch, lesion_types: Sequence[str]) -> dict[str, tf.Tensor]:
 
 
 def index_of_split(builder: tfds.core.DatasetBuilder, split: str) -> RecordIndex:
-    """Returns the records of a split; raises UserError where there is no such split."""
+    """Returns the index of a split; raises UserError if the split does not exist."""
     _require_split(builder, split)
     return record_index.of_split(builder, split)
 
 
 def of_patients(index: RecordIndex, patient_share: float) -> np.ndarray:
-    """Returns which records are of a share of the patients (see `encoded_patches`), bool [n]."""
+    """Returns which records belong to a share of the patients (`encoded_patches`), bool [n]."""
     patients, patient = np.unique(index.patient_id, return_inverse=True)
     return in_share(tf.constant(patients, tf.string), patient_share).numpy()[patient]
 
@@ -448,10 +448,10 @@ def of_patients(index: RecordIndex, patient_share: float) -> np.ndarray:
 def patches_per_patient(
     builder: tfds.core.DatasetBuilder, split: str, patient_share: float = 1.0
 ) -> dict[str, int]:
-    """Returns how many patches of a split belong to each patient; arguments as `encoded_patches`.
+    """Returns the number of patches of each patient in a split; arguments as `encoded_patches`.
 
     Raises:
-        UserError: there is no such split.
+        UserError: the split does not exist.
     """
     index = index_of_split(builder, split)
     counts = collections.Counter(index.patient_id[of_patients(index, patient_share)].tolist())
@@ -467,7 +467,7 @@ def _require_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
 
 
 def in_share(patient_id: tf.Tensor, patient_share: float) -> tf.Tensor:
-    """Says whether a patient is in the share of patients, by a hash of the id (str -> bool)."""
+    """Returns whether a patient is in the share, by a hash of the id (str -> bool)."""
     bucket = tf.strings.to_hash_bucket_fast(patient_id, _PATIENT_BUCKETS)
     return tf.cast(bucket, tf.float64) < patient_share * _PATIENT_BUCKETS
 
@@ -494,7 +494,7 @@ def decode_image(png: tf.Tensor, patch_size: int) -> tf.Tensor:
 
 
 def _flip(example, seeds):
-    """Draws one of the eight orientations of a square for image and mask together."""
+    """Applies one of the eight orientations of a square to image and mask."""
     both = tf.concat([example["image"], example["mask"]], axis=-1)
     both = tf.image.stateless_random_flip_left_right(both, seeds[0])
     both = tf.image.stateless_random_flip_up_down(both, seeds[1])
@@ -504,12 +504,12 @@ def _flip(example, seeds):
 
 
 def _change_exposure(example, seed, max_gamma: float):
-    """Raises the grey levels to a power, as likely below 1 as above; 0 and 1 stay."""
+    """Raises grey levels to a random power, as often below as above 1; 0 and 1 do not change."""
     log_gamma = tf.random.stateless_uniform((), seed, -1, 1) * math.log(max_gamma)
     return {**example, "image": example["image"] ** tf.exp(log_gamma)}
 
 
 def require_some(chosen: np.ndarray, where: str, what: str) -> None:
-    """Raises UserError where no record is chosen (bool [n]): `where` holds no `what`."""
+    """Raises UserError if no record is chosen (bool [n]): `where` has no `what`."""
     if not chosen.any():
-        raise UserError(f"The {where} holds no {what}; training needs both classes.")
+        raise UserError(f"The {where} has no {what}; training needs both classes.")

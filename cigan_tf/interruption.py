@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: long work saves what it has and ends, instead of being cut off."""
+"""SIGTERM and Ctrl-C: long work saves its state and ends."""
 
 import contextlib
 import signal
@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from cigan_tf.errors import Preempted
 
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
-# A shell's code of a command that Ctrl-C ended.
+# The shell's exit code after Ctrl-C.
 _EXIT_CODES = {signal.SIGTERM: Preempted.exit_code, signal.SIGINT: 130}
 
 
 class Interruption:
-    """Whether a signal has asked the process to end, and which.
+    """Whether a signal has asked the process to end, and which one.
 
     Attributes:
-        signal: the first signal that came, None before.
+        signal: the first signal received, or None.
     """
 
     def __init__(self):
@@ -24,7 +24,7 @@ class Interruption:
 
     @property
     def requested(self) -> bool:
-        """Whether the process is asked to end."""
+        """Whether the process was asked to end."""
         return self.signal is not None
 
     def error(self, done: str) -> Preempted:
@@ -33,24 +33,24 @@ class Interruption:
         Args:
             done: what was saved and how to resume, after "Stopped by SIGTERM".
         """
-        # Another worker may be the one that was asked.
+        # The signal may have been received by another worker.
         asked = self.signal or signal.SIGTERM
         return Preempted(f"Stopped by {_NAMES[asked]} {done}", _EXIT_CODES[asked])
 
     def _handle(self, number: int, frame: object) -> None:
         del frame
         if self.signal == signal.SIGINT == number:
-            # Whoever presses Ctrl-C twice does not want to wait.
+            # A second Ctrl-C means that the user does not want to wait.
             raise KeyboardInterrupt
         self.signal = self.signal or signal.Signals(number)
 
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """Lets SIGTERM and Ctrl-C raise Preempted wherever the work in the context stands.
+    """Makes SIGTERM and Ctrl-C raise Preempted at any point of the work in the context.
 
-    For work that can be cut off at any place and is resumed, or repeated, by the same command.
-    What must be saved first runs in `watch`, inside of this context or not.
+    For work that can stop at any point and that the same command resumes or repeats. Work that must
+    save first uses `watch`, inside this context or not.
     """
 
     def end(number: int, frame: object) -> None:
@@ -65,10 +65,10 @@ def ending() -> Iterator[None]:
 
 @contextlib.contextmanager
 def watch() -> Iterator[Interruption]:
-    """Notes SIGTERM and Ctrl-C for the time of the context instead of acting on them.
+    """Records SIGTERM and Ctrl-C during the context instead of acting on them.
 
-    Work in the context looks at `requested` between its steps. Python handles signals in its main
-    thread only: in another one nothing is noted.
+    Work in the context checks `requested` between its steps. Python handles signals only in its
+    main thread; in other threads nothing is recorded.
     """
     interruption = Interruption()
     with _handled_by(interruption._handle):

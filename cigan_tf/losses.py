@@ -1,8 +1,7 @@
-"""The loss terms of the paper, section 2.2: one pure function each, per-batch means.
+"""The loss terms of the paper, section 2.2: one pure function each, returning batch means.
 
-Named xxx_generator_loss and xxx_discriminator_loss where a term exists for both networks. Every
-term is the mean over the batch that it is given; the division by the number of replicas happens
-in one place, the train step.
+A term of both networks has two functions, xxx_generator_loss and xxx_discriminator_loss. Every
+term is the mean over the given batch. Only the train step divides by the number of replicas.
 """
 
 from keras import ops
@@ -15,7 +14,7 @@ def adversarial_generator_loss(fake_logits):
         fake_logits: [N, 1], the discriminator on infilled patches, in (-inf, inf).
 
     Returns:
-        Scalar >= 0; log 2 = 0.693 where the discriminator cannot tell.
+        Scalar >= 0; log 2 = 0.693 if the discriminator is at chance.
     """
     return ops.mean(ops.softplus(-fake_logits))
 
@@ -30,21 +29,21 @@ def adversarial_discriminator_loss(
 ):
     """Returns the mean of -log D(c, R) and -log(1 - D(c, S)).
 
-    The two halves are averaged, not added, so that the threshold of 0.3 at which the turn passes
-    means the same for both networks.
+    The two terms are averaged, not added, so that the threshold of 0.3 for ending a turn means the
+    same for both networks.
 
     Args:
         real_logits: [N, 1], the discriminator on real patches, in (-inf, inf).
         fake_logits: [N, 1], the discriminator on infilled patches, in (-inf, inf).
         wrong_class_logits: [N, 1], the discriminator on real patches given the other class; they
-            count as fakes too.
-        wrong_class_weight: their weight beside the infilled patches' 1.
+            count as fakes.
+        wrong_class_weight: their weight relative to the infilled patches.
         opposite_logits: [N, 1], the discriminator on patches infilled as the opposite class, given
-            that class; they count as fakes too.
-        opposite_class_weight: their weight beside the 1 of patches infilled as their own class.
+            that class; they count as fakes.
+        opposite_class_weight: their weight relative to patches infilled as their own class.
 
     Returns:
-        Scalar >= 0; log 2 = 0.693 where the discriminator cannot tell.
+        Scalar >= 0; log 2 = 0.693 if the discriminator is at chance.
 
     References:
         Reed et al. Generative Adversarial Text to Image Synthesis. ICML 2016 (GAN-CLS).
@@ -63,7 +62,7 @@ def r1_penalty(gradient, weight: float):
     """Returns half the weighted mean squared norm of a gradient at real patches.
 
     Args:
-        gradient: [N, h, w, c], of the logits by what the discriminator sees.
+        gradient: [N, h, w, c], of the logits with respect to the discriminator's input.
         weight: gamma of the reference.
 
     Returns:
@@ -76,7 +75,7 @@ def r1_penalty(gradient, weight: float):
 
 
 def weighted_mean(value, other, other_weight: float):
-    """Returns the mean of a value of weight 1 and another of weight `other_weight`."""
+    """Returns the weighted mean of a value with weight 1 and another with `other_weight`."""
     return value + other_weight * (other - value) / (1 + other_weight)
 
 
@@ -91,7 +90,7 @@ def feature_loss(real_features, infilled_features):
         Scalar >= 0.
     """
 
-    # Maps may come in half precision, one more or less precise than another.
+    # Maps may be in half precision, and the two may differ in precision.
     def mean_difference(real, infilled):
         return ops.mean(ops.abs(ops.cast(real, "float32") - ops.cast(infilled, "float32")))
 

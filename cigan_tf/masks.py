@@ -1,4 +1,4 @@
-"""What the networks see around a lesion mask: corruption, input stack, compositing, boundary.
+"""Functions of lesion masks: corruption, input stack, compositing, boundary.
 
 Pure functions of tensors. Images are float [N, p, p, 1] in [0, 1], lesion masks float
 [N, p, p, 1] in {0, 1}, labels int [N] with 0 non-malignant and 1 malignant.
@@ -11,20 +11,20 @@ from keras import ops
 
 NUM_CLASSES = 2
 
-# The least share of a borrowed mask's pixels that must lie on breast tissue.
+# The smallest share of a mask's pixels that must be on breast tissue in another patch.
 MIN_TISSUE_SHARE = 0.9
 
-# A Gaussian is cut where it has fallen to exp(-8), as scipy.ndimage does by default.
+# A Gaussian is truncated where it has fallen to exp(-8), the default of scipy.ndimage.
 _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 
-# Detail is what a filter of this width takes away, whatever the patch's size: a film's grain and
-# the threads of its tissue are a few pixels wide.
+# Detail is what this filter removes. Its width does not depend on the patch size, because a film's
+# grain and the threads of its tissue are a few pixels wide.
 _DETAIL_SIGMA_PX = 2.0
-# Wide beside the detail, so that a lesion smoother than the tissue around it stays so.
+# Wide compared with the detail, so that a lesion smoother than the surrounding tissue stays smooth.
 _CONTRAST_SIGMA_PX = 6.0
-# Keeps the quotient finite where there is no ring.
+# Keeps the quotient finite without a ring.
 _LEAST_RING_WEIGHT = 1e-12
-# Below it there is no texture but rounding: 8-bit films have steps of 0.004.
+# Below this there is only rounding, no texture: 8-bit films have steps of 0.004.
 _LEAST_DEVIATION = 1e-3
 
 
@@ -40,7 +40,7 @@ def corrupt(image, mask, noise):
 
 
 def class_maps(label, like):
-    """Returns two channels, [1, 0] where non-malignant and [0, 1] where malignant.
+    """Returns two channels: [1, 0] for non-malignant, [0, 1] for malignant.
 
     Args:
         label: int [N].
@@ -59,16 +59,17 @@ def input_stack(context, mask, label):
 
 
 def composite(image, mask, generated):
-    """Returns the image with its lesion mask filled; pixels outside come back bit for bit."""
+    """Returns the image with its lesion mask infilled; pixels outside do not change."""
     return ops.where(mask > 0.5, generated, image)
 
 
 def match_rim(image, mask, generated):
-    """Returns the generated patch, shifted so that it meets the image at the lesion mask's edge.
+    """Returns the generated patch, shifted to match the image at the lesion mask's edge.
 
-    Its difference from the image on the ring of pixels around the mask is spread over the patch, by
-    the inverse square of the distance as sums of Gaussians make it, and added. Only pixels outside
-    the mask are compared: nothing of the lesion that was there shines through.
+    The difference from the image is measured on the ring of pixels around the mask. It is spread
+    over the patch with weights of the inverse square of the distance, computed as sums of
+    Gaussians, and added. Only pixels outside the mask are used, so the original lesion has no
+    influence.
 
     Args:
         image: [N, p, p, 1] in [0, 1].
@@ -76,7 +77,7 @@ def match_rim(image, mask, generated):
         generated: [N, p, p, 1] in [0, 1].
 
     Returns:
-        [N, p, p, 1] in [0, 1]; `generated` itself where the mask leaves no ring in the patch.
+        [N, p, p, 1] in [0, 1]; `generated` unchanged if there is no ring inside the patch.
     """
     ring = ops.max_pool(mask, pool_size=3, strides=1, padding="same") - mask
     difference = ring * (image - generated)
@@ -91,21 +92,22 @@ def match_rim(image, mask, generated):
 def inner_rim(mask):
     """Returns the mask's outermost ring of pixels, one pixel wide, inside the mask.
 
-    A mask that runs over the patch's edge has no rim there: nothing lies beyond to blend with.
+    A mask that extends beyond the patch has no rim at the patch's edge: there is nothing to blend
+    with.
     """
-    # Zero padding of the complement: pixels beyond the patch do not erode the mask.
+    # The complement is zero-padded, so pixels beyond the patch do not erode the mask.
     grown_outside = ops.max_pool(1.0 - mask, pool_size=3, strides=1, padding="same")
     return mask * grown_outside
 
 
 def bounding_box(mask):
-    """Returns the first and the last row and column that the mask covers.
+    """Returns the first and last row and column of the mask.
 
     Args:
         mask: [N, p, p, 1].
 
     Returns:
-        Two int32 [N, 2], (row, column). The whole patch where the mask is empty.
+        Two int32 [N, 2], (row, column). The whole patch if the mask is empty.
     """
     size = ops.shape(mask)[1]
     covered = ops.stack([ops.max(mask, axis=(2, 3)), ops.max(mask, axis=(1, 3))], axis=1)
@@ -115,14 +117,14 @@ def bounding_box(mask):
 
 
 def lesion_window(images, mask):
-    """Returns the square of half the patch's side around each mask's bounding box.
+    """Returns a square of half the patch's side around each mask's bounding box.
 
     Args:
         images: [N, p, p, c].
         mask: [N, p, p, 1].
 
     Returns:
-        [N, p/2, p/2, c], inside the patch: off the lesion's centre where that is near its edge.
+        [N, p/2, p/2, c], inside the patch; not centred on a lesion near the patch's edge.
     """
     size = images.shape[1]
     side = size // 2
@@ -132,7 +134,7 @@ def lesion_window(images, mask):
 
 
 def square_at(images, corner, side: int):
-    """Returns the square of each image that begins at its corner.
+    """Returns the square of each image that starts at the given corner.
 
     Args:
         images: [N, h, w, c].
@@ -148,9 +150,9 @@ def square_at(images, corner, side: int):
 
 
 def local_contrast(image):
-    """Returns each pixel's difference from its surroundings in units of their deviation.
+    """Returns each pixel's difference from its surroundings, divided by their standard deviation.
 
-    Texture has the same strength in dark and bright tissue then, and smooth shading is gone.
+    This gives texture the same strength in dark and bright tissue, and removes smooth shading.
 
     Args:
         image: [N, p, p, 1] in [0, 1].
@@ -164,21 +166,21 @@ def local_contrast(image):
 
 
 def gaussian_blur(image, sigma_px: float):
-    """Returns [N, p, p, 1] under a Gaussian filter; what lies beyond the patch is 0."""
+    """Returns [N, p, p, 1] after a Gaussian filter; pixels beyond the patch count as 0."""
     kernel = ops.cast(gaussian_kernel(sigma_px), image.dtype)
     blurred = ops.conv(image, ops.reshape(kernel, (-1, 1, 1, 1)), padding="same")
     return ops.conv(blurred, ops.reshape(kernel, (1, -1, 1, 1)), padding="same")
 
 
 def tissue_share(image, mask, tissue_fraction):
-    """Returns which share of a mask's pixels lies on breast tissue, and not on air beside it.
+    """Returns the share of a mask's pixels on breast tissue, as opposed to air.
 
-    Air is the darkest part of a patch, and the dataset says how large a part of it is tissue.
+    Air is the darkest part of a patch; the dataset gives the share of the patch that is tissue.
 
     Args:
         image: the patch, [p, p, 1].
-        mask: masks to be tried on it, [..., p, p, 1], none of them empty.
-        tissue_fraction: share of the patch that is tissue, in [0, 1], as the dataset records it.
+        mask: candidate masks, [..., p, p, 1], none of them empty.
+        tissue_fraction: share of the patch that is tissue, in [0, 1], from the dataset.
 
     Returns:
         float32 [...] in [0, 1].
@@ -201,7 +203,7 @@ def gaussian_kernel(sigma_px: float) -> np.ndarray:
 
 
 def boundary_weight(mask, sigma_px: float):
-    """Returns w of the boundary loss: the mask's rim under a Gaussian filter (section 2.2).
+    """Returns w of the boundary loss: the mask's rim after a Gaussian filter (section 2.2).
 
     Args:
         mask: [N, p, p, 1].
@@ -214,7 +216,7 @@ def boundary_weight(mask, sigma_px: float):
 
 
 def sigma_for_patch(sigma_px_at_256: float, patch_size: int) -> float:
-    """Returns the boundary filter's width in pixels of a patch of another size than 256."""
+    """Returns the width of the boundary filter in pixels of a patch of the given size."""
     return sigma_px_at_256 * patch_size / 256
 
 

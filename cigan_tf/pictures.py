@@ -1,24 +1,24 @@
-"""Patches as people look at them: a grey window per patch, rows of original, input and infills."""
+"""Patches as pictures: a grey-level window per patch, rows of original, input and infills."""
 
 import numpy as np
 
 from cigan_tf.randomness import consecutive_seeds, noise_of_seed
 
 COLUMNS = ("original", "input", "same class", "opposite class")
-# One more column where a generator that training began from is shown beside.
+# An additional column for the generator that training started from.
 BEFORE = "opposite class before training"
 _GAP_PX = 4
 
 
 def display_window(image: np.ndarray) -> tuple[float, float]:
-    """Returns the grey levels to be shown black and white, from the patch's own tissue.
+    """Returns the grey levels shown as black and white, from the patch's own tissue.
 
     Args:
         image: [p, p] or [p, p, 1] in [0, 1].
 
     Returns:
-        (black, white): the 1st and 99.5th percentile, a little widened, so that an infill that is
-        brighter than its context does not saturate.
+        (black, white): the 1st and 99.5th percentile, slightly widened so that an infill brighter
+        than its context does not saturate.
     """
     black, white = np.percentile(image, [1, 99.5])
     margin = 0.1 * (white - black) + 0.01
@@ -26,7 +26,7 @@ def display_window(image: np.ndarray) -> tuple[float, float]:
 
 
 def to_8_bit(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Returns the image under a grey window, uint8, same shape."""
+    """Returns the image in a grey-level window, uint8, same shape."""
     black, white = window
     return (255 * np.clip((image - black) / (white - black), 0, 1) + 0.5).astype(np.uint8)
 
@@ -34,18 +34,18 @@ def to_8_bit(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
 def comparison_rows(
     batch: dict[str, np.ndarray], infill, seed: int, before=None
 ) -> list[list[np.ndarray]]:
-    """Returns one row per patch: original, input, infill of its class, infill of the opposite.
+    """Returns a row per patch: original, input, infill of its class, infill of the opposite class.
 
     Args:
         batch: `image`, `mask` float32 [N, p, p, 1], `label` int32 [N].
-        infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1], from the
-            noise of `randomness.noise_of_seed`.
-        seed: the first patch's seed; the next has the next.
-        before: a function as `infill`, of the generator that training began from.
+        infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1] that uses
+            the noise of `randomness.noise_of_seed`.
+        seed: seed of the first patch; each following patch adds 1.
+        before: like `infill`, of the generator that training started from.
 
     Returns:
-        N rows of uint8 [p, p] pictures: `COLUMNS`, those of the paper's Fig. 1 and one more, and
-        `BEFORE` where there is such a generator.
+        N rows of uint8 [p, p] pictures: `COLUMNS`, those of the paper's Fig. 1 plus one, and
+        `BEFORE` if `before` is given.
     """
     image, mask, label = batch["image"], batch["mask"], batch["label"]
     seeds = consecutive_seeds(seed, len(label))
@@ -57,7 +57,7 @@ def comparison_rows(
     rows = []
     for original, in_mask, speckle, *infilled in zip(image, mask, noise, *infills, strict=True):
         window = display_window(original)
-        # Black to white of this window, so that the noise reads as noise and not as a bright disc.
+        # Noise is drawn between this window's limits; otherwise it would look like a bright disc.
         speckle = window[0] + speckle * (window[1] - window[0])
         corrupted = np.where(in_mask > 0.5, speckle, original)
         columns = [original, corrupted, *infilled]

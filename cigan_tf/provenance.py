@@ -1,7 +1,7 @@
-"""Where a generator comes from: the record that lies beside everything that is made with it.
+"""Provenance of a generator: a record stored with everything made from it.
 
 A record is a JSON object. A training run writes one into its workdir (`training_record`), the
-export adds `step` and `weights_sha256`, and what is made with the exported generator keeps a copy.
+export adds `step` and `weights_sha256`, and all products of the exported generator keep a copy.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ _BLOCK_BYTES = 2**20
 
 
 def dataset_record(config: Config) -> dict[str, Any]:
-    """Returns what identifies the dataset that a configuration names.
+    """Returns the facts that identify the dataset of a configuration.
 
     Returns:
-        `name`, `version`, `recipe` (the settings it was built with, None where it does not say),
-        `film_size` ([height, width] that its films were rescaled towards, or None), `patch_size`,
+        `name`, `version`, `recipe` (the settings it was built with, or None if unknown),
+        `film_size` ([height, width] that its films were rescaled to, or None), `patch_size`,
         `splits` (patches by split), `fingerprint` (see `fingerprint`).
 
     Raises:
-        UserError: the dataset has not been built, or holds patches of another size.
+        UserError: the dataset has not been built, or has patches of another size.
     """
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     recipe = _recipe(epath.Path(builder.data_path))
@@ -49,10 +49,10 @@ def dataset_record(config: Config) -> dict[str, Any]:
 
 
 def fingerprint(builder) -> str:
-    """Returns a SHA-256, in hexadecimal digits, of the records of a dataset that is open.
+    """Returns a SHA-256, in hexadecimal digits, of the records of an open dataset.
 
-    Of TFRecord files it covers the length and checksum of each record, which the records' index
-    holds; of other formats the files' bytes. The dataset's folder does not count.
+    For TFRecord files it covers the length and checksum of each record, from the index of records;
+    for other formats, the bytes of the files. It does not depend on the dataset's folder.
     """
     digest = hashlib.sha256()
     for name, split in sorted(builder.info.splits.items()):
@@ -70,15 +70,15 @@ def fingerprint(builder) -> str:
 
 
 def training_record(config: Config) -> dict[str, Any]:
-    """Returns what a training run depends on, beside its settings.
+    """Returns the facts that a training run depends on, except its settings.
 
     Returns:
-        `package_version`, `commit` (of the checkout, with `-dirty` where files differ from it; None
-        where there is none), `dataset` (as of `dataset_record`), `train_split`, `patient_share`,
-        `patients` (sorted ids of those that ciGAN trains on), `num_patches`, `seed`.
+        `package_version`, `commit` (of the checkout, with `-dirty` if files differ from it; None
+        without a checkout), `dataset` (see `dataset_record`), `train_split`, `patient_share`,
+        `patients` (sorted ids of the training patients), `num_patches`, `seed`.
 
     Raises:
-        UserError: the dataset cannot be used, or has no such split.
+        UserError: the dataset cannot be used, or does not have the split.
     """
     data = config.data
     builder = input_pipeline.open_dataset(data, config.model.patch_size)
@@ -103,18 +103,18 @@ def write_training(
 ) -> dict[str, Any] | None:
     """Writes the record of a training run that starts or resumes in `workdir`.
 
-    A run that resumes with another dataset has seen the patients of both; the earlier datasets are
-    in the record's `earlier_datasets`. A run that was started before there were records gets none,
-    with a warning: what it was trained on is not known.
+    A run that resumes with another dataset was trained on the patients of both; the record lists
+    the earlier datasets in `earlier_datasets`. A run started without a record gets none, with a
+    warning, because its earlier training data are unknown.
 
     Args:
         workdir: folder of the run.
         config: the run's settings.
         resume_changed: let the run resume with another dataset.
-        of_preset: record of the preset that a run starts from.
+        of_preset: record of the preset that the run starts from.
 
     Returns:
-        The record, None where none is written.
+        The record, or None if none is written.
 
     Raises:
         UserError: the run was trained on a dataset with other records.
@@ -138,7 +138,7 @@ def write_training(
 
 
 def _continued(before: dict, record: dict, workdir: str | os.PathLike, resume_changed: bool):
-    """Returns the record of a run that resumes; raises UserError where its data have changed."""
+    """Returns the record of a resumed run; raises UserError if its data have changed."""
     earlier = before.get("earlier_datasets", [])
     was, now = before["dataset"]["fingerprint"], record["dataset"]["fingerprint"]
     if was != now:
@@ -146,7 +146,7 @@ def _continued(before: dict, record: dict, workdir: str | os.PathLike, resume_ch
             raise UserError(
                 f"The run in {str(workdir)!r} was trained on other records of "
                 f"{before['dataset']['name']} (fingerprint {was[:12]}, now {now[:12]}); pass "
-                "--resume_changed to resume it with these, or another --workdir."
+                "--resume_changed to resume it with these records, or another --workdir."
             )
         earlier = [*earlier, before["dataset"]]
     patients = sorted({*before["patients"], *record["patients"]})
@@ -157,35 +157,35 @@ def _continued(before: dict, record: dict, workdir: str | os.PathLike, resume_ch
 
 
 def of_weights(record: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns the record of weights that training starts from.
+    """Returns the record of the initial weights.
 
     Raises:
-        UserError: there is none: what was trained from them could not be judged on any patient.
+        UserError: there is no record, so no patient could be used for evaluation.
     """
     if record is None:
         raise UserError(
-            f"The preset of --init_from has no {FILE_NAME}: which patients it has seen is not "
-            "known. Write it again with save_to_preset(record=...)."
+            f"The preset of --init_from has no {FILE_NAME}, so its training patients are "
+            "unknown. Write it again with save_to_preset(record=...)."
         )
     return record
 
 
 def begun_from(record: dict[str, Any], of_preset: dict[str, Any]) -> dict[str, Any]:
-    """Returns the record of a training that began from a preset: it has seen its patients, too.
+    """Returns the record of a training that started from a preset, including the preset's patients.
 
     Args:
-        record: of the training.
-        of_preset: record of the preset; kept as `init_from`.
+        record: record of the training.
+        of_preset: record of the preset; stored as `init_from`.
     """
     patients = sorted({*record["patients"], *of_preset["patients"]})
     return record | {"patients": patients, "init_from": of_preset}
 
 
 def read(path: str | os.PathLike) -> dict[str, Any] | None:
-    """Returns the record in a file, None where there is no such file.
+    """Returns the record in a file, or None if the file does not exist.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: the file is not a record.
     """
     try:
         record = json.loads(epath.Path(path).read_text())
@@ -204,16 +204,16 @@ def write(path: str | os.PathLike, record: dict[str, Any]) -> None:
 
 
 def require(record: dict[str, Any] | None, path: str | os.PathLike) -> dict[str, Any]:
-    """Returns the record of a generator; raises UserError where there is none.
+    """Returns the record of a generator; raises UserError if there is none.
 
     Args:
-        record: of the generator, or None.
-        path: the SavedModel, for the message.
+        record: record of the generator, or None.
+        path: path of the SavedModel, for the message.
     """
     if record is None:
         raise UserError(
-            f"An experiment needs to know what its generator was trained on; {str(path)!r} has no "
-            "provenance record. Train with this version, then export it again with "
+            f"An experiment needs the training record of its generator; {str(path)!r} has no "
+            "provenance record. Train with this version, then export again with "
             "cigan-export --workdir=DIR."
         )
     return record
@@ -222,18 +222,18 @@ def require(record: dict[str, Any] | None, path: str | os.PathLike) -> dict[str,
 def refuse_leaks(
     record: dict[str, Any], test_patients: Iterable[str], network: str = "generator"
 ) -> None:
-    """Raises UserError where the record's network was trained on a patient of the test.
+    """Raises UserError if the network was trained on a test patient.
 
     Args:
-        record: of the network.
-        test_patients: ids.
-        network: what it is, for the message.
+        record: record of the network.
+        test_patients: ids of the test patients.
+        network: name of the network, for the message.
     """
     leaked = sorted(set(record["patients"]) & set(map(str, test_patients)))
     if leaked:
         raise UserError(
-            f"The {network} was trained on {len(leaked)} of the test patients, {leaked[0]!r} among "
-            "them; train it on another split, or test on patients that it has not seen."
+            f"The {network} was trained on {len(leaked)} of the test patients, including "
+            f"{leaked[0]!r}; train it on another split, or test on other patients."
         )
 
 
@@ -252,11 +252,11 @@ def _blocks(path: epath.Path) -> Iterator[bytes]:
 
 
 def _commit() -> str | None:
-    """Returns the commit of the checkout that this package is imported from, None if it is none."""
+    """Returns the commit of the checkout that this package is imported from, or None."""
     root = pathlib.Path(__file__).resolve().parents[1]
     describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        # An installed package may lie in somebody else's repository: its root must be ours.
+        # An installed package may be inside another repository; its root must be ours.
         if _git(root, "rev-parse", "--show-prefix") or not _git(root, "ls-files", "setup.py"):
             return None
         return _git(root, *describe)

@@ -1,4 +1,4 @@
-"""Draws that follow from a seed that is passed, and leave the process's random state alone."""
+"""Random draws from explicit seeds that do not change the process's random state."""
 
 import contextlib
 import random
@@ -11,13 +11,13 @@ from tensorflow.python.eager import context
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds what is built within: Keras' initializers and tf.data's shuffles.
+    """Seeds Keras' initializers and tf.data's shuffles that are created inside the context.
 
-    Initializers without a seed take one from Python's generator when they are made; tf.data mixes
-    TensorFlow's global seed into each seed that it is given. Both are as before afterwards.
+    Initializers without a seed draw one from Python's generator when they are created; tf.data
+    combines TensorFlow's global seed with each given seed. Both are restored afterwards.
     """
     of_python = random.getstate()
-    # TensorFlow does not tell its global seed; its generator comes with the first one.
+    # TensorFlow does not expose its global seed; its generator is created with the first one.
     eager = context.context()
     of_tensorflow = eager._seed, getattr(eager, "_rng", None)
     random.seed(seed)
@@ -30,10 +30,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def noise_of_seed(seed: tf.Tensor, patch_size: int) -> tf.Tensor:
-    """Returns the noise that an infill of this seed starts from, float32 [p, p, 1] in [0, 1)."""
+    """Returns the noise of an infill with this seed, float32 [p, p, 1] in [0, 1)."""
     return tf.random.stateless_uniform((patch_size, patch_size, 1), tf.stack([seed, 0]))
 
 
 def consecutive_seeds(first: int, count: int) -> np.ndarray:
-    """Returns seeds from `first` on, int32 [count]; after 2**31 - 1 comes 0."""
+    """Returns `count` seeds starting at `first`, int32 [count]; 2**31 - 1 is followed by 0."""
     return ((first + np.arange(count, dtype=np.int64)) % 2**31).astype(np.int32)

@@ -1,8 +1,8 @@
-"""Where each record of a split lies and the facts by which it is chosen: read once, then kept.
+"""Index of a split: the position of each record and the facts used to select records.
 
-A record can then be read by its number, and records of a class, a patient or with a lesion are
-found without reading any. The index of a split is stored in `record_index/` beside its records, or
-where that cannot be written in the user's cache, and is made again when a file of the split has
+With the index, a record is read by its number, and the records of a class, a patient or with a
+lesion are found without reading any. The index is stored in `record_index/` next to the records, or
+in the user's cache if that folder cannot be written. It is rebuilt if a file of the split has
 changed.
 """
 
@@ -26,18 +26,18 @@ from cigan_tf.errors import UserError
 _FOLDER = "record_index"
 _FORMAT = 2
 
-# A TFRecord is its data's length (uint64), that length's checksum (uint32), the data, and the
-# data's checksum (uint32).
+# A TFRecord consists of the length of its data (uint64), the checksum of that length (uint32), the
+# data, and the checksum of the data (uint32).
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 
 _FACTS = {
     **{name: tf.io.FixedLenFeature((), tf.int64) for name in ("label", "lesion_type", "simulated")},
     **{name: tf.io.FixedLenFeature((), tf.string) for name in ("patient_id", "film_id", "mask")},
-    # Of synthetic sets alone.
+    # Only in synthetic sets.
     "infill": tf.io.FixedLenFeature((), tf.int64, default_value=0),
 }
-# A damaged length may be any number, and a seek takes no more.
+# A damaged length may be any number; a seek is limited to this.
 _MOST_BYTES = 2**40
 _RECORDS_AT_ONCE = 256
 _SILENT_S = 2.0
@@ -49,19 +49,19 @@ class RecordIndex:
 
     Attributes:
         files: paths of the split's TFRecord files.
-        file_number: in which of them a record lies, int32 [n].
-        start: the record's first byte there, int64 [n].
-        length: of its data in bytes, uint64 [n].
-        checksum: of its data, as the file records it, uint32 [n].
+        file_number: number of the file with the record, int32 [n].
+        start: first byte of the record in its file, int64 [n].
+        length: length of its data in bytes, uint64 [n].
+        checksum: checksum of its data, from the file, uint32 [n].
         label: 0 non-malignant, 1 malignant, int64 [n].
-        lesion_type: as the dataset numbers its types, 0 without a lesion, int64 [n].
-        simulated: whether the lesion was drawn, bool [n].
+        lesion_type: the dataset's number of the type, 0 without a lesion, int64 [n].
+        simulated: whether the lesion is simulated, bool [n].
         patient_id: bytes [n].
         film_id: bytes [n].
-        infill: in a synthetic set, which infill of its patch this is, from 0; int64 [n].
-        masks: the PNG masks of all lesions, one after the other, uint8 [bytes]. A mask is a
-            hundredth of its patch, and most patches without a lesion need one of another record.
-        mask_end: where a record's mask ends there and the next one's begins, int64 [n].
+        infill: in a synthetic set, the number of the infill of its patch, from 0; int64 [n].
+        masks: the concatenated PNG masks of all lesions, uint8 [bytes]. A mask has a hundredth of
+            its patch's bytes, and most patches without a lesion need the mask of another record.
+        mask_end: end of each record's mask in `masks`, int64 [n].
     """
 
     files: tuple[str, ...]
@@ -80,11 +80,11 @@ class RecordIndex:
 
     @property
     def has_lesion(self) -> np.ndarray:
-        """Which records have a lesion, bool [n]."""
+        """Whether each record has a lesion, bool [n]."""
         return self.lesion_type > 0
 
     def patch_ids(self) -> list[bytes]:
-        """Returns the id that TFDS gives to each record: its file and its place there."""
+        """Returns the ids that TFDS gives to the records: file and position."""
         names = [os.path.basename(file) for file in self.files]
         first = np.searchsorted(self.file_number, np.arange(len(names)))
         places = np.arange(len(self.label)) - first[self.file_number]
@@ -92,12 +92,12 @@ class RecordIndex:
         return [f"{names[number]}__{place}".encode() for number, place in pairs]
 
     def mask_png(self) -> list[bytes]:
-        """Returns the mask of each record as PNG, of those without a lesion nothing."""
+        """Returns the PNG mask of each record, empty without a lesion."""
         content, ends = self.masks.tobytes(), self.mask_end.tolist()
         return [content[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def headers(self) -> Iterator[tuple[str, bytes]]:
-        """Yields each file with the length and checksum of its records, 12 bytes for each."""
+        """Yields each file with the length and checksum of its records, 12 bytes per record."""
         pairs = np.empty(len(self.length), [("length", "<u8"), ("checksum", "<u4")])
         pairs["length"], pairs["checksum"] = self.length, self.checksum
         for number, file in enumerate(self.files):
@@ -111,12 +111,13 @@ def of_split(builder, split: str) -> RecordIndex:
     """Returns the index of a split of an open TFDS dataset that is stored as TFRecord files.
 
     Raises:
-        UserError: the files are damaged, cut short or of another format.
+        UserError: the files are damaged, truncated or of another format.
     """
     if builder.info.file_format.value != "tfrecord":
         raise UserError(
-            f"Records are read by their place in TFRecord files; build {builder.info.full_name!r} "
-            f"with --file_format=tfrecord. Received: {builder.info.file_format.value}."
+            "Records are read by their position in TFRecord files; build "
+            f"{builder.info.full_name!r} with --file_format=tfrecord. Received: "
+            f"{builder.info.file_format.value}."
         )
     files = tuple(os.fspath(path) for path in builder.info.splits[split].filepaths)
     state = json.dumps([_FORMAT, *map(_state, files)])
@@ -132,11 +133,11 @@ def of_split(builder, split: str) -> RecordIndex:
 
 
 def _state(file: str) -> tuple[str, int, int]:
-    """Returns what changes when a file does: its name, bytes and time of change."""
+    """Returns values that change with a file: its name, size and modification time."""
     name = os.path.basename(file)
     try:
         stat = os.stat(file)
-    except OSError:  # not on this machine; TensorFlow's file systems know seconds alone
+    except OSError:  # not on this machine; TensorFlow's file systems only have seconds
         stat = tf.io.gfile.stat(file)
         return name, stat.length, stat.mtime_nsec
     return name, stat.st_size, stat.st_mtime_ns
@@ -152,7 +153,7 @@ def _places(folder: str, split: str) -> list[epath.Path]:
 
 
 def _load(place: epath.Path, state: str) -> dict[str, np.ndarray] | None:
-    """Returns stored arrays, None where there are none, damaged ones, or those of other files."""
+    """Returns the stored arrays; None if they are missing, damaged or of other files."""
     try:
         with place.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["state"]) != state:
@@ -163,7 +164,7 @@ def _load(place: epath.Path, state: str) -> dict[str, np.ndarray] | None:
 
 
 def _save(place: epath.Path, arrays: dict[str, np.ndarray], state: str) -> bool:
-    """Stores arrays whole or not at all; returns whether they could be stored."""
+    """Stores arrays atomically; returns whether they could be stored."""
     content = io.BytesIO()
     np.savez(content, state=np.array(state), **arrays)
     beside = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
@@ -201,7 +202,7 @@ def _scan(files: tuple[str, ...], split: str) -> dict[str, np.ndarray]:
     return {
         **{name: joined[name] for name in as_stored},
         "simulated": joined["simulated"] > 0,
-        # Objects become bytes of one width: an index holds nothing that is unpickled.
+        # Objects are stored as fixed-width bytes, so that loading never unpickles.
         **{name: joined[name].astype(np.bytes_) for name in ("patient_id", "film_id")},
         "masks": np.frombuffer(b"".join(masks), np.uint8),
         "mask_end": np.cumsum([len(png) for png in masks], dtype=np.int64),
@@ -209,16 +210,16 @@ def _scan(files: tuple[str, ...], split: str) -> dict[str, np.ndarray]:
 
 
 def _headers(path: epath.Path) -> Iterator[tuple[int, int]]:
-    """Yields the length and the checksum of each record; the data between them are skipped."""
+    """Yields the length and checksum of each record, skipping the data."""
     with path.open("rb") as file:
         while header := file.read(_HEADER.size):
             if len(header) < _HEADER.size:
-                raise UserError(f"{str(path)!r} is cut short; build the dataset again.")
+                raise UserError(f"{str(path)!r} is truncated; build the dataset again.")
             length, _ = _HEADER.unpack(header)
             file.seek(min(length, _MOST_BYTES), os.SEEK_CUR)
             footer = file.read(_FOOTER.size)
             if len(footer) < _FOOTER.size:
-                raise UserError(f"{str(path)!r} is cut short; build the dataset again.")
+                raise UserError(f"{str(path)!r} is truncated; build the dataset again.")
             yield length, *_FOOTER.unpack(footer)
 
 

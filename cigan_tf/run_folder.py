@@ -1,4 +1,4 @@
-"""What a run leaves in its working directory, and whose the directory is."""
+"""The files of a run in its working directory, and the check of its settings."""
 
 import contextlib
 import dataclasses
@@ -19,11 +19,11 @@ EXPERIMENT_FILE = "experiment.json"
 RUN_FILE = "run.json"
 INFILLS_USED_FILE = "infills_used.json"
 
-# What a trained generator depends on; a classifier's run compares its own settings.
+# The settings a generator depends on; a classifier compares its own settings.
 _GENERATOR_GROUPS = ("data", "model", "loss", "training", "hardware")
 
-# Settings that may differ when a run is taken up again: they change how long a run lasts, where it
-# runs and what it writes, not what a step computes (but for the order in which it adds).
+# Settings that may differ when a run is resumed. They change how long a run takes, where it runs
+# and what it writes, but not the result of a step (except the order of summation).
 _FREE_TO_CHANGE = {
     "data_dir",
     "adversarial_steps",
@@ -45,11 +45,11 @@ _FREE_TO_CHANGE = {
 
 @contextlib.contextmanager
 def sole_process(workdir: epath.Path) -> Iterator[None]:
-    """Holds the folder of a run; raises UserError while another process is at work there."""
+    """Locks the folder of a run; raises UserError if another process is using it."""
     with file_io.lock(workdir) as held:
         if not held:
             raise UserError(
-                f"Another process is at work in the workdir {str(workdir)!r}; wait for it to end, "
+                f"Another process is using the workdir {str(workdir)!r}; wait for it to end, "
                 "or pass another --workdir."
             )
         yield
@@ -61,24 +61,24 @@ def cell_dir(workdir: epath.Path, cell: Cell) -> epath.Path:
 
 
 def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> None:
-    """Makes the directory a run's own: saves its configuration, or finds the same one there.
+    """Saves the configuration in the directory, or compares it with the one saved there.
 
     Args:
         workdir: folder of the run.
-        config: what the run is to be.
-        resume_changed: let it replace another configuration.
+        config: configuration of the run.
+        resume_changed: allow it to replace a different configuration.
 
     Raises:
-        UserError: the directory holds a run with another configuration, or cannot be written.
+        UserError: the directory has a run with another configuration, or cannot be written.
     """
     path = workdir / CONFIG_FILE
     if path.exists():
         differences = _differences(load_config(workdir), config)
         if differences and not resume_changed:
             raise UserError(
-                f"The workdir {str(workdir)!r} holds a run with other settings "
-                f"({'; '.join(differences)}); pass those, --resume_changed to go on with the given "
-                "ones, or another --workdir."
+                f"The workdir {str(workdir)!r} has a run with other settings "
+                f"({'; '.join(differences)}); pass those, or --resume_changed to resume with the "
+                "given ones, or another --workdir."
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -88,14 +88,14 @@ def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> 
 
 
 def load_config(workdir: epath.Path, file_name: str = CONFIG_FILE) -> Config:
-    """Returns the configuration that the run in `workdir` was started with.
+    """Returns the configuration of the run in `workdir`.
 
     Args:
         workdir: folder of the run.
         file_name: `CONFIG_FILE` of ciGAN's training, `EXPERIMENT_FILE` of an experiment.
 
     Raises:
-        UserError: there is none, or it is not of this version.
+        UserError: there is none, or it is from another version.
     """
     path = workdir / file_name
     try:
@@ -114,5 +114,5 @@ def _differences(saved: Config, given: Config) -> list[str]:
         for field in dataclasses.fields(old):
             was, now = getattr(old, field.name), getattr(new, field.name)
             if was != now and field.name not in _FREE_TO_CHANGE:
-                lines.append(f"{field.name}: {was!r} there, {now!r} given")
+                lines.append(f"{field.name}: {was!r} in the run, {now!r} given")
     return lines

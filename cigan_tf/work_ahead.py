@@ -1,4 +1,4 @@
-"""Work that is done by threads before its results are asked for."""
+"""Threads that compute results in advance."""
 
 import collections
 import concurrent.futures
@@ -12,13 +12,13 @@ _Result = TypeVar("_Result")
 def map_ahead(
     function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int, ahead: int
 ) -> Iterator[_Result]:
-    """Yields what a function returns for each item, in the order of the items.
+    """Yields the function's result for each item, in the order of the items.
 
     Args:
         function: called by several threads at once.
-        items: taken one by one by the caller's thread.
-        threads: how many calls run at once.
-        ahead: most items that are taken before the result of the first is yielded.
+        items: read one by one in the caller's thread.
+        threads: number of concurrent calls.
+        ahead: maximum number of items read before the first result is yielded.
     """
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     waiting = collections.deque()

@@ -33,7 +33,7 @@ def test_xla_is_refused_where_it_would_abort(gpu):
     accelerators.refuse_xla_where_it_aborts(compiled)
     gpu(12, 0)
     accelerators.refuse_xla_where_it_aborts(HardwareConfig())
-    with pytest.raises(UserError, match=r"'A GPU' \(compute capability 12\.0\); leave out --jit"):
+    with pytest.raises(UserError, match=r"'A GPU' \(compute capability 12\.0\); omit --jit"):
         accelerators.refuse_xla_where_it_aborts(compiled)
 
 

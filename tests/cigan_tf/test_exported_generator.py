@@ -54,5 +54,5 @@ def test_another_kind_of_model_is_named(tmp_path):
 
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.export(tmp_path / "1", verbose=False)
-    with pytest.raises(UserError, match="no infilling generator"):
+    with pytest.raises(UserError, match="not an infilling generator"):
         ExportedGenerator(tmp_path)

@@ -92,7 +92,7 @@ def test_records_that_cannot_be_read_are_named(copied):
     builder, shard = copied
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-2])
-    with pytest.raises(UserError, match="cut short; build the dataset again"):
+    with pytest.raises(UserError, match="truncated; build the dataset again"):
         record_index.of_split(builder, "train")
     shard.write_bytes(b"\xff" * 8 + whole[8:])
     with pytest.raises(UserError, match="cut short"):

@@ -62,7 +62,7 @@ def test_a_second_process_is_refused_while_the_first_one_is_alive(tmp_path):
     with run_folder.sole_process(tmp_path / "run"):
         # A lock belongs to an open file: a second open file is what another process would have.
         second = run_folder.sole_process(tmp_path / "run")
-        with pytest.raises(UserError, match="Another process is at work"):
+        with pytest.raises(UserError, match="Another process is using"):
             second.__enter__()
     with run_folder.sole_process(tmp_path / "run"):
         pass

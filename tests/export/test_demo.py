@@ -311,7 +311,7 @@ def test_the_work_outlasts_a_lost_connection(browser, tunnel):
     assert not banner.is_displayed()
     browser.execute_script("window.isOld = true")
     tunnel.cut()
-    visitor.wait(lambda: "The server does not answer" in banner.text)
+    visitor.wait(lambda: "The server does not respond" in banner.text)
     tunnel.mend()
     visitor.wait(lambda: not browser.execute_script("return window.isOld"))
     visitor.wait(visitor.is_ready)
@@ -333,7 +333,7 @@ def test_lost_work_is_said_to_be_lost(browser, tunnel):
     )
     tunnel.cut()
     banner = browser.find_element("id", "connection")
-    visitor.wait(lambda: "and with it the work on this page" in banner.text)
+    visitor.wait(lambda: "The connection and the work on this page" in banner.text)
     tunnel.mend()
     banner.find_element("tag name", "button").click()
     visitor.wait(visitor.is_ready)
@@ -422,7 +422,7 @@ def test_who_is_away_for_longest_makes_room(infill):
         pages += [await body_of(url) for _ in range(2)]
         assert await kept(url, pages) == [True, False, True]
         stays.append(await stay(url, pages[2]))
-        assert "All places on this page are taken" in await body_of(url)
+        assert "This page has reached its limit of visitors" in await body_of(url)
         assert await kept(url, pages) == [True, False, True]
         for connection in stays:
             connection.close()

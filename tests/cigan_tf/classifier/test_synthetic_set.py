@@ -201,7 +201,7 @@ def test_a_second_infill_of_a_patch_is_another_one(
 def test_two_at_once_are_refused(discs_config, discs_generator, tmp_path):
     with (
         file_io.lock(tmp_path),
-        pytest.raises(UserError, match="Another process is at work"),
+        pytest.raises(UserError, match="Another process is using"),
     ):
         write_synthetic_set(discs_config, tmp_path, str(discs_generator))
     assert not (tmp_path / "synthetic").exists()

@@ -14,7 +14,7 @@ def test_the_card_lies_in_the_version(exported, trained_run, tiny_config):
     card = (exported / "MODEL_CARD.md").read_text()
     assert "ddsm_patches/tiny, 32 px, step 6" in card
     assert "6 of 6 steps" in card
-    assert "not this one" not in card
+    assert "returns the whole generated patch" not in card
     statistics = pathlib.Path(tiny_config.data.data_dir).rglob("tiny/*/statistics.json")
     splits = json.loads(next(iter(statistics)).read_text())["splits"]
     lesions = splits["train"]["lesions"].values()
@@ -57,9 +57,11 @@ def test_measures_of_the_infills_are_in_the_card(trained_run, tiny_config, tmp_p
 def test_a_run_without_its_dataset_has_a_card(trained_run, tiny_config, replace):
     moved = replace(tiny_config, data_dir="/nowhere")
     card = model_card.render(trained_run, moved, step=6, num_parameters=1)
-    assert "was not on the machine that exported" in card
+    assert "was not available on the machine that exported" in card
 
 
 def test_a_generator_without_compositing_says_so(trained_run, tiny_config, replace):
     whole = replace(tiny_config, composite=False)
-    assert "not this one" in model_card.render(trained_run, whole, step=6, num_parameters=1)
+    assert "returns the whole generated patch" in model_card.render(
+        trained_run, whole, step=6, num_parameters=1
+    )

@@ -20,10 +20,10 @@ from cigan_tf import command_line, file_io, flags, input_pipeline
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.input_pipeline import CLASS_NAMES
 from cigan_tf.models import CiGAN
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.generator import Generator
+from cigan_tf.patch_format import CLASS_NAMES
 
 _COLUMNS = {
     "kernel_distance": "KID",

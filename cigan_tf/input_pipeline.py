@@ -19,13 +19,11 @@ from tensorflow_datasets.core import read_only_builder
 from cigan_tf import masks, record_index
 from cigan_tf.config import Config, DataConfig
 from cigan_tf.errors import UserError
+from cigan_tf.patch_format import CLASS_NAMES, WHITE
 from cigan_tf.record_index import RecordIndex
 
-CLASS_NAMES = ("non_malignant", "malignant")
-WHITE = 65535.0  # the brightest grey level of a 16-bit film
-
 # Each random stream uses the run's seed and its own number.
-_STREAMS = ("non_malignant", "malignant", "lesion_masks", "augmentation", "pictures", "drawn")
+_STREAMS = (*CLASS_NAMES, "lesion_masks", "augmentation", "pictures", "drawn")
 
 # Resolution of shares of patients.
 _PATIENT_BUCKETS = 2**20

@@ -22,7 +22,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from cigan_tf import command_line, exported_generator, provenance
 from cigan_tf.errors import UserError
-from cigan_tf.input_pipeline import CLASS_NAMES
+from cigan_tf.patch_format import CLASS_NAMES
 
 from .graph import input_checks, png
 from .serving import serving_files, versions
@@ -111,7 +111,7 @@ def _declare_classify(folder: pathlib.Path) -> None:
 
 def _warmup_requests(side: int) -> list:
     grey = np.full((1, side, side, 1), 0.5, np.float32)
-    encoded = tf.io.encode_png((grey[0] * png.WHITE).astype(np.uint16)).numpy()
+    (encoded,) = png.encode(grey).numpy()
     example = tf.train.Example()
     example.features.feature[IMAGE_FEATURE].bytes_list.value.append(encoded)
     return [

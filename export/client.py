@@ -21,6 +21,7 @@ from absl import flags
 
 from cigan_tf import command_line, file_io
 from cigan_tf.errors import UserError
+from cigan_tf.patch_format import CLASS_NAMES
 
 from .serving.transports import UNAVAILABLE, ServerError, connect
 
@@ -208,7 +209,7 @@ def run() -> None:
     )
     flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
     flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, bright where to infill.")
-    flags.DEFINE_enum("label", "malignant", ["non_malignant", "malignant"], "Class of the infill.")
+    flags.DEFINE_enum("label", "malignant", CLASS_NAMES, "Class of the infill.")
     flags.DEFINE_integer("seed", 0, "The same seed gives the same infill.")
     flags.DEFINE_string("output", None, "Receives the infilled patch, a 16-bit PNG.")
     flags.DEFINE_float("timeout_s", 30.0, "Seconds until an answer, retries included.")

@@ -13,7 +13,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import contextlib
 import re
 import socket
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -30,7 +29,8 @@ from cigan_tf import command_line
 from cigan_tf.errors import UserError
 from tfds_ddsm.sources import image_file
 
-from .films.film_infill import FilmInfiller, parse_film_size
+from . import film_flags
+from .films.film_infill import FilmInfiller
 from .page.demo_page import TEMPLATE, FilmPage
 
 # A film's file in base64, and what the message says besides.
@@ -172,9 +172,7 @@ def _own_hosts() -> list[str]:
 def main() -> None:
     """Serves as the flags say, until it is interrupted."""
     options = flags.FLAGS
-    infill = FilmInfiller(options.saved_model, parse_film_size(options.film_size))
-    if infill.scale_warning:
-        print(f"warning: {infill.scale_warning}", file=sys.stderr)
+    infill = film_flags.open_infiller()
     server, urls = page_server(
         infill, options.address, options.port, options.origin, options.max_visitors
     )
@@ -185,15 +183,7 @@ def main() -> None:
 
 def run() -> None:
     """Defines the command's flags, which other programs have under the same names, and runs it."""
-    flags.DEFINE_string(
-        "saved_model", "cbis_mass_128", "Folder of the exported generator, or a preset's name."
-    )
-    flags.DEFINE_list(
-        "film_size",
-        None,
-        "HEIGHT,WIDTH that the films of the generator's training were rescaled towards; needed "
-        "where the SavedModel does not record it: the film_size of its dataset.",
-    )
+    film_flags.define()
     flags.DEFINE_string(
         "address",
         "127.0.0.1",

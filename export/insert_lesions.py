@@ -20,11 +20,12 @@ from absl import flags
 
 from cigan_tf import command_line
 from cigan_tf.errors import UserError
+from cigan_tf.patch_format import CLASS_NAMES
 
+from . import film_flags
 from .films import film_files
-from .films.film_infill import FilmInfiller, FilmLesion, off_the_breast, parse_film_size
+from .films.film_infill import FilmInfiller, FilmLesion, off_the_breast
 
-_LABELS = ("non_malignant", "malignant")
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _PLACE_AND_PATH = re.compile(rf"(?:({_NUMBER}),({_NUMBER}),)?(.+)")
 
@@ -95,7 +96,7 @@ def _split(text: str) -> tuple[str | None, str | None, str, str]:
     # The mask's path may hold commas of its own.
     place_and_path, _, label = text.rpartition(",")
     match = _PLACE_AND_PATH.fullmatch(place_and_path)
-    if label not in _LABELS or match is None:
+    if label not in CLASS_NAMES or match is None:
         raise UserError(
             "lesion must be ROW,COLUMN,MASK,CLASS or MASK,CLASS with the class malignant or "
             f"non_malignant. Received: {text!r}."
@@ -115,9 +116,7 @@ def main(film: str) -> None:
     options = flags.FLAGS
     if options.output is None:
         raise UserError("Pass --output=OUT.dcm.")
-    infill = FilmInfiller(options.saved_model, parse_film_size(options.film_size))
-    if infill.scale_warning:
-        print(f"warning: {infill.scale_warning}", file=sys.stderr)
+    infill = film_flags.open_infiller()
     output = pathlib.Path(options.output).expanduser()
     for path in insert_lesions(
         film,
@@ -143,9 +142,7 @@ def run() -> None:
         "the film's pixel ROW, COLUMN. Or MASK,CLASS for a mask as large as the film. CLASS: "
         "malignant, or non_malignant to take a lesion out.",
     )
-    flags.DEFINE_string(
-        "saved_model", "cbis_mass_128", "Folder of the exported generator, or a preset's name."
-    )
+    film_flags.define()
     flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")
     flags.DEFINE_integer("seed", 0, "Of the first infill; the next has the next.")
     flags.DEFINE_integer(
@@ -163,12 +160,6 @@ def run() -> None:
     )
     flags.DEFINE_bool("overwrite", False, "Replace files of an earlier call; inputs never are.")
     flags.DEFINE_bool("voi", False, "Apply the VOI LUT or window of a DICOM film.")
-    flags.DEFINE_list(
-        "film_size",
-        None,
-        "HEIGHT,WIDTH that the films of the generator's training were rescaled towards; needed "
-        "where the SavedModel does not record it: the film_size of its dataset.",
-    )
     command_line.run(main, arguments=("FILM",))
 
 

@@ -129,18 +129,14 @@ def _warmup_requests(side: int) -> list:
     grey = np.full(disc.shape, 0.5, np.float32)
     label_and_seed = {"label": np.array([0, 1], np.int32), "seed": np.array([0, 0], np.int32)}
     encoded = {
-        "image_bytes": [_png_bytes(patch) for patch in (grey * png.WHITE).astype(np.uint16)],
-        "mask_bytes": [_png_bytes(mask) for mask in disc.astype(np.uint8) * 255],
+        "image_bytes": png.encode(grey).numpy(),
+        "mask_bytes": png.encode(disc.astype(np.float32)).numpy(),
     }
     floats = {"image": grey, "mask": disc.astype(np.float32)}
     return [
         serving_files.predict_request(MODEL_NAME, name, inputs | label_and_seed)
         for name, inputs in (("serving_default", floats), ("infill_png", encoded))
     ]
-
-
-def _png_bytes(picture: np.ndarray) -> bytes:
-    return tf.io.encode_png(picture).numpy()
 
 
 def build_archive(generator: Generator, config: Config) -> keras.export.ExportArchive:

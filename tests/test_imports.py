@@ -22,12 +22,15 @@ MAY_IMPORT = {
     "cigan_tf.interruption": ["errors"],
     "cigan_tf.masks": [],
     "cigan_tf.losses": [],
+    "cigan_tf.patch_format": [],
     "cigan_tf.randomness": [],
     "cigan_tf.work_ahead": [],
     "cigan_tf.accelerators": ["errors", "hardware_config"],
     "cigan_tf.pictures": ["randomness"],
     "cigan_tf.exported_generator": ["errors", "models", "provenance"],
-    "cigan_tf.input_pipeline": ["errors", "config", "masks", "randomness", "record_index"],
+    "cigan_tf.input_pipeline": [
+        *["errors", "config", "masks", "randomness", "patch_format", "record_index"],
+    ],
     "cigan_tf.record_index": ["errors"],
     "cigan_tf.provenance": [
         *["errors", "config", "file_io", "run_folder", "input_pipeline", "__version__"],
@@ -44,13 +47,13 @@ MAY_IMPORT = {
     ],
     "cigan_tf.evaluation": [
         *["errors", "config", "experiment_config", "file_io", "run_folder"],
-        *["pictures", "randomness"],
+        *["pictures", "randomness", "patch_format"],
         *["exported_generator", "input_pipeline", "provenance", "evaluation"],
     ],
     "cigan_tf.classifier": [
         *["errors", "config", "experiment_config", "file_io", "run_folder"],
         *["masks", "pictures", "randomness", "models", "record_index"],
-        *["work_ahead", "accelerators"],
+        *["work_ahead", "accelerators", "patch_format"],
         *["exported_generator", "interruption", "input_pipeline", "provenance"],
         *["evaluation", "classifier"],
     ],
@@ -61,7 +64,7 @@ MAY_IMPORT = {
     "export": [
         *["errors", "command_line", "config", "file_io", "run_folder", "masks"],
         *["input_pipeline", "models", "training", "evaluation", "pictures"],
-        *["exported_generator", "provenance", "randomness"],
+        *["exported_generator", "provenance", "randomness", "patch_format"],
     ],
 }
 # What each folder of the export may import of the export; the commands above them import any.

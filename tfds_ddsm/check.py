@@ -17,7 +17,7 @@ from etils import epath
 from tfds_ddsm import films_check, patches
 from tfds_ddsm.dataset_config import DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
-from tfds_ddsm.mammogram import LESION_TYPES, Film, StorageError, UnreadableFilmError
+from tfds_ddsm.mammogram import LESION_TYPES, SPLITS, Film, StorageError, UnreadableFilmError
 from tfds_ddsm.sources import folders, storage
 from tfds_ddsm.sources.cbis_ddsm import CbisDdsmSource
 from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex
@@ -46,7 +46,6 @@ _SOURCE = flags.DEFINE_enum(
 
 _DDSM_SUFFIXES = (".ics", ".overlay", ".ljpeg")
 _NUM_EXAMPLES = 3
-_SPLITS = ("train", "validation", "test")
 
 
 def describe(
@@ -146,7 +145,7 @@ def _describe_films_table(
 def _describe_splits(films: Sequence[Film], split_of: Mapping[str, str]) -> Iterator[str]:
     yield "splits"
     yield f"  {'':12}{'patients':>10}{'films':>8}{'malignant':>11}{'benign':>8}"
-    for split in _SPLITS:
+    for split in SPLITS:
         of_split = [film for film in films if split_of[film.film_id] == split]
         patients = len({film.patient_id for film in of_split})
         malignant = sum(film.num_malignant for film in of_split)
@@ -250,7 +249,7 @@ def _expected_patches(
     plan: Mapping[str, tuple[int, int, int]], split_of: Mapping[str, str]
 ) -> Iterator[str]:
     """Yields the plan's sums. A film gives fewer patches where it has no room for its share."""
-    sums = {split: [0, 0, 0] for split in _SPLITS}
+    sums = {split: [0, 0, 0] for split in SPLITS}
     for film_id, split in split_of.items():
         for kind, count in enumerate(plan[film_id]):
             sums[split][kind] += count

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+SPLITS = ("train", "validation", "test")
 LESION_TYPES = ("mass", "calcification")
 OTHER_LESION = "other"  # of another type, or of one that the source does not say
 NOT_RECORDED = -1

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from tfds_ddsm import patches
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.film_examples import FilmReport
-from tfds_ddsm.mammogram import Film, Skipped, Source, StorageError
+from tfds_ddsm.mammogram import SPLITS, Film, Skipped, Source, StorageError
 
-SPLITS = ("train", "validation", "test")
 MAX_SKIPPED_SHARE = 0.05
 
 # Two patients cannot fill three splits by a hash. The malignant lesions are all P_00820's.

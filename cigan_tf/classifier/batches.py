@@ -18,7 +18,7 @@ from cigan_tf.classifier.augmentation import augment
 from cigan_tf.classifier.synthetic_set import OnTheFly, SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.input_pipeline import CLASS_NAMES
+from cigan_tf.patch_format import CLASS_NAMES
 from cigan_tf.record_index import RecordIndex
 from cigan_tf.work_ahead import map_ahead
 
@@ -227,7 +227,7 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
         facts[name] = np.char.decode(facts[name], "utf-8") if rows else facts[name]
     missing = {0, 1} - set(facts["label"].tolist())
     if missing:
-        name = input_pipeline.CLASS_NAMES[missing.pop()]
+        name = CLASS_NAMES[missing.pop()]
         raise UserError(f"The {split} split of {config.data.dataset} holds no {name} patch.")
     return decoded_images(config, encoded), facts
 

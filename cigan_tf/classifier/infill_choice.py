@@ -11,7 +11,7 @@ from cigan_tf.classifier import batches
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.input_pipeline import CLASS_NAMES
+from cigan_tf.patch_format import CLASS_NAMES
 
 # Half of the patches of each batch were malignant when the confirming classifier was trained.
 _THRESHOLD = 0.5

@@ -35,8 +35,8 @@ from cigan_tf.evaluation.experiment_report import QUALITY_DIR, quality_files
 from cigan_tf.evaluation.prdc import prdc
 from cigan_tf.experiment_config import Cell
 from cigan_tf.exported_generator import ExportedGenerator
-from cigan_tf.input_pipeline import CLASS_NAMES
 from cigan_tf.models import quality_features
+from cigan_tf.patch_format import CLASS_NAMES, WHITE
 
 # Patches [n, p, p, 1] -> [n, d].
 Features = Callable[[np.ndarray], np.ndarray]
@@ -178,7 +178,7 @@ def infilled_patches(
     batches = list(infill(contexts.batches(0, len(chosen), _BATCH_SIZE), generator))
     columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     patches = {
-        "image": columns["infilled"].astype(np.float32) / input_pipeline.WHITE,
+        "image": columns["infilled"].astype(np.float32) / WHITE,
         "mask": columns["mask"],
         "context": columns["image"],
         "label": columns["label"],

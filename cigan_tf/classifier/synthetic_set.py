@@ -22,6 +22,7 @@ from cigan_tf import file_io, input_pipeline, interruption, provenance, run_fold
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
+from cigan_tf.patch_format import CLASS_NAMES, WHITE
 from cigan_tf.record_index import RecordIndex
 from cigan_tf.work_ahead import map_ahead
 
@@ -233,7 +234,7 @@ def infill(
     """
     for batch in batches.as_numpy_iterator():
         infilled = generator(*(batch[name] for name in ("image", "mask", "label", "seed")))
-        yield {**batch, "infilled": np.rint(infilled * input_pipeline.WHITE).astype(np.uint16)}
+        yield {**batch, "infilled": np.rint(infilled * WHITE).astype(np.uint16)}
 
 
 def read_facts(folder: str | os.PathLike) -> dict | None:
@@ -499,7 +500,7 @@ def _features(patch_size: int) -> tfds.features.FeaturesDict:
         {
             "image": tfds.features.Image(shape=shape, dtype=np.uint16, encoding_format="png"),
             "mask": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
-            "label": tfds.features.ClassLabel(names=list(input_pipeline.CLASS_NAMES)),
+            "label": tfds.features.ClassLabel(names=list(CLASS_NAMES)),
             "lesion_type": tfds.features.ClassLabel(
                 names=["none", "mass", "calcification", "other"]
             ),
@@ -526,7 +527,7 @@ def _write_png(
     for number, record in enumerate(records):
         if interrupted.requested:
             raise interrupted.error("while writing PNG files; the same command writes the others.")
-        stem = f"{number:06d}_{input_pipeline.CLASS_NAMES[record['label']]}"
+        stem = f"{number:06d}_{CLASS_NAMES[record['label']]}"
         pictures = {stem: record["image"], f"{stem}_mask": 255 * record["mask"]}
         for name, picture in pictures.items():
             path = folder / f"{name}.png"

@@ -17,13 +17,14 @@ from sklearn.preprocessing import StandardScaler
 
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import patient_bootstrap, roc
+from cigan_tf.patch_format import WHITE
 
 _FOLDS = 5
 _RESAMPLES = 1000
 # Width of the tissue beside the mask that the inside is compared with.
 _RING_PX = 6
 # One grey level of 16 bits: ratios of flat regions stay finite.
-_GREY_LEVEL = 1 / 65535
+_GREY_LEVEL = 1 / WHITE
 
 TEXTURE_NUMBERS = ("laplacian", "gradient", "deviation", "brightness", "edge_step")
 

@@ -14,7 +14,6 @@ is limited to what the grain in a rim around the mask reaches.
 import dataclasses
 import math
 import os
-import re
 from collections.abc import Sequence
 
 import cv2
@@ -24,6 +23,7 @@ from scipy.interpolate import RectBivariateSpline
 
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import open_generator
+from cigan_tf.patch_format import CLASS_NAMES
 from tfds_ddsm import grey_levels, patches
 
 MAX_LESIONS = 16
@@ -65,7 +65,7 @@ class FilmLesion:
     @property
     def label(self) -> str:
         """The class as the dataset calls it."""
-        return "malignant" if self.malignant else "non_malignant"
+        return CLASS_NAMES[int(self.malignant)]
 
     def on_film(self, shape: tuple[int, int]) -> np.ndarray:
         """Returns the mask on a film's grid, bool `shape`; raises UserError if it reaches out."""
@@ -252,19 +252,6 @@ def off_the_breast(infilled: Sequence[InfilledLesion]) -> str | None:
         f"The generator knows patches that are breast by more than "
         f"{patches.MIN_TISSUE_FRACTION:.0%}; the patch around {', '.join(lesions)} is not."
     )
-
-
-def parse_film_size(values: Sequence[str] | None) -> tuple[int, int] | None:
-    """Returns what the flag --film_size=HEIGHT,WIDTH says; raises UserError if it is no size."""
-    if values is None:
-        return None
-    if len(values) != 2 or not all(re.fullmatch(r"[1-9]\d{0,4}", value) for value in values):
-        raise UserError(
-            f"film_size must be HEIGHT,WIDTH in pixels, such as 1375,750. Received: "
-            f"{','.join(values)!r}."
-        )
-    height, width = map(int, values)
-    return height, width
 
 
 def _patch_around(mask: np.ndarray, patch_size: int) -> tuple[int, int, np.ndarray]:

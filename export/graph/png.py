@@ -6,7 +6,7 @@ asked, so that a few bytes cannot make a server allocate gigabytes.
 
 import tensorflow as tf
 
-WHITE = 65535.0
+from cigan_tf.patch_format import WHITE
 
 _HEADER_BYTES = 26  # signature, length and type of IHDR, width, height, bit depth, colour type
 _START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"

@@ -19,12 +19,13 @@ import numpy as np
 import tensorflow as tf
 
 from cigan_tf.errors import UserError
+from cigan_tf.patch_format import WHITE
 
 FILE_NAMES = {"litert": "generator.tflite", "onnx": "generator.onnx"}
 # What converts to each format and runs it, by the names of the modules.
 _NEEDED = {"litert": ("ai_edge_litert",), "onnx": ("onnx", "onnxruntime", "tf2onnx")}
-# Three of 65,535 grey levels: rounding differs by less than one.
-_MAX_DIFFERENCE = 3 / 65535
+# Three of the 16-bit grey levels: rounding differs by less than one.
+_MAX_DIFFERENCE = 3 / WHITE
 
 
 def require_installed(formats: Sequence[str]) -> None:

@@ -39,6 +39,7 @@ from bokeh.models import (
 from bokeh.transform import factor_cmap
 
 from cigan_tf.errors import UserError
+from cigan_tf.patch_format import CLASS_NAMES
 from tfds_ddsm import grey_levels, png_file
 from tfds_ddsm.mammogram import Film
 from tfds_ddsm.sources.sample import SampleSource
@@ -52,7 +53,6 @@ from .film_view import FilmView
 # The HTML around the controls.
 TEMPLATE = pathlib.Path(__file__).with_name("demo_page.html.jinja")
 
-LABELS = ("non_malignant", "malignant")
 _MOVE, _DRAW, _PLACE = range(3)
 _MAX_DIAMETER_PX = 5000
 _MAX_UNDOS = 50
@@ -120,7 +120,8 @@ class FilmPage:
 
     def say(self, text: str, is_error: bool = False) -> None:
         """Shows one line under the controls."""
-        self.status.update(text=text, styles={"color": "#b3261e" if is_error else "#1d2330"})
+        colour = "var(--alert)" if is_error else "var(--ink)"
+        self.status.update(text=text, styles={"color": colour})
 
     @_says_why
     def open_sample(self, film_id: str) -> None:
@@ -264,7 +265,7 @@ class FilmPage:
         self.outlines.data = {n: [*v, added[n]] for n, v in self.outlines.data.items()}
 
     def _label(self) -> str:
-        return LABELS[self.label.active == 1]
+        return CLASS_NAMES[self.label.active == 1]
 
     def _build_outlines(self) -> None:
         self.outlines = ColumnDataSource(_copied(_NO_OUTLINES), name="outlines")
@@ -275,7 +276,7 @@ class FilmPage:
                 "xs",
                 "ys",
                 source=self.outlines,
-                line_color=factor_cmap("label", CLASS_COLOURS, LABELS),
+                line_color=factor_cmap("label", CLASS_COLOURS, CLASS_NAMES),
                 line_width=2,
                 fill_alpha=0,
                 nonselection_line_alpha=1,

@@ -10,7 +10,7 @@ from tests.tfds_ddsm.disc_source import CONFIG, DiscSource
 from tfds_ddsm import film_examples, selection
 from tfds_ddsm.beam_films import BeamFilms
 from tfds_ddsm.dataset_config import DatasetError
-from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
+from tfds_ddsm.mammogram import SPLITS, StorageError, UnreadableFilmError
 
 
 def films_of(source, folder, allowed_failures=0, **fields):
@@ -30,7 +30,7 @@ def test_each_split_gets_its_films_examples_and_all_reports_come_back(tmp_path):
         ]
         for split, of_split in chosen.films.items()
     }
-    assert list(expected) == list(selection.SPLITS)
+    assert list(expected) == list(SPLITS)
 
     with beam.Pipeline(fn_api_runner.FnApiRunner()) as pipeline:
         for split, of_films in expected.items():
@@ -48,7 +48,7 @@ def test_the_films_are_shipped_once_and_small(tmp_path):
     chosen, films = films_of(DiscSource(1_000), tmp_path, patches_per_class=5_000)
     pipeline = beam.Pipeline()
     sizes = []
-    for split in selection.SPLITS:
+    for split in SPLITS:
         _ = pipeline | split >> films.examples(split)
         sizes.append(len(pipeline.to_runner_api().SerializeToString()))
 

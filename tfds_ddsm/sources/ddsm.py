@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from etils import epath
 
+from tfds_ddsm.grey_levels import WHITE
 from tfds_ddsm.mammogram import (
     NOT_RECORDED,
     Film,
@@ -307,7 +308,7 @@ def _grey_levels(scanner: str) -> np.ndarray:
     density = _OPTICAL_DENSITY[scanner](np.arange(2.0**16))
     span = _DARKEST_DENSITY - _BRIGHTEST_DENSITY
     share = np.clip((_DARKEST_DENSITY - density) / span, 0, 1)
-    return np.floor(65535 * share).astype(np.uint16)
+    return np.floor(WHITE * share).astype(np.uint16)
 
 
 def _fill(mark: Mark, shape: tuple[int, int]) -> np.ndarray:

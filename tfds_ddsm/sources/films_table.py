@@ -14,13 +14,12 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from tfds_ddsm.mammogram import OTHER_LESION, Description, Film, grade
+from tfds_ddsm.mammogram import OTHER_LESION, SPLITS, Description, Film, grade
 from tfds_ddsm.sources.lesion_shapes import Box, Circle, Polygon, Shape
 
 TABLE_NAME = "films.csv"
 
 LABELS = ("malignant", "benign", "normal")
-_SPLITS = ("train", "validation", "test")
 _REQUIRED = ("film", "patient_id", "label")
 _BOX = ("row_min", "row_max", "col_min", "col_max")
 _CIRCLE = ("center_row", "center_col", "radius")
@@ -290,8 +289,8 @@ def _film(film_id: str, values: Mapping[str, str], lesions: Sequence[LesionLine]
 
 
 def _split(text: str) -> str:
-    if text.lower() not in ("", *_SPLITS):
-        raise _LineError(f"split must be one of {', '.join(_SPLITS)}, received {text!r}")
+    if text.lower() not in ("", *SPLITS):
+        raise _LineError(f"split must be one of {', '.join(SPLITS)}, received {text!r}")
     return text.lower()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from tfds_ddsm import mammogram
+from tfds_ddsm.grey_levels import WHITE
 from tfds_ddsm.sources import phantom_lesions
 from tfds_ddsm.sources.phantom_lesions import insert_lesions
 from tfds_ddsm.sources.phantom_shapes import power_law_noise
@@ -286,7 +287,7 @@ def _develop(exposure, rng):
         rng.standard_normal(exposure.shape, dtype=np.float32), 0.6, truncate=3
     )
     brightness = 1 / (1 + np.exp(-(exposure + 0.05 * grain)))
-    return np.clip(np.rint(65535 * (brightness - 0.0015)), 0, 65535).astype(np.uint16)
+    return np.clip(np.rint(WHITE * (brightness - 0.0015)), 0, WHITE).astype(np.uint16)
 
 
 def _mark_film(image, film, rng):

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from tfds_ddsm import mammogram
+from tfds_ddsm.grey_levels import WHITE
 from tfds_ddsm.sources.phantom_shapes import LesionPlan, draw_lesion
 
 MASS_DIAMETER_MM = (7.0, 22.0)
@@ -139,9 +140,9 @@ def _check_arrays(image: np.ndarray, tissue: np.ndarray, occupied: np.ndarray) -
 
 def _add_to_film(pixels: np.ndarray, step: np.ndarray) -> np.ndarray:
     """Adds `step` to the logit of the brightness of uint16 `pixels`."""
-    brightness = (pixels.astype(np.float32) + 0.5) / 65536
+    brightness = (pixels.astype(np.float32) + 0.5) / (WHITE + 1)
     odds = brightness / (1 - brightness) * np.exp(step)
-    changed = np.clip(np.rint(odds / (1 + odds) * 65536 - 0.5), 0, 65535).astype(np.uint16)
+    changed = np.clip(np.rint(odds / (1 + odds) * (WHITE + 1) - 0.5), 0, WHITE).astype(np.uint16)
     return np.where(step == 0, pixels, changed)
 
 

@@ -12,7 +12,6 @@ from export.films.film_infill import (
     FilmInfiller,
     FilmLesion,
     off_the_breast,
-    parse_film_size,
 )
 from tfds_ddsm import grey_levels, patches
 
@@ -205,14 +204,6 @@ def test_a_scale_that_is_not_recorded_has_to_be_given(without_record):
     infill = FilmInfiller(without_record, (688, 376))
     assert infill.film_size == (688, 376)
     assert infill.scale_warning is None
-
-
-def test_film_size_is_parsed():
-    assert parse_film_size(None) is None
-    assert parse_film_size(["1375", "750"]) == (1375, 750)
-    for values in ([], ["1375"], ["0", "750"], ["1375", "750", "1"], ["a", "b"], ["-1", "2"]):
-        with pytest.raises(UserError, match="film_size must be HEIGHT,WIDTH"):
-            parse_film_size(values)
 
 
 def test_the_preset_works_on_a_film_that_it_never_saw(sample_film):

@@ -1,0 +1,50 @@
+"""The flags of the commands for whole films that choose a generator."""
+
+import re
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from cigan_tf.errors import UserError
+
+from .films.film_infill import FilmInfiller
+
+
+def define() -> None:
+    """Defines --saved_model and --film_size."""
+    flags.DEFINE_string(
+        "saved_model", "cbis_mass_128", "Folder of the exported generator, or a preset's name."
+    )
+    flags.DEFINE_list(
+        "film_size",
+        None,
+        "HEIGHT,WIDTH that the films of the generator's training were rescaled towards; needed "
+        "where the SavedModel does not record it: the film_size of its dataset.",
+    )
+
+
+def open_infiller() -> FilmInfiller:
+    """Returns the generator that the flags name; a doubtful scale is a warning on stderr.
+
+    Raises:
+        UserError: as `FilmInfiller`, and where --film_size is no size.
+    """
+    film_size = parse_film_size(flags.FLAGS.film_size)
+    infill = FilmInfiller(flags.FLAGS.saved_model, film_size)
+    if infill.scale_warning:
+        print(f"warning: {infill.scale_warning}", file=sys.stderr)
+    return infill
+
+
+def parse_film_size(values: Sequence[str] | None) -> tuple[int, int] | None:
+    """Returns what the flag --film_size=HEIGHT,WIDTH says; raises UserError if it is no size."""
+    if values is None:
+        return None
+    if len(values) != 2 or not all(re.fullmatch(r"[1-9]\d{0,4}", value) for value in values):
+        raise UserError(
+            f"film_size must be HEIGHT,WIDTH in pixels, such as 1375,750. Received: "
+            f"{','.join(values)!r}."
+        )
+    height, width = map(int, values)
+    return height, width

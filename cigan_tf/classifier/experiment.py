@@ -61,7 +61,7 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
         for cell in reversed(config.experiment.cells(config.classifier))
         if arms[cell.arm].needs_synthetic and not arms[cell.arm].infills_on_the_fly
     }
-    calibration = functools.cache(lambda: infill_quality.calibration(config))
+    calibration = functools.cache(lambda: infill_quality.calibrate_copy_search(config))
     for name, cell in sorted(used.items(), key=lambda item: item[0] or ""):
         generator = generator_workdir(config, workdir, cell)
         folder = arms[cell.arm].synthetic_dir or generator / "synthetic"
@@ -73,8 +73,8 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
                 workdir,
                 exported or generator / "saved_model",
                 SyntheticSet(folder, config.model.patch_size),
-                name,
                 calibration(),
+                name,
             )
         except UserError as error:
             # Hours of training are not lost to what comes beside the table.

@@ -59,8 +59,8 @@ def write_infill_quality(
     workdir: epath.Path,
     saved_model: str | epath.Path,
     synthetic: SyntheticSet,
+    calibration: memorisation.Calibration,
     generator_name: str | None = None,
-    calibration: memorisation.Calibration | None = None,
 ) -> None:
     """Judges the exported generator on the test split, and draws some of its infills.
 
@@ -75,8 +75,8 @@ def write_infill_quality(
             infill_quality/NAME.json and NAME.png.
         saved_model: the exported generator.
         synthetic: the set that the arms were trained on; the same generator must have made it.
+        calibration: of `calibrate_copy_search`; several generators share it.
         generator_name: NAME, one of the experiment's generators; None where it names none.
-        calibration: of `calibration`, which several generators share; made where it is None.
 
     Raises:
         UserError: the generator, its record, or a classifier trained on real patches only is
@@ -128,7 +128,7 @@ def write_infill_quality(
         ],
         threshold,
         seed,
-        calibration or memorisation.calibrate(_some(real, seed), training, seed),
+        calibration,
         _infilled_training_patches(config, synthetic),
     )
     quality = {
@@ -144,7 +144,7 @@ def write_infill_quality(
     file_io.write_whole(infills_file, sheet)
 
 
-def calibration(config: Config) -> memorisation.Calibration:
+def calibrate_copy_search(config: Config) -> memorisation.Calibration:
     """Returns how well copies of training patches are found, for `write_infill_quality`."""
     seed = config.training.seed
     real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)

@@ -177,12 +177,12 @@ def test_each_generator_is_judged_and_nothing_earlier_is_kept(
     monkeypatch.setattr(
         infill_quality,
         "write_infill_quality",
-        lambda config, workdir, saved_model, synthetic, name, calibration: judged.append(
+        lambda config, workdir, saved_model, synthetic, calibration, name: judged.append(
             (name, saved_model, calibration)
         ),
     )
     calibrations = iter(range(9))
-    monkeypatch.setattr(infill_quality, "calibration", lambda config: next(calibrations))
+    monkeypatch.setattr(infill_quality, "calibrate_copy_search", lambda config: next(calibrations))
     experiment._judge_generators(config, tmp_path, str(discs_generator))
     # Both generators share what is found where the truth is known.
     assert judged == [(name, tmp_path / name / "saved_model", 0) for name in ("a", "b")]
@@ -234,4 +234,6 @@ def test_another_generator_than_that_of_the_arms_is_not_judged(
     synthetic = SyntheticSet(synthetic_folder, 32)
     synthetic.record = {**synthetic.record, "weights_sha256": "0" * 64}
     with pytest.raises(UserError, match="is not the one whose patches the arms were trained on"):
-        infill_quality.write_infill_quality(discs_config, tmp_path, discs_generator, synthetic)
+        infill_quality.write_infill_quality(
+            discs_config, tmp_path, discs_generator, synthetic, calibration=None
+        )

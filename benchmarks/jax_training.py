@@ -310,12 +310,12 @@ class _Steps:
         of_features = losses.feature_loss(self._features(batch["image"]), self._features(infilled))
         if not adversarially:
             return config.feature_weight * of_features, jnp.stack([of_features, 0.0, jnp.inf])
-        rim = masks.boundary_weight(batch["mask"], self._sigma_px)
+        boundary_map = masks.boundary_map(batch["mask"], self._sigma_px)
 
         def terms_of(infilled, label, key):
             logits = self._logits(discriminator, infilled, batch, label, key)
             return (
-                losses.boundary_loss(batch["image"], infilled, rim),
+                losses.boundary_loss(batch["image"], infilled, boundary_map),
                 losses.adversarial_generator_loss(logits),
             )
 

@@ -91,7 +91,7 @@ class VggFeatures(nn.Module):
         return maps
 
 
-def boundary_weight(mask):
+def boundary_map(mask):
     """Returns the mask's inner rim under a Gaussian."""
     rim = mask * functional.max_pool2d(1 - mask, 3, stride=1, padding=1)
     radius = 4 * BOUNDARY_SIGMA_PX
@@ -135,7 +135,7 @@ class CiGAN:
         """Trains the generator on all three terms."""
         self.discriminator.requires_grad_(False)
         infilled = self.infill(image, mask, class_maps)
-        boundary = (boundary_weight(mask) * (image - infilled).abs()).mean()
+        boundary = (boundary_map(mask) * (image - infilled).abs()).mean()
         adversarial = functional.softplus(-self.discriminator(infilled, class_maps)).mean()
         loss = adversarial + 10 * self.feature_loss(image, infilled) + 10_000 * boundary
         self.generator_optimizer.zero_grad()

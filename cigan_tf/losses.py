@@ -99,15 +99,15 @@ def feature_loss(real_features, infilled_features):
     )
 
 
-def boundary_loss(real, infilled, weight):
+def boundary_loss(real, infilled, boundary_map):
     """Returns the mean of w * |R - S|.
 
     Args:
         real: [N, p, p, 1] in [0, 1].
         infilled: [N, p, p, 1] in [0, 1].
-        weight: [N, p, p, 1], from `masks.boundary_weight`.
+        boundary_map: w, [N, p, p, 1], from `masks.boundary_map`.
 
     Returns:
         Scalar >= 0.
     """
-    return ops.mean(weight * ops.abs(real - infilled))
+    return ops.mean(boundary_map * ops.abs(real - infilled))

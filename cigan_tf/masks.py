@@ -202,7 +202,7 @@ def gaussian_kernel(sigma_px: float) -> np.ndarray:
     return (kernel / kernel.sum()).astype("float32")
 
 
-def boundary_weight(mask, sigma_px: float):
+def boundary_map(mask, sigma_px: float):
     """Returns w of the boundary loss: the mask's rim after a Gaussian filter (section 2.2).
 
     Args:

@@ -587,12 +587,12 @@ class CiGAN(ReplicatedModel):
         if not adversarially:
             return self.loss_config.feature_weight * features, {"feature_loss": features}
 
-        rim = masks.boundary_weight(batch["mask"], self.boundary_sigma_px)
+        boundary_map = masks.boundary_map(batch["mask"], self.boundary_sigma_px)
 
         def without_features(shown, infilled):
             logits = self._discriminate(shown, infilled, batch)
             return (
-                losses.boundary_loss(batch["image"], infilled, rim),
+                losses.boundary_loss(batch["image"], infilled, boundary_map),
                 losses.adversarial_generator_loss(logits),
             )
 

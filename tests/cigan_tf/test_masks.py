@@ -87,17 +87,17 @@ def test_inner_rim_is_one_pixel_wide_and_open_at_the_patch_edge(patch):
     assert not rim[1, 0, 21:].any()
 
 
-def test_boundary_weight_is_the_gaussian_of_the_rim(patch):
+def test_boundary_map_is_the_gaussian_of_the_rim(patch):
     _, mask = patch
-    weight = np.asarray(masks.boundary_weight(mask, sigma_px=2.5))
-    for w, rim in zip(weight[..., 0], np.asarray(masks.inner_rim(mask))[..., 0], strict=True):
+    found = np.asarray(masks.boundary_map(mask, sigma_px=2.5))
+    for w, rim in zip(found[..., 0], np.asarray(masks.inner_rim(mask))[..., 0], strict=True):
         expected = scipy.ndimage.gaussian_filter(rim, 2.5, mode="constant")
         np.testing.assert_allclose(w, expected, atol=1e-6)
 
 
-def test_boundary_weight_of_an_empty_mask_is_zero():
-    weight = np.asarray(masks.boundary_weight(np.zeros((1, 32, 32, 1), np.float32), 1.25))
-    assert (weight == 0).all()
+def test_boundary_map_of_an_empty_mask_is_zero():
+    found = np.asarray(masks.boundary_map(np.zeros((1, 32, 32, 1), np.float32), 1.25))
+    assert (found == 0).all()
 
 
 @pytest.mark.parametrize(("patch_size", "scales"), [(32, 4), (64, 5), (256, 7), (512, 8)])

@@ -19,7 +19,7 @@ import time
 import numpy as np
 from absl import flags
 
-from cigan_tf import command_line, file_io
+from cigan_tf import command_line, file_io, infill_inputs
 from cigan_tf.errors import UserError
 from cigan_tf.patch_format import CLASS_NAMES
 
@@ -65,21 +65,8 @@ class Client:
             UserError: an input breaks this contract; the server is not asked.
             ServerError: the server refused, or did not answer in time.
         """
-        image, mask = _floats("image", image), _floats("mask", mask)
-        _require(
-            image.ndim == 4 and len(image) > 0 and image.shape[1:] == (*image.shape[1:2] * 2, 1),
-            f"image must be of shape [N, p, p, 1]. Received: {image.shape}.",
-        )
-        _require(
-            bool(((image >= 0) & (image <= 1)).all()),
-            "image must be in [0, 1], without NaN; divide 16-bit grey levels by 65535.",
-        )
-        _require(
-            mask.shape == image.shape,
-            f"mask must be of the image's shape {image.shape}. Received: {mask.shape}.",
-        )
-        _require(bool(((mask == 0) | (mask == 1)).all()), "mask must hold 0 and 1 alone.")
-        inputs = {"image": image, "mask": mask, **_label_and_seed(label, seed, len(image))}
+        inputs = infill_inputs.check(image, mask, label, seed)
+        _require(len(inputs["image"]) > 0, "image must hold at least one patch. Received: none.")
         return self._predict("serving_default", inputs, "infilled")
 
     def infill_png(self, image_bytes, mask_bytes, label, seed) -> list[bytes]:
@@ -98,7 +85,7 @@ class Client:
         inputs = {
             "image_bytes": _pngs("image_bytes", image_bytes, len(image_bytes)),
             "mask_bytes": _pngs("mask_bytes", mask_bytes, len(image_bytes)),
-            **_label_and_seed(label, seed, len(image_bytes)),
+            **infill_inputs.check_label_and_seed(label, seed, len(image_bytes)),
         }
         return list(self._predict("infill_png", inputs, "infilled_bytes"))
 
@@ -122,35 +109,6 @@ class Client:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise UserError(message)
-
-
-def _floats(name: str, values) -> np.ndarray:
-    try:
-        return np.asarray(values, np.float32)
-    except (TypeError, ValueError):
-        raise UserError(f"{name} must be an array of numbers.") from None
-
-
-def _label_and_seed(label, seed, count: int) -> dict[str, np.ndarray]:
-    vectors = {}
-    for name, values in (("label", label), ("seed", seed)):
-        given = np.asarray(values)
-        _require(
-            given.shape == (count,) and given.dtype.kind in "iu",
-            f"{name} must be one integer per image, of shape ({count},). "
-            f"Received: {given.dtype} of shape {given.shape}.",
-        )
-        limits = np.iinfo(np.int32)
-        _require(
-            bool(((given >= limits.min) & (given <= limits.max)).all()),
-            f"{name} must hold integers of 32 bits. Received: {given.tolist()}.",
-        )
-        vectors[name] = given.astype(np.int32)
-    _require(
-        bool(np.isin(vectors["label"], (0, 1)).all()),
-        f"label must be 0 (non-malignant) or 1 (malignant). Received: {vectors['label'].tolist()}.",
-    )
-    return vectors
 
 
 def _pngs(name: str, encoded, count: int) -> np.ndarray:

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "cigan_tf.masks": [],
     "cigan_tf.losses": [],
     "cigan_tf.patch_format": [],
+    "cigan_tf.infill_inputs": ["errors"],
     "cigan_tf.randomness": [],
     "cigan_tf.work_ahead": [],
     "cigan_tf.accelerators": ["errors", "hardware_config"],
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     ],
     "cigan_tf.models": [
         *["errors", "config", "hardware_config", "masks", "losses", "randomness", "provenance"],
-        *["models", "accelerators"],
+        *["models", "accelerators", "infill_inputs"],
     ],
     "cigan_tf.training": [
         *["errors", "config", "hardware_config", "file_io", "run_folder"],
@@ -65,6 +66,7 @@ MAY_IMPORT = {
         *["errors", "command_line", "config", "file_io", "run_folder", "masks"],
         *["input_pipeline", "models", "training", "evaluation", "pictures"],
         *["exported_generator", "provenance", "randomness", "patch_format"],
+        "infill_inputs",
     ],
 }
 # What each folder of the export may import of the export; the commands above them import any.

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cigan_tf import accelerators, losses, masks, provenance, randomness
+from cigan_tf import accelerators, infill_inputs, losses, masks, provenance, randomness
 from cigan_tf.config import (
     FEATURE_LAYERS,
     LOSS_TERMS,
@@ -365,46 +365,13 @@ class CiGAN(ReplicatedModel):
         Raises:
             UserError: an input is of another shape or range.
         """
-        inputs = self._checked(image, mask, label, seed)
+        inputs = infill_inputs.check(image, mask, label, seed, self.patch_size)
         parts = []
         with self.averaged_generator():
             for at in range(0, len(inputs["seed"]), batch_size):
                 rows = {name: tf.constant(v[at : at + batch_size]) for name, v in inputs.items()}
                 parts.append(self._infill_of_seed(rows).numpy())
         return np.concatenate(parts) if parts else np.zeros_like(inputs["image"])
-
-    def _checked(self, image, mask, label, seed) -> dict[str, np.ndarray]:
-        """Returns the inputs of `generate`; raises UserError where they break its contract."""
-        for name, values, least, most in (
-            ("label", label, 0, 1),
-            ("seed", seed, -(2**31), 2**31 - 1),
-        ):
-            numbers = np.asarray(values)
-            # An empty list is an array of floats.
-            whole = np.issubdtype(numbers.dtype, np.integer) or not numbers.size
-            if not whole or not ((numbers >= least) & (numbers <= most)).all():
-                raise UserError(f"{name} must hold whole numbers from {least} to {most}.")
-        inputs = {
-            "image": np.asarray(image, np.float32),
-            "mask": np.asarray(mask, np.float32),
-            "label": np.asarray(label, np.int32),
-            "seed": np.asarray(seed, np.int32),
-        }
-        count = inputs["image"].shape[:1]
-        patch = (self.patch_size, self.patch_size, 1)
-        for name, value in inputs.items():
-            shape = (*count, *patch) if name in ("image", "mask") else count
-            if value.shape != shape or not count:
-                wanted = ["N", *map(str, shape[1:])]
-                raise UserError(
-                    f"{name} must be of shape [{', '.join(wanted)}], N as of image. "
-                    f"Received: {list(value.shape)}."
-                )
-        if not ((inputs["image"] >= 0) & (inputs["image"] <= 1)).all():
-            raise UserError("image must be in [0, 1], without NaN.")
-        if not np.isin(inputs["mask"], (0, 1)).all():
-            raise UserError("mask must hold 0 and 1 only.")
-        return inputs
 
     def infill(self, image, mask, label, noise, training=False):
         """Returns the image with its lesion mask filled for the class, [N, p, p, 1] in [0, 1]."""

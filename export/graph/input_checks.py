@@ -7,6 +7,8 @@ folded to "true" before the first request. The shapes are therefore hidden from 
 
 import tensorflow as tf
 
+from cigan_tf import infill_inputs
+
 
 def after(checks: list[tf.Operation], *tensors: tf.Tensor) -> list[tf.Tensor]:
     """Returns the tensors as they are once all checks have passed.
@@ -45,18 +47,11 @@ def shape_checks(**inputs: tuple[tf.Tensor, tuple[int, ...]]) -> list[tf.Operati
 
 def value_checks(**inputs: tf.Tensor) -> list[tf.Operation]:
     """Returns assertions of the ranges of `image`, `mask` and `label`; what is NaN lies in none."""
-    rules = {
-        "image": (lambda x: (x >= 0) & (x <= 1), "image must be in [0, 1], without NaN."),
-        "mask": (lambda x: (x == 0) | (x == 1), "mask must hold 0 and 1 alone."),
-        "label": (
-            lambda x: (x == 0) | (x == 1),
-            "label must be 0 (non-malignant) or 1 (malignant).",
-        ),
-    }
-    return [
-        tf.debugging.Assert(tf.reduce_all(rules[name][0](value)), [rules[name][1]])
-        for name, value in inputs.items()
-    ]
+    checks = []
+    for name, value in inputs.items():
+        allowed, message = infill_inputs.RANGES[name]
+        checks.append(tf.debugging.Assert(tf.reduce_all(allowed(value)), [message]))
+    return checks
 
 
 def _shape_as_sent(tensor):

@@ -27,6 +27,7 @@ from cigan_tf.errors import UserError
 from export.client import Client
 from export.serving.transports import ServerError
 
+NONE = np.zeros((0, 32, 32, 1))
 STATUS = {"UNAVAILABLE": 503, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404}
 
 
@@ -307,16 +308,8 @@ def test_what_no_model_server_says_is_an_error(rest_server, pngs, answer):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"image": np.zeros((3, 32, 31, 1))}, "image must be of shape"),
-        ({"image": [["black", "white"]]}, "image must be an array of numbers"),
-        ({"image": np.full((3, 32, 32, 1), np.nan)}, "image must be in"),
         ({"image": np.full((3, 32, 32, 1), 40000)}, "divide 16-bit grey levels"),
-        ({"mask": np.zeros((2, 32, 32, 1))}, "mask must be of the image's shape"),
-        ({"mask": np.full((3, 32, 32, 1), 255)}, "mask must hold 0 and 1"),
-        ({"label": [0, 1, 2]}, "label must be 0"),
-        ({"label": [0.0, 1.0, 1.0]}, "label must be one integer"),
-        ({"seed": [1, 2]}, "seed must be one integer per image"),
-        ({"seed": [1, 2, 2**40]}, "seed must hold integers of 32 bits"),
+        ({"image": NONE, "mask": NONE, "label": [], "seed": []}, "at least one patch"),
     ],
 )
 def test_a_wrong_array_is_named_before_anything_is_sent(rest_server, arrays, changed, named):

@@ -86,9 +86,6 @@ def test_generate_keeps_the_context_and_depends_on_its_own_seed_alone():
     [
         ({"image": np.full((4, 32, 32, 1), 255.0)}, "image must be in"),
         ({"image": np.zeros((4, 64, 64, 1))}, r"image must be of shape \[N, 32, 32, 1\]"),
-        ({"mask": np.full((4, 32, 32, 1), 0.5)}, "mask must hold 0 and 1"),
-        ({"label": np.full(4, 2)}, "label must hold whole numbers from 0 to 1"),
-        ({"seed": 5}, r"seed must be of shape \[N\]"),
     ],
 )
 def test_a_wrong_input_is_named(changed, named):

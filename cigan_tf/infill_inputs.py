@@ -1,0 +1,81 @@
+"""The inputs of an infill: their ranges, and the check of arrays from outside."""
+
+import numpy as np
+
+from cigan_tf.errors import UserError
+
+# By input: whether arrays or tensors hold allowed values only, and what is allowed. NaN is not.
+RANGES = {
+    "image": (
+        lambda x: (x >= 0) & (x <= 1),
+        "image must be in [0, 1], without NaN; divide 16-bit grey levels by 65535.",
+    ),
+    "mask": (lambda x: (x == 0) | (x == 1), "mask must hold 0 and 1 only."),
+    "label": (lambda x: (x == 0) | (x == 1), "label must be 0 (non-malignant) or 1 (malignant)."),
+}
+
+
+def check(image, mask, label, seed, patch_size: int | None = None) -> dict[str, np.ndarray]:
+    """Returns the inputs as arrays of the dtypes that a generator takes.
+
+    Args:
+        image: [N, p, p, 1] in [0, 1].
+        mask: [N, p, p, 1] in {0, 1}.
+        label: int [N], 0 non-malignant, 1 malignant.
+        seed: int [N], any of 32 bits.
+        patch_size: p in pixels; None where any is taken.
+
+    Raises:
+        UserError: an input is of another shape, type or range.
+    """
+    arrays = {"image": _floats("image", image), "mask": _floats("mask", mask)}
+    shape = arrays["image"].shape
+    side = patch_size or (shape[1] if len(shape) == 4 else None)
+    if len(shape) != 4 or shape[1:] != (side, side, 1):
+        p = patch_size or "p"
+        raise UserError(f"image must be of shape [N, {p}, {p}, 1]. Received: {list(shape)}.")
+    if arrays["mask"].shape != shape:
+        raise UserError(
+            f"mask must be of the image's shape {list(shape)}. "
+            f"Received: {list(arrays['mask'].shape)}."
+        )
+    for name, values in arrays.items():
+        _check_range(name, values)
+    return {**arrays, **check_label_and_seed(label, seed, shape[0])}
+
+
+def check_label_and_seed(label, seed, count: int) -> dict[str, np.ndarray]:
+    """Returns `label` and `seed` as int32 [count].
+
+    Raises:
+        UserError: one is of another shape, type or range.
+    """
+    vectors = {}
+    limits = np.iinfo(np.int32)
+    for name, values in (("label", label), ("seed", seed)):
+        given = np.asarray(values)
+        # An empty list is an array of floats.
+        whole = given.dtype.kind in "iu" or not given.size
+        if given.shape != (count,) or not whole:
+            raise UserError(
+                f"{name} must be one integer per image, of shape [{count}]. "
+                f"Received: {given.dtype} of shape {list(given.shape)}."
+            )
+        if not ((given >= limits.min) & (given <= limits.max)).all():
+            raise UserError(f"{name} must hold integers of 32 bits. Received: {given.tolist()}.")
+        vectors[name] = given.astype(np.int32)
+    _check_range("label", vectors["label"])
+    return vectors
+
+
+def _floats(name: str, values) -> np.ndarray:
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} must be an array of numbers.") from None
+
+
+def _check_range(name: str, values: np.ndarray) -> None:
+    allowed, message = RANGES[name]
+    if not allowed(values).all():
+        raise UserError(message)

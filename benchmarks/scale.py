@@ -358,7 +358,7 @@ def _judge(config, generate) -> int:
         lambda patches: classifier.predict(patches["image"], batch_size=64, verbose=0)[:, 0],
         0.5,
         0,
-        infill_quality.calibration(config),
+        infill_quality.calibrate_copy_search(config),
     )
     return len(infills["label"])
 

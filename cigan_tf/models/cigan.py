@@ -1,32 +1,18 @@
-"""ciGAN: generator, discriminator and feature network with the paper's alternating training."""
+"""ciGAN's training: its losses, and the paper's alternation of generator and discriminator."""
 
-import contextlib
-import dataclasses
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from cigan_tf import accelerators, infill_inputs, losses, masks, provenance, randomness
-from cigan_tf.config import (
-    FEATURE_LAYERS,
-    LOSS_TERMS,
-    Config,
-    LossConfig,
-    ModelConfig,
-    TrainingConfig,
-)
-from cigan_tf.errors import UserError
-from cigan_tf.hardware_config import HardwareConfig
-from cigan_tf.models import presets
+from cigan_tf import accelerators, losses, masks, randomness
+from cigan_tf.config import FEATURE_LAYERS, LOSS_TERMS, Config, TrainingConfig
 from cigan_tf.models.augmentation import NUM_DRAWS, augment_view
-from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.feature_loss import FeatureLoss
-from cigan_tf.models.generator import Generator
+from cigan_tf.models.infilling_model import InfillingModel, arguments_of, as_batch
 from cigan_tf.models.precision import POLICIES, default_policy
-from cigan_tf.models.replicated import AgreedMean, ReplicatedModel
+from cigan_tf.models.replicated import AgreedMean
 from cigan_tf.models.vgg_features import build_vgg_features
 
 
@@ -53,7 +39,7 @@ _CHECKED = (*TERMS, "generator_gradient", "discriminator_gradient")
 
 
 @keras.saving.register_keras_serializable("cigan_tf")
-class CiGAN(ReplicatedModel):
+class CiGAN(InfillingModel):
     """The conditional infilling GAN (paper section 2).
 
     `train_step` first trains the generator on the feature loss alone, then one network at a time:
@@ -93,147 +79,30 @@ class CiGAN(ReplicatedModel):
         name: str = "cigan",
         **settings,
     ):
-        # Its networks have a policy of their own; grey levels of 16 bits need float32.
-        super().__init__(name=name, dtype="float32")
-        self.generator = generator
-        self.discriminator = discriminator
-        self.composite = composite
-        self.match_rim = match_rim
-        self.vgg_weights = vgg_weights
-        self.feature_layers = tuple(feature_layers)
-        self.loss_config = _taken_from(settings, LossConfig)
-        self.training_config = _taken_from(settings, TrainingConfig)
-        if settings:
-            raise UserError(f"CiGAN has no settings of these names: {', '.join(sorted(settings))}.")
-        self.patch_size = generator.outputs[0].shape[1]
+        super().__init__(
+            generator,
+            discriminator,
+            composite=composite,
+            match_rim=match_rim,
+            vgg_weights=vgg_weights,
+            feature_layers=feature_layers,
+            name=name,
+            **settings,
+        )
         self.boundary_sigma_px = masks.sigma_for_patch(
             self.loss_config.boundary_sigma_px, self.patch_size
         )
-        self.generator_optimizer = self.discriminator_optimizer = None
-        self.preset = None
         self.feature_loss = None
-        self._infill_of_seed = tf.function(self.call, reduce_retracing=True, autograph=False)
         pretrains = self.training_config.pretraining_steps > 0
         first_turn = Turn.PRETRAINING if pretrains else Turn.DISCRIMINATOR
-        self.step = self._counter("step", "int64")
-        self.turn = self._counter("turn", "int32", first_turn)
-        self.steps_in_turn = self._counter("steps_in_turn", "int32")
-        self.turns_taken = self._counter("turns_taken", "int32")
-        self.skipped_steps = self._counter("skipped_steps", "int64")
-        self._nonfinite_step = self._counter("nonfinite_step", "int64")
-        self._nonfinite_term = self._counter("nonfinite_term", "int32")
+        self.turn = self.counter("turn", "int32", first_turn)
+        self.steps_in_turn = self.counter("steps_in_turn", "int32")
+        self.turns_taken = self.counter("turns_taken", "int32")
+        self.skipped_steps = self.counter("skipped_steps", "int64")
+        self._nonfinite_step = self.counter("nonfinite_step", "int64")
+        self._nonfinite_term = self.counter("nonfinite_term", "int32")
         self._term_means = [AgreedMean(name) for name in TERMS]
         self.built = True
-
-    def _counter(self, name: str, dtype: str, start: int = 0):
-        return self.add_weight(
-            name=name,
-            shape=(),
-            dtype=dtype,
-            trainable=False,
-            aggregation="only_first_replica",
-            initializer=keras.initializers.Constant(start),
-        )
-
-    @classmethod
-    def from_preset(cls, preset, *, dtype=None, **settings) -> "CiGAN":
-        """Returns the model of a preset, with its weights and settings; compile it to train it.
-
-        Training goes on with the discriminator's turn: there is no pre-training unless
-        `pretraining_steps` is given.
-
-        Args:
-            preset: one of `list_presets()`, a folder, or hf://OWNER/REPOSITORY[/FOLDER].
-            dtype: policy of the networks, such as 'mixed_bfloat16'; the preset's own where None.
-            settings: arguments of `CiGAN` that replace the preset's.
-
-        Raises:
-            UserError: there is no such preset, or its files are damaged.
-        """
-        found = presets.read(preset)
-        policy = dtype or POLICIES[found.config.hardware.mixed_precision]
-        settings = {"pretraining_steps": 0, **settings}
-        model = cls(**{**_arguments(found.config, policy), **settings})
-        presets.load_weights(found, generator=model.generator, discriminator=model.discriminator)
-        model.preset = found
-        return model
-
-    def save_to_preset(
-        self,
-        folder,
-        *,
-        record: dict | None = None,
-        card: str | None = None,
-        half_precision: bool = False,
-    ) -> None:
-        """Writes both networks to a preset's folder, the generator's average where it has one.
-
-        Args:
-            folder: must not exist; its name becomes the preset's.
-            record: what the networks were trained on, as `provenance.training_record` returns it;
-                patients of the preset that the model began from are added. Without one, the record
-                of that preset is kept as long as no step has been taken, and none after that.
-            card: text of README.md; where it is None, what the settings tell.
-            half_precision: keep the weights as float16, in half the space.
-
-        Raises:
-            UserError: the folder exists or cannot be written, or the networks are others than
-                `Generator` and `Discriminator`.
-        """
-        if not (
-            isinstance(self.generator, Generator) and isinstance(self.discriminator, Discriminator)
-        ):
-            raise UserError("A preset holds a Generator and a Discriminator of cigan_tf.models.")
-        precisions = {policy: name for name, policy in POLICIES.items()}
-        if self.generator.dtype_policy.name not in precisions:
-            raise UserError(
-                f"A preset's policy must be one of {', '.join(precisions)}. "
-                f"Received: {self.generator.dtype_policy.name}."
-            )
-        config = Config(
-            model=ModelConfig(
-                patch_size=self.patch_size,
-                composite=self.composite,
-                match_rim=self.match_rim,
-                discriminator_sees_class=self.discriminator.sees_class,
-                discriminator_view=self.discriminator.view,
-                vgg_weights=self.vgg_weights,
-                feature_layers=self.feature_layers,
-            ),
-            loss=self.loss_config,
-            training=self.training_config,
-            hardware=HardwareConfig(mixed_precision=precisions[self.generator.dtype_policy.name]),
-        )
-        if record is None:
-            untouched = self.preset and int(self.step.numpy()) == 0
-            record = self.preset.record if untouched else None
-        elif self.preset is not None:
-            record = provenance.begun_from(record, provenance.of_weights(self.preset.record))
-        with self.averaged_generator():
-            networks = {"generator": self.generator, "discriminator": self.discriminator}
-            presets.write(folder, config, networks, record, card, half_precision)
-
-    def get_config(self):
-        return {
-            "generator": keras.saving.serialize_keras_object(self.generator),
-            "discriminator": keras.saving.serialize_keras_object(self.discriminator),
-            "composite": self.composite,
-            "match_rim": self.match_rim,
-            "vgg_weights": self.vgg_weights,
-            "feature_layers": list(self.feature_layers),
-            "name": self.name,
-            **dataclasses.asdict(self.loss_config),
-            **dataclasses.asdict(self.training_config),
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Returns the model that `get_config` describes, its weights drawn anew."""
-        networks = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in ("generator", "discriminator")
-        }
-        return cls(**{**config, **networks})
 
     def compile(
         self,
@@ -325,88 +194,12 @@ class CiGAN(ReplicatedModel):
     def metrics(self):
         return self._term_means
 
-    def call(self, inputs, training=False):
-        """Infills a batch, [N, p, p, 1] in [0, 1].
-
-        Args:
-            inputs: a batch that may hold `seed`, int32 [N], of the noise of every patch; without
-                one the noise follows from the patch's place in its batch.
-            training: as Keras passes it.
-        """
-        batch = _as_batch(inputs)
-        if "seed" in inputs:
-            # One draw per patch from its own seed: it does not depend on the rest of a batch.
-            noise = tf.map_fn(
-                lambda seed: randomness.noise_of_seed(seed, self.patch_size),
-                tf.cast(inputs["seed"], tf.int32),
-                fn_output_signature=tf.float32,
-            )
-        else:
-            noise = self._noise(tf.shape(batch["mask"]), -1)
-        return self.infill(**batch, noise=noise, training=training)
-
-    def generate(self, image, mask, label, seed, batch_size: int = 32) -> np.ndarray:
-        """Returns patches with their masks filled for the class asked for.
-
-        The same as the exported SavedModel's `serving_default`, up to rounding: the same seed gives
-        the same infill, whatever else is in the batch. Where the generator has a moving average of
-        its weights, the infill is the average's.
-
-        Args:
-            image: float [N, p, p, 1] in [0, 1].
-            mask: [N, p, p, 1] in {0, 1}.
-            label: int [N], 0 non-malignant, 1 malignant.
-            seed: int [N], any of 32 bits.
-            batch_size: patches that are infilled at once.
-
-        Returns:
-            float32 [N, p, p, 1] in [0, 1]; outside the mask the image's own values, bit for bit.
-
-        Raises:
-            UserError: an input is of another shape or range.
-        """
-        inputs = infill_inputs.check(image, mask, label, seed, self.patch_size)
-        parts = []
-        with self.averaged_generator():
-            for at in range(0, len(inputs["seed"]), batch_size):
-                rows = {name: tf.constant(v[at : at + batch_size]) for name, v in inputs.items()}
-                parts.append(self._infill_of_seed(rows).numpy())
-        return np.concatenate(parts) if parts else np.zeros_like(inputs["image"])
-
-    def infill(self, image, mask, label, noise, training=False):
-        """Returns the image with its lesion mask filled for the class, [N, p, p, 1] in [0, 1]."""
-        context = masks.corrupt(image, mask, noise)
-        generated = self.generator(
-            {"context": context, "mask": mask, "label": label}, training=training
-        )
-        if self.match_rim:
-            generated = masks.match_rim(image, mask, generated)
-        return masks.composite(image, mask, generated) if self.composite else generated
-
-    @contextlib.contextmanager
-    def averaged_generator(self) -> Iterator[None]:
-        """Gives the generator the moving average of its weights, where there is one, for a while.
-
-        The average's place is the optimizer, as Keras keeps it.
-        """
-        if self.generator_optimizer is None or not averages_weights(self.generator_optimizer):
-            yield
-            return
-        weights = self.generator.trainable_variables
-        before = [keras.ops.convert_to_numpy(weight) for weight in weights]
-        self.generator_optimizer.finalize_variable_values(weights)
-        try:
-            yield
-        finally:
-            for weight, value in zip(weights, before, strict=True):
-                weight.assign(value)
-
     def train_step(self, batch):
         """Trains the network whose turn it is with the batch, or this worker's part of it."""
-        batch = _as_batch(batch)
+        batch = as_batch(batch)
         # Of the whole batch: what a patch gets does not depend on the number of workers.
         whole = tf.shape(batch["mask"]) * (self.num_batch_parts, 1, 1, 1)
-        batch["noise"] = self._noise(whole, self.step)
+        batch["noise"] = self.noise(whole, self.step)
         if self.training_config.augment_discriminator:
             batch["draws"] = self._augmentation_draws(whole[0])
         adversarial_loss = tf.switch_case(
@@ -421,12 +214,12 @@ class CiGAN(ReplicatedModel):
 
     def test_step(self, batch):
         """Measures every term on a batch of held-out patches; changes nothing."""
-        self._record(self.measure(_as_batch(batch)))
+        self._record(self.measure(as_batch(batch)))
         return self.get_metrics_result()
 
     def measure(self, batch) -> dict[str, tf.Tensor]:
         """Returns each of `TERMS` for a batch; the noise is the same whenever it is called."""
-        noise = self._noise(tf.shape(batch["mask"]), -1)
+        noise = self.noise(tf.shape(batch["mask"]), -1)
         batch = {**batch, "noise": noise}
         infilled, opposite = self._infill_batch(batch), self._opposite_infill(batch)
         _, of_generator = self._generator_loss(batch, infilled, True, opposite)
@@ -442,12 +235,6 @@ class CiGAN(ReplicatedModel):
         step = int(self._nonfinite_step.numpy())
         self._nonfinite_step.assign(0)
         return (step, _CHECKED[int(self._nonfinite_term.numpy())]) if step else None
-
-    def _noise(self, shape, step):
-        # Named, or it would depend on the device. XLA's draws differ from TensorFlow's even so:
-        # this is called outside of what `jit_compile` compiles.
-        seed = [self.training_config.seed, tf.cast(step, tf.int32)]
-        return tf.random.stateless_uniform(shape, seed, alg="philox")
 
     def _train_generator(self, batch, adversarially: bool):
         """Returns the adversarial loss, infinite where it is not computed."""
@@ -657,52 +444,13 @@ class CiGAN(ReplicatedModel):
 
 def build_cigan(config: Config) -> CiGAN:
     """Returns the compiled networks that a configuration describes, weights drawn by its seed."""
-    model = CiGAN(**_arguments(config, POLICIES[config.hardware.mixed_precision]))
+    model = CiGAN(**arguments_of(config, POLICIES[config.hardware.mixed_precision]))
     model.compile(
         jit_compile=config.hardware.jit_compile,
         steps_per_execution=accelerators.steps_per_execution(config.hardware),
     )
     model.load_features()
     return model
-
-
-def _arguments(config: Config, policy) -> dict:
-    """Returns the arguments of `CiGAN` that a configuration describes; the networks are drawn."""
-    with randomness.seeded(config.training.seed):
-        generator = Generator(config.model.patch_size, dtype=policy)
-        discriminator = Discriminator(
-            config.model.patch_size,
-            config.model.discriminator_sees_class,
-            config.model.discriminator_view,
-            dtype=policy,
-        )
-    return {
-        "generator": generator,
-        "discriminator": discriminator,
-        "composite": config.model.composite,
-        "match_rim": config.model.match_rim,
-        "vgg_weights": config.model.vgg_weights,
-        "feature_layers": config.model.feature_layers,
-        **dataclasses.asdict(config.loss),
-        **dataclasses.asdict(config.training),
-    }
-
-
-def _taken_from(settings: dict, group: type):
-    """Returns a group of settings, those given taken out of `settings`."""
-    names = [field.name for field in dataclasses.fields(group) if field.name in settings]
-    values = group(**{name: settings.pop(name) for name in names})
-    values.validate()
-    return values
-
-
-def _as_batch(inputs) -> dict[str, tf.Tensor]:
-    """Returns what a step takes of a batch, in its dtypes."""
-    dtypes = {"image": tf.float32, "mask": tf.float32, "label": tf.int32}
-    if not isinstance(inputs, dict) or not set(dtypes) <= set(inputs):
-        names = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
-        raise UserError(f"A batch must be a dict of image, mask and label. Received: {names}.")
-    return {name: tf.cast(inputs[name], dtype) for name, dtype in dtypes.items()}
 
 
 def _scaled_for(network: keras.Model, optimizer: keras.optimizers.Optimizer):
@@ -727,10 +475,3 @@ def build_optimizers(config: TrainingConfig) -> list[keras.optimizers.Optimizer]
     adam = (learning_rate, config.adam_beta_1, config.adam_beta_2, config.adam_epsilon)
     averages = {"use_ema": config.generator_ema > 0, "ema_momentum": config.generator_ema}
     return [keras.optimizers.Adam(*adam, **averages), keras.optimizers.Adam(*adam)]
-
-
-def averages_weights(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Returns whether an optimizer holds a moving average of what it has updated."""
-    # Loss scaling wraps the optimizer that keeps the average.
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return inner.use_ema and int(inner.iterations) > 0

@@ -16,8 +16,9 @@ from etils import epath
 
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.models.cigan import CiGAN, averages_weights, build_optimizers
+from cigan_tf.models.cigan import CiGAN, build_optimizers
 from cigan_tf.models.generator import Generator
+from cigan_tf.models.infilling_model import averages_weights
 from cigan_tf.run_folder import CHECKPOINT_DIR
 
 _BEST_DIR = "best"

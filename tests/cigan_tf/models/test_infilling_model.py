@@ -142,7 +142,7 @@ def test_fit_takes_callbacks_and_trains_the_same_weights_on_two_devices(tmp_path
         (cpu,) = tf.config.list_physical_devices("CPU")
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, two)
-        from tests.cigan_tf.models.test_keras_model import batches, infills, make_model
+        from tests.cigan_tf.models.test_infilling_model import batches, infills, make_model
 
         def fitted(folder, epochs, first_epoch=0):
             model = make_model(max_steps_per_turn=1, learning_rate=1e-4, adam_epsilon=1.0)

@@ -1,1 +1,1 @@
-"""Statistics of classifiers, measures of infills, and the pages that show them."""
+"""Statistics of classifiers, measures of infills, and the reports that show them."""

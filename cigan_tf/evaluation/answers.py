@@ -1,4 +1,4 @@
-"""The experiment page's first screen: four questions, each with an answer and what it rests on."""
+"""First screen of the experiment's report: four questions, each with its answer and evidence."""
 
 import math
 from collections.abc import Mapping
@@ -8,21 +8,21 @@ from cigan_tf.config import Config
 from cigan_tf.evaluation import origin, table_text
 from cigan_tf.evaluation.experiment_table import Comparison, ExperimentTable
 
-# Holm's p at or below which a difference counts as shown.
+# Largest Holm-corrected p at which a difference counts as shown.
 _LEVEL = 0.05
 _PAIRS_SHOWN = 3
-# Up to this AUC infills and real lesions count as hard to tell apart.
+# Up to this AUC, infills count as hard to distinguish from real lesions.
 _HARD_TO_TELL_AUC = 0.6
-# Up to this factor, either way, the gradient at an infill's edge counts as the tissue's own.
+# Up to this factor in either direction, the gradient at an infill's edge counts as normal.
 _SEAMLESS = 1.25
-# Share of the planted copies that a search must find before it speaks for itself.
+# Share of the planted copies that a search must find to be conclusive.
 _LEAST_RECALL = 0.95
-# A share of copies above the false alarms by more than this is more than chance.
+# A share of copies that exceeds the false alarms by more than this is not due to chance.
 _COPIES_ABOVE_ALARMS = 0.02
 
 
 class Bar(NamedTuple):
-    """An interval on an axis that holds 0, in percent of its width."""
+    """An interval on an axis that includes 0, in percent of its width."""
 
     low: float
     high: float
@@ -31,7 +31,7 @@ class Bar(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One fact below an answer; `bar` draws it, where it is an interval."""
+    """One fact below an answer; `bar` draws it if it is an interval."""
 
     name: str
     value: str
@@ -39,13 +39,13 @@ class Line(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A question, its answer, how it is to be taken, and the facts.
+    """A question, its answer, the rating of the answer, and the evidence.
 
     Attributes:
-        question: what a reader asks.
+        question: a reader's question.
         answer: a few words.
         tone: 'good', 'bad', 'open' (not certain) or 'plain'.
-        lines: what it rests on.
+        lines: the evidence.
     """
 
     question: str
@@ -60,13 +60,13 @@ def cards(
     records: Mapping[str, Mapping[str, Any] | None],
     qualities: Mapping[str, Mapping[str, Any]],
 ) -> list[Card]:
-    """Returns the four cards; what is not there is left out or said to be missing.
+    """Returns the four cards; missing facts are omitted or reported as missing.
 
     Args:
-        config: of the experiment.
-        table: its numbers.
-        records: of `origin.read`.
-        qualities: by generator, what infill_quality.json holds; '' is the name of an only one.
+        config: configuration of the experiment.
+        table: numbers of the experiment.
+        records: result of `origin.read`.
+        qualities: content of infill_quality.json by generator; '' if the only generator is unnamed.
     """
     return [
         _trained(config, table, records),
@@ -118,7 +118,7 @@ def _helped(config: Config, table: ExperimentTable) -> Card:
     question = "Did it help the classifier?"
     comparisons = table.of_arms
     if not comparisons:
-        return Card(question, "Nothing was compared", "open", [])
+        return Card(question, "No arms were compared", "open", [])
     asked = _asked(config, comparisons)
     shown = asked.bootstrap_p_holm <= _LEVEL
     difference = asked.bootstrap.difference
@@ -157,11 +157,11 @@ def _helped(config: Config, table: ExperimentTable) -> Card:
 
 
 def _asked(config: Config, comparisons: list[Comparison]) -> Comparison:
-    """Returns the comparison that asks the most: infilled patches against the best without them."""
+    """Returns the most important comparison: with infills against the best arm without them."""
     arms = config.experiment.named_arms(config.classifier)
 
     def synthetic(name: str) -> bool:
-        # A row is called after its arm, and a generator in brackets.
+        # A row is named after its arm, with the generator in brackets.
         return arms[name.split(" (")[0]].needs_synthetic
 
     asking = [pair for pair in comparisons if synthetic(pair.arm) and not synthetic(pair.other)]
@@ -174,7 +174,7 @@ def _asked(config: Config, comparisons: list[Comparison]) -> Comparison:
 def _good(qualities) -> Card:
     question = "Are the malignant infills good?"
     if not qualities:
-        return Card(question, "Not judged", "open", [])
+        return Card(question, "Not evaluated", "open", [])
     lines, faults = [], []
     for measure, (name, ideal, fault) in _MEASURES.items():
         sides = _sides(qualities, measure, "malignant")
@@ -182,41 +182,41 @@ def _good(qualities) -> Card:
         found = [text for infills, real in sides if (text := fault(infills, real))]
         faults += found[:1]
     if not lines:
-        return Card(question, "Not judged", "open", [])
+        return Card(question, "Not evaluated", "open", [])
     if faults:
         return Card(question, f"No: {faults[0]}", "bad", lines)
     if len(lines) < len(_MEASURES):
-        return Card(question, "No fault found, but not all was measured", "open", lines)
+        return Card(question, "No fault found, but some measures are missing", "open", lines)
     return Card(question, "Yes: no fault found", "good", lines)
 
 
 def _told(infills: Mapping, real: Mapping | None) -> str:
-    """Names the fault where a classifier tells infills from real ones, and not real ones apart."""
+    """Names the fault if a classifier separates infills from real patches better than real ones."""
     highest = max(_HARD_TO_TELL_AUC, real["value"] if real else 0)
-    return f"told from real, AUC {infills['value']:.2f}" if infills["value"] > highest else ""
+    return f"differ from real, AUC {infills['value']:.2f}" if infills["value"] > highest else ""
 
 
 def _far(infills: Mapping, real: Mapping | None) -> str:
-    """Names the fault where the distance exceeds that of real lesions by two deviations."""
+    """Names the fault if the distance exceeds that of real lesions by two standard deviations."""
     if real is None:
         return ""
     spread = math.hypot(infills.get("sd") or 0, real.get("sd") or 0)
-    # An unbiased distance of real lesions may be below 0.
+    # An unbiased distance between real lesions may be below 0.
     if infills["value"] <= max(0, real["value"]) + 2 * spread:
         return ""
     return f"farther than real lesions, KID {infills['value']:.3g}"
 
 
 def _seamed(infills: Mapping, real: Mapping | None) -> str:
-    """Names the fault where the gradient at the mask's edge is not that of the patch before."""
+    """Names the fault if the gradient at the mask's edge differs from that before infilling."""
     seamless = 1 / _SEAMLESS <= infills["value"] <= _SEAMLESS
-    return "" if seamless else f"the edge shows, seam ratio {infills['value']:.2f}"
+    return "" if seamless else f"the edge is visible, seam ratio {infills['value']:.2f}"
 
 
-# What the card shows of malignant infills: a name, what is ideal, and what names a fault.
+# Lines of the card for malignant infills: name, ideal value, and the check for a fault.
 _MEASURES = {
-    "feature_auc": ("told by features, AUC", "0.5 is chance", _told),
-    "texture_auc": ("told by texture, AUC", "0.5 is chance", _told),
+    "feature_auc": ("AUC against real, by features", "0.5 is chance", _told),
+    "texture_auc": ("AUC against real, by texture", "0.5 is chance", _told),
     "kernel_distance": ("KID", None, _far),
     "seam_ratio": ("seam ratio", "1 is seamless", _seamed),
 }
@@ -224,12 +224,12 @@ _MEASURES = {
 
 def _copied(qualities) -> Card:
     question = "Is anything copied?"
-    # Infills of held-out patches, and of training patches, which a classifier is trained on.
+    # Infills of held-out patches, and of training patches, which classifiers are trained on.
     shares = {
         name: _sides(qualities, measure, "both")
         for measure, name in (
             ("share_copied", "counted as copies"),
-            ("share_copied_in_training_tissue", "in training tissue"),
+            ("share_copied_in_training_tissue", "in training patches"),
         )
     }
     recalls: dict[str, float] = {}
@@ -241,7 +241,7 @@ def _copied(qualities) -> Card:
     least = min(recalls.values())
     lines = [
         *(line for name, sides in shares.items() for line in _lines(name, sides, None, "{:.1%}")),
-        Line("planted copies found", f"{least:.0%} at least, of {', '.join(recalls)} ones"),
+        Line("planted copies found", f"at least {least:.0%}, for {', '.join(recalls)} ones"),
     ]
     training = max((_searched(quality) for quality in qualities.values()), default=0)
     if training:
@@ -258,7 +258,7 @@ def _copied(qualities) -> Card:
 
 
 def _sides(qualities, measure: str, of_class: str) -> list[tuple[Mapping, Mapping | None]]:
-    """Returns a measure of each generator's infills, and of real patches where there is one."""
+    """Returns a measure of each generator's infills, with that of real patches if available."""
     found = []
     for quality in qualities.values():
         for entry in quality["measures"]:
@@ -290,7 +290,7 @@ def _searched(quality) -> int:
 
 
 def _lines(name: str, sides: list[tuple], ideal: str | None, form: str = "{:.3g}") -> list[Line]:
-    """Returns a line of the generators' values, or none where nobody has one."""
+    """Returns a line with the values of all generators, or no line without values."""
     if not sides:
         return []
     reals = [real["value"] for _, real in sides if real]

@@ -1,4 +1,4 @@
-"""What the statistics ask of labels, scores and groups; each breach is a UserError of one line."""
+"""Checks of labels, scores and groups; each failure is a one-line UserError."""
 
 import numpy as np
 
@@ -10,10 +10,10 @@ def check_labels(y_true, at_least: int = 0) -> np.ndarray:
 
     Args:
         y_true: labels, 0 (non-malignant) or 1 (malignant), [n], n > 0.
-        at_least: how many patches each of the two classes must have.
+        at_least: smallest number of patches of each class.
 
     Raises:
-        UserError: another shape, other values, too few of a class.
+        UserError: wrong shape, other values, or too few patches of a class.
     """
     labels = np.asarray(y_true)
     if labels.ndim != 1 or labels.size == 0:
@@ -42,33 +42,33 @@ def check_scores(scores, num_patches: int) -> np.ndarray:
     if num_bad:
         raise UserError(
             f"scores must be finite; received {num_bad} NaN or infinite of {scores.size}. "
-            "Look at the classifier that made them."
+            "Check the classifier that produced them."
         )
     return scores
 
 
 def check_probabilities(probabilities, num_patches: int) -> np.ndarray:
-    """Returns probabilities as float64 [num_patches]; raises UserError outside [0, 1] too."""
+    """Returns probabilities as float64 [num_patches]; also raises UserError outside [0, 1]."""
     probabilities = check_scores(probabilities, num_patches)
     low, high = probabilities.min(), probabilities.max()
     if low < 0 or high > 1:
         raise UserError(
             f"probabilities must be in [0, 1]; received {low:g} to {high:g}. "
-            "Take logits through a sigmoid first."
+            "Apply a sigmoid to logits first."
         )
     return probabilities
 
 
 def check_length(name: str, values: np.ndarray, length: int) -> None:
-    """Raises UserError unless there is one value for each of `length` patches."""
+    """Raises UserError unless there are `length` values, one per patch."""
     if values.shape != (length,):
         raise UserError(
-            f"{name} must be of shape ({length},), as the labels; received {values.shape}."
+            f"{name} must be of shape ({length},), like the labels; received {values.shape}."
         )
 
 
 def check_share(name: str, share: float, ends: bool = True) -> None:
-    """Raises UserError unless the share lies in [0, 1], without the ends if `ends` is False."""
+    """Raises UserError unless the share is in [0, 1], or in (0, 1) if `ends` is False."""
     if not (0 <= share <= 1 if ends else 0 < share < 1):
         span = "[0, 1]" if ends else "(0, 1)"
         raise UserError(f"{name} is a share in {span}; received {share}. Write 90 % as 0.9.")

@@ -1,4 +1,4 @@
-"""Does a classifier trained on real patches find in each infill the class that was asked for?"""
+"""Does a classifier trained on real patches find the requested class in each infill?"""
 
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ class ClassConsistency(NamedTuple):
 
     Attributes:
         auc: malignant infills against non-malignant ones, by the classifier's probability.
-        interval: 95 % interval of it, by resampled patients.
-        agreement: share of all infills that are called what was asked for.
-        agreement_malignant: share of the infills asked to be malignant that are called so.
-        agreement_non_malignant: share of the infills asked not to be that are called so.
-        interval_malignant: 95 % interval of `agreement_malignant`, by resampled patients.
-        interval_non_malignant: that of `agreement_non_malignant`.
-        num_malignant: infills asked to be malignant.
-        num_non_malignant: infills asked not to be.
+        interval: 95 % interval of `auc`, from resampled patients.
+        agreement: share of all infills classified as requested.
+        agreement_malignant: share of the requested malignant infills classified as malignant.
+        agreement_non_malignant: share of the requested non-malignant infills classified as such.
+        interval_malignant: 95 % interval of `agreement_malignant`, from resampled patients.
+        interval_non_malignant: the same of `agreement_non_malignant`.
+        num_malignant: number of requested malignant infills.
+        num_non_malignant: number of requested non-malignant infills.
     """
 
     auc: float
@@ -38,23 +38,23 @@ class ClassConsistency(NamedTuple):
 def class_consistency(
     asked_for, probabilities, threshold: float, patients, seed: int
 ) -> ClassConsistency:
-    """Judges infills by a classifier trained on real patches: 0.5 says that the class was ignored.
+    """Scores infills with a classifier trained on real patches; AUC 0.5 means the class is ignored.
 
-    Beside it belong the same figures of the same classifier on real held-out patches: the infills'
-    should lie in their interval, and infills that are easier than real lesions lie above it. A
-    generator that only copies a lesion's look into every mask has an agreement
-    of about 1 for one class and 0 for the other, so look at both.
+    Compare with the same numbers of the same classifier on real held-out patches. The values of the
+    infills should be within the real interval; a value above it means that infills are easier to
+    classify than real lesions. A generator that copies the same lesion into every mask has an
+    agreement of about 1 for one class and 0 for the other, so check both.
 
     Args:
-        asked_for: the class each infill was made for, 0 or 1, [n], at least two of each.
+        asked_for: requested class of each infill, 0 or 1, [n], at least two of each.
         probabilities: the classifier's malignant probability for each infill, in [0, 1], [n].
-        threshold: called malignant at or above it; fixed beforehand on real validation patches, for
-            instance by `roc.sensitivity_at_specificity`.
+        threshold: an infill counts as malignant at or above it; chosen on real validation patches,
+            for instance by `roc.sensitivity_at_specificity`.
         patients: [n].
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Raises:
-        UserError: labels outside {0, 1}, fewer than two of a class or patients with one, unequal
+        UserError: labels outside {0, 1}, fewer than two patches or patients of a class, unequal
             lengths, probabilities outside [0, 1].
     """
     malignant = checks.check_labels(asked_for, at_least=2)

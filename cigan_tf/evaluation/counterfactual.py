@@ -1,9 +1,9 @@
-"""Is an infill of a patch's own class the same patch? Composition (Monteiro et al. 2023).
+"""Composition: does an infill of the patch's own class leave it unchanged (Monteiro et al. 2023)?
 
-Such an infill should change nothing. The generator does not see what was inside the mask, so the
-change is not 0: a generator that ignores the tissue around changes as much as another patient's
-lesion in the same place. For the same reason an infill of the other class and back again
-(reversibility) gives what an infill of the own class gives, and is no measure of its own.
+Such an infill should change nothing. The generator does not see the pixels inside the mask, so the
+change is not 0. A generator that ignores the surrounding tissue changes as much as another
+patient's lesion in the same place. For the same reason, reversibility (infilling the other class
+and back again) gives the same result as composition and is not a separate measure.
 """
 
 import numpy as np
@@ -16,11 +16,11 @@ def mean_change(images: np.ndarray, others: np.ndarray, masks: np.ndarray) -> np
 
     Args:
         images: in [0, 1], [n, p, p, 1].
-        others: likewise.
+        others: in [0, 1], [n, p, p, 1].
         masks: {0, 1}, none of them empty, [n, p, p, 1].
 
     Returns:
-        float64 [n], a share of the range of grey levels, in [0, 1].
+        float64 [n], as a share of the range of grey levels, in [0, 1].
 
     Raises:
         UserError: shapes differ, or a mask is empty.
@@ -31,7 +31,7 @@ def mean_change(images: np.ndarray, others: np.ndarray, masks: np.ndarray) -> np
     """
     shapes = [np.shape(patches) for patches in (images, others, masks)]
     if len(set(shapes)) > 1:
-        raise UserError(f"patches and masks must be of one shape; received {shapes}.")
+        raise UserError(f"patches and masks must have the same shape; received {shapes}.")
     inside = np.asarray(masks) != 0
     area = inside.sum(axis=(1, 2, 3))
     if not area.all():
@@ -43,15 +43,15 @@ def mean_change(images: np.ndarray, others: np.ndarray, masks: np.ndarray) -> np
 
 
 def of_other_patients(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs each patch with one of another patient, drawn at random.
+    """Pairs each patch with a random patch of another patient.
 
     Args:
         groups: the patient of each patch, [n].
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
-        The numbers of the patches that have a partner, and of their partners, int [m] each; none
-        where there is one patient alone.
+        Indices of the patches that have a partner, and of their partners, int [m] each; empty if
+        there is only one patient.
     """
     groups = np.asarray(groups)
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Figures of the pages, as PNG."""
+"""Figures of the reports, as PNG."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ _LOSS_PANELS = {
     },
 }
 _LOGARITHMIC = ("feature loss", "boundary loss")
-# Parts of equal size into which a reliability plot divides the patches.
+# Number of equal groups of patches in a reliability plot.
 _RELIABILITY_PARTS = 10
 
 
 def picture(image: np.ndarray) -> bytes:
-    """Returns a uint8 [h, w] picture, enlarged smoothly where it is small."""
+    """Returns a uint8 [h, w] picture, smoothly enlarged if it is small."""
     if image.shape[0] < _SHOWN_PX:
         image = cv2.resize(image, (_SHOWN_PX, _SHOWN_PX), interpolation=cv2.INTER_CUBIC)
     return cv2.imencode(".png", image)[1].tobytes()
@@ -39,7 +39,7 @@ def picture(image: np.ndarray) -> bytes:
 def comparison_sheet(
     kinds: np.ndarray, rows: list[list[np.ndarray]], columns: Sequence[str] = pictures.COLUMNS
 ) -> bytes:
-    """Returns the rows of `pictures.comparison_rows`, the kinds of patches beside each other."""
+    """Returns the rows of `pictures.comparison_rows`, with the kinds of patches side by side."""
     names = list(dict.fromkeys(kinds.tolist()))
     width_in = len(columns) * len(names)
     figure = matplotlib.figure.Figure(figsize=(width_in, 5.6), layout="constrained")
@@ -57,7 +57,7 @@ def comparison_sheet(
 
 
 def loss_curves(curves: Mapping[str, np.ndarray]) -> bytes:
-    """Returns ciGAN's loss terms over the steps: by tag [points, 3] of step, value, wall time."""
+    """Returns a plot of the loss terms; curves are [points, 3] of step, value, wall time by tag."""
     figure = matplotlib.figure.Figure(figsize=(10, 5.4), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(2, 2).flat, _LOSS_PANELS.items(), strict=True):
         for tag, name in lines.items():
@@ -73,13 +73,13 @@ def loss_curves(curves: Mapping[str, np.ndarray]) -> bytes:
 
 
 def roc_and_calibration(table: ExperimentTable) -> bytes:
-    """Returns the arms' ROC curves, and beside them how often what they foretell comes true."""
+    """Returns the ROC curves and the reliability curves of the arms."""
     figure = matplotlib.figure.Figure(figsize=(10, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for color, (name, arm) in _coloured(table.arms):
         fall_out, sensitivity, _ = metrics.roc_curve(table.label, arm.probability)
         left.plot(fall_out, sensitivity, color=color, label=f"{name}, {arm.auc:.3f}")
-        # Parts of equal size: a part that few patches fall into would only show noise.
+        # Groups of equal size: groups with few patches would only show noise.
         found, foretold = calibration.calibration_curve(
             table.label, arm.probability, n_bins=_RELIABILITY_PARTS, strategy="quantile"
         )
@@ -99,7 +99,7 @@ def roc_and_calibration(table: ExperimentTable) -> bytes:
 
 
 def forest(table: ExperimentTable) -> bytes:
-    """Returns AUCs of rows, and differences of pairs, with every seed and the interval."""
+    """Returns the AUCs of rows and the differences of pairs, with all seeds and the interval."""
     num_rows = len(table.arms) + len(table.comparisons) + len(table.pooled)
     figure = matplotlib.figure.Figure(figsize=(10, 1.7 + 0.42 * num_rows), layout="constrained")
     panels = [("AUC", _arm_rows(table))]
@@ -136,7 +136,7 @@ def _pair_rows(table: ExperimentTable, pairs: list[Comparison]) -> dict[str, tup
     colors = {name: color for color, (name, _) in _coloured(table.arms)}
     return {
         f"{pair.arm} − {pair.other}": (
-            # An arm of several generators has no row, and no colour.
+            # An arm with several generators has no row and no colour.
             colors.get(pair.arm, "black"),
             list(pair.difference_of_seed.values()),
             pair.bootstrap.difference,

@@ -1,6 +1,6 @@
-"""The page that an experiment ends in: the paper's table with its chances, curves, what was run.
+"""Report of an experiment: the paper's table with intervals, curves, and the settings of the runs.
 
-Made from files alone: what every classifier said of the test patches, and what it logged.
+It is made from files only: the scores of every classifier on the test patches, and their logs.
 """
 
 import collections
@@ -29,29 +29,29 @@ from cigan_tf.evaluation.table_text import TextTable
 PAGE_FILE = "experiment.html"
 QUALITY_FILE = "infill_quality.json"
 INFILLS_FILE = "infills.png"
-# Of generators that have names: NAME.json and NAME.png.
+# For named generators: NAME.json and NAME.png.
 QUALITY_DIR = "infill_quality"
 ORIGIN_FILE = "experiment_provenance.json"
 
 
 def write_report(workdir: str | os.PathLike) -> epath.Path:
-    """Writes an experiment's tables and page from what its finished classifiers left.
+    """Writes the tables and report of an experiment from the files of its finished classifiers.
 
-    Into `workdir`: table.csv, comparisons.csv, subgroups.csv and variances.csv with every digit,
-    table.md for people, experiment_provenance.json, what each row was trained on, and
-    experiment.html, which needs no other file.
+    Writes to `workdir`: table.csv, comparisons.csv, subgroups.csv and variances.csv with all
+    digits; table.md for reading; experiment_provenance.json, the training data of each row; and
+    experiment.html, a self-contained page.
 
     Args:
-        workdir: an experiment whose arms have been trained with all seeds. Its infill_quality.json
-            and infills.png (of several generators infill_quality/GENERATOR.json and .png) come onto
-            the page where they are there.
+        workdir: an experiment whose arms have been trained with all seeds. The page includes its
+            infill_quality.json and infills.png if they exist (for several generators
+            infill_quality/GENERATOR.json and .png).
 
     Returns:
-        The page written.
+        Path of the page.
 
     Raises:
-        UserError: there is no experiment, a classifier has not finished, scores that cannot be
-            compared, classifiers of other data or generators than the rest of the table.
+        UserError: there is no experiment; a classifier has not finished; scores cannot be compared;
+            classifiers have other data or generators than the rest of the table.
     """
     workdir = epath.Path(workdir)
     config = run_folder.load_config(workdir, run_folder.EXPERIMENT_FILE)
@@ -76,11 +76,11 @@ def _folders(workdir: epath.Path, config: Config) -> dict[str, list[epath.Path]]
 
 
 def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Path, ...]:
-    """Returns where a generator's measures and pictures of its infills are kept.
+    """Returns the paths of a generator's measures and infill pictures.
 
     Args:
-        workdir: of the experiment.
-        generator: one of the experiment's `generators` by its name; None where it names none.
+        workdir: workdir of the experiment.
+        generator: name of one of the experiment's `generators`; None if it has no named ones.
     """
     if generator is None:
         return workdir / QUALITY_FILE, workdir / INFILLS_FILE
@@ -88,7 +88,7 @@ def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Pat
 
 
 def _judged(workdir: epath.Path) -> tuple[dict[str, epath.Path], dict[str, epath.Path]]:
-    """Returns the files of infills' measures and pictures by generator, '' for one without name."""
+    """Returns the files of measures and pictures by generator, '' for an unnamed one."""
     names = sorted({path.stem for path in (workdir / QUALITY_DIR).glob("*.*")})
     files = {"": quality_files(workdir, None)}
     files |= {name: quality_files(workdir, name) for name in names}
@@ -101,11 +101,10 @@ def _present(files: Mapping[str, epath.Path]) -> dict[str, epath.Path]:
 
 
 def experiment_table(workdir: epath.Path, config: Config) -> ExperimentTable:
-    """Returns the table of the arms and seeds that the configuration names.
+    """Returns the table of the arms and seeds in the configuration.
 
     Raises:
-        UserError: no arm is defined, a classifier has not finished, or scores that cannot be
-            compared.
+        UserError: no arm is defined, a classifier has not finished, or scores cannot be compared.
     """
     experiment = config.experiment
     scores, validation, rows = (collections.defaultdict(dict) for _ in range(3))
@@ -125,7 +124,7 @@ def experiment_table(workdir: epath.Path, config: Config) -> ExperimentTable:
 
 
 def _row_name(arm: str, generator: str | None) -> str:
-    """Returns the name of a row of the table: an arm, or an arm with one of its generators."""
+    """Returns the name of a table row: an arm, with one of its generators if it has several."""
     return f"{arm} ({generator})" if generator else arm
 
 
@@ -138,15 +137,16 @@ def _render(
     experiment = config.experiment
     qualities, infills = _judged(workdir)
     seconds = _training_seconds(workdir, config)
-    # Read as a table first: that refuses files of another form by name.
+    # Parse them as tables first, so that invalid files are reported by name.
     measures = {name: quality_table.read(path) for name, path in qualities.items()}
     judged = {name: json.loads(path.read_text()) for name, path in qualities.items()}
     return page.render(
         "experiment.html.jinja",
         title="Does augmentation help the classifier?",
         lead=(
-            "Classifiers of one design, trained on patches that were augmented in different ways, "
-            "and asked about the same patches of patients whom neither they nor a generator saw."
+            "The classifiers have the same design and were trained on patches that were augmented "
+            "in different ways. All were tested on the same patches, of patients not used for "
+            "training classifiers or generators."
         ),
         cards=answers.cards(config, table, records, judged),
         seconds=page.duration(seconds) if seconds else None,
@@ -169,12 +169,12 @@ def _render(
 
 
 def _arms(config: Config) -> TextTable:
-    """Returns what the arms do differently, one column per setting that is not the same in all."""
+    """Returns the settings that differ between arms, one column per setting."""
     arms = config.experiment.named_arms(config.classifier)
     names = [field.name for field in dataclasses.fields(config.classifier)]
     differing = [name for name in names if len({getattr(arm, name) for arm in arms.values()}) > 1]
     return TextTable(
-        "What the arms do differently",
+        "Settings that differ between arms",
         ["arm", *(name.replace("_", " ") for name in differing)],
         [
             [arm, *(_setting(getattr(settings, name)) for name in differing)]
@@ -184,12 +184,12 @@ def _arms(config: Config) -> TextTable:
 
 
 def _origins(records: Mapping[str, dict | None]) -> TextTable:
-    """Returns what each row of the table comes from; without rows where nothing is recorded."""
+    """Returns the origin of each table row; no rows if nothing is recorded."""
     columns = {row: origin.columns(record) for row, record in records.items() if record}
     names = list(next(iter(columns.values()), {}))
     known = [name for name in names if any(of[name] is not None for of in columns.values())]
     return TextTable(
-        "What the numbers come from",
+        "Provenance",
         ["arm", *(name.replace("_", " ") for name in known)],
         [
             [row, *("" if of[name] is None else str(of[name])[:12] for name in known)]

@@ -1,8 +1,8 @@
-"""The experiment's table: every arm's AUC with its intervals, and the arms tested in pairs.
+"""The experiment's table: every arm's AUC with intervals, and tests of pairs of arms.
 
-The runs of a row differ by their seed alone; an arm has a row for each of its generators, or one.
-Each run is judged by itself, which shows the chance of training; intervals and tests are of the
-mean of a row's probabilities for each patch, and show the chance of who was tested.
+The runs of a row differ only in their seed; an arm has one row for each of its generators, or one.
+Each run is evaluated separately, which shows the variation between trainings. Intervals and tests
+use the mean probability over the runs of a row, and show the uncertainty from the test patients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ from cigan_tf.evaluation.score_file import Scores
 from cigan_tf.evaluation.seed_variance import SeedVariance, split_variance
 
 SPECIFICITIES = (0.9, 0.95)
-# Below this many patients of a class a group has no AUC: an interval would be of chance alone.
+# With fewer patients of a class, a group has no AUC because its interval would be meaningless.
 LEAST_PATIENTS = 5
 _UNKNOWN = ("", "unknown")
-# What all runs must say of a patch; what describes its lesion may be missing from some.
+# Facts of a patch that must agree between runs; facts of its lesion may be missing in some.
 _FACTS = ("label", "patient_id", "film_id", "scanner")
 
 
 class GroupAuc(NamedTuple):
-    """AUC on some of the patches, or on films or patients.
+    """AUC of some of the patches, or of films or patients.
 
     Attributes:
-        auc: None where fewer than `LEAST_PATIENTS` have one of a class.
-        interval: 95 %, from resampled patients; None likewise.
-        counts: what it was computed on; `patches` are films or patients where those are judged.
+        auc: None if a class has fewer than `LEAST_PATIENTS` patients.
+        interval: 95 % interval from resampled patients, or None.
+        counts: numbers it was computed on; `patches` counts films or patients if those are scored.
     """
 
     auc: float | None
@@ -41,25 +41,26 @@ class ArmResult(NamedTuple):
     """One arm, with one of its generators, on the test split.
 
     Attributes:
-        auc_of_seed: AUC of each run by itself.
-        auc_mean: their mean.
-        auc_sd: their standard deviation (n - 1); NaN where there is one run.
-        probability: mean of the runs' probabilities for each patch, [n]; what follows is of it.
-        auc: its AUC, usually a little above `auc_mean`, as a committee's is.
+        auc_of_seed: AUC of each run.
+        auc_mean: mean of the runs' AUCs.
+        auc_sd: their standard deviation (n - 1); NaN for a single run.
+        probability: mean of the runs' probabilities for each patch, [n]; all following values use
+            it.
+        auc: AUC of `probability`, usually slightly above `auc_mean`, like that of an ensemble.
         delong_interval: DeLong's 95 % interval.
         bootstrap_interval: 95 % interval from resampled patients.
-        operating_points: by the specificity asked for (`SPECIFICITIES`), what is reached at the
-            threshold that has it on the validation patches.
+        operating_points: for each of `SPECIFICITIES`, the result at the threshold that has this
+            specificity on the validation patches.
         brier: Brier score.
         calibration_error: expected calibration error, 15 bins.
-        levels: AUC per 'film' and per 'patient', each scored by the maximum of its patches and
-            malignant where one of them is. The maximum, as detectors are judged per image (Ribli et
-            al., Scientific Reports 8:4165, 2018): one lesion makes a film malignant, and a mean
-            would dilute it. It grows with the number of patches.
+        levels: AUC per 'film' and per 'patient'. Their score is the maximum over their patches, and
+            they are malignant if one of the patches is. Detectors are evaluated in this way per
+            image (Ribli et al., Scientific Reports 8:4165, 2018): one lesion makes a film
+            malignant, and a mean would dilute it. The maximum grows with the number of patches.
         subgroups: by kind ('lesion type', 'lesion size', 'subtlety', 'density', 'digitizer') and
-            group, where the patches name two groups or more. Groups of lesions are their malignant
-            patches against all that are not malignant; of films, all patches of such films.
-        counts: what all of it was computed on.
+            group, if the patches have two groups or more. A group of lesions compares its malignant
+            patches with all non-malignant ones; a group of films has all patches of these films.
+        counts: numbers it was computed on.
     """
 
     auc_of_seed: dict[int, float]
@@ -78,16 +79,16 @@ class ArmResult(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two arms on the same patches; differences are `arm` less `other`.
+    """Two arms on the same patches; differences are `arm` minus `other`.
 
     Attributes:
-        arm: the first.
-        other: what it is compared with.
-        bootstrap: patients resampled: the difference, its 95 % interval, p.
-        delong: z and p that take every patch as independent.
-        bootstrap_p_holm: the bootstrap's p, adjusted for all pairs compared.
-        delong_p_holm: DeLong's p, likewise.
-        difference_of_seed: difference of the AUCs of the two runs of each seed.
+        arm: the first arm.
+        other: the arm it is compared with.
+        bootstrap: difference, its 95 % interval and p, from resampled patients.
+        delong: z and p that assume independent patches.
+        bootstrap_p_holm: the bootstrap's p, adjusted for all compared pairs.
+        delong_p_holm: DeLong's p, adjusted in the same way.
+        difference_of_seed: difference of the AUCs of the two runs with the same seed, by seed.
     """
 
     arm: str
@@ -103,12 +104,11 @@ class ExperimentTable(NamedTuple):
     """The experiment's numbers.
 
     Attributes:
-        arms: by row, in order: the arms, those with several generators once for each.
+        arms: by row, in order: the arms; one row per generator for arms with several.
         comparisons: pairs of rows.
-        pooled: pairs of arms, an arm's AUC being the mean over its generators; empty where none has
-            several.
-        variances: by arm, what its AUC owes to the seeds.
-        label: of the patches, [n].
+        pooled: pairs of arms, with AUCs averaged over generators; empty if no arm has several.
+        variances: by arm, the share of the seeds in the variance of its AUC.
+        label: labels of the patches, [n].
     """
 
     arms: dict[str, ArmResult]
@@ -119,7 +119,7 @@ class ExperimentTable(NamedTuple):
 
     @property
     def of_arms(self) -> list[Comparison]:
-        """The comparisons that answer for the arms, whatever their generators."""
+        """The comparisons of arms, averaged over their generators if they have several."""
         return self.pooled or self.comparisons
 
 
@@ -131,22 +131,22 @@ def compare_arms(
     seed: int,
     rows: Mapping[str, Mapping[str | None, str]] | None = None,
 ) -> ExperimentTable:
-    """Computes the experiment's table from what every run said of the test patches.
+    """Computes the experiment's table from the scores of every run on the test patches.
 
     Args:
-        scores: by row and by the run's seed, of the same patches in the same order throughout.
-        validation: likewise, what the same classifiers said of the validation patches; thresholds
-            are chosen on them.
-        pairs: the arms to test against each other.
+        scores: by row and seed of the run, all of the same patches in the same order.
+        validation: scores of the same classifiers on the validation patches, for choosing
+            thresholds.
+        pairs: the pairs of arms to test.
         num_resamples: resamples of the test patients, at least 1.
-        seed: of the resamples; every arm and pair sees the same ones.
+        seed: seed of the resamples, which are the same for every arm and pair.
         rows: by arm and generator, the row in `scores`; by default each row is an arm. Two arms
             with generators are compared generator by generator, and pooled.
 
     Raises:
-        UserError: no arm, arms with other seeds or without validation scores, runs that scored
-            other patches, a pair of an unknown arm, fewer than two patches or patients of a class,
-            num_resamples below 1.
+        UserError: no arm; arms with other seeds or without validation scores; runs that scored
+            other patches; a pair with an unknown arm; fewer than two patches or patients of a
+            class; num_resamples below 1.
     """
     first, first_validation = _same_patches(scores), _same_patches(validation)
     if set(validation) != set(scores):
@@ -198,7 +198,7 @@ def _compare(
     num_resamples: int,
     seed: int,
 ) -> list[Comparison]:
-    """Tests pairs of one or several rows each, with Holm's correction over all of them."""
+    """Tests pairs of one or several rows each, with Holm's correction for all of them."""
     bootstraps, delongs = [], []
     for pair in pairs:
         with concerning(f"Arm {names[pair[0]]!r} against {names[pair[1]]!r}"):
@@ -235,7 +235,7 @@ def _mean_probability(runs: Mapping[int, Scores]) -> np.ndarray:
 
 
 def _thresholds(validation: Mapping[int, Scores], first: Scores) -> dict[float, float]:
-    """Returns the thresholds of the runs' mean that reach `SPECIFICITIES` on validation."""
+    """Returns the thresholds at which the runs' mean reaches `SPECIFICITIES` on validation."""
     probability = _mean_probability(validation)
     return {
         specificity: roc.sensitivity_at_specificity(first.label, probability, specificity).threshold
@@ -281,7 +281,7 @@ def _by_level(
 ) -> dict[str, GroupAuc]:
     levels = {}
     for name, ids in (("film", first.film_id), ("patient", first.patient_id)):
-        # A film's id may be of its patient alone.
+        # Film ids may be unique only within a patient.
         ids = np.char.add(np.char.add(first.patient_id, "\n"), ids)
         units, at, unit = np.unique(ids, return_index=True, return_inverse=True)
         label = np.zeros(units.size, np.int64)
@@ -342,7 +342,7 @@ def _known(values: np.ndarray) -> list[str]:
 
 
 def _size_terciles(area_px: np.ndarray, malignant: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns which patches hold small, middle and large lesions, a third each of the malignant."""
+    """Returns the patches by size of the lesion, divided at the terciles of malignant lesions."""
     known = area_px[malignant & (area_px > 0)]
     if not known.size:
         return {}
@@ -364,7 +364,7 @@ def _group_auc(label, probability, films, patients, num_resamples: int, seed: in
 
 
 def _same_patches(scores: Mapping[str, Mapping[int, Scores]]) -> Scores:
-    """Returns one run's scores; raises UserError unless all are of the same patches and seeds."""
+    """Returns a run's scores; raises UserError unless all have the same patches and seeds."""
     runs = [(arm, seed, run) for arm, by_seed in scores.items() for seed, run in by_seed.items()]
     if not runs:
         raise UserError("there must be at least one arm with scores; received none.")

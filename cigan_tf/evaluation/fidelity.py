@@ -1,8 +1,8 @@
-"""How far generated patches are from real ones: Fréchet and kernel distances between features.
+"""Fréchet and kernel distances between features of generated and real patches.
 
-A distance means nothing alone: it depends on the features, on how many patches there are, and on
-how much patients differ. Report that of real patches against real patches of other patients
-(`first_half`) beside it.
+A distance cannot be interpreted without a reference: it depends on the features, on the number of
+patches, and on the variation between patients. Report it together with the distance between real
+patches of two groups of patients (`first_half`).
 """
 
 from typing import NamedTuple
@@ -12,14 +12,14 @@ import numpy as np
 
 from cigan_tf.errors import UserError
 
-# Context kept on each side of the lesion, as a share of its longer side.
+# Margin on each side of the lesion, as a share of its longer side.
 _PADDING = 0.125
-# Rows of the kernel matrix held at a time.
+# Rows of the kernel matrix kept in memory at a time.
 _ROWS_AT_A_TIME = 1024
 
 
 class FrechetDistance(NamedTuple):
-    """Distance, and how many patches each side had."""
+    """Distance, and the number of patches of each side."""
 
     distance: float
     num_a: int
@@ -27,7 +27,7 @@ class FrechetDistance(NamedTuple):
 
 
 class KernelDistance(NamedTuple):
-    """Mean and standard deviation over subsets, their size, and how many patches each side had."""
+    """Mean and standard deviation over subsets, subset size, and number of patches of each side."""
 
     distance: float
     sd: float
@@ -37,10 +37,10 @@ class KernelDistance(NamedTuple):
 
 
 def lesion_window(images: np.ndarray, masks: np.ndarray, size: int) -> np.ndarray:
-    """Crops the square around each lesion mask, so that features see the lesion and little else.
+    """Crops a square around each lesion mask, so that features describe mainly the lesion.
 
-    The square holds the mask's bounding box and an eighth of its longer side on every side, is
-    moved inwards where it would leave the patch, and is resized (area interpolation down,
+    The square contains the mask's bounding box plus an eighth of its longer side on every side. It
+    is moved inwards if it would extend beyond the patch, and resized (area interpolation down,
     bilinear up).
 
     Args:
@@ -81,17 +81,17 @@ def lesion_window(images: np.ndarray, masks: np.ndarray, size: int) -> np.ndarra
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> FrechetDistance:
     """Returns |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features.
 
-    The squared 2-Wasserstein distance of the Gaussians with their means and covariances, in
-    [0, inf); FID where the features are Inception's pooled ones. Estimated from finitely many
-    patches it is too large, the more so the fewer patches and the more dimensions: compare only
-    distances of equal n. With n at or below d covariances lack directions, and it is mostly bias.
+    This is the squared 2-Wasserstein distance of Gaussians with the same means and covariances, in
+    [0, inf); it is FID if the features are Inception's pooled ones. The estimate from a finite
+    sample is too large, more so for fewer patches and more dimensions, so compare only distances of
+    equal n. With n <= d the covariances are rank-deficient and the value is mostly bias.
 
     Args:
         features_a: finite, [n_a, d], n_a >= 2.
         features_b: finite, [n_b, d], n_b >= 2.
 
     Raises:
-        UserError: other shapes, fewer than two patches, features not finite.
+        UserError: wrong shapes, fewer than two patches, features not finite.
 
     References:
         Heusel et al. GANs Trained by a Two Time-Scale Update Rule. NeurIPS 2017.
@@ -100,8 +100,8 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> FrechetD
     features_a, features_b = _checked_features(features_a, features_b, at_least=2)
     root_a, root_b = _covariance_root(features_a), _covariance_root(features_b)
     shift = features_a.mean(axis=0) - features_b.mean(axis=0)
-    # With C = R^T R the trace of (C_a C_b)^(1/2) is the sum of the singular values of R_a R_b^T: no
-    # matrix is squared and rooted again, so small or missing directions cost no digits.
+    # With C = R^T R, the trace of (C_a C_b)^(1/2) is the sum of the singular values of R_a R_b^T.
+    # No matrix is squared and rooted, so small or missing directions lose no precision.
     shared = np.linalg.norm(root_a @ root_b.T, ord="nuc")
     distance = shift @ shift + np.sum(root_a**2) + np.sum(root_b**2) - 2 * shared
     return FrechetDistance(max(0.0, float(distance)), len(features_a), len(features_b))
@@ -116,19 +116,20 @@ def kernel_distance(
 ) -> KernelDistance:
     """Returns the kernel distance (KID): unbiased MMD^2 with the kernel (x . y / d + 1)^3.
 
-    It is unbiased for any n and may be a little below 0. The mean and the standard deviation are of
-    `num_subsets` random subsets of each side. Sets too small for `subset_size` give subsets of half
-    the smaller set, so that subsets differ; then the deviation is not that of published figures.
+    It is unbiased for any n and may be slightly below 0. Mean and standard deviation are over
+    `num_subsets` random subsets of each side. If a set is smaller than `subset_size`, subsets have
+    half the size of the smaller set, so that they differ; the standard deviation is then not
+    comparable with published values.
 
     Args:
         features_a: finite, [n_a, d], n_a >= 4.
         features_b: finite, [n_b, d], n_b >= 4.
-        seed: of the subsets.
+        seed: seed of the subsets.
         num_subsets: at least 1.
-        subset_size: patches of each side in a subset, at most; at least 2.
+        subset_size: maximum number of patches of each side in a subset; at least 2.
 
     Raises:
-        UserError: other shapes, fewer than four patches, features not finite, no subsets.
+        UserError: wrong shapes, fewer than four patches, features not finite, no subsets.
 
     References:
         Binkowski, Sutherland, Arbel, Gretton. Demystifying MMD GANs. ICLR 2018.
@@ -141,7 +142,7 @@ def kernel_distance(
         )
     subset_size = min(subset_size, len(features_a) // 2, len(features_b) // 2)
     rng = np.random.default_rng(seed)
-    # 1 where a subset holds a patch: [num_subsets, n].
+    # 1 for the patches of a subset: [num_subsets, n].
     picks_a = np.zeros((num_subsets, len(features_a)))
     picks_b = np.zeros((num_subsets, len(features_b)))
     for of_a, of_b in zip(picks_a, picks_b, strict=True):
@@ -163,7 +164,7 @@ def kernel_distance(
 
 
 def first_half(groups: np.ndarray, seed: int) -> np.ndarray:
-    """Returns bool [n], True for the patches of random patients who have about half of them.
+    """Returns bool [n], True for the patches of random patients with about half of all patches.
 
     Raises:
         UserError: fewer than two patients.
@@ -173,7 +174,7 @@ def first_half(groups: np.ndarray, seed: int) -> np.ndarray:
         raise UserError(f"two halves need at least two patients; received {patients.size}.")
     order = np.random.default_rng(seed).permutation(patients.size)
     until_here = np.cumsum(sizes[order])
-    # The cut after which the first part is nearest to half; the last patient is never in it.
+    # Cut where the first part is closest to half; it never includes the last patient.
     num_first = 1 + np.argmin(np.abs(until_here[:-1] - until_here[-1] / 2))
     return np.isin(patient_of_patch, order[:num_first])
 
@@ -190,7 +191,7 @@ def _kernel_sums(a, b, picks_a, picks_b) -> np.ndarray:
     for start in range(0, len(a), _ROWS_AT_A_TIME):
         part = slice(start, start + _ROWS_AT_A_TIME)
         affine = a[part] @ b.T / a.shape[1] + 1
-        cubed = affine * affine * affine  # NumPy's ** 3 takes many times as long.
+        cubed = affine * affine * affine  # NumPy's ** 3 is many times slower.
         sums += np.sum(picks_a[:, part] @ cubed * picks_b, axis=1)
     return sums
 

@@ -1,10 +1,10 @@
-"""Does the generator copy its training set? The nearest training patch inside the mask.
+"""Does the generator copy its training set? Searches the nearest training patch inside the mask.
 
-All training patches are searched, in the eight orientations of a square and at shifts of up to
-3 px. Candidates are found at low resolution. Whether one is a copy is decided by the correlation of
-detail, what is left of both patches once a smooth surface is taken away: small lesions are alike in
-brightness and differ in detail. The audit states how well it works: planted copies that it must
-find, and new patients' patches that it must not.
+All training patches are searched, in the eight orientations of a square and with shifts of up to
+3 px. Candidates are found at low resolution. The correlation of detail decides whether one is a
+copy. Detail is the residual of both patches after subtracting a smooth surface, because small
+lesions are similar in brightness and differ in detail. The audit reports its own accuracy, from
+planted copies that it must find and patches of unseen patients that it must not flag.
 """
 
 import functools
@@ -20,35 +20,35 @@ from cigan_tf.evaluation import fidelity
 SHIFT_PX = 3
 FALSE_ALARMS = 0.01
 _ORIENTATIONS = 8
-# Cells of the low resolution that a mask must fill, and the coarsest cell.
+# Minimum number of low-resolution cells in a mask, and the coarsest cell.
 _LEAST_CELLS = 32
 _MAX_CELL_PX = 8
-# Training patches per query that are compared at full resolution.
+# Training patches per query compared at full resolution.
 _CANDIDATES = 32
-# Shrunk training patches at a time: templates are made once for each such part.
+# Number of shrunk training patches processed together; templates are made once per group.
 _TRAINING_AT_A_TIME = 4096
-# Degree of the polynomial in row and column that is taken away.
+# Degree of the polynomial in row and column that is subtracted.
 _SURFACE_DEGREE = 2
-# A region whose variance is below this share of its mean square is flat: it has no correlation.
+# A region with a variance below this share of its mean square is flat and has no correlation.
 _FLAT = 1e-6
-# The same of its detail: about one grey level of 16 bits.
+# The same for its detail: about one grey level of 16 bits.
 _NO_DETAIL = 1e-9
-# Deviation of the noise in planted copies, as a share of the copied region's own.
+# Standard deviation of the noise in planted copies, relative to that of the copied region.
 _NOISE = 0.1
-# Held-out patches that copies of each kind are planted in.
+# Held-out patches used for planted copies of each kind.
 _MAX_PLANTED = 100
-# A search shorter than this has no progress bar.
+# No progress bar for searches shorter than this.
 _SILENT_S = 2
 
 PLANTED = ("plain", "flipped", "shifted", "noisy")
 
 
 class Nearest(NamedTuple):
-    """For each patch the training patch that is most like it.
+    """For each patch, the most similar training patch.
 
     Attributes:
         correlation: the best correlation of detail, in [-1, 1], [n].
-        index: the training patch it belongs to, by its place in the stream, [n].
+        index: index of that training patch in the stream, [n].
     """
 
     correlation: np.ndarray
@@ -56,17 +56,17 @@ class Nearest(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """What the search finds where the truth is known, and the threshold that follows.
+    """Results of the search where the truth is known, and the resulting threshold.
 
     Attributes:
-        held_out: each held-out real patch's nearest training patch.
-        threshold: correlation above which a patch counts as a copy: that of 1 % false alarms on
+        held_out: nearest training patch of each held-out real patch.
+        threshold: a patch counts as a copy above this correlation, which gives 1 % false alarms on
             half of the held-out patients.
-        false_alarms: share of the other half's held-out patches above it.
-        num_tested: the other half's held-out patches.
-        recall: share of the planted copies above it, by kind (`PLANTED`).
-        num_planted: planted copies of each kind.
-        num_training: training patches searched.
+        false_alarms: share of the held-out patches of the other half above the threshold.
+        num_tested: number of held-out patches of the other half.
+        recall: share of the planted copies above the threshold, by kind (`PLANTED`).
+        num_planted: number of planted copies of each kind.
+        num_training: number of training patches searched.
     """
 
     held_out: Nearest
@@ -79,11 +79,11 @@ class Calibration(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """Infills against training patches.
+    """Infills compared with training patches.
 
     Attributes:
-        nearest: each infill's nearest training patch, by the set's name.
-        share_copied: share of the infills above the calibration's threshold, by the set's name.
+        nearest: nearest training patch of each infill, by name of the set.
+        share_copied: share of the infills above the calibration's threshold, by name of the set.
     """
 
     nearest: dict[str, Nearest]
@@ -98,22 +98,21 @@ def nearest_training_patch(
 ) -> Nearest:
     """Finds the training patch with the highest correlation of detail inside each patch's mask.
 
-    Detail is what is left inside the mask once the nearest quadratic surface in row and column is
-    taken away. Its correlation does not depend on brightness, contrast or gradients; it is the best
-    over eight orientations and shifts of up to 3 px, and 0 where either patch has no detail. Beyond
-    its border a training patch continues as it ends. The best of many is above 0 by chance, the
-    more so the smaller the mask is.
+    Detail is the residual inside the mask after subtracting the least-squares quadratic surface in
+    row and column. Its correlation does not depend on brightness, contrast or gradients. The result
+    is the maximum over eight orientations and shifts of up to 3 px, and 0 if either patch has no
+    detail. Training patches are extended beyond their border by repeating the edge. The maximum of
+    many correlations is above 0 by chance, more so for small masks.
 
     Args:
         patches: in [0, 1], [n, p, p, 1].
         masks: {0, 1}, none of them empty, [n, p, p, 1].
         training: chunks of training patches, iterated twice: `image` [m, p, p, 1] in [0, 1], and
-            `group` [m] where `groups` is given.
-        groups: [n]; a patch is not compared with training patches of its own group, such as its
-            film.
+            `group` [m] if `groups` is given.
+        groups: [n]; a patch is not compared with training patches of its own group, e.g. its film.
 
     Raises:
-        UserError: shapes differ, a mask is empty, no training patch.
+        UserError: shapes differ, a mask is empty, or there are no training patches.
 
     References:
         Lewis. Fast Normalized Cross-Correlation. Vision Interface, 1995, equation 2.
@@ -121,7 +120,7 @@ def nearest_training_patch(
     patches, masks = (np.asarray(values, np.float32) for values in (patches, masks))
     if patches.shape != masks.shape:
         raise UserError(
-            f"patches and masks must be of one size; received shapes {patches.shape} and "
+            f"patches and masks must have the same size; received shapes {patches.shape} and "
             f"{masks.shape}."
         )
     empty = np.flatnonzero(~masks.any(axis=(1, 2, 3)))
@@ -144,7 +143,7 @@ def nearest_training_patch(
                 query.consider(first, shrunk[query.cell_px], group)
                 progress.update(first + len(images) * number // len(queries) - progress.n)
     if not all(len(query.index) for query in queries):
-        raise UserError("there must be at least one training patch to compare with each patch.")
+        raise UserError("there must be at least one training patch to compare with.")
     for first, images, _ in _chunks(training, patches.shape[1:]):
         for query in queries:
             query.compare(first, images)
@@ -158,16 +157,16 @@ class _Query:
     """One patch whose nearest training patch is searched.
 
     Attributes:
-        cell_px: side of the low resolution's cells.
-        index: the best candidates by their places in the stream.
-        correlation: the best correlation of detail so far.
-        nearest: the candidate that has it.
+        cell_px: side of a low-resolution cell.
+        index: stream indices of the best candidates.
+        correlation: best correlation of detail so far.
+        nearest: the candidate with this correlation.
     """
 
     def __init__(self, image: np.ndarray, inside: np.ndarray, group):
         self._image, self._inside, self._group = image, inside, group
         self.cell_px = _cell_px(int(inside.sum()))
-        # A shift between two of these steps is less than a pixel, or half a cell, away from one.
+        # Every shift is less than a pixel, or half a cell, away from one of these steps.
         step = max(1, min(SHIFT_PX, self.cell_px // 2))
         steps = [at for at in range(-SHIFT_PX, SHIFT_PX + 1) if at % step == 0]
         self._shifts = [(down, right) for down in steps for right in steps]
@@ -176,7 +175,7 @@ class _Query:
         self.correlation, self.nearest = -np.inf, -1
 
     def consider(self, first: int, shrunk: np.ndarray, group: np.ndarray | None) -> None:
-        """Keeps the best candidates of shrunk training patches [cells, cells, m]."""
+        """Updates the best candidates with shrunk training patches [cells, cells, m]."""
         best = np.full(shrunk.shape[-1], -np.inf, np.float32)
         pose = np.zeros(shrunk.shape[-1], int)
         for orientation in range(_ORIENTATIONS):
@@ -204,7 +203,7 @@ class _Query:
         self.index, self._score, self._pose = index[kept], score[kept], pose[kept]
 
     def compare(self, first: int, images: np.ndarray) -> None:
-        """Correlates the detail of the candidates among images [m, p, p] with the patch's own."""
+        """Correlates the detail of the candidates among images [m, p, p] with that of the patch."""
         here = np.flatnonzero((self.index >= first) & (self.index < first + len(images)))
         if not here.size:
             return
@@ -228,19 +227,19 @@ class _Query:
 def calibrate(
     held_out: Mapping[str, np.ndarray], training: Iterable[Mapping[str, np.ndarray]], seed: int
 ) -> Calibration:
-    """Says when a patch counts as a copy, and how well the search finds copies.
+    """Determines when a patch counts as a copy, and how well the search finds copies.
 
-    Copies are planted in held-out patches: inside the mask a training patch as it is, in another
-    orientation, shifted by up to 3 px, or with noise of 0.1 of its deviation.
+    Copies are planted in held-out patches: the pixels inside the mask are replaced by a training
+    patch that is unchanged, in another orientation, shifted by up to 3 px, or with noise of 0.1 SD.
 
     Args:
-        held_out: real patches of patients outside the training split, with masks of like sizes:
+        held_out: real patches of patients outside the training split, with masks of similar size:
             `image`, `mask`, `patient_id`.
-        training: as `nearest_training_patch` takes it.
-        seed: of the halves and of the planted copies.
+        training: see `nearest_training_patch`.
+        seed: seed of the halves and of the planted copies.
 
     Raises:
-        UserError: as `nearest_training_patch`; no held-out patch, or one patient only.
+        UserError: see `nearest_training_patch`; no held-out patch, or only one patient.
     """
     if not len(held_out["image"]):
         raise UserError("there must be held-out patches; received none.")
@@ -273,13 +272,13 @@ def audit(
     """Finds the infills that are copies of training patches.
 
     Args:
-        infills: sets of them by name: `image`, `mask`; and `group` [n] where they stand in training
+        infills: sets of infills by name: `image`, `mask`; and `group` [n] if they are in training
             patches, which are then not compared with training patches of their own group.
-        training: as `nearest_training_patch` takes it, and as for the calibration.
-        calibration: of `calibrate`, with masks of like sizes.
+        training: see `nearest_training_patch`; the same as for the calibration.
+        calibration: result of `calibrate`, with masks of similar size.
 
     Raises:
-        UserError: as `nearest_training_patch`; a set without patches.
+        UserError: see `nearest_training_patch`; a set without patches.
     """
     counts = {name: len(patches["image"]) for name, patches in infills.items()}
     if not all(counts.values()):
@@ -300,10 +299,11 @@ def audit(
 
 
 def _threshold(correlation: np.ndarray) -> float:
-    """Returns what another patch of the same kind exceeds with a chance of at most 1 %.
+    """Returns the value that a new patch of the same kind exceeds with a probability of at most 1
+    %.
 
-    Fewer than 99 patches cannot say: their largest correlation is taken, which another patch
-    exceeds with a chance of 1 / (n + 1).
+    Fewer than 99 patches are too few for that: the result is then their largest correlation, which
+    a new patch exceeds with a probability of 1 / (n + 1).
 
     References:
         Vovk, Gammerman, Shafer. Algorithmic Learning in a Random World. 2005 (conformal quantile).
@@ -319,14 +319,14 @@ def planted_copies(
     kind: str,
     seed: int,
 ) -> np.ndarray:
-    """Returns images with a training patch pasted inside each mask, as `kind` of `PLANTED` says.
+    """Returns images with a training patch pasted inside each mask, in the way given by `kind`.
 
     Args:
         images: [n, p, p, 1].
         masks: {0, 1}, [n, p, p, 1].
-        training: as `nearest_training_patch` takes it.
+        training: see `nearest_training_patch`.
         kind: one of `PLANTED`.
-        seed: of the choice, the orientations, the shifts and the noise.
+        seed: seed of the choice, the orientations, the shifts and the noise.
     """
     rng = np.random.default_rng(seed)
     num_training = sum(len(chunk["image"]) for chunk in training)
@@ -349,7 +349,7 @@ def planted_copies(
 
 
 def _chunks(training, shape) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yields the place of the first patch, images [m, p, p] and groups, many at a time."""
+    """Yields the index of the first patch, images [m, p, p] and groups, in large chunks."""
     first, images, groups = 0, [], []
 
     def whole():
@@ -360,7 +360,7 @@ def _chunks(training, shape) -> Iterator[tuple[int, np.ndarray, np.ndarray | Non
         image = np.asarray(chunk["image"])
         if image.shape[1:] != shape:
             raise UserError(
-                "patches and training patches must be of one size; received shapes "
+                "patches and training patches must have the same size; received shapes "
                 f"{shape} and {image.shape[1:]}."
             )
         images.append(image)
@@ -383,20 +383,20 @@ def _cell_px(area_px: int) -> int:
 
 
 def _margin_px(cell_px: int) -> int:
-    """Returns the whole cells around a patch, in pixels, that shifts reach into."""
+    """Returns the margin around a patch for shifts: whole cells, in pixels."""
     return -(-SHIFT_PX // cell_px) * cell_px
 
 
 def _shrunk(images: np.ndarray, cell_px: int) -> np.ndarray:
-    """Returns images [m, p, p], continued beyond their border, as cells [c, c, m], mean 0."""
+    """Returns images [m, p, p], extended beyond their border, as cells [c, c, m] with mean 0."""
     size = images.shape[1]
     before = _margin_px(cell_px)
-    # Whole cells, where the size is not a multiple of theirs.
+    # Pad to whole cells if the size is not a multiple of theirs.
     after = before + -size % cell_px
     padded = np.pad(images, ((0, 0), (before, after), (before, after)), mode="edge")
     cells = padded.shape[1] // cell_px
     shrunk = padded.reshape(len(images), cells, cell_px, cells, cell_px).mean(axis=(2, 4))
-    # Correlation does not see a constant, but the difference of two large sums would.
+    # Correlation ignores a constant, but the difference of two large sums would lose precision.
     shrunk -= shrunk.mean(axis=(1, 2), keepdims=True)
     return np.ascontiguousarray(shrunk.transpose(1, 2, 0))
 
@@ -409,7 +409,7 @@ def _oriented(image: np.ndarray, orientation: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2 * _ORIENTATIONS)
 def _pixels_of(shape: tuple[int, int], orientation: int) -> np.ndarray:
-    """Returns where each pixel of a square comes to lie once it is oriented, [p, p, 2]."""
+    """Returns the position of each pixel of a square after orienting it, [p, p, 2]."""
     rows, columns = np.indices(shape)
     at = np.empty((*shape, 2), int)
     from_row, from_column = (_oriented(index, orientation) for index in (rows, columns))
@@ -427,10 +427,10 @@ def _around(shift: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _templates(image: np.ndarray, inside: np.ndarray, shifts, cell_px: int):
-    """Returns the box of cells that a shifted mask reaches, and templates and weights in it.
+    """Returns the box of cells that a shifted mask can cover, and templates and weights in it.
 
-    Templates are [shifts, cells], their mean under the weights 0 and their length 1; a weight is
-    the share of a cell that is inside.
+    Templates are [shifts, cells] with weighted mean 0 and norm 1; a weight is the share of a cell
+    inside the mask.
     """
     margin = _margin_px(cell_px)
     cells, box = [], []
@@ -447,7 +447,7 @@ def _templates(image: np.ndarray, inside: np.ndarray, shifts, cell_px: int):
     )
     shrunk = moved.reshape(2, len(shifts), cells[0], cell_px, cells[1], cell_px).mean(axis=(3, 5))
     values, weights = shrunk.reshape(2, len(shifts), -1)
-    # A cell's value is the mean of its pixels inside the mask.
+    # The value of a cell is the mean of its pixels inside the mask.
     values = values / np.where(weights > 0, weights, 1)
     mean = (values * weights).sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
     centred = (values - mean) * weights
@@ -457,14 +457,14 @@ def _templates(image: np.ndarray, inside: np.ndarray, shifts, cell_px: int):
 
 
 def _shifted(image: np.ndarray, shifts) -> np.ndarray:
-    """Returns an image [h, w] moved by each shift, [shifts, h, w], with zeros where nothing was."""
+    """Returns an image [h, w] moved by each shift, [shifts, h, w], padded with zeros."""
     down, right = np.transpose(shifts)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, SHIFT_PX), image.shape)
     return windows[SHIFT_PX - down, SHIFT_PX - right]
 
 
 def _in_box(image: np.ndarray, box: list[slice], margin: int, cell_px: int) -> np.ndarray:
-    """Returns an image [p, p] with zeros around it, cut to a box of cells."""
+    """Returns an image [p, p] padded with zeros and cut to a box of cells."""
     rows, columns = (slice(part.start * cell_px, part.stop * cell_px) for part in box)
     return np.pad(image.astype(np.float32), margin + cell_px)[
         rows.start + cell_px : rows.stop + cell_px,
@@ -477,7 +477,7 @@ def _correlations(template: np.ndarray, weights: np.ndarray, training: np.ndarra
     square_sum = weights @ (training**2)
     energy = square_sum - (weights @ training) ** 2 / weights.sum(axis=1, keepdims=True)
     flat = energy <= _FLAT * square_sum
-    # The template's sum is 0, so the training patch's mean inside the mask drops out.
+    # The template's sum is 0, so the mean of the training patch inside the mask cancels.
     return template @ training / np.sqrt(np.where(flat, np.inf, energy))
 
 
@@ -487,7 +487,7 @@ def _surfaces(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     degrees = range(_SURFACE_DEGREE + 1)
     terms = [y**i * x**j for i in degrees for j in degrees if i + j <= _SURFACE_DEGREE]
     vectors, values, _ = np.linalg.svd(np.stack(terms, axis=1), full_matrices=False)
-    # A mask of few rows or columns holds fewer surfaces.
+    # A mask with few rows or columns supports fewer surfaces.
     return vectors[:, values > 1e-9 * values[0]]
 
 

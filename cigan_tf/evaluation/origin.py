@@ -1,4 +1,4 @@
-"""What the numbers of an experiment come from: the records beside its classifiers, short."""
+"""Provenance of an experiment's numbers, in short form, from the records of its classifiers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,21 +9,21 @@ from etils import epath
 from cigan_tf import provenance, run_folder
 from cigan_tf.errors import UserError
 
-# Digits of a hash that people compare.
+# Digits of a hash that are shown.
 _SHORT = 12
 
 
 def read(folders: Mapping[str, Sequence[epath.Path]]) -> dict[str, dict[str, Any] | None]:
-    """Returns the record of each row of the table, None where its classifiers have none.
+    """Returns the record of each table row, or None if its classifiers have none.
 
-    With synthetic patches it has `infills_used`: by class, the mean number over its classifiers.
+    With synthetic patches, it has `infills_used`: the mean number per classifier, by class.
 
     Args:
-        folders: of the classifiers, by row.
+        folders: folders of the classifiers, by row.
 
     Raises:
-        UserError: classifiers of one table come from different records of a dataset, or those of
-            one row from different generators.
+        UserError: classifiers of the table come from different records of a dataset, or those of a
+            row from different generators.
     """
     records, fingerprints = {}, {}
     for row, of_row in folders.items():
@@ -42,10 +42,10 @@ def read(folders: Mapping[str, Sequence[epath.Path]]) -> dict[str, dict[str, Any
 
 
 def columns(record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns what table.csv says of a row's origin; what is not known is None.
+    """Returns the provenance columns of a row in table.csv; unknown values are None.
 
     `generator` is the start of the SHA-256 of its weights, `dataset_fingerprint` that of the
-    dataset's records; both are whole in the classifiers' provenance.json.
+    dataset's records; the full values are in provenance.json of the classifiers.
     """
     record = record or {}
     generator = _generator(record)
@@ -63,7 +63,7 @@ def columns(record: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def of_generator(record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns what a page says of a generator's origin; what is not known is None."""
+    """Returns a generator's provenance for a report; unknown values are None."""
     record = record or {}
     return {
         **_data_and_code(record),
@@ -74,7 +74,7 @@ def of_generator(record: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def short_hash(generator: Mapping[str, Any]) -> str | None:
-    """Returns the start of the hash of a generator's weights, None where it is not known."""
+    """Returns the start of the hash of a generator's weights, or None if unknown."""
     return (generator.get("weights_sha256") or "")[:_SHORT] or None
 
 
@@ -107,5 +107,5 @@ def _refuse_several(found: Mapping[str | None, epath.Path], what: str) -> None:
         first, second = list(found.values())[:2]
         raise UserError(
             f"The classifiers in {str(first)!r} and {str(second)!r} were trained on {what}; run "
-            "--mode=experiment again: it trains what is out of date."
+            "--mode=experiment again, which retrains outdated classifiers."
         )

@@ -1,4 +1,4 @@
-"""What every page shares: its style, pictures inside the file, on what machine it was made."""
+"""Common parts of the reports: style, embedded pictures, and facts of the machine."""
 
 import base64
 import importlib.metadata
@@ -13,11 +13,11 @@ _PACKAGES = ("cigan", "tensorflow", "keras", "tensorflow-datasets", "scikit-lear
 
 
 def render(template: str, **values) -> str:
-    """Returns a page of self-contained HTML; what is filled in is escaped.
+    """Returns a self-contained HTML page; values are escaped.
 
     Args:
-        template: name of a file beside this one that extends page.html.jinja.
-        values: what the template names; `title`, `lead` and `settings` in any case.
+        template: name of a file in this folder that extends page.html.jinja.
+        values: variables of the template; always `title`, `lead` and `settings`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined

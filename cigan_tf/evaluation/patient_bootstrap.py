@@ -1,4 +1,4 @@
-"""Draws patients with replacement, and the AUC of many such draws at once."""
+"""Draws patients with replacement, and computes the AUCs of many draws at once."""
 
 import numpy as np
 
@@ -6,21 +6,21 @@ from cigan_tf.errors import UserError
 
 
 class WeightedAuc:
-    """AUCs of one classifier on many resamples: scores are sorted once, then weights summed.
+    """AUCs of one classifier on many resamples; scores are sorted once, then weights are summed.
 
-    A resample that holds a patient k times gives each of that patient's patches weight k; the
-    AUC is the weight of malignant / non-malignant pairs in the right order, ties half, over that
-    of all pairs.
+    If a resample contains a patient k times, each patch of the patient has weight k. The AUC is the
+    weight of the correctly ranked malignant / non-malignant pairs, ties counting half, divided by
+    the weight of all pairs.
     """
 
     def __init__(self, malignant: np.ndarray, scores: np.ndarray, patient_of_patch: np.ndarray):
-        """Sorts bool, float and int arrays [n]; patients are numbered from 0."""
+        """Prepares bool, float and int arrays [n]; patients are numbered from 0."""
         order = np.argsort(scores, kind="stable")
         self._malignant, self._patients = malignant[order], patient_of_patch[order]
         self._starts_of_ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
 
     def __call__(self, multiplicities: np.ndarray) -> np.ndarray:
-        """Returns [draws] AUCs for how often each patient was drawn, int [draws, patients]."""
+        """Returns [draws] AUCs from the multiplicity of each patient, int [draws, patients]."""
         weights = multiplicities[:, self._patients]
         malignant = np.add.reduceat(weights * self._malignant, self._starts_of_ties, axis=1)
         others = np.add.reduceat(weights * ~self._malignant, self._starts_of_ties, axis=1)
@@ -30,10 +30,10 @@ class WeightedAuc:
 
 
 def patches_by_class(malignant: np.ndarray, patient_of_patch: np.ndarray) -> np.ndarray:
-    """Returns how many malignant and other patches each patient has, int [patients, 2].
+    """Returns the numbers of malignant and other patches of each patient, int [patients, 2].
 
     Raises:
-        UserError: fewer than two patients with a patch of each class; resampling one says nothing.
+        UserError: a class has patches of fewer than two patients.
     """
     num_patients = patient_of_patch.max() + 1
     num_patches = np.stack(
@@ -57,11 +57,11 @@ def draw_patients(
 ) -> tuple[np.ndarray, int]:
     """Draws as many patients as there are, with replacement, `num_draws` times.
 
-    A draw that left a class without patches has no AUC and is made anew.
+    A draw without patches of a class has no AUC and is repeated.
 
     Returns:
-        How often each draw took each patient, int [num_draws, patients], and how many draws were
-        made anew.
+        Multiplicity of each patient in each draw, int [num_draws, patients], and the number of
+        repeated draws.
     """
     num_patients = len(num_patches)
     shares = np.full(num_patients, 1 / num_patients)

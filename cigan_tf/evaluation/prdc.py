@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: are infills plausible, and are they varied?"""
+"""Precision, recall, density and coverage: are infills plausible and varied?"""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ NUM_NEIGHBOURS = 5
 
 
 class Prdc(NamedTuple):
-    """Each about the same for two sets of one distribution; a value means little without a floor.
+    """Both sets from one distribution give similar values; compare each value with its floor.
 
     Attributes:
-        precision: share of the generated patches that lie in the ball of a real one, which reaches
-            to its k-th neighbour among the real ones.
-        recall: share of the real patches that lie in such a ball of a generated one.
-        density: how many real balls a generated patch lies in, over k; above 1 possible.
-        coverage: share of the real patches whose ball holds a generated one.
+        precision: share of the generated patches inside the ball of a real one; the ball extends to
+            its k-th real neighbour.
+        recall: share of the real patches inside such a ball of a generated one.
+        density: mean number of real balls around a generated patch, divided by k; may exceed 1.
+        coverage: share of the real patches whose ball contains a generated one.
     """
 
     precision: float
@@ -33,10 +33,10 @@ def prdc(real: np.ndarray, generated: np.ndarray, num_neighbours: int = NUM_NEIG
     Args:
         real: finite, [n, d], n >= 2.
         generated: finite, [m, d], m >= 2.
-        num_neighbours: k; a patch is not its own neighbour. Of small sets all others are taken.
+        num_neighbours: k; a patch is not its own neighbour. Limited by the size of small sets.
 
     Raises:
-        UserError: other shapes, too few patches, features not finite.
+        UserError: wrong shapes, too few patches, features not finite.
 
     References:
         Kynkaanniemi et al. Improved Precision and Recall Metric. NeurIPS 2019.
@@ -55,7 +55,7 @@ def prdc(real: np.ndarray, generated: np.ndarray, num_neighbours: int = NUM_NEIG
         )
     num_neighbours = min(num_neighbours, len(real) - 1, len(generated) - 1)
     if not (np.isfinite(real).all() and np.isfinite(generated).all()):
-        raise UserError("features must be finite; received others.")
+        raise UserError("features must be finite; received NaN or infinite values.")
     reach_real, reach_generated = _reach(real, num_neighbours), _reach(generated, num_neighbours)
     distance = pairwise_distances(real, generated)
     in_real = distance < reach_real[:, None]

@@ -1,4 +1,4 @@
-"""How good the infills are: the measures kept in infill_quality.json, as rows for people."""
+"""Table of the infill measures in infill_quality.json."""
 
 import json
 
@@ -7,63 +7,63 @@ from etils import epath
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation.table_text import TextTable
 
-# By the measure's name in the file: what it is, and what a good generator has.
+# By name in the file: description, and the ideal value.
 MEASURES = {
-    "kernel_distance": ("KID inside the lesion window", "as the real floor, about 0"),
-    "frechet_distance": ("FID inside the lesion window", "as the real floor"),
-    "precision": ("share of them among real lesions (precision)", "as real"),
-    "recall": ("share of real lesions among them (recall)", "as real"),
-    "density": ("how densely real lesions lie around them (density)", "as real"),
-    "coverage": ("share of real lesions with one of them near (coverage)", "as real"),
+    "kernel_distance": ("KID inside the lesion window", "equal to the real floor, about 0"),
+    "frechet_distance": ("FID inside the lesion window", "equal to the real floor"),
+    "precision": ("share of infills among real lesions (precision)", "equal to real"),
+    "recall": ("share of real lesions among infills (recall)", "equal to real"),
+    "density": ("density of real lesions around infills (density)", "equal to real"),
+    "coverage": ("share of real lesions with a close infill (coverage)", "equal to real"),
     "texture_auc": (
-        "AUC of telling them from real lesions by texture, brightness and edge",
-        "as real, 0.5 in its interval",
+        "AUC of infills against real lesions, by texture, brightness and edge",
+        "equal to real, 0.5 in its interval",
     ),
     "feature_auc": (
-        "AUC of telling them from real lesions by their features",
-        "as real, 0.5 in its interval",
+        "AUC of infills against real lesions, by features",
+        "equal to real, 0.5 in its interval",
     ),
     "class_auc": (
-        "AUC of the class asked for, by a classifier of real patches (effectiveness)",
-        "in real's interval: 0.5 ignores the class, above is too easy",
+        "AUC of the requested class, by a classifier of real patches (effectiveness)",
+        "in the real interval; 0.5: class ignored; above: class exaggerated",
     ),
     "agreement": (
-        "share that it calls what was asked for (effectiveness)",
-        "in real's interval, not above either",
+        "share classified as the requested class (effectiveness)",
+        "in the real interval, not above",
     ),
     "nearest_training_patch": (
         "correlation of detail with the nearest training patch",
-        "as real",
+        "equal to real",
     ),
-    "share_copied": ("share that counts as copies of training patches", "as real, about 0.01"),
+    "share_copied": ("share counted as copies of training patches", "equal to real, about 0.01"),
     "nearest_training_patch_in_training_tissue": (
-        "the same of infills in training patches, other films searched",
-        "as real",
+        "the same for infills in training patches, other films searched",
+        "equal to real",
     ),
     "share_copied_in_training_tissue": (
-        "share of infills in training patches that counts as copies",
-        "as real, about 0.01",
+        "share of infills in training patches counted as copies",
+        "equal to real, about 0.01",
     ),
-    "recall_plain": ("planted copies that are found, as they are", "about 1"),
-    "recall_flipped": ("planted copies that are found, flipped or turned", "about 1"),
-    "recall_shifted": ("planted copies that are found, shifted by up to 3 px", "about 1"),
-    "recall_noisy": ("planted copies that are found, with noise of 0.1 SD", "about 1"),
-    "seam_score": ("gradient across the mask's edge over the tissue's", "as real"),
-    "seam_ratio": ("the same over that of the patch before it was infilled", "about 1"),
+    "recall_plain": ("planted copies found, unchanged", "about 1"),
+    "recall_flipped": ("planted copies found, flipped or rotated", "about 1"),
+    "recall_shifted": ("planted copies found, shifted by up to 3 px", "about 1"),
+    "recall_noisy": ("planted copies found, with noise of 0.1 SD", "about 1"),
+    "seam_score": ("gradient across the mask's edge, relative to the tissue", "equal to real"),
+    "seam_ratio": ("the same, relative to the patch before infilling", "about 1"),
     "composition": (
-        "change of grey level by an infill of the own class (composition)",
-        "0; real: another lesion in its place",
+        "change of grey level by an infill of the same class (composition)",
+        "0; real: another lesion in the same place",
     ),
 }
 
 
 def read(path: epath.Path) -> TextTable:
-    """Returns the measures with their real floors, each with what it was computed on.
+    """Returns the measures with their real floors and sample sizes.
 
     Args:
-        path: JSON with `measures`, a list of `measure`, `of_class`, `infills` and `real`; either
-            side is null, or has `value`, maybe `sd` or `low` and `high`, and `n`, how many patches
-            by their kind.
+        path: JSON with `measures`, a list of `measure`, `of_class`, `infills` and `real`. Each side
+            is null, or has `value`, optionally `sd` or `low` and `high`, and `n`, the number of
+            patches by kind.
 
     Raises:
         UserError: the file is not such a table.
@@ -81,12 +81,12 @@ def read(path: epath.Path) -> TextTable:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"The file {str(path)!r} holds no measures of infills ({type(error).__name__}: "
-            f"{error}); delete it, and run the experiment again."
+            f"The file {str(path)!r} has no valid measures of infills ({type(error).__name__}: "
+            f"{error}); delete it and run the experiment again."
         ) from None
     return TextTable(
-        f"Infills beside real patches, features of {quality.get('features', 'one network')}",
-        ["measure", "class", "infills", "of", "real floor", "of", "good is"],
+        f"Infills and real patches, features of {quality.get('features', 'one network')}",
+        ["measure", "class", "infills", "computed on", "real floor", "computed on", "ideal"],
         rows,
     )
 

@@ -1,6 +1,6 @@
-"""The page that a run ends in: held-out patches infilled by the exported generator, curves, facts.
+"""Report of a run: held-out patches infilled by the exported generator, curves and settings.
 
-Self-contained HTML: every picture is inside the file.
+It is self-contained HTML: every picture is embedded.
 """
 
 import json
@@ -29,10 +29,10 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
 
     Args:
         workdir: a trained run.
-        saved_model: the exported generator; by default the newest in `workdir`/saved_model.
+        saved_model: the exported generator; default: the newest in `workdir`/saved_model.
 
     Returns:
-        The page written.
+        Path of the page.
 
     Raises:
         UserError: the run, the SavedModel or the dataset is missing, or their sizes differ.
@@ -43,7 +43,8 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
     if generator.patch_size != config.model.patch_size:
         raise UserError(
             f"The SavedModel {str(generator.path)!r} takes patches of {generator.patch_size} px, "
-            f"the run in {str(workdir)!r} has {config.model.patch_size} px; pass the run's own."
+            f"but the run in {str(workdir)!r} has {config.model.patch_size} px; pass its own "
+            "export."
         )
     split = config.data.validation_split
     batch = input_pipeline.picture_patches(config, split, _PATCHES_PER_KIND)
@@ -78,7 +79,7 @@ def read_scalars(logdir: epath.Path) -> dict[str, np.ndarray]:
 
 
 def training_seconds(curves: dict[str, np.ndarray]) -> float:
-    """Returns the time that the steps of a run took, by its curve of steps per second."""
+    """Returns the training time of a run, from its curve of steps per second."""
     rates = curves.get("speed/steps_per_second")
     if rates is None:
         return 0.0
@@ -98,11 +99,11 @@ def _render(
     described = [_describe(batch, i, row) for i, row in enumerate(rows)]
     return page.render(
         "report.html.jinja",
-        title="Lesions taken out, lesions put in",
+        title="Lesions removed and inserted",
         lead=(
-            "Patches of films that training did not see, infilled by the exported ciGAN generator. "
-            "The generator sees the input: the patch with its lesion mask under noise, and the "
-            "class that is asked for. Everything outside the mask is the film's own."
+            "Patches of films not used for training, infilled by the exported ciGAN generator. The "
+            "input of the generator is the context image, with noise in the lesion mask, and the "
+            "requested class. Pixels outside the mask are those of the film."
         ),
         facts=[
             ("dataset", f"{config.data.dataset}, {config.model.patch_size} px"),
@@ -121,9 +122,9 @@ def _render(
             {
                 "title": "Original, input, infills",
                 "text": (
-                    "As in the paper's Fig. 1, with the patch's own class beside the opposite: a "
-                    "malignant lesion is rebuilt, and taken out; a benign one, and tissue without "
-                    "a lesion, is rebuilt, and made malignant."
+                    "As in the paper's Fig. 1, with infills of the same and of the opposite class. "
+                    "A malignant lesion is reconstructed, and removed. A benign lesion, or tissue "
+                    "without a lesion, is reconstructed, and made malignant."
                 ),
                 "columns": [column.capitalize() for column in columns],
                 "rows": described,
@@ -132,8 +133,8 @@ def _render(
         ],
         curves=drawing.loss_curves(curves),
         curves_text=(
-            "Each term before its weight, as TensorBoard shows it under loss/; the generator is "
-            "trained on the feature loss alone at first, then the networks take turns."
+            "Each term without its weight, as in TensorBoard under loss/. The generator is first "
+            "trained on the feature loss only; then the networks take turns."
         ),
         saved_model=str(generator.path),
         workdir=str(workdir),
@@ -142,7 +143,7 @@ def _render(
 
 
 def _began_from(config: Config) -> PresetGenerator | None:
-    """Returns the preset that the run was fine-tuned from, if it is still there."""
+    """Returns the preset that the run was fine-tuned from, if it still exists."""
     if not config.training.init_from:
         return None
     try:
@@ -153,7 +154,7 @@ def _began_from(config: Config) -> PresetGenerator | None:
 
 
 def _run_facts(workdir: epath.Path) -> list[tuple[str, str]]:
-    """Returns what the first lines of the run said, of where it was trained and on what."""
+    """Returns the facts that the run recorded about its device and training data."""
     try:
         run = json.loads((workdir / run_folder.RUN_FILE).read_text())
     except (OSError, ValueError):
@@ -168,7 +169,7 @@ def _run_facts(workdir: epath.Path) -> list[tuple[str, str]]:
 
 
 def _describe(batch: dict[str, np.ndarray], i: int, row: list[np.ndarray]) -> dict:
-    origin = "simulated in real tissue" if batch["simulated"][i] else "as found on the film"
+    origin = "simulated in real tissue" if batch["simulated"][i] else "original lesion"
     if batch["kind"][i] == "no lesion":
         origin = "mask of another lesion"
     return {
@@ -180,7 +181,7 @@ def _describe(batch: dict[str, np.ndarray], i: int, row: list[np.ndarray]) -> di
 
 
 def _seed_section(batch, generator: ExportedGenerator, seed: int) -> dict:
-    """One patch of each kind, malignant, under several seeds: is there more than one lesion?"""
+    """One patch of each kind, infilled as malignant with several seeds: do the lesions differ?"""
     chosen = [int(np.argmax(batch["kind"] == kind)) for kind in np.unique(batch["kind"])]
     rows = []
     for i in chosen:
@@ -192,7 +193,7 @@ def _seed_section(batch, generator: ExportedGenerator, seed: int) -> dict:
         rows.append(_describe(batch, i, shown))
     return {
         "title": "One mask, several seeds",
-        "text": "The class asked for is malignant throughout; only the seed of the noise differs.",
+        "text": "All infills are malignant; only the seed of the noise differs.",
         "columns": [f"Seed {shown}" for shown in consecutive_seeds(seed + 100, _SEEDS_SHOWN)],
         "rows": rows,
     }

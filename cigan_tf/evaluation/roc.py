@@ -1,8 +1,8 @@
 """Statistics of a malignancy classifier: AUC, intervals and tests, operating points, calibration.
 
 Labels are 0 (non-malignant) or 1 (malignant); a higher score means more malignant. DeLong's
-interval and test take every patch as independent, which patches of one woman are not: report
-`paired_bootstrap`, which resamples patients, beside them.
+interval and test assume independent patches, but patches of one patient are dependent. Report them
+together with `paired_bootstrap`, which resamples patients.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from sklearn import metrics
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import checks, patient_bootstrap
 
-# Weights held at a time while resampling; a few dozen MB, whatever the size of the test set.
+# Weights kept in memory while resampling: a few dozen MB for any size of the test set.
 _WEIGHTS_AT_A_TIME = 2**20
 
 
@@ -26,7 +26,7 @@ class Interval(NamedTuple):
 
 
 class DeLongTest(NamedTuple):
-    """Result of `delong_test`; z is positive where auc_a is the larger."""
+    """Result of `delong_test`; z is positive if auc_a is larger."""
 
     auc_a: float
     auc_b: float
@@ -38,15 +38,15 @@ class PairedBootstrap(NamedTuple):
     """Result of `paired_bootstrap`.
 
     Attributes:
-        auc_a: AUC of the first classifier on the patches as they are.
-        auc_b: AUC of the second.
+        auc_a: AUC of the first classifier on the original patches.
+        auc_b: AUC of the second classifier.
         difference: auc_a - auc_b.
-        interval: of the difference.
-        interval_a: of auc_a.
-        interval_b: of auc_b.
-        p_value: two-sided, of the hypothesis that the AUCs are equal.
-        num_resamples: resamples that intervals and p-value rest on.
-        num_redrawn: resamples that had lost a class and were drawn anew, not counted above.
+        interval: interval of the difference.
+        interval_a: interval of auc_a.
+        interval_b: interval of auc_b.
+        p_value: two-sided, for the hypothesis that the AUCs are equal.
+        num_resamples: resamples used for intervals and p-value.
+        num_redrawn: resamples without both classes, which were redrawn and are not counted above.
     """
 
     auc_a: float
@@ -61,7 +61,7 @@ class PairedBootstrap(NamedTuple):
 
 
 class OperatingPoint(NamedTuple):
-    """What is reached when scores at or above the threshold are called malignant."""
+    """Rates when scores at or above the threshold are classified as malignant."""
 
     sensitivity: float
     specificity: float
@@ -69,7 +69,7 @@ class OperatingPoint(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What a number was computed on."""
+    """Numbers of patches, films and patients that a value was computed on."""
 
     patches: int
     films: int
@@ -79,7 +79,7 @@ class Counts(NamedTuple):
 
 
 def count(y_true, film_ids, patient_ids) -> Counts:
-    """Counts what a number is computed on: labels [n], each patch's film [n] and patient [n].
+    """Counts patches, films and patients: labels [n], each patch's film [n] and patient [n].
 
     Raises:
         UserError: labels outside {0, 1}, unequal lengths.
@@ -100,8 +100,8 @@ def count(y_true, film_ids, patient_ids) -> Counts:
 def auc(y_true, scores) -> float:
     """Returns the area under the ROC curve, in [0, 1].
 
-    It is the share of malignant / non-malignant pairs that the scores put in the right order, ties
-    counting half (Mann-Whitney).
+    It is the share of malignant / non-malignant pairs ranked correctly by the scores, ties counting
+    half (Mann-Whitney).
 
     Args:
         y_true: labels in {0, 1}, [n].
@@ -115,11 +115,11 @@ def auc(y_true, scores) -> float:
 
 
 def auc_confidence_interval(y_true, scores, level: float = 0.95) -> Interval:
-    """Returns DeLong's interval of the AUC: AUC -+ z SE, cut to [0, 1].
+    """Returns DeLong's interval of the AUC: AUC -+ z SE, clipped to [0, 1].
 
-    Where the scores part the classes wholly (AUC 0 or 1) DeLong's SE is 0 and the interval would
-    claim certainty. There one end is the AUC itself and the other is Newcombe's limit, the AUC
-    whose own SE, times z, just reaches the AUC found.
+    If the scores separate the classes completely (AUC 0 or 1), DeLong's SE is 0 and the interval
+    would claim certainty. In that case one end is the AUC itself, and the other is Newcombe's
+    limit: the AUC whose own SE, times z, just reaches the observed AUC.
 
     Args:
         y_true: labels in {0, 1}, [n], at least two of each.
@@ -127,7 +127,7 @@ def auc_confidence_interval(y_true, scores, level: float = 0.95) -> Interval:
         level: confidence, in (0, 1).
 
     Raises:
-        UserError: as `auc`; fewer than two patches of a class; a level outside (0, 1).
+        UserError: see `auc`; fewer than two patches of a class; a level outside (0, 1).
 
     References:
         DeLong, DeLong, Clarke-Pearson. Biometrics 44:837, 1988.
@@ -147,17 +147,18 @@ def auc_confidence_interval(y_true, scores, level: float = 0.95) -> Interval:
 def delong_test(y_true, scores_a, scores_b) -> DeLongTest:
     """Tests whether two classifiers have the same AUC on the same patches (paired, two-sided).
 
-    z = (auc_a - auc_b) / SE, with the SE of the patches' paired placements, which mid-ranks give in
-    O(n log n). Where no placement differs, as with identical scores, z is 0 and p is 1; where all
-    differ by one amount (one classifier perfect, the other constant) z is infinite and p is 0.
+    z = (auc_a - auc_b) / SE. The SE is that of the patches' paired placements, computed with
+    mid-ranks in O(n log n). If no placement differs, as with identical scores, z is 0 and p is 1.
+    If all differ by the same amount (one classifier perfect, the other constant), z is infinite and
+    p is 0.
 
     Args:
         y_true: labels in {0, 1}, [n], at least two of each.
         scores_a: finite, [n]; or [k, n] of k classifiers, whose mean AUC is compared.
-        scores_b: likewise, of the same patches in the same order; only ranks count, not scale.
+        scores_b: like scores_a, of the same patches in the same order; only ranks matter.
 
     Raises:
-        UserError: as `auc`; fewer than two patches of a class.
+        UserError: see `auc`; fewer than two patches of a class.
 
     References:
         DeLong, DeLong, Clarke-Pearson. Biometrics 44:837, 1988.
@@ -180,27 +181,27 @@ def delong_test(y_true, scores_a, scores_b) -> DeLongTest:
 def paired_bootstrap(
     y_true, scores_a, scores_b, groups, num_resamples: int, seed: int, level: float = 0.95
 ) -> PairedBootstrap:
-    """Compares two classifiers' AUCs on the same patches, resampling patients and not patches.
+    """Compares two classifiers' AUCs on the same patches by resampling patients, not patches.
 
-    Each resample draws as many patients as there are, with replacement, each with all her
-    patches, and judges both classifiers on that draw; one that lost a class is drawn anew.
-    Intervals are percentile intervals. With d the B resampled differences,
+    Each resample draws as many patients as there are, with replacement, with all their patches, and
+    evaluates both classifiers on them; resamples without both classes are redrawn. Intervals are
+    percentile intervals. With d the B resampled differences,
 
         p = min(1, 2 (1 + min(#{d <= 0}, #{d >= 0})) / (B + 1)),
 
-    the level at which the interval just leaves out 0; it is never below 2 / (B + 1).
+    the level at which the interval just excludes 0; it is never below 2 / (B + 1).
 
     Args:
         y_true: labels in {0, 1}, [n].
         scores_a: finite, [n]; or [k, n] of k classifiers, whose mean AUC is compared.
-        scores_b: likewise, of the same patches in the same order.
+        scores_b: like scores_a, of the same patches in the same order.
         groups: the patient of each patch, [n]; at least two patients with a patch of each class.
-        num_resamples: B >= 1; 2,000 fix the interval's ends to about 2 % of its width.
-        seed: of the draws; the same seed gives the same result.
+        num_resamples: B >= 1; 2,000 determine the interval's ends to about 2 % of its width.
+        seed: seed of the draws; the same seed gives the same result.
         level: confidence of the intervals, in (0, 1).
 
     Raises:
-        UserError: as `auc`; fewer than two patients of a class; num_resamples below 1.
+        UserError: see `auc`; fewer than two patients of a class; num_resamples below 1.
 
     References:
         Efron, Tibshirani. An Introduction to the Bootstrap, 1993, chapters 8 and 13.
@@ -252,8 +253,8 @@ def holm(p_values) -> np.ndarray:
     """Returns Holm's adjusted p-values, [k], in the order given.
 
     With p_(1) <= ... <= p_(k), the i-th is max over j <= i of min(1, (k - j + 1) p_(j)).
-    Rejecting what is at or below 0.05 keeps the chance of any false rejection at 5 %, however
-    the tests hang together.
+    Rejecting hypotheses with a value of at most 0.05 limits the probability of any false rejection
+    to 5 %, whatever the dependence between the tests.
 
     Raises:
         UserError: a p-value that is not in [0, 1].
@@ -274,11 +275,11 @@ def holm(p_values) -> np.ndarray:
 
 
 def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingPoint:
-    """Returns the most sensitive threshold whose specificity is at least the one asked for.
+    """Returns the most sensitive threshold with at least the given specificity.
 
-    Only thresholds that exist are looked at: nothing is interpolated between two of them, so
-    with few or tied non-malignant patches the specificity reached may lie well above the one
-    asked for, and the sensitivity may be 0 at a threshold just above the highest score.
+    Only existing thresholds are considered; nothing is interpolated. With few or tied non-malignant
+    patches, the specificity may therefore be well above the given one, and the sensitivity may be 0
+    at a threshold just above the highest score.
 
     Args:
         y_true: labels in {0, 1}, [n].
@@ -286,7 +287,7 @@ def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingP
         specificity: share in [0, 1], such as 0.9.
 
     Raises:
-        UserError: as `auc`; a specificity outside [0, 1].
+        UserError: see `auc`; a specificity outside [0, 1].
     """
     malignant = checks.check_labels(y_true, at_least=1)
     scores = checks.check_scores(scores, malignant.size)
@@ -294,19 +295,19 @@ def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingP
     fall_out, sensitivity, thresholds = metrics.roc_curve(
         malignant, scores, drop_intermediate=False
     )
-    # Whole patches are compared, since 1 - 0.9 is not 0.1 in floating point.
+    # Compare numbers of patches, because 1 - 0.9 is not 0.1 in floating point.
     num_others = np.count_nonzero(~malignant)
     allowed = np.floor((1 - specificity) * num_others + 1e-9)
     best = np.flatnonzero(np.rint(fall_out * num_others) <= allowed)[-1]
     threshold = thresholds[best]
     if np.isinf(threshold):
-        # JSON knows no infinity, and the next float calls the same patches malignant: none.
+        # JSON has no infinity; at the next float also no patch is classified as malignant.
         threshold = np.nextafter(scores.max(), np.inf)
     return OperatingPoint(float(sensitivity[best]), float(1 - fall_out[best]), float(threshold))
 
 
 def at_threshold(y_true, scores, threshold: float) -> OperatingPoint:
-    """Returns what is reached where scores at or above a threshold are called malignant.
+    """Returns the rates when scores at or above a threshold are classified as malignant.
 
     Args:
         y_true: labels in {0, 1}, [n].
@@ -314,7 +315,7 @@ def at_threshold(y_true, scores, threshold: float) -> OperatingPoint:
         threshold: chosen on other patches, such as those of the validation split.
 
     Raises:
-        UserError: as `auc`.
+        UserError: see `auc`.
     """
     malignant = checks.check_labels(y_true, at_least=1)
     called = checks.check_scores(scores, malignant.size) >= threshold
@@ -328,7 +329,7 @@ def brier_score(y_true, probabilities) -> float:
 
     Args:
         y_true: labels in {0, 1}, [n].
-        probabilities: of malignancy, in [0, 1], [n].
+        probabilities: malignant probabilities in [0, 1], [n].
 
     Raises:
         UserError: labels outside {0, 1}, unequal lengths, probabilities outside [0, 1].
@@ -342,18 +343,18 @@ def brier_score(y_true, probabilities) -> float:
 
 
 def expected_calibration_error(y_true, probabilities, num_bins: int = 15) -> float:
-    """Returns the mean gap between the malignancy foretold and found, in [0, 1]; 0 is best.
+    """Returns the mean gap between predicted and observed malignancy, in [0, 1]; 0 is best.
 
-    Patches fall by probability into bins ((i - 1) / num_bins, i / num_bins] of equal width, 0
-    into the first; each bin's |mean probability - share malignant| is weighted by its patches.
+    Patches are assigned by probability to bins ((i - 1) / num_bins, i / num_bins] of equal width, 0
+    to the first. The |mean probability - share malignant| of each bin is weighted by its patches.
 
     Args:
         y_true: labels in {0, 1}, [n].
-        probabilities: of malignancy, in [0, 1], [n].
+        probabilities: malignant probabilities in [0, 1], [n].
         num_bins: at least 1.
 
     Raises:
-        UserError: as `brier_score`; no bins.
+        UserError: see `brier_score`; no bins.
 
     References:
         Guo, Pleiss, Sun, Weinberger. On Calibration of Modern Neural Networks. ICML 2017.
@@ -368,20 +369,21 @@ def expected_calibration_error(y_true, probabilities, num_bins: int = 15) -> flo
 
 
 def _several(scores, num_patches: int) -> np.ndarray:
-    """Returns the scores of one classifier, or of several, float64 [k, n], all finite."""
+    """Returns the scores of one or several classifiers, float64 [k, n], all finite."""
     rows = scores if np.ndim(scores) == 2 and len(scores) else [scores]
     return np.stack([checks.check_scores(row, num_patches) for row in rows])
 
 
 def _placements(malignant: np.ndarray, scores) -> tuple[float, np.ndarray, np.ndarray]:
-    """Returns the AUC, and for each patch how many of the other class lie below it, ties half.
+    """Returns the AUC, and for each patch the number of the other class below it, ties half.
 
-    Of several classifiers, [k, n], it is the mean of their AUCs and of their counts.
+    For several classifiers, [k, n], both are means over the classifiers.
     """
     scores = _several(scores, malignant.size)
     ranks = stats.rankdata(scores, axis=1)
-    # A patch's mid-rank among all, less the one within its class, counts the other class below it.
-    # Counts are whole or half, so sums are exact and equal counts have a variance of exactly 0.
+    # A patch's mid-rank among all minus that within its class is the number of the other class
+    # below it. Counts are whole or half, so sums are exact and equal counts have a variance of
+    # exactly 0.
     within, within_others = (
         stats.rankdata(scores[:, of_class], axis=1) for of_class in (malignant, ~malignant)
     )
@@ -392,7 +394,7 @@ def _placements(malignant: np.ndarray, scores) -> tuple[float, np.ndarray, np.nd
 
 
 def _delong_variance(others_below: np.ndarray, malignant_below: np.ndarray) -> float:
-    """Returns DeLong's variance of an AUC, or of a difference where differences are given."""
+    """Returns DeLong's variance of an AUC, or of a difference if differences are given."""
     num_malignant, num_others = others_below.size, malignant_below.size
     return (
         np.var(others_below, ddof=1) / num_others**2 / num_malignant
@@ -401,7 +403,7 @@ def _delong_variance(others_below: np.ndarray, malignant_below: np.ndarray) -> f
 
 
 def _newcombe_limit(num_malignant: int, num_others: int, z: float) -> float:
-    """Returns the lower limit of an AUC that was found to be 1: the a with 1 - a = z sqrt(V(a))."""
+    """Returns the lower limit for an observed AUC of 1: the a with 1 - a = z sqrt(V(a))."""
     half_size = (num_malignant + num_others) / 2 - 1
 
     def distance(a):

@@ -1,4 +1,4 @@
-"""What a classifier said of each patch of a split, and the CSV file that keeps it."""
+"""A classifier's score of each patch of a split, and the CSV file that stores them."""
 
 import csv
 import dataclasses
@@ -13,28 +13,28 @@ from cigan_tf.evaluation import checks
 
 FILE_NAME = "scores.csv"
 VALIDATION_FILE_NAME = "validation_scores.csv"
-# What may be left out, and what stands there then.
+# Optional columns and their values if missing.
 _UNKNOWN = {"lesion_type": "unknown", "lesion_area_px": -1, "density": -1, "subtlety": -1}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """One classifier's probabilities, and whose patches they are; all arrays are [n], n > 0.
+    """One classifier's probabilities and the facts of the patches; all arrays are [n], n > 0.
 
-    Ids are whatever the dataset holds: any text, and they are only compared. What describes lesions
-    may be left out: all of it is unknown then.
+    Ids may be any text of the dataset; they are only compared. The facts of lesions may be omitted
+    and are then unknown.
 
     Attributes:
-        patch: id of the patch in the dataset, str, no two alike.
+        patch: unique id of the patch in the dataset, str.
         patient_id: str.
         film_id: str.
-        scanner: make of the film digitizer, str; 'unknown' where the source does not say.
+        scanner: make of the film digitizer, str; 'unknown' if the source does not specify it.
         label: 0 (non-malignant) or 1 (malignant), int64.
-        probability: of malignancy, in [0, 1], float64.
-        lesion_type: 'mass', 'calcification', 'none'; 'unknown' where the source does not say, str.
-        lesion_area_px: pixels of the patch's lesion mask, 0 without one, int64; -1 is unknown.
-        density: BI-RADS density of the film, 1 to 4, int64; -1 is unknown.
-        subtlety: of the lesion, 1 (subtle) to 5 (obvious), int64; -1 is unknown.
+        probability: malignant probability, in [0, 1], float64.
+        lesion_type: 'mass', 'calcification', 'none'; 'unknown' if the source does not specify it.
+        lesion_area_px: pixels of the patch's lesion mask, 0 without one, int64; -1 if unknown.
+        density: BI-RADS density of the film, 1 to 4, int64; -1 if unknown.
+        subtlety: subtlety of the lesion, 1 (subtle) to 5 (obvious), int64; -1 if unknown.
 
     Raises:
         UserError: no patches, unequal lengths, a patch twice, labels outside {0, 1}, probabilities
@@ -88,9 +88,9 @@ _REQUIRED = tuple(name for name in _COLUMNS if name not in _UNKNOWN)
 
 
 def write(path: epath.Path, scores: Scores) -> None:
-    """Writes the scores as CSV with a header; probabilities are read back to the last bit."""
+    """Writes the scores as CSV with a header; probabilities keep full precision."""
     table = io.StringIO()
-    # Every text is quoted, so that a comma, a quote or a line break in an id stays part of it.
+    # All texts are quoted, so that ids may contain commas, quotes and line breaks.
     writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerow(_COLUMNS)
     writer.writerows(zip(*(getattr(scores, name).tolist() for name in _COLUMNS), strict=True))
@@ -98,11 +98,11 @@ def write(path: epath.Path, scores: Scores) -> None:
 
 
 def read(path: epath.Path) -> Scores:
-    """Reads what `write` wrote; the columns may be in any order and others beside them.
+    """Reads the file written by `write`; the columns may be in any order, with additional ones.
 
     Raises:
-        UserError: no such file, not a CSV table of text, a column missing, no rows, a row cut
-            short, and all that `Scores` refuses.
+        UserError: no such file, not a CSV table, a missing column, no rows, a truncated row, or
+            values that `Scores` refuses.
     """
     try:
         table = io.StringIO(path.read_bytes().decode("utf-8"), newline="")
@@ -124,10 +124,10 @@ def _from_table(header: list[str], rows: list[list[str]]) -> Scores:
     if missing:
         raise UserError(f"the columns {', '.join(missing)} are missing from {', '.join(header)}.")
     if not rows:
-        raise UserError("there is a header and no row.")
+        raise UserError("there are no rows after the header.")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
-            raise UserError(f"row {number} has {len(row)} values, the header {len(header)}.")
+            raise UserError(f"row {number} has {len(row)} values, but the header {len(header)}.")
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     present = [name for name in _COLUMNS if name in columns]
     return Scores(

@@ -1,4 +1,4 @@
-"""Does the infill's edge show? The gradient across it against the tissue's own."""
+"""Is the infill's edge visible? Compares the gradient across it with that of the tissue."""
 
 import numpy as np
 from scipy import ndimage
@@ -9,22 +9,23 @@ from cigan_tf.errors import UserError
 def seam_score(
     images: np.ndarray, masks: np.ndarray, near_px: float = 3, far_px: float = 8
 ) -> np.ndarray:
-    """Returns how much steeper each image is across its mask's edge than in the tissue beside it.
+    """Returns the gradient across each mask's edge relative to that of the tissue near it.
 
-    Mean |difference| of the horizontal and vertical neighbours that the edge parts, over that of
-    the neighbours on one side of it, both `near_px` to `far_px` from the edge, inside and outside
-    together. In [0, inf); 1 is no visible seam. A mask that follows a lesion's own border is steep
-    there without any seam: the floor is the score of the real patch with the same mask.
+    This is the mean |difference| of horizontal and vertical neighbours on opposite sides of the
+    edge, divided by that of neighbours on the same side, `near_px` to `far_px` from the edge,
+    inside and outside together. In [0, inf); 1 means no visible seam. A mask along a lesion's own
+    border scores above 1 without any seam, so the floor is the score of the real patch with the
+    same mask.
 
     Args:
         images: any range, [n, height, width, 1].
         masks: {0, 1}, [n, height, width, 1].
-        near_px: where the tissue beside the edge begins; beyond what compositing may have blended.
-        far_px: where it ends.
+        near_px: start of the tissue near the edge; beyond the pixels that compositing may blend.
+        far_px: end of the tissue near the edge.
 
     Returns:
-        float64 [n]; NaN where the mask has no edge (empty, or the whole patch) or leaves no tissue
-        beside it; inf where the tissue is flat and the edge is not; 1 where both are.
+        float64 [n]; NaN if the mask has no edge (empty, or the whole patch) or there is no tissue
+        near it; inf if the tissue is flat and the edge is not; 1 if both are flat.
 
     Raises:
         UserError: shapes differ; not 1 <= near_px < far_px.
@@ -36,7 +37,7 @@ def seam_score(
             f"{images.shape} and {masks.shape}."
         )
     if not 1 <= near_px < far_px:
-        raise UserError(f"1 <= near_px < far_px must hold; received {near_px} and {far_px}.")
+        raise UserError(f"Required: 1 <= near_px < far_px; received {near_px} and {far_px}.")
     pairs = zip(images[..., 0], masks[..., 0] != 0, strict=True)
     return np.array([_score(image, inside, near_px, far_px) for image, inside in pairs], np.float64)
 

@@ -1,4 +1,4 @@
-"""How much an AUC owes to the seeds: of the generator, of the classifier, and of both together."""
+"""Variance of an AUC due to the seeds of the generator, of the classifier, and of both together."""
 
 from typing import NamedTuple
 
@@ -8,15 +8,15 @@ from cigan_tf.errors import UserError
 
 
 class SeedVariance(NamedTuple):
-    """Variances of one arm's AUC over its runs; what cannot be told is NaN.
+    """Variances of one arm's AUC over its runs; NaN if they cannot be estimated.
 
     Attributes:
-        generator: between generators; NaN where there is one, or none.
+        generator: between generators; NaN with one generator, or none.
         seed: between the classifier's seeds.
-        residual: what neither explains: the interaction of both, and chance that no seed fixes.
-            NaN where there is one generator, or none: it is part of `seed` then.
-        num_generators: generators, 1 where the arm has none.
-        num_seeds: seeds of the classifier.
+        residual: the rest: the interaction of both, and randomness that no seed controls. NaN with
+            one generator, or none; it is then part of `seed`.
+        num_generators: number of generators, 1 if the arm has none.
+        num_seeds: number of classifier seeds.
     """
 
     generator: float
@@ -29,15 +29,15 @@ class SeedVariance(NamedTuple):
 def split_variance(aucs) -> SeedVariance:
     """Splits the variance of AUCs between generators and classifier seeds.
 
-    The model is two-way random effects without replication, auc_gs = mean + g + s + residual, and
-    the estimates are those of the analysis of variance: unbiased, but that negative ones become 0.
-    With two or three seeds each is rough.
+    The model is two-way random effects without replication, auc_gs = mean + g + s + residual. The
+    estimates are those of the analysis of variance: unbiased, except that negative ones are set to
+    0. With two or three seeds, all of them are rough.
 
     Args:
         aucs: [generators, seeds], each generator with the same seeds.
 
     Raises:
-        UserError: another shape, or AUCs that are not finite.
+        UserError: wrong shape, or AUCs that are not finite.
 
     References:
         Searle, Casella, McCulloch. Variance Components, 1992, section 4.3.
@@ -57,7 +57,7 @@ def split_variance(aucs) -> SeedVariance:
     of_generator, of_seed = aucs.mean(axis=1), aucs.mean(axis=0)
     left = aucs - of_generator[:, None] - of_seed + aucs.mean()
     residual = float((left**2).sum() / ((num_generators - 1) * (num_seeds - 1)))
-    # The variance of a mean over seeds holds the generator's, and the residual's share in it.
+    # The variance of a mean over seeds contains that of the generator and part of the residual.
     generator = float(of_generator.var(ddof=1)) - residual / num_seeds
     seed = float(of_seed.var(ddof=1)) - residual / num_generators
     return SeedVariance(max(0.0, generator), max(0.0, seed), residual, num_generators, num_seeds)

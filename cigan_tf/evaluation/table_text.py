@@ -1,4 +1,4 @@
-"""The experiment's table as text: CSV with every digit, and rounded rows for people."""
+"""The experiment's table as text: CSV with all digits, and rounded rows for reading."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from cigan_tf.evaluation.experiment_table import (
 
 
 class TextTable(NamedTuple):
-    """A table to be looked at: what it shows, its column heads, its cells."""
+    """A table for reading: caption, column heads, cells."""
 
     caption: str
     header: list[str]
@@ -30,15 +30,15 @@ class TextTable(NamedTuple):
 def write_csv(
     folder: epath.Path, table: ExperimentTable, origins: Mapping[str, Mapping[str, object]]
 ) -> None:
-    """Writes table.csv, comparisons.csv, subgroups.csv and variances.csv; nothing is rounded.
+    """Writes table.csv, comparisons.csv, subgroups.csv and variances.csv without rounding.
 
-    They have a row per arm, per pair (those of arms pooled over generators first), per subgroup and
-    arm, and per arm. What is not known is empty: the SD of one run, the AUC of too few patients.
+    They have a row per arm, per pair (pairs pooled over generators first), per subgroup and arm,
+    and per arm. Unknown values are empty: the SD of one run, the AUC of too few patients.
 
     Args:
-        folder: where they are written.
+        folder: folder of the files.
         table: the numbers.
-        origins: by row, what table.csv says beside them (`origin.columns`).
+        origins: provenance columns of table.csv by row (`origin.columns`).
     """
     arms = [
         {"arm": name, **_arm_numbers(arm), **origins.get(name, {})}
@@ -65,7 +65,7 @@ def write_csv(
 
 
 def auc_table(table: ExperimentTable) -> TextTable:
-    """Returns the paper's Table 1, arms and AUCs, with what the paper leaves out."""
+    """Returns the paper's Table 1, arms and AUCs, with intervals."""
     first = next(iter(table.arms.values()))
     num_seeds = len(first.auc_of_seed)
     return TextTable(
@@ -96,12 +96,12 @@ def comparison_table(table: ExperimentTable) -> TextTable:
 
 
 def pooled_table(table: ExperimentTable) -> TextTable:
-    """Returns the pairs of arms, each the mean of its generators, where one has several."""
-    return _tests("Differences of AUC, an arm's being the mean over its generators", table.pooled)
+    """Returns the pairs of arms, averaged over their generators, if an arm has several."""
+    return _tests("Differences of AUC, averaged over the generators of an arm", table.pooled)
 
 
 def seed_table(table: ExperimentTable) -> TextTable:
-    """Returns every run's AUC by itself, and the differences of the runs of one seed."""
+    """Returns the AUC of every run, and the differences between runs with the same seed."""
     first = next(iter(table.arms.values()))
     rows = [
         [name, *(f"{auc:.3f}" for auc in arm.auc_of_seed.values())]
@@ -111,7 +111,7 @@ def seed_table(table: ExperimentTable) -> TextTable:
         differences = (f"{value:+.3f}" for value in pair.difference_of_seed.values())
         rows.append([f"{pair.arm} − {pair.other}", *differences])
     return TextTable(
-        "AUC of each run, and differences of the runs of one seed",
+        "AUC of each run, and differences between runs with the same seed",
         ["arm", *(f"seed {seed}" for seed in first.auc_of_seed)],
         rows,
     )
@@ -156,7 +156,7 @@ def level_table(table: ExperimentTable) -> TextTable:
         for name, arm in table.arms.items()
     }
     return _groups(
-        "AUC of the runs' mean per patch, per film and per patient, with 95 % intervals of "
+        "AUC of the runs' mean per patch, per film and per patient, with 95 % intervals from "
         "resampled patients; films and patients are scored by the maximum of their patches",
         "per",
         {
@@ -167,10 +167,10 @@ def level_table(table: ExperimentTable) -> TextTable:
 
 
 def subgroup_table(table: ExperimentTable) -> TextTable:
-    """Returns AUCs by lesion, film and digitizer; without rows where nothing is known of them."""
+    """Returns AUCs by lesion, film and digitizer; no rows if these are unknown."""
     first = next(iter(table.arms.values()))
     return _groups(
-        "AUC of the runs' mean by subgroup, with 95 % intervals of resampled patients: malignant "
+        "AUC of the runs' mean by subgroup, with 95 % intervals from resampled patients: malignant "
         "lesions of one type, size or subtlety against all non-malignant patches; all patches of "
         "films of one density or digitizer",
         "group",
@@ -183,7 +183,7 @@ def subgroup_table(table: ExperimentTable) -> TextTable:
 
 
 def variance_table(table: ExperimentTable) -> TextTable:
-    """Returns what an AUC owes to the generator's and to the classifier's seed, as deviations."""
+    """Returns the standard deviations of an AUC due to the seeds of generator and classifier."""
     return TextTable(
         "Standard deviation of one run's AUC, split between the seeds of the generator and of the "
         "classifier (two-way random effects)",
@@ -205,17 +205,17 @@ def variance_table(table: ExperimentTable) -> TextTable:
 
 
 def markdown(table: ExperimentTable) -> str:
-    """Returns all tables that have rows as aligned Markdown, for a terminal and for RESULTS.md."""
+    """Returns all non-empty tables as aligned Markdown, for a terminal and for RESULTS.md."""
     makers = (pooled_table, auc_table, comparison_table, *DETAIL_TABLES)
     return "\n".join(_markdown(text) for make in makers if (text := make(table)).rows)
 
 
-# What stands on the page below the curves.
+# Tables on the page below the curves.
 DETAIL_TABLES = (seed_table, variance_table, level_table, subgroup_table, operating_table)
 
 
 def describe_counts(counts: roc.Counts) -> str:
-    """Returns what a number was computed on, in words."""
+    """Returns the numbers of patches, films and patients in words."""
     return (
         f"{counts.patches:,} patches ({counts.malignant_patches:,} malignant) of "
         f"{counts.films:,} films of {counts.patients:,} patients "
@@ -229,12 +229,12 @@ def interval(ends: roc.Interval, form: str = ".3f") -> str:
 
 
 def p_value(value: float) -> str:
-    """Returns a p-value as text, which is never zero."""
+    """Returns a p-value as text, never zero."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _groups(caption: str, what: str, groups: Mapping[str, Mapping[str, GroupAuc]]) -> TextTable:
-    """Returns a row for each group, a column for each arm, and what the group consists of."""
+    """Returns a row for each group, with a column for each arm and the size of the group."""
     arms = list(next(iter(groups.values()), {}))
     rows = []
     for name, by_arm in groups.items():
@@ -253,8 +253,8 @@ def _groups(caption: str, what: str, groups: Mapping[str, Mapping[str, GroupAuc]
 def _tests(what: str, comparisons: list[Comparison]) -> TextTable:
     resamples = comparisons[0].bootstrap.num_resamples if comparisons else 0
     return TextTable(
-        f"{what}; p by {resamples:,} resamples of the patients and by DeLong, each "
-        f"with Holm's correction over {len(comparisons)} pair" + "s" * (len(comparisons) != 1),
+        f"{what}; p from {resamples:,} resamples of the patients and from DeLong's test, each "
+        f"with Holm's correction for {len(comparisons)} pair" + "s" * (len(comparisons) != 1),
         [
             *("arms", "difference", "95 %, patients resampled", "p", "p, Holm"),
             *("DeLong z", "DeLong p", "DeLong p, Holm"),
@@ -331,9 +331,9 @@ def _known(value: float) -> float | None:
 
 
 def _csv(rows: list[dict], header: Sequence[str]) -> str:
-    """Returns the rows as CSV; `header` stands there where there is none."""
+    """Returns the rows as CSV; without rows, only `header`."""
     text = io.StringIO()
-    # A row leaves out what is not known of it.
+    # Rows omit unknown values.
     names = list(dict.fromkeys(name for row in rows for name in row)) or header
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()

@@ -1,7 +1,7 @@
-"""Can a classifier tell infills from real lesions? An AUC of 0.5 says that it cannot.
+"""Can a classifier separate infills from real lesions? An AUC of 0.5 means that it cannot.
 
-The classifier is tested on patients that it was not trained on. Each fold has an AUC of its own:
-scores of different folds do not compare, and pooling them pulls the AUC of equal sides below 0.5.
+The classifier is tested on patients not used to fit it. Each fold has its own AUC: scores of
+different folds are not comparable, and pooling them pulls the AUC of identical sides below 0.5.
 """
 
 from typing import NamedTuple
@@ -21,9 +21,9 @@ from cigan_tf.patch_format import WHITE
 
 _FOLDS = 5
 _RESAMPLES = 1000
-# Width of the tissue beside the mask that the inside is compared with.
+# Width of the ring of tissue around the mask that the inside is compared with.
 _RING_PX = 6
-# One grey level of 16 bits: ratios of flat regions stay finite.
+# One grey level of 16 bits, so that ratios of flat regions are finite.
 _GREY_LEVEL = 1 / WHITE
 
 TEXTURE_NUMBERS = ("laplacian", "gradient", "deviation", "brightness", "edge_step")
@@ -33,9 +33,9 @@ class TwoSampleTest(NamedTuple):
     """Result of `two_sample_test`.
 
     Attributes:
-        auc: mean over the folds of generated against real patches.
-        interval: 95 % interval of it, by resampled patients of fixed classifiers.
-        num_folds: at most 5; fewer where a side has fewer patients.
+        auc: AUC of generated against real patches, mean over the folds.
+        interval: 95 % interval of `auc`, from resampled patients with fixed classifiers.
+        num_folds: at most 5; fewer if a side has fewer patients.
     """
 
     auc: float
@@ -50,21 +50,21 @@ def two_sample_test(
     classifier: sklearn.base.ClassifierMixin,
     seed: int,
 ) -> TwoSampleTest | None:
-    """Trains a classifier to tell generated patches from real ones, and tests it on new patients.
+    """Trains a classifier to separate generated from real patches, and tests it on other patients.
 
     Args:
-        values: what the classifier sees of each patch, [n, d].
+        values: features of each patch for the classifier, [n, d].
         generated: bool, [n].
-        patients: [n]; each on one side only, or the classifier would know the patient, not the
-            side.
-        classifier: of scikit-learn, with `predict_proba`; a copy is fitted in each fold.
-        seed: of the folds and resamples.
+        patients: [n]; each on only one side, otherwise the classifier could recognise the patient
+            instead of the side.
+        classifier: a scikit-learn classifier with `predict_proba`; each fold fits a copy.
+        seed: seed of the folds and resamples.
 
     Returns:
-        None where a side has fewer than two patients.
+        None if a side has fewer than two patients.
 
     Raises:
-        UserError: a patient stands on both sides.
+        UserError: a patient is on both sides.
 
     References:
         Lopez-Paz, Oquab. Revisiting Classifier Two-Sample Tests. ICLR 2017.
@@ -75,7 +75,7 @@ def two_sample_test(
     on_both = is_generated & (np.bincount(patient_of_patch, ~generated, len(names)) > 0)
     if on_both.any():
         raise UserError(
-            "A patient must stand on one side of a two-sample test; received "
+            "A patient must be on only one side of a two-sample test; received "
             f"{str(names[on_both][0])!r} on both."
         )
     num_folds = int(min(_FOLDS, is_generated.sum(), (~is_generated).sum()))
@@ -97,7 +97,7 @@ def two_sample_test(
             fitted.predict_proba(values[tested])[:, 1],
             np.searchsorted(tested_patients, patient_of_patch[tested]),
         )
-        # A draw may hold no patient of one side of this fold.
+        # A draw may contain no patient of one side of this fold.
         with np.errstate(invalid="ignore"):
             aucs.append(auc(draws[:, tested_patients]))
     aucs = np.stack(aucs, axis=1)
@@ -109,7 +109,7 @@ def two_sample_test(
 
 
 def feature_classifier() -> sklearn.base.ClassifierMixin:
-    """Returns a logistic regression for features of a network, which outnumber the patients."""
+    """Returns a logistic regression for network features, which outnumber the patients."""
     return make_pipeline(
         StandardScaler(),
         LogisticRegression(C=0.001, class_weight="balanced", max_iter=1000),
@@ -118,24 +118,25 @@ def feature_classifier() -> sklearn.base.ClassifierMixin:
 
 def texture_classifier(seed: int) -> sklearn.base.ClassifierMixin:
     """Returns a random forest for `texture_numbers`."""
-    # No leaf of a single patch: those of one patient are alike.
+    # No leaves of a single patch, because patches of one patient are similar.
     return RandomForestClassifier(
         50, min_samples_leaf=5, class_weight="balanced", random_state=seed
     )
 
 
 def texture_numbers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Returns a few numbers that differ where the inside of a mask has not the tissue's texture.
+    """Returns a few features that reveal a difference of texture between mask and tissue.
 
     Args:
         images: in [0, 1], [n, p, p, 1].
         masks: {0, 1}, none of them empty, [n, p, p, 1].
 
     Returns:
-        float64 [n, 5], in the order of `TEXTURE_NUMBERS`: the logarithms of the Laplacian's
-        deviation, the mean gradient and the deviation of grey levels inside the mask over those in
-        a ring of 6 px around it; the inside's mean grey level less the ring's; the step of the mean
-        grey level across the edge. Where nothing is outside the mask all are 0.
+        float64 [n, 5], in the order of `TEXTURE_NUMBERS`. The first three are logarithms of ratios
+        between the inside of the mask and a ring of 6 px around it: standard deviation of the
+        Laplacian, mean gradient, standard deviation of grey levels. Then the difference of the mean
+        grey levels of inside and ring, and the step of the mean grey level across the edge. All are
+        0 if nothing is outside the mask.
 
     Raises:
         UserError: shapes differ, or a mask is empty.
@@ -159,7 +160,7 @@ def _texture_numbers(image: np.ndarray, inside: np.ndarray) -> list[float]:
         return [0.0] * len(TEXTURE_NUMBERS)
     depth = ndimage.distance_transform_edt(inside)
     distance = ndimage.distance_transform_edt(~inside)
-    # Differences to the other side of the edge are the edge's, and no texture.
+    # Differences across the edge belong to the edge, not to the texture.
     core = depth > 1 if (depth > 1).any() else inside
     ring = (distance > 1) & (distance <= _RING_PX)
     if not ring.any():

@@ -219,7 +219,7 @@ def alone(**changes):
         ({"infills": alone(label=np.arange(40) % 2)}, "^infills: .*'image': 48.*'label': 40"),
         ({"real": alone(patient_id=np.full(48, "one"))}, "^non-malignant patches: .*two patients"),
         ({"infills": alone(mask=np.zeros((48, SIZE, SIZE, 1)))}, "empty one at 0"),
-        ({"training": {"image": np.zeros((3, 8, 8, 1)), "patient_id": ["a"] * 3}}, "of one size"),
+        ({"training": {"image": np.zeros((3, 8, 8, 1)), "patient_id": ["a"] * 3}}, "the same size"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_in_one_line(arguments, message):

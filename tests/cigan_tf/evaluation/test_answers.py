@@ -119,22 +119,22 @@ def test_of_many_pairs_three_are_shown(ask):
 
 def test_one_arm_helps_nobody(ask):
     _, helped, *_ = ask({"cigan": 1.0})
-    assert (helped.answer, helped.lines) == ("Nothing was compared", [])
+    assert (helped.answer, helped.lines) == ("No arms were compared", [])
 
 
 @pytest.mark.parametrize(
     ("measures", "answer", "tone"),
     [
         (judged(), "Yes: no fault found", "good"),
-        (judged(feature_auc=(0.86, 0.5)), "No: told from real, AUC 0.86", "bad"),
-        (judged(texture_auc=(0.7, None)), "No: told from real, AUC 0.70", "bad"),
+        (judged(feature_auc=(0.86, 0.5)), "No: differ from real, AUC 0.86", "bad"),
+        (judged(texture_auc=(0.7, None)), "No: differ from real, AUC 0.70", "bad"),
         # Real patches of two groups of patients are told apart as well.
         (judged(texture_auc=(0.7, 0.72)), "Yes: no fault found", "good"),
         (judged(kernel_distance=(0.03, -0.001)), "No: farther than real lesions, KID 0.03", "bad"),
-        (judged(seam_ratio=(1.4, None)), "No: the edge shows, seam ratio 1.40", "bad"),
-        (judged(seam_ratio=(0.5, None)), "No: the edge shows, seam ratio 0.50", "bad"),
-        (judged()[1:], "No fault found, but not all was measured", "open"),
-        (audit(), "Not judged", "open"),
+        (judged(seam_ratio=(1.4, None)), "No: the edge is visible, seam ratio 1.40", "bad"),
+        (judged(seam_ratio=(0.5, None)), "No: the edge is visible, seam ratio 0.50", "bad"),
+        (judged()[1:], "No fault found, but some measures are missing", "open"),
+        (audit(), "Not evaluated", "open"),
     ],
 )
 def test_are_the_infills_good(measures, answer, tone, ask):
@@ -168,7 +168,7 @@ def test_of_several_generators_the_worst_answers(ask):
         "b": {"measures": [*judged(feature_auc=(0.7, 0.5)), *audit(share=0.5)]},
     }
     *_, good, copied = ask({"baseline": 1.0, "cigan": 1.0}, qualities=qualities)
-    assert good.answer == "No: told from real, AUC 0.70"
+    assert good.answer == "No: differ from real, AUC 0.70"
     assert good.lines[0].value == "0.52 to 0.7 (real 0.5)"
     assert copied.tone == "bad"
     assert copied.lines[0].value == "1.0% to 50.0% (real 1.0%)"
@@ -176,5 +176,5 @@ def test_of_several_generators_the_worst_answers(ask):
 
 def test_without_measures_nothing_is_claimed(ask):
     *_, good, copied = ask({"baseline": 1.0, "cigan": 1.0})
-    assert (good.answer, copied.answer) == ("Not judged", "Not audited")
+    assert (good.answer, copied.answer) == ("Not evaluated", "Not audited")
     assert good.tone == copied.tone == "open"

@@ -71,14 +71,14 @@ def test_the_page_and_the_tables(experiment):
         "240 patches (80 malignant) of 120 films of 60 patients",
         "cigan − baseline",
         "<td>cigan</td><td>yes</td><td>mixed</td>",
-        "patches of one woman are\n    not",
+        "Patches of one patient are dependent",
         "seeds 3, 4",
         "&lt;script&gt;",
     ):
         assert expected in text
     assert "<script>" not in text
     # The first screen: what was trained, on what, and whether it helped.
-    for expected in ("1,234 patches of 2 patients", "beefbeefbeef, 2,700 steps", "Not judged"):
+    for expected in ("1,234 patches of 2 patients", "beefbeefbeef, 2,700 steps", "Not evaluated"):
         assert expected in text
     assert re.search(r"<b>(Yes|Not shown): [+−]0\.\d+ AUC, cigan − traditional</b>", text)
     baseline, _, cigan = csv.DictReader(io.StringIO((experiment / "table.csv").read_text()))

@@ -168,8 +168,8 @@ def test_flat_regions_have_no_correlation(training):
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((1, 8, 8, 1), (1, 8, 8, 1), (1, 9, 8, 1)), "of one size"),
-        (((1, 8, 8, 1), (2, 8, 8, 1), (1, 8, 8, 1)), "of one size"),
+        (((1, 8, 8, 1), (1, 8, 8, 1), (1, 9, 8, 1)), "the same size"),
+        (((1, 8, 8, 1), (2, 8, 8, 1), (1, 8, 8, 1)), "the same size"),
         (((1, 8, 8, 1), (1, 8, 8, 1), (0, 8, 8, 1)), "received none"),
     ],
 )

@@ -47,5 +47,5 @@ def test_what_has_no_floor_is_empty(tmp_path):
     ["", "[]", "{}", {"measures": [{}]}, {"measures": [entry(measure="unheard_of")]}, "\x00"],
 )
 def test_a_file_that_is_none_is_named(content, tmp_path):
-    with pytest.raises(UserError, match=r"infill_quality\.json' holds no measures"):
+    with pytest.raises(UserError, match=r"infill_quality\.json' has no valid measures"):
         read(tmp_path, content)

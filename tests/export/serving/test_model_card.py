@@ -51,7 +51,7 @@ def test_measures_of_the_infills_are_in_the_card(trained_run, tiny_config, tmp_p
     entry = {"measure": "seam_score", "of_class": "malignant", "infills": infills, "real": None}
     (tmp_path / QUALITY_FILE).write_text(json.dumps({"measures": [entry]}))
     card = model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
-    assert "gradient across the mask's edge over the tissue's | malignant | 0.0123 |" in card
+    assert "gradient across the mask's edge, relative to the tissue | malignant | 0.0123 |" in card
 
 
 def test_a_run_without_its_dataset_has_a_card(trained_run, tiny_config, replace):

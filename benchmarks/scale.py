@@ -286,7 +286,7 @@ def _infill_row(number: int, folder: str) -> dict:
     import numpy as np
 
     from cigan_tf import input_pipeline
-    from cigan_tf.classifier import synthetic_set
+    from cigan_tf.classifier import context_patches, synthetic_set
     from cigan_tf.models.cigan import build_cigan
 
     config = _config(number, folder)
@@ -296,7 +296,7 @@ def _infill_row(number: int, folder: str) -> dict:
     index = input_pipeline.index_of_split(builder, "train")
     donors = np.flatnonzero((index.label == 1) & index.has_lesion)
     records = np.arange(len(index.label))
-    contexts = synthetic_set.Contexts(builder, index, records, donors, 0, patch_px)
+    contexts = context_patches.Contexts(builder, index, records, donors, 0, patch_px)
     generate = build_cigan(config).generate
     for _ in synthetic_set.infilled_records(contexts, generate, 0, _INFILLS // 8):
         pass  # TensorFlow traces, and starts its threads.

@@ -15,7 +15,8 @@ import tensorflow as tf
 from cigan_tf import input_pipeline
 from cigan_tf.classifier import mixing
 from cigan_tf.classifier.augmentation import augment
-from cigan_tf.classifier.synthetic_set import OnTheFly, SyntheticSet
+from cigan_tf.classifier.context_patches import OnTheFly
+from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.patch_format import CLASS_NAMES

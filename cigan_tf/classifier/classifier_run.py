@@ -18,8 +18,9 @@ from etils import epath
 
 from cigan_tf import accelerators, file_io, interruption, provenance, run_folder
 from cigan_tf.classifier import batches, curves, infill_choice
+from cigan_tf.classifier.context_patches import OnTheFly
 from cigan_tf.classifier.network import build_classifier
-from cigan_tf.classifier.synthetic_set import OnTheFly, SyntheticSet
+from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import roc, score_file

@@ -16,7 +16,8 @@ from etils import epath
 
 from cigan_tf import file_io, input_pipeline, pictures, provenance, run_folder
 from cigan_tf.classifier.classifier_run import CLASSIFIER_FILE
-from cigan_tf.classifier.synthetic_set import Contexts, SyntheticSet, infill
+from cigan_tf.classifier.context_patches import Contexts, infill
+from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, concerning
 from cigan_tf.evaluation import (
@@ -64,7 +65,7 @@ def write_infill_quality(
 ) -> None:
     """Judges the exported generator on the test split, and draws some of its infills.
 
-    Test patches are infilled by the rule of the synthetic set (`synthetic_set.Contexts`): as the
+    Test patches are infilled by the rule of the synthetic set (`context_patches.Contexts`): as the
     other class, malignant ones in masks of malignant test patches. The classifier that is asked,
     and whose features are taken for `quality_features` = 'classifier', is that of the first arm
     that saw no synthetic patch, with the first seed.

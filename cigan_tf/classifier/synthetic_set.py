@@ -19,10 +19,18 @@ import tqdm
 from etils import epath
 
 from cigan_tf import file_io, input_pipeline, interruption, provenance, run_folder
+from cigan_tf.classifier.context_patches import (
+    BATCH_SIZE,
+    Contexts,
+    generator_facts,
+    infill,
+    refuse_differing,
+    training_contexts,
+)
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
-from cigan_tf.patch_format import CLASS_NAMES, WHITE
+from cigan_tf.patch_format import CLASS_NAMES
 from cigan_tf.record_index import RecordIndex
 from cigan_tf.work_ahead import map_ahead
 
@@ -31,12 +39,8 @@ _NAME, _VERSION = "synthetic", "1.1.0"
 # Written last: a set without it is not finished, and says in the other one what it is to be.
 _FACTS_FILE, _BEGUN_FILE = "synthetic.json", "begun.json"
 _PNG_DIR = "png"
-# Masks among which a patch finds one that lies on breast tissue.
-_CANDIDATE_DONORS = 8
-# Patches per call of the generator.
-_BATCH_SIZE = 32
 # Whole batches: a patch is computed beside the same others wherever a run was resumed.
-_PATCHES_PER_SHARD = 16 * _BATCH_SIZE
+_PATCHES_PER_SHARD = 16 * BATCH_SIZE
 # The generator goes on while this many threads turn earlier batches into records.
 _ENCODERS = max(1, len(os.sched_getaffinity(0)))
 _BATCHES_AHEAD = 2 * _ENCODERS
@@ -112,131 +116,6 @@ class SyntheticSet:
         return self.builder.as_dataset(split=SPLIT, read_config=in_order)
 
 
-class OnTheFly:
-    """Infills that are made while a classifier is trained, and not stored.
-
-    Args:
-        config: the dataset.
-        saved_model: the exported generator.
-
-    Attributes:
-        generator: the exported generator.
-        facts: from what infills are made: `dataset`, `dataset_fingerprint`, `train_split`,
-            `train_patient_share`, `patch_size`, `generator` (a hash of its weights).
-        record: provenance of the generator.
-
-    Raises:
-        UserError: there is no generator, it has no provenance, or it was trained on other patches
-            than those that it would infill.
-    """
-
-    def __init__(self, config: Config, saved_model: str | os.PathLike):
-        self.generator = ExportedGenerator(saved_model, _BATCH_SIZE)
-        self.record = provenance.require(self.generator.provenance, self.generator.path)
-        self.facts = _facts(config, self.generator, self.record)
-        self._config = config
-
-    def contexts(self, seed: int) -> "Contexts":
-        """Returns what is infilled: the patches that the generator was trained on.
-
-        Args:
-            seed: of masks and noise.
-        """
-        return _training_contexts(self._config, self.facts["train_patient_share"], seed)
-
-
-class Contexts:
-    """Patches, each to be infilled as the other class (paper section 3.2).
-
-    A malignant patch loses the lesion in its own mask. A non-malignant one receives a lesion in the
-    mask of a malignant patch, the first of a few drawn ones that lies on breast tissue; where none
-    does, the one with the largest share on tissue. Infills are numbered: n patches have the numbers
-    0 to n - 1, and each further pass through them draws other masks and noise.
-
-    Args:
-        builder: of `input_pipeline.open_dataset`.
-        index: of the patches' split.
-        patches: records of the split, int64 [n].
-        donors: records with a lesion, whose masks are drawn, int64 [m].
-        seed: of the draws, which depend on it and on an infill's number only.
-        patch_size: side of a patch in pixels.
-
-    Attributes:
-        index: as given.
-        lesion_types: names of its lesion types.
-        labels: the class asked for of each patch, int64 [n].
-        patch_size: as given.
-    """
-
-    def __init__(
-        self,
-        builder: tfds.core.DatasetBuilder,
-        index: RecordIndex,
-        patches: np.ndarray,
-        donors: np.ndarray,
-        seed: int,
-        patch_size: int,
-    ):
-        self.index, self.labels = index, 1 - index.label[patches]
-        self.lesion_types = builder.info.features["lesion_type"].names
-        self._records = input_pipeline.Records(builder, index)
-        self._patches, self._donors = patches, donors
-        self._seed, self.patch_size = seed, patch_size
-
-    def batches(self, first: int, stop: int, batch_size: int) -> tf.data.Dataset:
-        """Returns the examples of the infills from `first` to before `stop`, in batches."""
-        # AutoGraph would take most of the time to the first batch, and finds nothing to convert.
-        example = tf.autograph.experimental.do_not_convert(self.example)
-        examples = tf.data.Dataset.range(first, stop).map(
-            example, num_parallel_calls=tf.data.AUTOTUNE
-        )
-        return examples.batch(batch_size).prefetch(2)
-
-    def example(self, number: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns what the infill of a number is made from.
-
-        Returns:
-            `image` float32 [p, p, 1] in [0, 1], `mask` float32 [p, p, 1] in {0, 1}, `label` (the
-            class asked for) and `seed` (int32), what the generator takes; `number`, `record` and
-            `donor`, the records of the patch and of the mask (int64); `scanner` (str).
-        """
-        record, lenders = tf.numpy_function(self._draw, [number], [tf.int64, tf.int64])
-        patch, example, donor = self._records.with_mask(
-            tf.ensure_shape(record, ()),
-            tf.ensure_shape(lenders, (_CANDIDATE_DONORS,)),
-            self.patch_size,
-            keeps_own=lambda patch: patch["label"] == 1,
-        )
-        return {
-            **example,
-            "label": 1 - patch["label"],
-            "seed": tf.cast((self._seed + number) % 2**31, tf.int32),
-            "number": number,
-            "record": record,
-            "donor": donor,
-            "scanner": patch["scanner"],
-        }
-
-    def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng((self._seed, number))
-        drawn = rng.integers(len(self._donors), size=_CANDIDATE_DONORS)
-        return self._patches[number % len(self._patches)], self._donors[drawn]
-
-
-def infill(
-    batches: tf.data.Dataset, generator: Callable[..., np.ndarray]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of `Contexts`, with `infilled` uint16 [N, p, p, 1] in each.
-
-    Args:
-        batches: of `Contexts.batches`.
-        generator: function (image, mask, label, seed) as `ExportedGenerator`.
-    """
-    for batch in batches.as_numpy_iterator():
-        infilled = generator(*(batch[name] for name in ("image", "mask", "label", "seed")))
-        yield {**batch, "infilled": np.rint(infilled * WHITE).astype(np.uint16)}
-
-
 def read_facts(folder: str | os.PathLike) -> dict | None:
     """Returns from what the set in `folder` was made; None where there is no finished set."""
     return _read_json(epath.Path(folder).expanduser() / _VERSION / _FACTS_FILE)
@@ -248,48 +127,6 @@ def _read_json(path: epath.Path) -> dict | None:
     except (FileNotFoundError, ValueError, tf.errors.NotFoundError):
         # Nothing else: a finished set that cannot be read just now must not pass for another one.
         return None
-
-
-def _facts(config: Config, generator: ExportedGenerator, record: dict) -> dict:
-    """Returns the facts of infills of the patches that a generator was trained on.
-
-    Raises:
-        UserError: it takes patches of another size, or was trained on others than the flags say.
-    """
-    data, patch_size = config.data, config.model.patch_size
-    if generator.patch_size != patch_size:
-        raise UserError(
-            f"The generator {str(generator.path)!r} takes patches of {generator.patch_size} px; "
-            f"those asked for have {patch_size} px. Pass --patch_size={generator.patch_size} and a "
-            "dataset of that size."
-        )
-    dataset = provenance.dataset_record(config)
-    pairs = {
-        "dataset": (record["dataset"]["fingerprint"], dataset["fingerprint"]),
-        "train_split": (record["train_split"], data.train_split),
-    }
-    for name, (trained_on, given) in pairs.items():
-        _refuse_differing(name, trained_on, given)
-    return {
-        "dataset": data.dataset,
-        "dataset_fingerprint": dataset["fingerprint"],
-        "train_split": record["train_split"],
-        "train_patient_share": record["patient_share"],
-        "patch_size": patch_size,
-        "generator": generator.sha256,
-    }
-
-
-def _refuse_differing(name: str, trained_on: object, given: object) -> None:
-    if trained_on != given:
-        raise UserError(
-            f"Infills are made of the patches that their generator was trained on: its {name} was "
-            f"{_short(trained_on)}. Received: {name}={_short(given)}."
-        )
-
-
-def _short(value: object) -> object:
-    return f"one with the fingerprint {value[:12]}" if len(str(value)) == 64 else value
 
 
 def write_synthetic_set(
@@ -318,11 +155,11 @@ def write_synthetic_set(
     """
     workdir = epath.Path(workdir)
     folder = workdir / _NAME
-    generator = ExportedGenerator(saved_model or workdir / "saved_model", _BATCH_SIZE)
+    generator = ExportedGenerator(saved_model or workdir / "saved_model", BATCH_SIZE)
     record = provenance.require(generator.provenance, generator.path)
-    facts = _facts(config, generator, record)
+    facts = generator_facts(config, generator, record)
     given = config.data.train_patient_share
-    _refuse_differing("train_patient_share", facts["train_patient_share"], given)
+    refuse_differing("train_patient_share", facts["train_patient_share"], given)
     facts |= {
         "seed": config.training.seed,
         "infills_per_patch": config.experiment.infills_per_patch,
@@ -350,7 +187,7 @@ def _complete_set(
     interrupted: interruption.Interruption,
 ) -> None:
     """Writes the shards that a set lacks, and says that it is whole."""
-    contexts = _training_contexts(config, facts["train_patient_share"], config.training.seed)
+    contexts = training_contexts(config, facts["train_patient_share"], config.training.seed)
     num_patches = len(contexts.labels) * facts["infills_per_patch"]
     facts = {**facts, "num_patches": num_patches}
     path = folder / _VERSION
@@ -411,20 +248,6 @@ def _complete_set(
     (path / _BEGUN_FILE).unlink()
 
 
-def _training_contexts(config: Config, patient_share: float, seed: int) -> Contexts:
-    data, patch_size = config.data, config.model.patch_size
-    builder = input_pipeline.open_dataset(data, patch_size)
-    index = input_pipeline.index_of_split(builder, data.train_split)
-    patches = np.flatnonzero(input_pipeline.of_patients(index, patient_share))
-    donors = patches[(index.label[patches] == 1) & index.has_lesion[patches]]
-    if len(donors) in (0, len(patches)):
-        raise UserError(
-            f"The {data.train_split} split of {data.dataset} holds {len(donors)} malignant "
-            f"patches of {len(patches)}; infilling needs both classes."
-        )
-    return Contexts(builder, index, patches, donors, seed, patch_size)
-
-
 def infilled_records(
     contexts: Contexts,
     generator: Callable[..., np.ndarray],
@@ -443,7 +266,7 @@ def infilled_records(
         stop: number after that of the last one.
         stop_requested: asked after every batch whether to end before.
     """
-    batches = infill(contexts.batches(first, stop, _BATCH_SIZE), generator)
+    batches = infill(contexts.batches(first, stop, BATCH_SIZE), generator)
     batches = itertools.takewhile(lambda _: not stop_requested(), batches)
     serialized = map_ahead(_serializer(contexts), batches, _ENCODERS, _BATCHES_AHEAD)
     return itertools.chain.from_iterable(serialized)

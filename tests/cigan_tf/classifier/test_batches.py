@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from cigan_tf.classifier import batches
-from cigan_tf.classifier.synthetic_set import OnTheFly, SyntheticSet
+from cigan_tf.classifier.context_patches import OnTheFly
+from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.errors import UserError
 
 

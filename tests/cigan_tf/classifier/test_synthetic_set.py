@@ -81,7 +81,7 @@ def files(folder):
 @pytest.fixture
 def small_shards(monkeypatch):
     """32 patches become four shards of two batches."""
-    monkeypatch.setattr(synthetic_set, "_BATCH_SIZE", 4)
+    monkeypatch.setattr(synthetic_set, "BATCH_SIZE", 4)
     monkeypatch.setattr(synthetic_set, "_PATCHES_PER_SHARD", 8)
     # What a killed process has made, and not yet written, is lost.
     monkeypatch.setattr(synthetic_set, "_BATCHES_AHEAD", 0)

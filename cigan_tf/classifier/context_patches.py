@@ -1,0 +1,206 @@
+"""Patches that are infilled as the other class (paper section 3.2), and by which generator."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from cigan_tf import input_pipeline, provenance
+from cigan_tf.config import Config
+from cigan_tf.errors import UserError
+from cigan_tf.exported_generator import ExportedGenerator
+from cigan_tf.patch_format import WHITE
+from cigan_tf.record_index import RecordIndex
+
+# Patches per call of the generator.
+BATCH_SIZE = 32
+# Masks among which a patch finds one that lies on breast tissue.
+_CANDIDATE_DONORS = 8
+
+
+class Contexts:
+    """Patches, each to be infilled as the other class (paper section 3.2).
+
+    A malignant patch loses the lesion in its own mask. A non-malignant one receives a lesion in the
+    mask of a malignant patch, the first of a few drawn ones that lies on breast tissue; where none
+    does, the one with the largest share on tissue. Infills are numbered: n patches have the numbers
+    0 to n - 1, and each further pass through them draws other masks and noise.
+
+    Args:
+        builder: of `input_pipeline.open_dataset`.
+        index: of the patches' split.
+        patches: records of the split, int64 [n].
+        donors: records with a lesion, whose masks are drawn, int64 [m].
+        seed: of the draws, which depend on it and on an infill's number only.
+        patch_size: side of a patch in pixels.
+
+    Attributes:
+        index: as given.
+        lesion_types: names of its lesion types.
+        labels: the class asked for of each patch, int64 [n].
+        patch_size: as given.
+    """
+
+    def __init__(
+        self,
+        builder,
+        index: RecordIndex,
+        patches: np.ndarray,
+        donors: np.ndarray,
+        seed: int,
+        patch_size: int,
+    ):
+        self.index, self.labels = index, 1 - index.label[patches]
+        self.lesion_types = builder.info.features["lesion_type"].names
+        self._records = input_pipeline.Records(builder, index)
+        self._patches, self._donors = patches, donors
+        self._seed, self.patch_size = seed, patch_size
+
+    def batches(self, first: int, stop: int, batch_size: int) -> tf.data.Dataset:
+        """Returns the examples of the infills from `first` to before `stop`, in batches."""
+        # AutoGraph would take most of the time to the first batch, and finds nothing to convert.
+        example = tf.autograph.experimental.do_not_convert(self.example)
+        examples = tf.data.Dataset.range(first, stop).map(
+            example, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        return examples.batch(batch_size).prefetch(2)
+
+    def example(self, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns what the infill of a number is made from.
+
+        Returns:
+            `image` float32 [p, p, 1] in [0, 1], `mask` float32 [p, p, 1] in {0, 1}, `label` (the
+            class asked for) and `seed` (int32), what the generator takes; `number`, `record` and
+            `donor`, the records of the patch and of the mask (int64); `scanner` (str).
+        """
+        record, lenders = tf.numpy_function(self._draw, [number], [tf.int64, tf.int64])
+        patch, example, donor = self._records.with_mask(
+            tf.ensure_shape(record, ()),
+            tf.ensure_shape(lenders, (_CANDIDATE_DONORS,)),
+            self.patch_size,
+            keeps_own=lambda patch: patch["label"] == 1,
+        )
+        return {
+            **example,
+            "label": 1 - patch["label"],
+            "seed": tf.cast((self._seed + number) % 2**31, tf.int32),
+            "number": number,
+            "record": record,
+            "donor": donor,
+            "scanner": patch["scanner"],
+        }
+
+    def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((self._seed, number))
+        drawn = rng.integers(len(self._donors), size=_CANDIDATE_DONORS)
+        return self._patches[number % len(self._patches)], self._donors[drawn]
+
+
+def infill(
+    batches: tf.data.Dataset, generator: Callable[..., np.ndarray]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches of `Contexts`, with `infilled` uint16 [N, p, p, 1] in each.
+
+    Args:
+        batches: of `Contexts.batches`.
+        generator: function (image, mask, label, seed) as `ExportedGenerator`.
+    """
+    for batch in batches.as_numpy_iterator():
+        infilled = generator(*(batch[name] for name in ("image", "mask", "label", "seed")))
+        yield {**batch, "infilled": np.rint(infilled * WHITE).astype(np.uint16)}
+
+
+def training_contexts(config: Config, patient_share: float, seed: int) -> Contexts:
+    """Returns the patches of a share of the training patients.
+
+    Raises:
+        UserError: the dataset cannot be read, or a class is missing.
+    """
+    data, patch_size = config.data, config.model.patch_size
+    builder = input_pipeline.open_dataset(data, patch_size)
+    index = input_pipeline.index_of_split(builder, data.train_split)
+    patches = np.flatnonzero(input_pipeline.of_patients(index, patient_share))
+    donors = patches[(index.label[patches] == 1) & index.has_lesion[patches]]
+    if len(donors) in (0, len(patches)):
+        raise UserError(
+            f"The {data.train_split} split of {data.dataset} holds {len(donors)} malignant "
+            f"patches of {len(patches)}; infilling needs both classes."
+        )
+    return Contexts(builder, index, patches, donors, seed, patch_size)
+
+
+class OnTheFly:
+    """Infills that are made while a classifier is trained, and not stored.
+
+    Args:
+        config: the dataset.
+        saved_model: the exported generator.
+
+    Attributes:
+        generator: the exported generator.
+        facts: from what infills are made: `dataset`, `dataset_fingerprint`, `train_split`,
+            `train_patient_share`, `patch_size`, `generator` (a hash of its weights).
+        record: provenance of the generator.
+
+    Raises:
+        UserError: there is no generator, it has no provenance, or it was trained on other patches
+            than those that it would infill.
+    """
+
+    def __init__(self, config: Config, saved_model: str | os.PathLike):
+        self.generator = ExportedGenerator(saved_model, BATCH_SIZE)
+        self.record = provenance.require(self.generator.provenance, self.generator.path)
+        self.facts = generator_facts(config, self.generator, self.record)
+        self._config = config
+
+    def contexts(self, seed: int) -> Contexts:
+        """Returns what is infilled: the patches that the generator was trained on.
+
+        Args:
+            seed: of masks and noise.
+        """
+        return training_contexts(self._config, self.facts["train_patient_share"], seed)
+
+
+def generator_facts(config: Config, generator: ExportedGenerator, record: dict) -> dict:
+    """Returns the facts of infills of the patches that a generator was trained on.
+
+    Raises:
+        UserError: it takes patches of another size, or was trained on others than the flags say.
+    """
+    data, patch_size = config.data, config.model.patch_size
+    if generator.patch_size != patch_size:
+        raise UserError(
+            f"The generator {str(generator.path)!r} takes patches of {generator.patch_size} px; "
+            f"those asked for have {patch_size} px. Pass --patch_size={generator.patch_size} and a "
+            "dataset of that size."
+        )
+    dataset = provenance.dataset_record(config)
+    pairs = {
+        "dataset": (record["dataset"]["fingerprint"], dataset["fingerprint"]),
+        "train_split": (record["train_split"], data.train_split),
+    }
+    for name, (trained_on, given) in pairs.items():
+        refuse_differing(name, trained_on, given)
+    return {
+        "dataset": data.dataset,
+        "dataset_fingerprint": dataset["fingerprint"],
+        "train_split": record["train_split"],
+        "train_patient_share": record["patient_share"],
+        "patch_size": patch_size,
+        "generator": generator.sha256,
+    }
+
+
+def refuse_differing(name: str, trained_on: object, given: object) -> None:
+    """Raises UserError where a generator was trained on other patches than those given."""
+    if trained_on != given:
+        raise UserError(
+            f"Infills are made of the patches that their generator was trained on: its {name} was "
+            f"{_short(trained_on)}. Received: {name}={_short(given)}."
+        )
+
+
+def _short(value: object) -> object:
+    return f"one with the fingerprint {value[:12]}" if len(str(value)) == 64 else value

@@ -33,7 +33,7 @@ class Preempted(Exception):  # noqa: N818 - nothing went wrong
 
 
 @contextlib.contextmanager
-def concerning(what: str) -> Iterator[None]:
+def prefix_errors(what: str) -> Iterator[None]:
     """Prefixes the message of a UserError raised inside with its subject."""
     try:
         yield

@@ -32,7 +32,7 @@ _PATIENT_BUCKETS = 2**20
 _UNDECODED = {name: tfds.decode.SkipDecoding() for name in ("image", "mask")}
 
 # Number of masks tried for a patch without a lesion, to find one on tissue.
-_CANDIDATE_MASKS = 8
+CANDIDATE_DONORS = 8
 
 
 def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
@@ -155,8 +155,8 @@ class TrainingInput:
 
         # AutoGraph would take most of the time before the first batch, with nothing to convert.
         @tf.autograph.experimental.do_not_convert
-        def to_example(number, record, lenders):
-            _, example, _ = self._records.with_mask(record, lenders, patch_size)
+        def to_example(number, record, donors):
+            _, example, _ = self._records.with_mask(record, donors, patch_size)
             seed = (self._seed, _STREAMS.index("augmentation"))
             seeds = tf.random.split(tf.random.fold_in(seed, number), 4)
             if data.random_flips:
@@ -261,17 +261,17 @@ def _read(
     """Returns decoded records; those without a lesion get the mask of another record."""
     lesions = of_patients(index, patient_share) & index.has_lesion
     require_some(lesions, f"{split} split of {config.data.dataset}", "patch with a lesion")
-    lenders = Shuffled(np.flatnonzero(lesions), (*seed, _STREAMS.index("lesion_masks")))
-    lenders = lenders.at(_places_of_candidates(np.arange(len(chosen))))
+    donors = Shuffled(np.flatnonzero(lesions), (*seed, _STREAMS.index("lesion_masks")))
+    donors = donors.at(_places_of_candidates(np.arange(len(chosen))))
     records = Records(builder, index)
 
     @tf.autograph.experimental.do_not_convert
-    def to_example(record, lenders):
-        patch, example, _ = records.with_mask(record, lenders, config.model.patch_size)
+    def to_example(record, donors):
+        patch, example, _ = records.with_mask(record, donors, config.model.patch_size)
         names = ("patient_id", "film_id", "lesion_type", "simulated")
         return {**example, **{name: patch[name] for name in names}}
 
-    pairs = tf.data.Dataset.from_tensor_slices((chosen, lenders))
+    pairs = tf.data.Dataset.from_tensor_slices((chosen, donors))
     patches = pairs.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
     examples = list(patches.as_numpy_iterator())
     batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
@@ -282,16 +282,16 @@ def _read(
 
 def _places_of_candidates(number: np.ndarray) -> np.ndarray:
     """Returns where each patch's candidates are in the endless masks, int64 [N, candidates]."""
-    return number[:, None] * _CANDIDATE_MASKS + np.arange(_CANDIDATE_MASKS)
+    return number[:, None] * CANDIDATE_DONORS + np.arange(CANDIDATE_DONORS)
 
 
 def _chosen(steps: tf.data.Dataset, choose: Callable) -> tf.data.Dataset:
-    """Returns the result of `choose` for each step: numbers [N], records [N], lenders [N, c]."""
+    """Returns the result of `choose` for each step: numbers [N], records [N], donors [N, c]."""
 
     def of_step(step):
-        number, record, lenders = tf.numpy_function(choose, [step], [tf.int64] * 3)
-        lenders = tf.ensure_shape(lenders, (None, _CANDIDATE_MASKS))
-        return tf.ensure_shape(number, (None,)), tf.ensure_shape(record, (None,)), lenders
+        number, record, donors = tf.numpy_function(choose, [step], [tf.int64] * 3)
+        donors = tf.ensure_shape(donors, (None, CANDIDATE_DONORS))
+        return tf.ensure_shape(number, (None,)), tf.ensure_shape(record, (None,)), donors
 
     return steps.map(of_step)
 
@@ -334,7 +334,7 @@ class Records:
     def with_mask(
         self,
         record: tf.Tensor,
-        lenders: tf.Tensor,
+        donors: tf.Tensor,
         patch_size: int,
         keeps_own: Callable = lambda patch: patch["has_lesion"],
     ):
@@ -346,33 +346,33 @@ class Records:
 
         Args:
             record: number of the record.
-            lenders: numbers of candidate records with a lesion, [candidates].
+            donors: numbers of candidate records with a lesion, [candidates].
             patch_size: side of a patch in pixels.
             keeps_own: returns whether a patch keeps its own mask; by default if it has a lesion.
         """
-        record, lenders = tf.convert_to_tensor(record), tf.convert_to_tensor(lenders)
+        record, donors = tf.convert_to_tensor(record), tf.convert_to_tensor(donors)
         patch = self.read(record)
         example = decode(patch, patch_size)
 
-        def lent(lender):
-            return decode_mask(self.mask(lender), patch_size)
+        def mask_of(donor):
+            return decode_mask(self.mask(donor), patch_size)
 
-        def tissue_share(lent_masks):
-            return masks.tissue_share(example["image"], lent_masks, patch["tissue_fraction"])
+        def tissue_share(donor_masks):
+            return masks.tissue_share(example["image"], donor_masks, patch["tissue_fraction"])
 
-        def borrowed():
-            first = lent(lenders[0])
+        def from_donors():
+            first = mask_of(donors[0])
             lies_on_tissue = tissue_share(first) >= masks.MIN_TISSUE_SHARE
-            return tf.cond(lies_on_tissue, lambda: (first, lenders[0]), best_of_all)
+            return tf.cond(lies_on_tissue, lambda: (first, donors[0]), best_of_all)
 
         def best_of_all():
             signature = tf.TensorSpec((patch_size, patch_size, 1), tf.float32)
-            decoded = tf.map_fn(lent, lenders, fn_output_signature=signature)
+            decoded = tf.map_fn(mask_of, donors, fn_output_signature=signature)
             # argmax returns the first of equal values.
             best = tf.argmax(tf.minimum(tissue_share(decoded), masks.MIN_TISSUE_SHARE))
-            return decoded[best], lenders[best]
+            return decoded[best], donors[best]
 
-        mask, donor = tf.cond(keeps_own(patch), lambda: (example["mask"], record), borrowed)
+        mask, donor = tf.cond(keeps_own(patch), lambda: (example["mask"], record), from_donors)
         return patch, {**example, "mask": mask}, donor
 
 

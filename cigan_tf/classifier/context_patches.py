@@ -15,8 +15,6 @@ from cigan_tf.record_index import RecordIndex
 
 # Patches per call of the generator.
 BATCH_SIZE = 32
-# Masks among which a patch finds one that lies on breast tissue.
-_CANDIDATE_DONORS = 8
 
 
 class Contexts:
@@ -74,10 +72,10 @@ class Contexts:
             class asked for) and `seed` (int32), what the generator takes; `number`, `record` and
             `donor`, the records of the patch and of the mask (int64); `scanner` (str).
         """
-        record, lenders = tf.numpy_function(self._draw, [number], [tf.int64, tf.int64])
+        record, donors = tf.numpy_function(self._draw, [number], [tf.int64, tf.int64])
         patch, example, donor = self._records.with_mask(
             tf.ensure_shape(record, ()),
-            tf.ensure_shape(lenders, (_CANDIDATE_DONORS,)),
+            tf.ensure_shape(donors, (input_pipeline.CANDIDATE_DONORS,)),
             self.patch_size,
             keeps_own=lambda patch: patch["label"] == 1,
         )
@@ -93,7 +91,7 @@ class Contexts:
 
     def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((self._seed, number))
-        drawn = rng.integers(len(self._donors), size=_CANDIDATE_DONORS)
+        drawn = rng.integers(len(self._donors), size=input_pipeline.CANDIDATE_DONORS)
         return self._patches[number % len(self._patches)], self._donors[drawn]
 
 

@@ -19,7 +19,7 @@ from cigan_tf.classifier.classifier_run import CLASSIFIER_FILE
 from cigan_tf.classifier.context_patches import Contexts, infill
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError, concerning
+from cigan_tf.errors import UserError, prefix_errors
 from cigan_tf.evaluation import (
     checks,
     counterfactual,
@@ -272,7 +272,7 @@ def judge_infills(
         if len(set(lengths.values())) > 1:
             raise UserError(f"{name}: there must be one of each per patch; received {lengths}.")
     for name, patches in (("real patches", real), ("infills", infills)):
-        with concerning(name):
+        with prefix_errors(name):
             checks.check_labels(patches["label"], at_least=2)
     return {
         "window_px": int(np.shape(real["image"])[1]),
@@ -362,7 +362,7 @@ def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
     entries = []
     for label, name in enumerate(CLASS_NAMES):
         of_class = all_real.chosen(np.asarray(real["label"]) == label)
-        with concerning(f"{name.replace('_', '-')} patches"):
+        with prefix_errors(f"{name.replace('_', '-')} patches"):
             first = fidelity.first_half(of_class.patients, seed)
             against, other = of_class.chosen(~first), of_class.chosen(first)
             # As for the real halves, nobody stands on both sides.

@@ -80,7 +80,7 @@ def build_classifier(
     return classifier
 
 
-def _still_residual_branches(resnet: keras.Model, seed: int) -> None:
+def _zero_init_residuals(resnet: keras.Model, seed: int) -> None:
     # Without ImageNet's weights each residual block begins as the identity (Goyal et al. 2017,
     # section 5.1): fifty layers then learn within hundreds of steps. All else was drawn by Keras.
     del seed
@@ -95,7 +95,7 @@ _FAMILIES = {
         keras.applications.resnet50.preprocess_input,
         "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
         "conv5_",
-        _still_residual_branches,
+        _zero_init_residuals,
     ),
     "vgg16": _Family(
         "VGG16",

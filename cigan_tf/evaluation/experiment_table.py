@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cigan_tf.errors import UserError, concerning
+from cigan_tf.errors import UserError, prefix_errors
 from cigan_tf.evaluation import roc
 from cigan_tf.evaluation.score_file import Scores
 from cigan_tf.evaluation.seed_variance import SeedVariance, split_variance
@@ -162,7 +162,7 @@ def compare_arms(
         )
     arms = {}
     for arm, runs in scores.items():
-        with concerning(f"Arm {arm!r}"):
+        with prefix_errors(f"Arm {arm!r}"):
             thresholds = _thresholds(validation[arm], first_validation)
             arms[arm] = _judge(runs, thresholds, first, num_resamples, seed)
 
@@ -201,7 +201,7 @@ def _compare(
     """Tests pairs of one or several rows each, with Holm's correction for all of them."""
     bootstraps, delongs = [], []
     for pair in pairs:
-        with concerning(f"Arm {names[pair[0]]!r} against {names[pair[1]]!r}"):
+        with prefix_errors(f"Arm {names[pair[0]]!r} against {names[pair[1]]!r}"):
             both = [np.stack([arms[row].probability for row in side]) for side in pair]
             bootstraps.append(
                 roc.paired_bootstrap(first.label, *both, first.patient_id, num_resamples, seed)

@@ -283,7 +283,7 @@ class CiGAN(InfillingModel):
             check = tf.where(finite, 0.0, float("nan"))
             return moves, {**terms, f"{network.name}_gradient": check}
 
-        moves, terms = self.share_out(gradients, batch)
+        moves, terms = self.run_on_parts(gradients, batch)
         terms = self.mean_over_replicas(terms)
 
         def move():

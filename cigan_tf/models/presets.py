@@ -23,7 +23,7 @@ import numpy as np
 
 from cigan_tf import provenance
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError, concerning
+from cigan_tf.errors import UserError, prefix_errors
 
 BUILT_IN = pathlib.Path(__file__).resolve().parents[1] / "presets"
 CONFIG_FILE = "config.json"
@@ -83,7 +83,7 @@ def read(preset: str | os.PathLike) -> Preset:
         UserError: there is no such preset, or its files are damaged.
     """
     folder = _folder_of(str(preset))
-    with concerning(f"The preset {str(preset)!r}"):
+    with prefix_errors(f"The preset {str(preset)!r}"):
         path = folder / CONFIG_FILE
         try:
             if path.stat().st_size > _MOST_CONFIG_BYTES:

@@ -102,7 +102,7 @@ class ReplicatedModel(keras.Model):
         """Replicas over which a step is spread, of all workers."""
         return self.strategy.num_replicas_in_sync
 
-    def share_out(self, function: Callable, batch: dict[str, tf.Tensor]):
+    def run_on_parts(self, function: Callable, batch: dict[str, tf.Tensor]):
         """Calls `function(part)` on every replica with its part of the batch.
 
         Each tensor has the rows of this worker's part of the batch, or those of the whole batch.
@@ -120,7 +120,7 @@ class ReplicatedModel(keras.Model):
         return self.strategy.run(lambda: function(self._part_of(batch)))
 
     def on_replicas(self, function: Callable, *per_replica) -> None:
-        """Calls `function` on every replica with what `share_out` returned there."""
+        """Calls `function` on every replica with what `run_on_parts` returned there."""
         self.strategy.run(function, args=per_replica)
 
     def mean_over_replicas(self, per_replica: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -229,7 +229,7 @@ def test_a_step_reads_the_records_that_it_uses(tiny_config):
     index = input_pipeline.index_of_split(builder, "train")
     records = input_pipeline.Records(builder, index)
     numbers = np.tile(np.arange(len(index.label)), 20)
-    lenders = np.flatnonzero(index.has_lesion)[:8]
+    donors = np.flatnonzero(index.has_lesion)[:8]
 
     def bytes_read(read):
         examples = tf.data.Dataset.from_tensor_slices(numbers).map(read)
@@ -240,7 +240,7 @@ def test_a_step_reads_the_records_that_it_uses(tiny_config):
         return int(pathlib.Path("/proc/self/io").read_text().split()[1]) - before
 
     used = int(index.length[numbers].sum())
-    assert used <= bytes_read(lambda n: records.with_mask(n, lenders, 32)[1]) <= 1.1 * used
+    assert used <= bytes_read(lambda n: records.with_mask(n, donors, 32)[1]) <= 1.1 * used
     twice = bytes_read(lambda n: (records.read(n), records.read(n)))
     assert twice > 1.9 * used, "every read is counted"
 

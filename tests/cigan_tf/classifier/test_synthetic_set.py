@@ -54,9 +54,9 @@ def test_it_is_made_from_the_training_split_alone(records):
 
 def test_masks_are_those_of_malignant_patches(records, training_patches):
     for record in records:
-        lender = training_patches[record["mask_patch"]]
-        assert lender["label"] == 1
-        np.testing.assert_array_equal(record["mask"], lender["mask"])
+        donor = training_patches[record["mask_patch"]]
+        assert donor["label"] == 1
+        np.testing.assert_array_equal(record["mask"], donor["mask"])
         if record["label"] == 0:
             assert record["mask_patch"] == record["patch"], "the patch's own lesion is taken out"
     lent = {record["mask_patch"] for record in records if record["label"] == 1}

@@ -57,7 +57,7 @@ def ending() -> Iterator[None]:
         del frame
         interruption = Interruption()
         interruption.signal = signal.Signals(number)
-        raise interruption.error("between two saves; the same command resumes.")
+        raise interruption.error("between two saves; run the same command to resume.")
 
     with _handled_by(end):
         yield

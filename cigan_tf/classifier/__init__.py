@@ -1,1 +1,1 @@
-"""The experiment: synthetic sets, classifiers trained with and without them, their comparison."""
+"""The experiment: synthetic sets, and classifiers trained with and without them."""

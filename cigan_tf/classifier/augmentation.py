@@ -1,7 +1,7 @@
 """Traditional augmentation: rotation, mirroring and scaling of a patch (paper section 3.2).
 
-Stateless graph operations: the same seed gives the same patch, and an input iterator that uses
-them can be checkpointed, which Keras' random layers do not allow.
+Stateless graph operations: the same seed gives the same patch, and input iterators that use them
+can be checkpointed, which is not possible with Keras' random layers.
 """
 
 import math
@@ -12,18 +12,18 @@ from cigan_tf.experiment_config import ClassifierConfig
 
 
 def augment(image: tf.Tensor, seed: tf.Tensor, settings: ClassifierConfig) -> tf.Tensor:
-    """Rotates, mirrors and scales a patch about its centre by what `seed` draws.
+    """Rotates, mirrors and scales a patch about its centre, as drawn by `seed`.
 
     Args:
         image: float32 [p, p, 1].
         seed: int64 [2].
-        settings: the rotation is uniform in +-max_rotation_degrees; the magnification uniform in
-            [min_scale, max_scale], above 1 the lesion grows; a patch is mirrored left to right
-            half of the time.
+        settings: rotation is uniform in +-max_rotation_degrees; magnification is uniform in
+            [min_scale, max_scale], and above 1 enlarges the lesion; half of the patches are
+            mirrored left to right.
 
     Returns:
-        float32 [p, p, 1], bilinear; what lies outside the patch is its own mirror image, so that
-        no black corner tells that it was turned.
+        float32 [p, p, 1], bilinear. The patch is continued beyond its border by reflection, so that
+        no black corner reveals a rotation.
     """
     angle_seed, scale_seed, mirror_seed = tf.unstack(tf.random.split(seed, 3))
     limit = math.radians(settings.max_rotation_degrees)
@@ -34,7 +34,7 @@ def augment(image: tf.Tensor, seed: tf.Tensor, settings: ClassifierConfig) -> tf
 
 
 def transform(image: tf.Tensor, angle: tf.Tensor, scale: tf.Tensor, mirrored: tf.Tensor):
-    """Turns a patch by `angle` radians (anticlockwise), magnifies it, mirrors it left to right.
+    """Rotates a patch by `angle` radians (anticlockwise), magnifies it, mirrors it left to right.
 
     Args:
         image: float32 [p, p, 1].
@@ -45,7 +45,7 @@ def transform(image: tf.Tensor, angle: tf.Tensor, scale: tf.Tensor, mirrored: tf
     Returns:
         float32 [p, p, 1].
     """
-    # An output pixel's place in the input, relative to the centre: turned back, shrunk, mirrored.
+    # Position of an output pixel in the input, relative to the centre.
     cos, sin = tf.cos(angle) / scale, tf.sin(angle) / scale
     sign = tf.where(mirrored, -1.0, 1.0)
     centre = (tf.cast(tf.shape(image)[0], tf.float32) - 1) / 2

@@ -1,7 +1,7 @@
-"""Batches of the classifier: real and synthetic patches mixed, the classes in turn.
+"""Batches of the classifier: real and synthetic patches mixed, classes alternating.
 
-What is in a batch follows from the seed and the step's number, as in ciGAN's training: the place in
-the input is a number.
+The content of a batch is a function of the seed and the step number, as in ciGAN's training; the
+position in the input is a number.
 """
 
 import collections
@@ -23,11 +23,11 @@ from cigan_tf.patch_format import CLASS_NAMES
 from cigan_tf.record_index import RecordIndex
 from cigan_tf.work_ahead import map_ahead
 
-# What is drawn at random takes the classifier's seed and a number of its own.
+# Each random stream uses the classifier's seed and its own number.
 _STREAMS = ("real", "synthetic", "mixing", "augmentation")
-# Small patches are scored many at a time: ResNet-50's weights weigh more than their maps.
+# Many small patches are scored at once, because ResNet-50's weights need more memory than its maps.
 _SCORED_PX_AT_ONCE = 2**20
-# Batches that are infilled before the classifier takes them.
+# Number of batches infilled ahead of the classifier.
 _INFILLED_AHEAD = 2
 
 
@@ -35,8 +35,8 @@ class _Source(NamedTuple):
     """Patches of one origin.
 
     Attributes:
-        at: for each class, a function from places in its endless list to patches' numbers.
-        example: function from a patch's number to a dict with `image`, float32 [p, p, 1].
+        at: for each class, a function from positions in its endless list to patch numbers.
+        example: function from a patch number to a dict with `image`, float32 [p, p, 1].
     """
 
     at: list[Callable[[np.ndarray], np.ndarray]]
@@ -50,18 +50,19 @@ def training_batches(
     used: np.ndarray | None = None,
     first_step: int = 0,
 ) -> Iterable[tuple[tf.Tensor, tf.Tensor]]:
-    """Returns the batches of all training steps from one on.
+    """Returns the batches of all training steps starting at `first_step`.
 
     Args:
-        config: which patches, and `config.classifier`: how many, which share of them real.
-        seed: of the order, the mixing, the augmentation and what is infilled on the fly.
-        synthetic: the infilled patches, or what makes them, where the arm uses them.
-        used: which patches of a set, bool [num_patches]; None: all.
-        first_step: number of steps that have been taken before.
+        config: the dataset, and in `config.classifier` the batch size and the share of real
+            patches.
+        seed: seed of the order, the mixing, the augmentation and the infills made on the fly.
+        synthetic: the infilled patches, or their generator, if the arm uses them.
+        used: which patches of a set are used, bool [num_patches]; None: all.
+        first_step: number of steps already taken.
 
     Returns:
-        (image float32 [N, p, p, 1] in [0, 1], label float32 [N, 1] in {0, 1}) for each step that is
-        left. Each patch is real with the step's chance, whatever its class.
+        (image float32 [N, p, p, 1] in [0, 1], label float32 [N, 1] in {0, 1}) for each remaining
+        step. Each patch is real with the probability of its step, for both classes.
 
     Raises:
         UserError: a class is missing, or has fewer than two patients.
@@ -93,7 +94,7 @@ def training_batches(
         stream = (seed, _STREAMS.index("augmentation"))
         return augment(image, tf.random.fold_in(stream, drawn), settings)
 
-    # AutoGraph would take most of the time to the first batch, and finds nothing to convert.
+    # AutoGraph would take most of the time before the first batch, with nothing to convert.
     @tf.autograph.experimental.do_not_convert
     def to_example(stream, number, drawn):
         origin = tf.cast(stream // len(CLASS_NAMES), tf.int32)
@@ -155,9 +156,9 @@ def _shuffled(
         num_patients = np.unique(index.patient_id[of_class]).size
         if num_patients < 2:
             raise UserError(
-                f"A classifier needs patches of two patients at least; of {origin} {class_name} "
-                f"patches the {data.train_split} split of {data.dataset} holds those of "
-                f"{num_patients}. Take a larger --patient_share or dataset."
+                f"A classifier needs patches of at least two patients; the {data.train_split} "
+                f"split of {data.dataset} has {origin} {class_name} patches of {num_patients}. Use "
+                f"a larger --patient_share or dataset."
             )
         stream = (seed, _STREAMS.index(origin), label)
         orders.append(input_pipeline.Shuffled(of_class, stream).at)
@@ -165,7 +166,7 @@ def _shuffled(
 
 
 def _to_be_infilled(infills: OnTheFly, seed: int) -> _Source:
-    """Returns the contexts of infills; each pass through them draws other masks and noise."""
+    """Returns the context images to infill; each pass through them has other masks and noise."""
     contexts = infills.contexts(seed)
     num_contexts = len(contexts.labels)
 
@@ -183,7 +184,7 @@ def _to_be_infilled(infills: OnTheFly, seed: int) -> _Source:
 
 
 def _infilled(batches: tf.data.Dataset, infills: OnTheFly, augmented: Callable) -> Iterable:
-    """Yields the batches with their contexts infilled, and then augmented."""
+    """Yields the batches after infilling their context images and augmenting."""
 
     @tf.function(autograph=False)
     def augment_all(images, drawn):
@@ -203,14 +204,14 @@ def _infilled(batches: tf.data.Dataset, infills: OnTheFly, augmented: Callable) 
 
 
 def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[str, np.ndarray]]:
-    """Returns the patches of a split in stored order, and who they are.
+    """Returns the patches of a split in stored order, and their facts.
 
     Returns:
-        A dataset of images float32 [N, p, p, 1] in [0, 1], and the facts of all of them that
-        `evaluation.score_file.Scores` takes: all but `probability`, [n].
+        A dataset of images float32 [N, p, p, 1] in [0, 1], and the arguments of
+        `evaluation.score_file.Scores` for all of them except `probability`, [n].
 
     Raises:
-        UserError: there is no such split, or it lacks a class.
+        UserError: the split does not exist or lacks a class.
     """
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     encoded = input_pipeline.encoded_patches(builder, split)
@@ -229,24 +230,25 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
     missing = {0, 1} - set(facts["label"].tolist())
     if missing:
         name = CLASS_NAMES[missing.pop()]
-        raise UserError(f"The {split} split of {config.data.dataset} holds no {name} patch.")
+        raise UserError(f"The {split} split of {config.data.dataset} has no {name} patch.")
     return decoded_images(config, encoded), facts
 
 
 def at_points(
     config: Config, facts: dict[str, np.ndarray]
 ) -> tuple[tf.data.Dataset, dict[str, np.ndarray]]:
-    """Returns the validation patches that are scored while a classifier is trained.
+    """Returns the validation patches that are scored during the training of a classifier.
 
-    They are `config.classifier.validation_patches`, half of each class, drawn by the run's seed:
-    of every patient one before of any a second. All classifiers of an experiment see the same.
+    There are `config.classifier.validation_patches`, half of each class, drawn with the run's seed:
+    one patch of every patient before a second of any. They are the same for all classifiers of an
+    experiment.
 
     Args:
-        config: as of `scored_batches`.
-        facts: of all patches of the validation split, from `scored_batches`.
+        config: see `scored_batches`.
+        facts: facts of all patches of the validation split, from `scored_batches`.
 
     Returns:
-        As `scored_batches`.
+        See `scored_batches`.
     """
     rng = np.random.default_rng(config.training.seed)
     is_chosen = np.zeros(facts["label"].size, bool)
@@ -277,7 +279,7 @@ def decoded_images(config: Config, encoded: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def refuse_shared_patients(config: Config) -> None:
-    """Raises UserError where a patient stands in two of the splits that the run uses."""
+    """Raises UserError if a patient is in two of the splits used by the run."""
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     data = config.data
     seen: dict[str, str] = {}
@@ -285,6 +287,6 @@ def refuse_shared_patients(config: Config) -> None:
         for patient in sorted(input_pipeline.patches_per_patient(builder, split)):
             if seen.setdefault(patient, split) != split:
                 raise UserError(
-                    f"Patient {patient!r} stands in the splits {seen[patient]!r} and {split!r} of "
-                    f"{data.dataset}; a classifier must not be tested on patients that it knows."
+                    f"Patient {patient!r} is in the splits {seen[patient]!r} and {split!r} of "
+                    f"{data.dataset}; a classifier must not be tested on its training patients."
                 )

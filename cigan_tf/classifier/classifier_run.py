@@ -1,4 +1,4 @@
-"""One classifier: trained as its arm says, then asked about the validation and test patches."""
+"""One classifier: trained with the settings of its arm, then scored on validation and test."""
 
 import contextlib
 import dataclasses
@@ -34,23 +34,22 @@ _CHECKPOINT_DIR = "checkpoints"
 
 
 def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: epath.Path):
-    """Trains a classifier, or takes it up where it was interrupted, and writes what it scores.
+    """Trains a classifier, or resumes its training, and writes its scores.
 
     Args:
-        config: the dataset and the hardware; `config.classifier` is the arm's settings.
-        seed: of weights, order, mixing and augmentation.
-        workdir: where the synthetic set lies if the settings name none, and the classifier that
-            confirms its patches.
+        config: the dataset and the hardware; `config.classifier` has the arm's settings.
+        seed: seed of weights, order, mixing and augmentation.
+        workdir: default location of the synthetic set, and of the classifier that confirms its
+            patches.
         run_dir: receives settings.json, logs/ (TensorBoard), classifier.keras,
             provenance.json, infills_used.json (with synthetic patches), validation_scores.csv and,
-            last of all, scores.csv: where it is, the run is finished and nothing is done. A run
-            that was made from other data, or from the patches of another generator, is trained
-            again.
+            last, scores.csv. If scores.csv exists, the run is finished and nothing is done. A run
+            with other data, or with patches of another generator, is trained again.
 
     Raises:
         UserError: the data cannot be used, the generator or the confirming classifier was trained
-            on a test patient, or `run_dir` holds a run with other settings.
-        Preempted: SIGTERM or Ctrl-C came during the steps; the run is saved.
+            on a test patient, or `run_dir` has a run with other settings.
+        Preempted: SIGTERM or Ctrl-C was received during the steps; the run is saved.
     """
     workdir, run_dir = epath.Path(workdir), epath.Path(run_dir)
     accelerators.refuse_xla_where_it_aborts(config.hardware)
@@ -89,13 +88,13 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
 
 
 def score(classifier: keras.Model, images: tf.data.Dataset, facts: dict[str, np.ndarray]) -> Scores:
-    """Returns what the classifier says of patches, `batches.scored_batches` gives the arguments."""
+    """Returns the classifier's scores of patches; see `batches.scored_batches` for arguments."""
     probability = np.concatenate([classifier.predict_on_batch(batch)[:, 0] for batch in images])
     return Scores(**facts, probability=probability.astype(np.float64))
 
 
 def _untrained(config: Config, seed: int) -> keras.Model:
-    """Returns a compiled classifier with the seed's weights and an optimizer at its start."""
+    """Returns a compiled classifier with the seed's initial weights and a new optimizer."""
     settings, hardware = config.classifier, config.hardware
     with default_policy(POLICIES[hardware.mixed_precision]):
         classifier = build_classifier(
@@ -105,7 +104,7 @@ def _untrained(config: Config, seed: int) -> keras.Model:
             settings.classifier_network,
             settings.classifier_trainable,
         )
-    # Under float16 Keras wraps Adam in a LossScaleOptimizer: small gradients would be lost.
+    # With float16 Keras wraps Adam in a LossScaleOptimizer; small gradients would otherwise vanish.
     classifier.compile(
         keras.optimizers.Adam(
             keras.optimizers.schedules.ExponentialDecay(
@@ -131,10 +130,10 @@ def _run_steps(
     config: Config,
     seed: int,
 ) -> None:
-    """Trains to the last step, on the batches that `batches_from` gives from a step on."""
+    """Trains to the last step; `batches_from` returns the batches starting at a step."""
     settings = config.classifier
     step = tf.Variable(0, dtype=tf.int64)
-    # Sum and number of the losses since the last point, of a run that was stopped between two.
+    # Sum and number of the losses since the last point; restored after an interruption.
     earlier_losses = tf.Variable([0.0, 0.0], dtype=tf.float64)
     checkpoint = tf.train.Checkpoint(
         classifier=classifier,
@@ -158,7 +157,7 @@ def _run_steps(
     since, steps_since = time.monotonic(), 0
     with interruption.watch() as interrupted, contextlib.closing(writer), progress:
         for number in range(int(step) + 1, settings.classifier_steps + 1):
-            # Not the iterator: a function that takes it would be traced again for the next run's.
+            # Do not pass the iterator: a function that takes it would be retraced for the next run.
             losses.append(classifier.train_on_batch(*next(iterator)))
             progress.update()
             steps_since += 1
@@ -168,13 +167,13 @@ def _run_steps(
             if not is_point and not interrupted.requested:
                 continue
             step.assign(number)
-            # Keras' own mean is of the last batch: train_on_batch resets it.
+            # Keras' own mean covers only the last batch, because train_on_batch resets it.
             sum_and_number = earlier_losses.numpy() + np.array([np.sum(losses), len(losses)])
             loss = sum_and_number[0] / sum_and_number[1]
             if not np.isfinite(loss):
                 raise UserError(
                     f"The loss of the classifier in {str(run_dir)!r} is {loss} at step {number}; "
-                    "take a smaller --classifier_learning_rate than "
+                    "use a smaller --classifier_learning_rate than "
                     f"{settings.classifier_learning_rate}."
                 )
             losses = []
@@ -188,7 +187,7 @@ def _run_steps(
             manager.save(checkpoint_number=number)
             if interrupted.requested:
                 raise interrupted.error(
-                    f"after step {number} of {name}, and saved; the same command resumes."
+                    f"after step {number} of {name}, and saved; run the same command to resume."
                 )
             since, steps_since = time.monotonic(), 0
 
@@ -207,10 +206,10 @@ def _open_synthetic(
         _refuse_other_set(synthetic, folder, config, fingerprint)
     if synthetic.facts["train_patient_share"] > settings.patient_share:
         raise UserError(
-            f"The generator or synthetic set in {str(folder)!r} knows "
-            f"{synthetic.facts['train_patient_share']:g} of the training patients, the arm's "
-            f"patient_share is {settings.patient_share:g}; pass --synthetic_dir of one that was "
-            "trained with --train_patient_share of at most that."
+            f"The generator or synthetic set in {str(folder)!r} was made with "
+            f"{synthetic.facts['train_patient_share']:g} of the training patients, but the arm's "
+            f"patient_share is {settings.patient_share:g}; pass --synthetic_dir of one trained "
+            "with --train_patient_share of at most that."
         )
     return synthetic
 
@@ -223,21 +222,21 @@ def _refuse_other_set(
     if made_from != (config.data.dataset, config.data.train_split):
         raise UserError(
             f"The synthetic set in {str(folder)!r} was made from the {made_from[1]} split of "
-            f"{made_from[0]}; training is on the {config.data.train_split} split of "
+            f"{made_from[0]}, but training uses the {config.data.train_split} split of "
             f"{config.data.dataset}."
         )
     if synthetic.facts["dataset_fingerprint"] != fingerprint:
         raise UserError(
             f"The synthetic set in {str(folder)!r} was made from other records of "
-            f"{config.data.dataset} than those that are trained on (fingerprint "
+            f"{config.data.dataset} than the training uses (fingerprint "
             f"{synthetic.facts['dataset_fingerprint'][:12]}, now {fingerprint[:12]}); delete it, "
             "train ciGAN on these records, and write it again with --mode=infill."
         )
     if synthetic.facts["infills_per_patch"] < settings.synthetic_per_real:
         raise UserError(
-            f"The synthetic set in {str(folder)!r} holds {synthetic.facts['infills_per_patch']} "
-            f"infills of each patch, the arm's synthetic_per_real is "
-            f"{settings.synthetic_per_real:g}; delete the set, and write it again with "
+            f"The synthetic set in {str(folder)!r} has {synthetic.facts['infills_per_patch']} "
+            f"infills per patch, but the arm's synthetic_per_real is "
+            f"{settings.synthetic_per_real:g}; delete the set and write it again with "
             f"--mode=infill --infills_per_patch={math.ceil(settings.synthetic_per_real)}."
         )
 
@@ -251,8 +250,8 @@ def _confirming_classifier(
     path = run_folder.cell_dir(workdir, cell) / CLASSIFIER_FILE
     if not (path.exists() and (path.parent / provenance.FILE_NAME).exists()):
         raise UserError(
-            f"There is no classifier in {str(path.parent)!r} to confirm infills, or no record of "
-            f"what it was trained on; train the arm {settings.confirming_arm!r} first."
+            f"There is no classifier with a record of its training data in {str(path.parent)!r} to "
+            f"confirm infills; train the arm {settings.confirming_arm!r} first."
         )
     return path
 
@@ -268,9 +267,9 @@ def _claim(
     made_from: dict,
     synthetic: SyntheticSet | OnTheFly | None,
 ) -> bool:
-    """Makes the folder the run's own; returns whether its run is finished.
+    """Claims the folder for this run; returns whether the run is finished.
 
-    A run that was made from something else, or does not say from what, is removed first.
+    A run made from something else, or without a record of its origin, is removed first.
     """
     given = {
         "data": {
@@ -287,8 +286,8 @@ def _claim(
     path = run_dir / SETTINGS_FILE
     if path.exists() and json.loads(path.read_text()) != given:
         raise UserError(
-            f"The folder {str(run_dir)!r} holds a classifier of other settings (its "
-            f"{SETTINGS_FILE} says which); delete it, or pass another --workdir."
+            f"The folder {str(run_dir)!r} has a classifier with other settings (see its "
+            f"{SETTINGS_FILE}); delete it, or pass another --workdir."
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -302,7 +301,7 @@ def _claim(
 def _remove_outdated(
     run_dir: epath.Path, config: Config, now: dict, synthetic: SyntheticSet | OnTheFly | None
 ) -> None:
-    """Records from what the run is made, and removes one that was made from something else."""
+    """Records the origin of the run, and removes a run with another origin."""
     path = run_dir / provenance.FILE_NAME
     before = provenance.read(path)
     was = _identity(before) if before else {}
@@ -316,14 +315,14 @@ def _remove_outdated(
     if begun:
         what = ", ".join(name for name in now if was.get(name) != now[name])
         print(
-            f"The classifier in {str(run_dir)!r} is trained again: what it was made from has "
+            f"The classifier in {str(run_dir)!r} is trained again: its origin has "
             f"changed or is not recorded ({what}).",
             file=sys.stderr,
         )
         for name in (*begun, score_file.VALIDATION_FILE_NAME, run_folder.LOG_DIR):
             target = run_dir / name
             target.rmtree() if target.is_dir() else target.unlink(missing_ok=True)
-    # The patients are read from the records, which takes long: only where a run begins.
+    # Reading the patients from the records takes long, so it is done only when a run starts.
     seen = dataclasses.replace(config.data, train_patient_share=config.classifier.patient_share)
     record = provenance.training_record(dataclasses.replace(config, data=seen))
     of_set = {**synthetic.record, "set": synthetic.facts} if synthetic else None
@@ -332,7 +331,7 @@ def _remove_outdated(
 
 
 def _identity(record: dict) -> dict[str, object]:
-    """Returns what a classifier's scores depend on, of its provenance."""
+    """Returns the part of a classifier's provenance that its scores depend on."""
     synthetic = record.get("synthetic")
     return {
         "dataset": record["dataset"]["fingerprint"],

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a classifier: loss, validation AUC, ROC and precision-recall."""
+"""TensorBoard curves of a classifier: loss, validation AUC, ROC and precision-recall."""
 
 import dataclasses
 import io
@@ -15,7 +15,7 @@ from cigan_tf.experiment_config import ClassifierConfig
 
 
 class ClassifierWriter:
-    """Writes a classifier's event files; opened once per process, flushed with every write."""
+    """Writes the event file of a classifier; opened once per process, flushed with every write."""
 
     def __init__(self, logdir: str, settings: ClassifierConfig):
         self._writer = tf.summary.create_file_writer(logdir)
@@ -26,13 +26,13 @@ class ClassifierWriter:
     def write(
         self, step: int, loss: float, validation: Scores, learning_rate: float, rate: float
     ) -> None:
-        """Writes one point of each curve and the two pictures.
+        """Writes one point of each curve and both pictures.
 
         Args:
-            step: of training.
+            step: training step.
             loss: mean cross-entropy of the training patches since the last point.
-            validation: of the validation patches.
-            learning_rate: Adam's step size.
+            validation: scores of the validation patches.
+            learning_rate: Adam's learning rate.
             rate: steps per second.
         """
         with self._writer.as_default(step=step):
@@ -52,7 +52,7 @@ class ClassifierWriter:
 
 
 def _draw_curves(scores: Scores) -> np.ndarray:
-    """Returns the ROC and the precision-recall curve beside each other, uint8 [h, w, 4]."""
+    """Returns the ROC and precision-recall curves side by side, uint8 [h, w, 4]."""
     figure = matplotlib.figure.Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     metrics.RocCurveDisplay.from_predictions(

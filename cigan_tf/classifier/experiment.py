@@ -22,21 +22,21 @@ from cigan_tf.experiment_config import Cell
 def run_experiment(
     config: Config, workdir: str | os.PathLike, saved_model: str | None, jobs: int = 1
 ) -> epath.Path:
-    """Trains what is missing, judges the generators whose patches are used, writes the report.
+    """Trains missing classifiers, evaluates the generators that were used, writes the report.
 
     Args:
         config: the arms, their seeds and generators.
-        workdir: of the experiment.
-        saved_model: the exported generator, where `generators` names none; by default the newest
-            in `workdir`/saved_model. Those named are the newest in their workdirs' saved_model.
-        jobs: processes that train at once.
+        workdir: workdir of the experiment.
+        saved_model: the exported generator, if `generators` is empty; default: the newest in
+            `workdir`/saved_model. Each of `generators` uses the newest in its own workdir.
+        jobs: number of parallel training processes.
 
     Returns:
-        The report's page.
+        Path of the report.
 
     Raises:
-        UserError: what its three parts raise.
-        Preempted: SIGTERM or Ctrl-C came.
+        UserError: an error of one of its three parts.
+        Preempted: SIGTERM or Ctrl-C was received.
     """
     with interruption.ending():
         return _run_experiment(config, epath.Path(workdir), saved_model, jobs)
@@ -53,7 +53,7 @@ def _run_experiment(
 
 
 def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | None) -> None:
-    """Judges each generator whose patches a classifier was trained on; keeps no earlier results."""
+    """Evaluates each generator that classifiers used; removes earlier results."""
     infill_quality.remove_infill_quality(workdir)
     arms = config.experiment.named_arms(config.classifier)
     used = {
@@ -65,7 +65,7 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
     for name, cell in sorted(used.items(), key=lambda item: item[0] or ""):
         generator = generator_workdir(config, workdir, cell)
         folder = arms[cell.arm].synthetic_dir or generator / "synthetic"
-        # One that is given is that of the only generator; of several each has its own.
+        # A given SavedModel belongs to the only generator; several generators have their own.
         exported = saved_model if name is None else None
         try:
             infill_quality.write_infill_quality(
@@ -77,31 +77,31 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
                 name,
             )
         except UserError as error:
-            # Hours of training are not lost to what comes beside the table.
+            # An error in this additional evaluation must not discard hours of training.
             of = f" of {name}" if name else ""
-            print(f"warning: the infills{of} are not judged: {error}", file=sys.stderr)
+            print(f"warning: the infills{of} are not evaluated: {error}", file=sys.stderr)
 
 
 def train_cells(
     config: Config, workdir: str | os.PathLike, cells: Sequence[Cell], jobs: int = 1
 ) -> list[epath.Path]:
-    """Trains the classifiers of these cells that are not finished, each in a folder of its own.
+    """Trains the unfinished classifiers of these cells, each in its own folder.
 
-    Several processes may do so in one workdir: each cell is trained by one of them.
+    Several processes may do so in one workdir; each cell is trained by one of them.
 
     Args:
         config: the arms and generators.
-        workdir: of the experiment; nothing outside of its `classifiers` folder is written.
-        cells: of `config.experiment.cells`.
-        jobs: processes that train at once; each has a GPU of its own, or its share of the cores.
+        workdir: workdir of the experiment; only its `classifiers` folder is written to.
+        cells: some of `config.experiment.cells`.
+        jobs: number of parallel processes; each has its own GPU, or its share of the cores.
 
     Returns:
         The cells' folders.
 
     Raises:
-        UserError: no arm is defined, a strategy of several devices, splits share a patient, more
-            jobs than GPUs, or what `train_classifier` raises.
-        Preempted: SIGTERM or Ctrl-C came.
+        UserError: no arm is defined, a strategy with several devices, splits that share a patient,
+            more jobs than GPUs, or an error of `train_classifier`.
+        Preempted: SIGTERM or Ctrl-C was received.
     """
     workdir = epath.Path(workdir)
     if not cells:
@@ -111,7 +111,7 @@ def train_cells(
     if config.hardware.strategy != "one_device":
         raise UserError(
             "A classifier is trained on one device: pass --strategy=one_device, and --jobs=N to "
-            "train N of them at once, each on a GPU of its own. Received: "
+            "train N classifiers in parallel, each on its own GPU. Received: "
             f"strategy={config.hardware.strategy!r}."
         )
     with interruption.ending():
@@ -119,14 +119,15 @@ def train_cells(
         jobs = min(jobs, len(cells))
         if jobs > 1 and not file_io.on_disk(workdir):
             raise UserError(
-                "Several processes in one workdir need its locks, which a bucket has not: train "
-                f"each classifier by --cell_index. Received: jobs={jobs}, workdir={str(workdir)!r}."
+                "Several processes in one workdir need locks, which buckets do not have: train "
+                f"each classifier with --cell_index. Received: jobs={jobs}, "
+                f"workdir={str(workdir)!r}."
             )
         if jobs > 1:
             parallel.run(train_free_cells, (config, workdir, cells), jobs)
         else:
             train_free_cells(config, workdir, cells)
-        # What another process was training is finished, or trained here, when its lock is released.
+        # A cell of another process is finished, or trained here, when its lock is released.
         for cell in cells:
             _train_cell(config, workdir, cell, wait=True)
     return [run_folder.cell_dir(workdir, cell) for cell in cells]
@@ -152,12 +153,12 @@ def _train_cell(config: Config, workdir: epath.Path, cell: Cell, wait: bool) -> 
         settings = dataclasses.replace(settings, synthetic_dir=str(folder))
     if settings.confirming_arm is not None:
         needed = Cell(settings.confirming_arm, None, cell.seed)
-        # Brought up to date here, or waited for.
+        # Wait for its lock, or train it here.
         for wait_for_it in (False, True):
             _train_cell(config, workdir, needed, wait_for_it)
     run_dir = run_folder.cell_dir(workdir, cell)
     with file_io.lock(run_dir, wait) as held:
-        # Whoever held the lock before has brought the scores up to date.
+        # The process that held the lock before may have updated the scores.
         if held and not (wait and (run_dir / score_file.FILE_NAME).exists()):
             of_arm = dataclasses.replace(config, classifier=settings)
             train_classifier(of_arm, cell.seed, workdir, run_dir)

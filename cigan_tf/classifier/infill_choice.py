@@ -1,4 +1,4 @@
-"""Which infills of a synthetic set a classifier is trained on: so many per patch, or confirmed."""
+"""Selection of the infills for training a classifier: number per patch, and confirmed ones."""
 
 import json
 
@@ -13,7 +13,7 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.patch_format import CLASS_NAMES
 
-# Half of the patches of each batch were malignant when the confirming classifier was trained.
+# The confirming classifier was trained with half of each batch malignant.
 _THRESHOLD = 0.5
 
 
@@ -23,14 +23,14 @@ def choose_infills(
     """Returns which patches of a synthetic set are used.
 
     Args:
-        config: `config.classifier` says how many per patch.
-        seed: of the classifier: what is drawn depends on it.
+        config: `config.classifier` has the number per patch.
+        seed: seed of the classifier, for the random draw.
         synthetic: the set.
-        confirming: classifier.keras of a classifier; of the patches drawn only those are used whose
-            class it confirms: a probability of malignancy of 0.5 and more is malignant. None: all.
+        confirming: classifier.keras of a classifier; drawn patches are used only if it confirms
+            their class, where a probability of 0.5 or more is malignant. None: use all.
 
     Returns:
-        bool [num_patches], in the order made.
+        bool [num_patches], in the order of the set.
 
     Raises:
         UserError: the classifier confirms no infill of a class.
@@ -51,20 +51,20 @@ def choose_infills(
         if not confirmed[label == of_class].any():
             raise UserError(
                 f"The classifier {str(confirming)!r} confirms none of "
-                f"{np.count_nonzero(label[used] == of_class)} {name} infills; train it for longer, "
-                "pass --confirmed_by of another arm, or leave it out."
+                f"{np.count_nonzero(label[used] == of_class)} {name} infills; train it longer, "
+                "pass --confirmed_by of another arm, or omit it."
             )
     return confirmed
 
 
 def draw_infills(infill: np.ndarray, synthetic_per_real: float, seed: int) -> np.ndarray:
-    """Returns which infills are used by their number alone, bool [n].
+    """Returns which infills are used, based only on their number, bool [n].
 
     Args:
-        infill: which infill of its patch each one is, counted from 0; int [n].
-        synthetic_per_real: infills per patch. Of 1.5 the first of every patch is used, and the
-            second of half of the patches, drawn at random.
-        seed: of the draw.
+        infill: number of each infill among those of its patch, from 0; int [n].
+        synthetic_per_real: infills per patch. With 1.5, the first infill of every patch is used,
+            and the second of a random half of the patches.
+        seed: seed of the draw.
     """
     whole = int(synthetic_per_real)
     used = infill < whole
@@ -75,7 +75,7 @@ def draw_infills(infill: np.ndarray, synthetic_per_real: float, seed: int) -> np
 
 
 def write_counts(run_dir: epath.Path, synthetic: SyntheticSet, used: np.ndarray) -> None:
-    """Writes how many infills a classifier is trained on, by class, and of how many."""
+    """Writes the numbers of infills used to train a classifier and of those available, by class."""
     counts = np.bincount(synthetic.index.label[used], minlength=len(CLASS_NAMES))
     content = {
         "used": dict(zip(CLASS_NAMES, counts.tolist(), strict=True)),

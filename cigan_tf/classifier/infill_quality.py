@@ -1,8 +1,8 @@
-"""Is the generator any good? Its infills beside real patches of patients that it never saw.
+"""Quality of a generator: its infills compared with real patches of unseen patients.
 
-Four questions, each with the answer that real patches give: are infills as far from real lesions as
-other real lesions are; does a classifier of real patches see the class that was asked for; are they
-copies of training patches; do their edges show?
+Each of four questions is also answered for real patches. Are infills as close to real lesions as
+other real lesions are? Does a classifier of real patches find the requested class? Are infills
+copies of training patches? Are their edges visible?
 """
 
 import json
@@ -41,17 +41,17 @@ from cigan_tf.patch_format import CLASS_NAMES, WHITE
 
 # Patches [n, p, p, 1] -> [n, d].
 Features = Callable[[np.ndarray], np.ndarray]
-# Patches, their masks beside them -> [n].
+# Patches with their masks -> [n].
 PatchProbability = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 _BATCH_SIZE = 64
-# Patches of each side; more would take memory and time, not show more.
+# Patches of each side; more would take memory and time without changing the result.
 _MAX_PATCHES = 2000
-# Patches of each kind whose nearest training patch is searched, the slowest part.
+# Patches of each kind in the search for the nearest training patch, the slowest part.
 _MAX_SEARCHED = 400
 _SHOWN_PER_KIND = 5
 _TRAINING_AT_A_TIME = 256
-# Infills are called malignant at the classifier's operating point on validation patches.
+# Infills are classified at the classifier's operating point on validation patches.
 _SPECIFICITY = 0.9
 
 
@@ -63,7 +63,7 @@ def write_infill_quality(
     calibration: memorisation.Calibration,
     generator_name: str | None = None,
 ) -> None:
-    """Judges the exported generator on the test split, and draws some of its infills.
+    """Evaluates the exported generator on the test split, and draws some of its infills.
 
     Test patches are infilled by the rule of the synthetic set (`context_patches.Contexts`): as the
     other class, malignant ones in masks of malignant test patches. The classifier that is asked,
@@ -71,39 +71,39 @@ def write_infill_quality(
     that saw no synthetic patch, with the first seed.
 
     Args:
-        config: of an experiment whose classifiers are trained.
-        workdir: of the experiment; receives infill_quality.json and infills.png, or
+        config: configuration of an experiment with trained classifiers.
+        workdir: workdir of the experiment; receives infill_quality.json and infills.png, or
             infill_quality/NAME.json and NAME.png.
         saved_model: the exported generator.
-        synthetic: the set that the arms were trained on; the same generator must have made it.
-        calibration: of `calibrate_copy_search`; several generators share it.
-        generator_name: NAME, one of the experiment's generators; None where it names none.
+        synthetic: the set that the arms were trained on; must be made by the same generator.
+        calibration: result of `calibrate_copy_search`, shared by several generators.
+        generator_name: NAME, one of the experiment's generators; None if it has no named ones.
 
     Raises:
-        UserError: the generator, its record, or a classifier trained on real patches only is
-            missing; the generator is not that of the synthetic set, or was trained on a test
-            patient; what `judge_infills` refuses.
+        UserError: the generator, its record, or a classifier trained only on real patches is
+            missing; the generator did not make the synthetic set, or was trained on a test patient;
+            an error of `judge_infills`.
     """
     workdir = epath.Path(workdir)
     quality_file, infills_file = quality_files(workdir, generator_name)
     for path in (quality_file, infills_file):
-        # Where judging fails, nothing of an earlier run passes for this one's.
+        # If the evaluation fails, results of an earlier run must not be mistaken for new ones.
         path.unlink(missing_ok=True)
         path.parent.mkdir(exist_ok=True)
     arms = config.experiment.named_arms(config.classifier)
     real_alone = [name for name, settings in arms.items() if not settings.needs_synthetic]
     if not real_alone:
         raise UserError(
-            "Infills are judged by a classifier that saw real patches alone; received the arms "
+            "Infills are evaluated by a classifier trained only on real patches; received the arms "
             f"{', '.join(arms)}. Add one with synthetic_use=none."
         )
     generator = ExportedGenerator(saved_model)
     if generator.sha256 != synthetic.record["weights_sha256"]:
         raise UserError(
-            f"The generator {str(generator.path)!r} is not the one whose patches the arms were "
+            f"The generator {str(generator.path)!r} did not make the patches that the arms were "
             f"trained on (weights {generator.sha256[:12]} and "
-            f"{synthetic.record['weights_sha256'][:12]}); pass that one as --saved_model, or write "
-            "the synthetic set again."
+            f"{synthetic.record['weights_sha256'][:12]}); pass the right one as --saved_model, or "
+            "write the synthetic set again."
         )
     run_dir = run_folder.cell_dir(
         workdir, Cell(real_alone[0], None, config.experiment.classifier_seeds[0])
@@ -146,14 +146,14 @@ def write_infill_quality(
 
 
 def calibrate_copy_search(config: Config) -> memorisation.Calibration:
-    """Returns how well copies of training patches are found, for `write_infill_quality`."""
+    """Returns the calibration of the search for copies, for `write_infill_quality`."""
     seed = config.training.seed
     real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)
     return memorisation.calibrate(_some(real, seed), TrainingPatches(config), seed)
 
 
 def remove_infill_quality(workdir: epath.Path) -> None:
-    """Removes what earlier runs wrote of this or other generators."""
+    """Removes the files that earlier runs wrote for this or other generators."""
     workdir = epath.Path(workdir)
     for path in quality_files(workdir, None):
         path.unlink(missing_ok=True)
@@ -163,12 +163,12 @@ def remove_infill_quality(workdir: epath.Path) -> None:
 def infilled_patches(
     config: Config, generator: Callable[..., np.ndarray], max_patches: int = _MAX_PATCHES
 ) -> dict[str, np.ndarray]:
-    """Returns infills of test patches, made as those of the synthetic set, for `judge_infills`.
+    """Returns infills of test patches, made like those of the synthetic set, for `judge_infills`.
 
     Args:
         config: names the dataset, its test split and the seed that draws patches and masks.
-        generator: function (image, mask, label, seed) as `ExportedGenerator` or `CiGAN.generate`.
-        max_patches: how many are infilled; all where the split holds fewer.
+        generator: function (image, mask, label, seed) like `ExportedGenerator` or `CiGAN.generate`.
+        max_patches: number of infills; all patches if the split has fewer.
     """
     seed, patch_size = config.training.seed, config.model.patch_size
     builder = input_pipeline.open_dataset(config.data, patch_size)
@@ -192,7 +192,7 @@ def infilled_patches(
 
 
 def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[str, np.ndarray]:
-    """Returns some of the synthetic set, as `memorisation.audit` takes them, by their films."""
+    """Returns some of the synthetic set, as arguments of `memorisation.audit`, grouped by film."""
     rng = np.random.default_rng(config.training.seed)
     drawn = np.sort(rng.permutation(synthetic.facts["num_patches"])[:_MAX_SEARCHED])
     records = input_pipeline.Records(synthetic.builder, synthetic.index)
@@ -208,7 +208,7 @@ def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[
 
 
 class TrainingPatches:
-    """Chunks of all training patches, decoded while they are iterated; groups are their films."""
+    """Chunks of all training patches, decoded during iteration; groups are their films."""
 
     def __init__(self, config: Config):
         self._data, self._patch_size = config.data, config.model.patch_size
@@ -238,30 +238,31 @@ def judge_infills(
     calibration: memorisation.Calibration,
     in_training: Mapping[str, np.ndarray] | None = None,
 ) -> dict:
-    """Returns every measure of the infills beside that of real patches, ready for JSON.
+    """Returns every measure of the infills and of real patches, ready for JSON.
 
     Args:
         real: held-out patches: `image`, `mask` float32 [n, p, p, 1], `label` and `patient_id` [n];
-            the mask is the lesion's, or one lent to a patch without; two patients of each class.
-        infills: likewise; `label` is the class asked for, `patient_id` that of the tissue around,
-            `context` the patch before it was infilled, and `composed` that patch infilled as its
+            the mask is that of the lesion, or of another patch if there is no lesion; two patients
+            of each class.
+        infills: the same; `label` is the requested class, `patient_id` that of the surrounding
+            tissue, `context` the patch before infilling, and `composed` that patch infilled as its
             own class.
-        training: real patches that the generator was trained on, in chunks that
-            `memorisation.nearest_training_patch` takes; with `group` for `in_training`.
-        features: of patches [n, p, p, 1], which are given as lesion windows; [n, d].
-        probability: of malignancy by a classifier trained on real patches alone: from `real` or
-            `infills` to [n].
-        threshold: of that classifier, fixed on validation patches.
-        seed: of the halves of the real patches and the subsets.
-        calibration: of the search for copies, by `memorisation.calibrate`.
+        training: training patches of the generator, in chunks as for
+            `memorisation.nearest_training_patch`; with `group` for `in_training`.
+        features: function from patches [n, p, p, 1], given as lesion windows, to [n, d].
+        probability: malignant probability by a classifier trained only on real patches: function
+            from `real` or `infills` to [n].
+        threshold: threshold of that classifier, chosen on validation patches.
+        seed: seed of the halves of the real patches and of the subsets.
+        calibration: calibration of the search for copies, from `memorisation.calibrate`.
         in_training: infills of training patches, `image`, `mask` and `group` [n], such as the film;
-            those alone are searched for copies, of training patches of other groups.
+            they are only used in the search for copies, among training patches of other groups.
 
     Returns:
-        `window_px`, `threshold`, `seed` and `measures`, a list as `evaluation.quality_table` reads
-        it: `measure`, `of_class`, and for `infills` and `real` the `value`, maybe `sd` or `low` and
-        `high`, and `n`. Medians have 5 % and 95 % quantiles for low and high; AUCs and shares the
-        95 % interval of resampled patients.
+        `window_px`, `threshold`, `seed` and `measures`, a list for `evaluation.quality_table`:
+        `measure`, `of_class`, and for `infills` and `real` the `value`, optionally `sd` or `low`
+        and `high`, and `n`. For medians, low and high are the 5 % and 95 % quantiles; for AUCs and
+        shares, the 95 % interval from resampled patients.
 
     Raises:
         UserError: fewer than two patients or four patches in a half of a class, sizes or lengths
@@ -295,9 +296,9 @@ def compare(
     probability: PatchProbability,
     seed: int,
 ) -> list[dict]:
-    """Returns those measures of `judge_infills` that need neither training patches nor a threshold.
+    """Returns the measures of `judge_infills` that need no training patches and no threshold.
 
-    They are the distances and two-sample tests, `class_auc`, and the seams.
+    These are the distances and two-sample tests, `class_auc`, and the seams.
     """
     consistency = _consistency(real, infills, probability, 0.5, seed)
     return [
@@ -308,21 +309,22 @@ def compare(
 
 
 def feature_function(source: str, classifier: keras.Model | None = None) -> Features:
-    """Returns the features that distances are computed in, [n, p, p, 1] in [0, 1] -> [n, d].
+    """Returns the feature function for distances, [n, p, p, 1] in [0, 1] -> [n, d].
 
     Args:
-        source: 'classifier' for the pooled maps of the one given, or what
-            `quality_features.build` takes.
-        classifier: of `build_classifier`, trained.
+        source: 'classifier' for the pooled maps of the given classifier, or a source of
+            `quality_features.build`.
+        classifier: a trained classifier of `build_classifier`.
 
     Raises:
-        UserError: 'classifier' and none is given, or the weights cannot be fetched or do not fit.
+        UserError: 'classifier' without a classifier, or weights that cannot be loaded or do not
+        fit.
     """
     if source == "classifier":
         if classifier is None:
             raise UserError(
                 "The features 'classifier' need a trained classifier; received none. Train one, or "
-                "take 'imagenet' or a weights file."
+                "use 'imagenet' or a weights file."
             )
         pooled = keras.Model(classifier.input, classifier.get_layer("avg_pool").output)
     else:
@@ -338,7 +340,7 @@ def feature_function(source: str, classifier: keras.Model | None = None) -> Feat
 
 
 class _Side(NamedTuple):
-    """Patches of one class that are compared with others, described by what is compared."""
+    """Patches of one class for a comparison, with their features."""
 
     features: np.ndarray
     texture: np.ndarray
@@ -349,7 +351,7 @@ class _Side(NamedTuple):
 
 
 def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
-    """Infills and one half of the real patches, each against the other half, by class."""
+    """Compares infills and one half of the real patches with the other half, by class."""
     window_px = np.shape(real["image"])[1]
     all_real, all_infills = (
         _Side(
@@ -365,10 +367,10 @@ def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
         with prefix_errors(f"{name.replace('_', '-')} patches"):
             first = fidelity.first_half(of_class.patients, seed)
             against, other = of_class.chosen(~first), of_class.chosen(first)
-            # As for the real halves, nobody stands on both sides.
+            # As for the real halves, no patient is on both sides.
             apart = ~np.isin(all_infills.patients, against.patients)
             candidates = np.flatnonzero((np.asarray(infills["label"]) == label) & apart)
-            # A distance depends on n: infills are as many as the real half, if there are.
+            # Distances depend on n: use as many infills as the real half has patches, if available.
             drawn = np.random.default_rng(seed).permutation(len(candidates))
             generated = all_infills.chosen(candidates[drawn[: len(other.features)]])
             of_infills = _compared(generated, against, ("infills", "real"), seed)
@@ -380,7 +382,7 @@ def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
 
 
 def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> dict[str, dict]:
-    """Returns each measure of one side against the other, which `names` call in `n`."""
+    """Returns each measure of one side against the other; `names` are the keys of `n`."""
     n = dict(zip(names, (len(side.features), len(against.features)), strict=True))
     kernel = fidelity.kernel_distance(side.features, against.features, seed)
     frechet = fidelity.frechet_distance(side.features, against.features)
@@ -419,7 +421,7 @@ def _auc(found: two_sample.TwoSampleTest | None) -> dict:
 def _consistency(
     real, infills, probability: PatchProbability, threshold: float, seed
 ) -> list[dict]:
-    """Whether the class is recognised; infills should be no easier than real lesions either."""
+    """Returns how well the class is recognised; infills should not be easier than real lesions."""
     of_infills, of_real = (
         _recognised(patches, probability(patches), threshold, seed) for patches in (infills, real)
     )
@@ -492,17 +494,17 @@ def _memorisation(
 
 
 def _some(patches: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Returns at most as many patches as are searched for copies."""
+    """Returns at most the number of patches used in the search for copies."""
     drawn = np.random.default_rng(seed).permutation(len(patches["image"]))[:_MAX_SEARCHED]
     return {name: np.asarray(values)[np.sort(drawn)] for name, values in patches.items()}
 
 
 def _seams(infills) -> list[dict]:
-    """Each infill beside the patch that it stands in, with the same mask."""
+    """Compares each infill with its patch before infilling, with the same mask."""
     of_infills, of_real = (
         seam.seam_score(infills[name], infills["mask"]) for name in ("image", "context")
     )
-    # A mask without an edge, or flat tissue beside it, has no score.
+    # A mask without an edge, or with flat tissue around it, has no score.
     scored = np.isfinite(of_infills) & np.isfinite(of_real) & (of_real > 0)
     entries = []
     for label, name in enumerate(CLASS_NAMES):
@@ -523,7 +525,7 @@ def _seams(infills) -> list[dict]:
 
 
 def _changes(infills, seed: int) -> list[dict]:
-    """What infills of the own class change, beside another patient's patch of it in that place."""
+    """Change by an infill of the same class, compared with another patient's patch in its place."""
     own = 1 - np.asarray(infills["label"])
     entries = []
     for label, name in enumerate(CLASS_NAMES):

@@ -1,4 +1,4 @@
-"""Which patches of each step are real (paper section 3.2)."""
+"""Share of real patches in each step (paper section 3.2)."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from cigan_tf.experiment_config import ClassifierConfig
 
 
 def real_share_by_step(settings: ClassifierConfig) -> np.ndarray:
-    """Returns the chance of a real patch at every training step, float32 [steps] in [0, 1].
+    """Returns the probability of a real patch at every training step, float32 [steps] in [0, 1].
 
     "We train the classifier by initially training on equal proportions of real and synthetic data.
     Every 1000 iterations, we increase the relative proportion of real data used by 20%, such that
-    the final iteration is trained on 90% real data" allows three readings that end there. With k
-    the times that `real_share_steps` have passed:
+    the final iteration is trained on 90% real data" has three interpretations with this end. With k
+    the number of completed intervals of `real_share_steps`:
 
     - share_x1.2: min(0.9, 0.5 * 1.2^k);
     - synthetic_x0.8: real : synthetic = 1 : 0.8^k, a share of 1 / (1 + 0.8^k);
@@ -35,11 +35,11 @@ def real_share_by_step(settings: ClassifierConfig) -> np.ndarray:
 
 
 def draw_synthetic(settings: ClassifierConfig, seed: int) -> np.ndarray:
-    """Returns which patches of every step are synthetic, each with its step's chance.
+    """Returns which patches of every step are synthetic, with the probability of the step.
 
     Args:
-        settings: how many steps and patches, and which share of them real.
-        seed: of the draw; a longer training begins as a shorter one does.
+        settings: number of steps and patches, and the share of real patches.
+        seed: seed of the draw; a longer training starts like a shorter one.
 
     Returns:
         bool [steps, patches].
@@ -50,13 +50,13 @@ def draw_synthetic(settings: ClassifierConfig, seed: int) -> np.ndarray:
 
 
 def places_in_streams(stream: np.ndarray) -> np.ndarray:
-    """Returns how many patches of its own stream come before each patch.
+    """Returns for each patch the number of earlier patches from its own stream.
 
     Args:
-        stream: number of the stream that each patch is taken from, in the order of training.
+        stream: number of the stream of each patch, in training order.
 
     Returns:
-        int64, as `stream` in shape.
+        int64, same shape as `stream`.
     """
     places = np.empty(stream.shape, np.int64)
     for number in np.unique(stream):

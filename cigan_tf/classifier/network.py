@@ -15,11 +15,11 @@ class _Family(NamedTuple):
     """A network of keras.applications.
 
     Attributes:
-        application: its name there.
-        preprocess: what it expects of RGB images in 0..255.
+        application: its name in keras.applications.
+        preprocess: its preprocessing of RGB images in 0..255.
         file_to_bring: Keras' file of its ImageNet weights, without the top.
-        last_stage: what the names of its last stage's layers begin with.
-        draw: gives it random weights, by a seed.
+        last_stage: prefix of the layer names in its last stage.
+        draw: sets random weights from a seed.
     """
 
     application: str
@@ -32,24 +32,24 @@ class _Family(NamedTuple):
 def build_classifier(
     patch_size: int, weights: str, seed: int, network: str = "resnet50", trainable: str = "all"
 ) -> keras.Model:
-    """Returns a network of keras.applications with one output, the probability of malignancy.
+    """Returns a network of keras.applications with one output, the malignant probability.
 
     Args:
         patch_size: side of a patch in pixels, at least 32.
-        weights: 'imagenet', 'random', or the path of a file that `pretrained.load_weights` reads,
-            of the application without its top.
-        seed: of the output layer's weights, and of all where they are random.
+        weights: 'imagenet', 'random', or the path of a file for `pretrained.load_weights`, for the
+            application without its top.
+        seed: seed of the output layer's weights, and of all weights if they are random.
         network: 'resnet50' or 'vgg16'.
         trainable: 'all'; 'last', the output layer and the last stage (ResNet-50's conv5, VGG-16's
-            block5); 'none', the output layer alone. Batch normalisation of the rest keeps to its
-            moving averages while the classifier is trained.
+            block5); 'none', only the output layer. Batch normalisation of frozen layers uses its
+            moving averages during training.
 
     Returns:
         A model from `image` [N, p, p, 1] in [0, 1] to `malignant` [N, 1] in [0, 1]; its layer
         `avg_pool` gives the features, [N, 2048] or [N, 512].
 
     Raises:
-        UserError: the weights cannot be fetched or do not fit.
+        UserError: the weights cannot be downloaded or do not fit.
 
     References:
         He, Zhang, Ren, Sun. Deep residual learning for image recognition. CVPR 2016.

@@ -1,4 +1,4 @@
-"""Several processes on one machine, each with a GPU of its own or its share of the cores."""
+"""Parallel processes on one machine, each with its own GPU or its share of the cores."""
 
 import contextlib
 import multiprocessing
@@ -11,26 +11,26 @@ from collections.abc import Callable, Iterator
 from cigan_tf import interruption
 from cigan_tf.errors import Preempted, UserError
 
-# How often signals are looked for while the processes work.
+# Interval between checks for signals while the processes work.
 _POLL_S = 0.5
 
 
 def run(function: Callable, arguments: tuple, jobs: int) -> None:
-    """Calls a function in several processes at once, all with the same arguments.
+    """Calls a function in several processes at once, with the same arguments.
 
-    The function divides the work itself. Where one process fails, the others are ended.
+    The function divides the work itself. If one process fails, the others are stopped.
 
     Args:
-        function: importable, as are its arguments.
-        arguments: of the function.
-        jobs: how many processes, at least 1.
+        function: importable, with importable arguments.
+        arguments: arguments of the function.
+        jobs: number of processes, at least 1.
 
     Raises:
-        UserError: more jobs than GPUs; what the function raises; a process was killed.
-        Preempted: SIGTERM or Ctrl-C came, to this process or to one of the others.
+        UserError: more jobs than GPUs; an error of the function; a process was killed.
+        Preempted: this process or one of the others received SIGTERM or Ctrl-C.
     """
     environments = _environments(jobs)
-    # A forked TensorFlow hangs; spawned processes import it anew, with their own environment.
+    # A forked TensorFlow hangs; spawned processes import it again, with their own environment.
     context = multiprocessing.get_context("spawn")
     with interruption.watch() as interrupted, contextlib.ExitStack() as stack:
         workers = {}
@@ -47,13 +47,13 @@ def run(function: Callable, arguments: tuple, jobs: int) -> None:
             if interrupted.requested:
                 for worker, _ in workers.values():
                     worker.terminate()
-                raise interrupted.error("and saved; the same command resumes.")
+                raise interrupted.error("and saved; run the same command to resume.")
             for sentinel in ended:
                 _raise_failure(*workers.pop(sentinel))
 
 
 def _call(sender, function: Callable, arguments: tuple) -> None:
-    """Runs in a process of its own; sends the failure that the user is to see."""
+    """Runs in its own process; sends a failure that must be shown to the user."""
     try:
         with interruption.ending():
             function(*arguments)
@@ -67,11 +67,11 @@ def _raise_failure(worker, receiver) -> None:
         if receiver.poll():
             raise receiver.recv()
     if worker.exitcode == -signal.SIGTERM:  # before its work began
-        raise Preempted("Stopped by SIGTERM; the same command resumes.")
+        raise Preempted("Stopped by SIGTERM; run the same command to resume.")
     if worker.exitcode:
         raise UserError(
             f"One of the --jobs ended with code {worker.exitcode}; its output is above (-9 may "
-            "mean that memory ran out: pass fewer --jobs). The same command resumes."
+            "mean out of memory: pass fewer --jobs). Run the same command to resume."
         )
 
 
@@ -84,7 +84,7 @@ def _end(worker) -> None:
 
 def _environments(jobs: int) -> list[dict[str, str]]:
     """Returns the environment variables of each process."""
-    # Here, so that a process that is spawned loads it only if its function needs it.
+    # Imported here, so that a spawned process loads it only if its function needs it.
     import tensorflow as tf
 
     num_gpus = len(tf.config.list_physical_devices("GPU"))
@@ -99,17 +99,17 @@ def _environments(jobs: int) -> list[dict[str, str]]:
         threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         devices = [dict.fromkeys(names, threads)] * jobs
-    # Progress bars stand one below the other.
+    # Progress bars are shown one below the other.
     return [variables | {"TQDM_POSITION": str(job)} for job, variables in enumerate(devices)]
 
 
 @contextlib.contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """Blocks Ctrl-C in processes that are started in the context: a terminal sends it to all.
+    """Blocks Ctrl-C in processes started in the context, because a terminal sends it to all.
 
-    This process alone answers it, and asks the others to end. One that comes meanwhile is kept.
+    Only this process handles it and asks the others to stop. A Ctrl-C during the context is kept.
     """
-    # Started by the first process otherwise, which would unblock the signal.
+    # Otherwise the first process would start it and unblock the signal.
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -120,7 +120,7 @@ def _ctrl_c_blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables that a process started in the context inherits."""
+    """Sets environment variables that are inherited by processes started in the context."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,9 +1,9 @@
-"""The synthetic set: every training patch once more, as the other class (paper section 3.2).
+"""The synthetic set: a second copy of every training patch as the other class (paper section 3.2).
 
-A non-malignant patch receives a malignant lesion in the mask of a malignant training patch; of a
-malignant patch the lesion is replaced by non-malignant tissue. With `infills_per_patch` above 1 all
-of that is done as many times, with other draws. It is stored as a TFDS dataset with the features of
-`ddsm_patches` and each record's origin.
+A non-malignant patch gets a malignant lesion in the mask of a malignant training patch. In a
+malignant patch, the lesion is replaced by non-malignant tissue. With `infills_per_patch` above 1
+this is repeated with other random draws. The set is a TFDS dataset with the features of
+`ddsm_patches` and the origin of each record.
 """
 
 import functools
@@ -36,7 +36,7 @@ from cigan_tf.work_ahead import map_ahead
 
 SPLIT = "train"
 _NAME, _VERSION = "synthetic", "1.1.0"
-# Written last: a set without it is not finished, and says in the other one what it is to be.
+# Written last: a set without it is unfinished; the other file has the facts it is to have.
 _FACTS_FILE, _BEGUN_FILE = "synthetic.json", "begun.json"
 _PNG_DIR = "png"
 # Whole batches: a patch is computed beside the same others wherever a run was resumed.
@@ -51,17 +51,17 @@ class SyntheticSet:
 
     Args:
         folder: `WORKDIR/synthetic`.
-        patch_size: side in pixels of the patches that are asked for.
+        patch_size: required side of the patches in pixels.
 
     Attributes:
-        facts: from what it was made: `dataset`, `dataset_fingerprint`, `train_split`,
+        facts: origin of the set: `dataset`, `dataset_fingerprint`, `train_split`,
             `train_patient_share`, `seed`, `generator` (a hash of its weights),
             `infills_per_patch`, `num_patches`.
         record: provenance of the generator (`provenance.training_record`, `step`,
             `weights_sha256`).
 
     Raises:
-        UserError: there is none, or its patches are of another size.
+        UserError: there is no set, or its patches have another size.
     """
 
     def __init__(self, folder: str | os.PathLike, patch_size: int):
@@ -74,15 +74,15 @@ class SyntheticSet:
             )
         if facts["patch_size"] != patch_size:
             raise UserError(
-                f"The synthetic patches in {str(folder)!r} are {facts['patch_size']} px wide, the "
+                f"The synthetic patches in {str(folder)!r} are {facts['patch_size']} px wide, but "
                 f"real ones {patch_size} px."
             )
         self.facts = facts
         record = provenance.read(self._path / provenance.FILE_NAME)
         if record is None:
             raise UserError(
-                f"The synthetic set in {str(folder)!r} does not say what its generator was trained "
-                "on; delete it, and write it again with --mode=infill."
+                f"The synthetic set in {str(folder)!r} has no record of its generator's training "
+                "data; delete it and write it again with --mode=infill."
             )
         self.record = record
 
@@ -93,16 +93,16 @@ class SyntheticSet:
 
     @functools.cached_property
     def index(self) -> RecordIndex:
-        """Its records, in the order made."""
+        """Index of its records, in the order of the set."""
         return input_pipeline.index_of_split(self.builder, SPLIT)
 
     def encoded_patches(self, used: np.ndarray | None = None) -> tf.data.Dataset:
-        """Returns the patches as of `input_pipeline.encoded_patches`, in the order made.
+        """Returns the patches like `input_pipeline.encoded_patches`, in the order of the set.
 
-        The patients, films and scanners are those of the context.
+        Patients, films and scanners are those of the context images.
 
         Args:
-            used: which of them, bool [num_patches]; None: all.
+            used: which patches, bool [num_patches]; None: all.
         """
         patches = input_pipeline.encoded_patches(self.builder, SPLIT)
         if used is None:
@@ -111,13 +111,13 @@ class SyntheticSet:
         return patches.enumerate().filter(lambda i, _: used[i]).map(lambda _, patch: patch)
 
     def records(self) -> tf.data.Dataset:
-        """Returns everything that is stored of each patch, images decoded, in the order made."""
+        """Returns all stored features of each patch, images decoded, in the order of the set."""
         in_order = tfds.ReadConfig(interleave_cycle_length=1)
         return self.builder.as_dataset(split=SPLIT, read_config=in_order)
 
 
 def read_facts(folder: str | os.PathLike) -> dict | None:
-    """Returns from what the set in `folder` was made; None where there is no finished set."""
+    """Returns the origin of the set in `folder`, or None if there is no finished set."""
     return _read_json(epath.Path(folder).expanduser() / _VERSION / _FACTS_FILE)
 
 
@@ -125,33 +125,33 @@ def _read_json(path: epath.Path) -> dict | None:
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError, tf.errors.NotFoundError):
-        # Nothing else: a finished set that cannot be read just now must not pass for another one.
+        # Only this error: a finished set with a temporary read error must not count as missing.
         return None
 
 
 def write_synthetic_set(
     config: Config, workdir: str | os.PathLike, saved_model: str | None, write_png: bool = False
 ) -> epath.Path:
-    """Writes `workdir`/synthetic through the exported generator, or finds it finished there.
+    """Writes `workdir`/synthetic with the exported generator, unless it is already complete.
 
-    The patches are those that the generator was trained on. A set that an earlier run has begun
-    is completed after its last finished shard, and holds the same bytes as one made in one go.
+    The patches are the generator's training patches. An unfinished set of an earlier run is
+    completed after its last finished shard; its bytes are the same as without the interruption.
 
     Args:
-        config: the dataset, its training split, the share of its patients, the seed, the infills
-            per patch.
+        config: the dataset, its training split, the share of its patients, the seed, and the number
+            of infills per patch.
         workdir: folder of the run.
-        saved_model: the exported generator; by default the newest in `workdir`/saved_model.
-        write_png: write each patch and mask as PNG as well, into `workdir`/synthetic/png.
+        saved_model: the exported generator; default: the newest in `workdir`/saved_model.
+        write_png: also write each patch and mask as PNG, to `workdir`/synthetic/png.
 
     Returns:
-        The folder written.
+        Path of the set.
 
     Raises:
         UserError: the generator or the dataset is missing, their sizes differ, the generator has no
-            provenance or was trained on other patches than the flags say, a class is missing,
-            the folder holds another set, or another process is at work in `workdir`.
-        Preempted: SIGTERM or Ctrl-C came.
+            provenance or contradicts the flags, a class is missing, the folder has another set, or
+            another process is using `workdir`.
+        Preempted: SIGTERM or Ctrl-C was received.
     """
     workdir = epath.Path(workdir)
     folder = workdir / _NAME
@@ -170,7 +170,7 @@ def write_synthetic_set(
             _complete_set(config, folder, generator, record, facts, interrupted)
         elif differing := {n: present.get(n) for n in facts if present.get(n) != facts[n]}:
             raise UserError(
-                f"The folder {str(folder)!r} holds a set made with {differing}; delete it, or pass "
+                f"The folder {str(folder)!r} has a set made with {differing}; delete it, or pass "
                 "another --workdir."
             )
         if write_png:
@@ -218,7 +218,7 @@ def _complete_set(
             of_shard = list(itertools.islice(records, length))
             if len(of_shard) < length:
                 raise interrupted.error(
-                    "while infilling; the same command resumes after the last finished shard."
+                    "while infilling; run the same command to resume after the last finished shard."
                 )
             with (
                 file_io.whole_file(shard) as beside,
@@ -243,7 +243,7 @@ def _complete_set(
     )
     provenance.write(path / provenance.FILE_NAME, record)
     for beside in path.glob(".*"):
-        beside.unlink()  # of a run that was killed while it wrote
+        beside.unlink()  # left by a run that was killed while writing
     file_io.write_whole(path / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
     (path / _BEGUN_FILE).unlink()
 
@@ -255,16 +255,16 @@ def infilled_records(
     stop: int,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[bytes]:
-    """Yields the records of the infills from `first` to before `stop`, in their order.
+    """Yields the records of the infills from `first` up to `stop`, in order.
 
-    Contexts are read and records encoded by other threads while the generator computes.
+    Other threads read context images and encode records while the generator computes.
 
     Args:
-        contexts: what is infilled.
-        generator: function (image, mask, label, seed) as `ExportedGenerator`.
+        contexts: the patches to infill.
+        generator: function (image, mask, label, seed) like `ExportedGenerator`.
         first: number of the first infill.
-        stop: number after that of the last one.
-        stop_requested: asked after every batch whether to end before.
+        stop: number after the last infill.
+        stop_requested: called after every batch; returns whether to stop early.
     """
     batches = infill(contexts.batches(first, stop, BATCH_SIZE), generator)
     batches = itertools.takewhile(lambda _: not stop_requested(), batches)
@@ -302,7 +302,7 @@ def _serializer(contexts: Contexts) -> Callable[[dict[str, np.ndarray]], list[by
         rows = [
             dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
         ]
-        # Otherwise the order of a record's features changes with the process.
+        # Otherwise the order of a record's features differs between processes.
         return [
             tf.train.Example.FromString(features.serialize_example(example(row))).SerializeToString(
                 deterministic=True
@@ -338,7 +338,7 @@ def _features(patch_size: int) -> tfds.features.FeaturesDict:
 def _write_png(
     synthetic: SyntheticSet, folder: epath.Path, interrupted: interruption.Interruption
 ) -> None:
-    """Writes the patches (16 bit) and masks (0 and 255) that are not in the folder yet."""
+    """Writes the patches (16 bit) and masks (0 and 255) that are missing in the folder."""
     folder.mkdir(exist_ok=True)
     records = tqdm.tqdm(
         synthetic.records().as_numpy_iterator(),
@@ -349,7 +349,7 @@ def _write_png(
     )
     for number, record in enumerate(records):
         if interrupted.requested:
-            raise interrupted.error("while writing PNG files; the same command writes the others.")
+            raise interrupted.error("while writing PNG files; run the same command to continue.")
         stem = f"{number:06d}_{CLASS_NAMES[record['label']]}"
         pictures = {stem: record["image"], f"{stem}_mask": 255 * record["mask"]}
         for name, picture in pictures.items():

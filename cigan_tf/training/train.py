@@ -139,8 +139,8 @@ def _run_steps(
             checkpoints.save(step)
         if stop:
             raise interrupted.error(
-                f"after step {step} and saved as {checkpoints.newest}; the same command resumes "
-                "from there."
+                f"after step {step} and saved as {checkpoints.newest}; run the same command to "
+                "resume from there."
             )
 
 

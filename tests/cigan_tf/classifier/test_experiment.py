@@ -155,7 +155,9 @@ def test_infills_that_cannot_be_judged_cost_no_table(
     arms = dataclasses.replace(discs_config.experiment, classifier_seeds=(0,))
     config = dataclasses.replace(discs_config, classifier=settings, experiment=arms)
     experiment.run_experiment(config, tmp_path, str(tmp_path / "no_generator"))
-    assert "warning: the infills are not judged: There is no SavedModel" in capsys.readouterr().err
+    assert (
+        "warning: the infills are not evaluated: There is no SavedModel" in capsys.readouterr().err
+    )
     assert (tmp_path / "table.csv").exists()
 
 
@@ -233,7 +235,7 @@ def test_another_generator_than_that_of_the_arms_is_not_judged(
 ):
     synthetic = SyntheticSet(synthetic_folder, 32)
     synthetic.record = {**synthetic.record, "weights_sha256": "0" * 64}
-    with pytest.raises(UserError, match="is not the one whose patches the arms were trained on"):
+    with pytest.raises(UserError, match="did not make the patches that the arms were trained on"):
         infill_quality.write_infill_quality(
             discs_config, tmp_path, discs_generator, synthetic, calibration=None
         )

@@ -84,13 +84,13 @@ def test_how_a_process_ended_is_said(function, error, says, tmp_path):
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_all_processes_save_when_the_first_is_stopped(number, exit_code, tmp_path):
-    with pytest.raises(Preempted, match="saved; the same command resumes") as raised:
+    with pytest.raises(Preempted, match="saved; run the same command to resume") as raised:
         parallel.run(stop_everything, (str(tmp_path), number), jobs=2)
     assert raised.value.exit_code == exit_code
     assert {path.read_text() for path in tmp_path.iterdir()} == {"saved after SIGTERM"}
 
 
 def test_a_process_that_is_stopped_before_its_work_is_no_mistake(tmp_path):
-    with pytest.raises(Preempted, match="same command resumes") as raised:
+    with pytest.raises(Preempted, match="same command to resume") as raised:
         parallel.run(stop_before_work, (str(tmp_path),), jobs=1)
     assert raised.value.exit_code == 75

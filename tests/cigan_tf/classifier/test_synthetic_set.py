@@ -169,7 +169,7 @@ def test_a_signal_ends_the_command_and_keeps_finished_shards(
     number, exit_code, discs_config, discs_generator, small_shards, tmp_path, monkeypatch
 ):
     at_call(3, lambda: os.kill(os.getpid(), number), monkeypatch)
-    with pytest.raises(Preempted, match="same command resumes") as stopped:
+    with pytest.raises(Preempted, match="same command to resume") as stopped:
         write_synthetic_set(discs_config, tmp_path, str(discs_generator))
     assert stopped.value.exit_code == exit_code
     assert len(list(tmp_path.glob("synthetic/1.1.0/synthetic-train.tfrecord-*"))) == 1

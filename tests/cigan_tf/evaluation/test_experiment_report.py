@@ -86,7 +86,7 @@ def test_the_page_and_the_tables(experiment):
     assert (baseline["generator"], cigan["generator"]) == ("", "beefbeefbeef")
     records = json.loads((experiment / "experiment_provenance.json").read_text())
     assert records["cigan"]["synthetic"]["weights_sha256"] == "beef" * 16
-    assert "Is the generator any good?" not in text
+    assert "Quality of the generator" not in text
     assert len((experiment / "table.csv").read_text().splitlines()) == 1 + 3
     assert len((experiment / "comparisons.csv").read_text().splitlines()) == 1 + 3
     assert "| cigan − baseline" in (experiment / "table.md").read_text()
@@ -104,7 +104,7 @@ def test_infills_their_quality_and_the_time_taken_are_shown_where_they_are_there
     text = experiment_report.write_report(experiment).read_text()
 
     assert text.count("data:image/png;base64,") == 3
-    assert "Is the generator any good?" in text
+    assert "Quality of the generator" in text
     assert "<td>0.5</td><td>40 infills</td>" in text
     assert "trained for 5 min 50 s in all" in text
 

@@ -52,7 +52,7 @@ def test_a_worker_that_fails_ends_the_others_with_its_reason(tiny_config, replac
     )
     folder = forked_runs("failing", config)
     chief, other = ((folder / f"claimed_{i}.txt").read_text() for i in range(2))
-    assert "holds a run with other settings (learning_rate" in chief
+    assert "has a run with other settings (learning_rate" in chief
     assert other == f"Worker 0 has failed: {chief}"
     assert "can no longer be reached" in (folder / "killed_1.txt").read_text()
     assert float((folder / "waited_s").read_text()) < 60

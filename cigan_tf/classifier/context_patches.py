@@ -1,4 +1,4 @@
-"""Patches that are infilled as the other class (paper section 3.2), and by which generator."""
+"""Context patches to infill as the other class (paper section 3.2), and their generator."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,24 +20,24 @@ BATCH_SIZE = 32
 class Contexts:
     """Patches, each to be infilled as the other class (paper section 3.2).
 
-    A malignant patch loses the lesion in its own mask. A non-malignant one receives a lesion in the
-    mask of a malignant patch, the first of a few drawn ones that lies on breast tissue; where none
-    does, the one with the largest share on tissue. Infills are numbered: n patches have the numbers
-    0 to n - 1, and each further pass through them draws other masks and noise.
+    In a malignant patch, the lesion in its own mask is replaced. A non-malignant patch gets a
+    lesion in the mask of a malignant patch: the first of a few random masks that is on breast
+    tissue, or else the one with the largest share on tissue. Infills are numbered: n patches have
+    the numbers 0 to n - 1, and each further pass through them has other masks and noise.
 
     Args:
-        builder: of `input_pipeline.open_dataset`.
-        index: of the patches' split.
+        builder: from `input_pipeline.open_dataset`.
+        index: index of the patches' split.
         patches: records of the split, int64 [n].
-        donors: records with a lesion, whose masks are drawn, int64 [m].
-        seed: of the draws, which depend on it and on an infill's number only.
+        donors: records with a lesion whose masks are used, int64 [m].
+        seed: seed of the draws, which depend only on it and on the number of an infill.
         patch_size: side of a patch in pixels.
 
     Attributes:
-        index: as given.
+        index: the argument.
         lesion_types: names of its lesion types.
-        labels: the class asked for of each patch, int64 [n].
-        patch_size: as given.
+        labels: requested class of each patch, int64 [n].
+        patch_size: the argument.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Contexts:
         self._seed, self.patch_size = seed, patch_size
 
     def batches(self, first: int, stop: int, batch_size: int) -> tf.data.Dataset:
-        """Returns the examples of the infills from `first` to before `stop`, in batches."""
-        # AutoGraph would take most of the time to the first batch, and finds nothing to convert.
+        """Returns the examples of the infills from `first` up to `stop`, in batches."""
+        # AutoGraph would take most of the time before the first batch, with nothing to convert.
         example = tf.autograph.experimental.do_not_convert(self.example)
         examples = tf.data.Dataset.range(first, stop).map(
             example, num_parallel_calls=tf.data.AUTOTUNE
@@ -65,11 +65,11 @@ class Contexts:
         return examples.batch(batch_size).prefetch(2)
 
     def example(self, number: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns what the infill of a number is made from.
+        """Returns the generator's input and the origin of one infill.
 
         Returns:
             `image` float32 [p, p, 1] in [0, 1], `mask` float32 [p, p, 1] in {0, 1}, `label` (the
-            class asked for) and `seed` (int32), what the generator takes; `number`, `record` and
+            requested class) and `seed` (int32), the generator's arguments; `number`, `record` and
             `donor`, the records of the patch and of the mask (int64); `scanner` (str).
         """
         record, donors = tf.numpy_function(self._draw, [number], [tf.int64, tf.int64])
@@ -98,11 +98,11 @@ class Contexts:
 def infill(
     batches: tf.data.Dataset, generator: Callable[..., np.ndarray]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of `Contexts`, with `infilled` uint16 [N, p, p, 1] in each.
+    """Yields batches of `Contexts` with an additional `infilled` uint16 [N, p, p, 1].
 
     Args:
-        batches: of `Contexts.batches`.
-        generator: function (image, mask, label, seed) as `ExportedGenerator`.
+        batches: from `Contexts.batches`.
+        generator: function (image, mask, label, seed) like `ExportedGenerator`.
     """
     for batch in batches.as_numpy_iterator():
         infilled = generator(*(batch[name] for name in ("image", "mask", "label", "seed")))
@@ -122,14 +122,14 @@ def training_contexts(config: Config, patient_share: float, seed: int) -> Contex
     donors = patches[(index.label[patches] == 1) & index.has_lesion[patches]]
     if len(donors) in (0, len(patches)):
         raise UserError(
-            f"The {data.train_split} split of {data.dataset} holds {len(donors)} malignant "
+            f"The {data.train_split} split of {data.dataset} has {len(donors)} malignant "
             f"patches of {len(patches)}; infilling needs both classes."
         )
     return Contexts(builder, index, patches, donors, seed, patch_size)
 
 
 class OnTheFly:
-    """Infills that are made while a classifier is trained, and not stored.
+    """Infills generated during a classifier's training, and not stored.
 
     Args:
         config: the dataset.
@@ -137,13 +137,13 @@ class OnTheFly:
 
     Attributes:
         generator: the exported generator.
-        facts: from what infills are made: `dataset`, `dataset_fingerprint`, `train_split`,
+        facts: origin of the infills: `dataset`, `dataset_fingerprint`, `train_split`,
             `train_patient_share`, `patch_size`, `generator` (a hash of its weights).
         record: provenance of the generator.
 
     Raises:
-        UserError: there is no generator, it has no provenance, or it was trained on other patches
-            than those that it would infill.
+        UserError: there is no generator, it has no provenance, or its training patches are not
+            those to infill.
     """
 
     def __init__(self, config: Config, saved_model: str | os.PathLike):
@@ -153,25 +153,25 @@ class OnTheFly:
         self._config = config
 
     def contexts(self, seed: int) -> Contexts:
-        """Returns what is infilled: the patches that the generator was trained on.
+        """Returns the patches to infill, which are the generator's training patches.
 
         Args:
-            seed: of masks and noise.
+            seed: seed of masks and noise.
         """
         return training_contexts(self._config, self.facts["train_patient_share"], seed)
 
 
 def generator_facts(config: Config, generator: ExportedGenerator, record: dict) -> dict:
-    """Returns the facts of infills of the patches that a generator was trained on.
+    """Returns the origin of infills of a generator's training patches.
 
     Raises:
-        UserError: it takes patches of another size, or was trained on others than the flags say.
+        UserError: its patches have another size, or the flags contradict its training data.
     """
     data, patch_size = config.data, config.model.patch_size
     if generator.patch_size != patch_size:
         raise UserError(
-            f"The generator {str(generator.path)!r} takes patches of {generator.patch_size} px; "
-            f"those asked for have {patch_size} px. Pass --patch_size={generator.patch_size} and a "
+            f"The generator {str(generator.path)!r} takes patches of {generator.patch_size} px, "
+            f"but {patch_size} px are requested. Pass --patch_size={generator.patch_size} and a "
             "dataset of that size."
         )
     dataset = provenance.dataset_record(config)
@@ -195,7 +195,7 @@ def refuse_differing(name: str, trained_on: object, given: object) -> None:
     """Raises UserError where a generator was trained on other patches than those given."""
     if trained_on != given:
         raise UserError(
-            f"Infills are made of the patches that their generator was trained on: its {name} was "
+            f"Infills are made of their generator's training patches: its {name} was "
             f"{_short(trained_on)}. Received: {name}={_short(given)}."
         )
 

@@ -66,9 +66,9 @@ def write_infill_quality(
     """Evaluates the exported generator on the test split, and draws some of its infills.
 
     Test patches are infilled by the rule of the synthetic set (`context_patches.Contexts`): as the
-    other class, malignant ones in masks of malignant test patches. The classifier that is asked,
-    and whose features are taken for `quality_features` = 'classifier', is that of the first arm
-    that saw no synthetic patch, with the first seed.
+    other class, malignant lesions in masks of malignant test patches. The classifier is that of
+    the first arm without synthetic patches, with the first seed; `quality_features` =
+    'classifier' uses its features.
 
     Args:
         config: configuration of an experiment with trained classifiers.

@@ -39,9 +39,9 @@ _NAME, _VERSION = "synthetic", "1.1.0"
 # Written last: a set without it is unfinished; the other file has the facts it is to have.
 _FACTS_FILE, _BEGUN_FILE = "synthetic.json", "begun.json"
 _PNG_DIR = "png"
-# Whole batches: a patch is computed beside the same others wherever a run was resumed.
+# Whole batches, so that a patch is computed together with the same others after a resume.
 _PATCHES_PER_SHARD = 16 * BATCH_SIZE
-# The generator goes on while this many threads turn earlier batches into records.
+# Threads that encode earlier batches as records while the generator continues.
 _ENCODERS = max(1, len(os.sched_getaffinity(0)))
 _BATCHES_AHEAD = 2 * _ENCODERS
 
@@ -186,7 +186,7 @@ def _complete_set(
     facts: dict,
     interrupted: interruption.Interruption,
 ) -> None:
-    """Writes the shards that a set lacks, and says that it is whole."""
+    """Writes the missing shards of a set, then marks it as complete."""
     contexts = training_contexts(config, facts["train_patient_share"], config.training.seed)
     num_patches = len(contexts.labels) * facts["infills_per_patch"]
     facts = {**facts, "num_patches": num_patches}

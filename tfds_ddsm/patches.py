@@ -43,9 +43,7 @@ def split_of(patient_id: str) -> str:
     return "validation" if place < 0.9 else "test"
 
 
-def rescale_factor(
-    film_id: str, height: int, width: int, film_size: tuple[int, int] = (1375, 750)
-) -> float:
+def rescale_factor(film_id: str, height: int, width: int, film_size: tuple[int, int]) -> float:
     """Returns the factor that brings a film near `film_size`, with its aspect ratio kept.
 
     The paper's "target range of 1375 x 750" (section 3.1) is read as in the authors' code: uniform
@@ -338,11 +336,8 @@ def plan_patches(
     malignant = _share_by_patient(films, patches_per_class, [f.num_malignant for f in films])
     benign = _share_by_patient(films, patches_per_class - background, [f.num_benign for f in films])
     beside = _share_by_patient(films, background, [1] * len(films))
-    return {
-        film.film_id: counts
-        for film, *counts in zip(films, malignant, benign, beside, strict=True)
-        for counts in [tuple(counts)]
-    }
+    counts = zip(malignant, benign, beside, strict=True)
+    return {film.film_id: of_film for film, of_film in zip(films, counts, strict=True)}
 
 
 def _share_by_patient(films: Sequence[Film], total: int, weights: Sequence[int]) -> list[int]:

@@ -21,8 +21,8 @@ from cigan_tf.training.held_out import HeldOutMeasures
 PICTURES_PER_KIND = 4
 
 
-class Silent:
-    """The observer of a worker that shows nothing; of several, all but one."""
+class Observer:
+    """What a run reports to. This one shows nothing: it is that of every worker but the chief."""
 
     def begin(self, facts: dict[str, Any]) -> None:
         """Says where and on what the run begins, `facts` of start.py."""
@@ -57,7 +57,7 @@ class Silent:
         """Closes what was opened."""
 
 
-class Chief(Silent):
+class Chief(Observer):
     """Progress in the terminal; curves, pictures and warnings on disk.
 
     Args:

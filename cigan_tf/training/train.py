@@ -65,7 +65,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         worker, model.num_batch_parts = strategies.worker(strategy)
         iterator = iter(patches.batches(step, worker, model.num_batch_parts))
         observer = (
-            observers.Chief(model, held_out, workdir, config) if chief else observers.Silent()
+            observers.Chief(model, held_out, workdir, config) if chief else observers.Observer()
         )
         with contextlib.closing(observer):
             if chief:
@@ -99,7 +99,7 @@ def _run_steps(
     model: CiGAN,
     iterator: tf.data.Iterator,
     checkpoints: RunCheckpoints,
-    observer: observers.Silent,
+    observer: observers.Observer,
     stop_requested: Callable[[int, int], bool],
     interrupted: interruption.Interruption,
     config: Config,

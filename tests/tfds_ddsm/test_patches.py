@@ -133,7 +133,7 @@ def test_rescaling_by_a_half_averages_blocks_and_keeps_half_covered_mask_pixels(
 
 
 def test_the_factor_lies_between_fitting_the_height_and_the_width():
-    factors = {patches.rescale_factor(f"film_{i}", 5500, 2500) for i in range(200)}
+    factors = {patches.rescale_factor(f"film_{i}", 5500, 2500, (1375, 750)) for i in range(200)}
 
     assert min(factors) >= 1375 / 5500
     assert max(factors) <= 750 / 2500
@@ -144,7 +144,7 @@ def test_the_factor_lies_between_fitting_the_height_and_the_width():
 
 def test_hashes_never_change():
     assert patches.stable_uniform("P_00001") == 0.5135303456897582
-    assert patches.rescale_factor("P_00820_LEFT_CC", 4736, 2624) == pytest.approx(
+    assert patches.rescale_factor("P_00820_LEFT_CC", 4736, 2624, (1375, 750)) == pytest.approx(
         0.2899454708998134, rel=1e-12
     )
     assert [patches.split_of(f"P_{i:05d}") for i in (1, 2, 4, 15, 26, 39)] == [

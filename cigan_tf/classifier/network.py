@@ -81,8 +81,9 @@ def build_classifier(
 
 
 def _zero_init_residuals(resnet: keras.Model, seed: int) -> None:
-    # Without ImageNet's weights each residual block begins as the identity (Goyal et al. 2017,
-    # section 5.1): fifty layers then learn within hundreds of steps. All else was drawn by Keras.
+    # Without ImageNet weights, each residual block starts as the identity (Goyal et al. 2017,
+    # section 5.1), so that fifty layers learn within hundreds of steps. Keras drew all other
+    # weights.
     del seed
     for layer in resnet.layers:
         if layer.name.endswith("_3_bn"):

@@ -8,7 +8,7 @@ _HOMES = {"CiGAN": "cigan_tf.models.cigan", "list_presets": "cigan_tf.models.pre
 
 
 def __getattr__(name: str):
-    # When asked for: CiGAN needs TensorFlow, the networks run on every backend of Keras.
+    # Imported on demand: CiGAN needs TensorFlow, but the networks run on every Keras backend.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

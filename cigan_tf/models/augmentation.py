@@ -1,10 +1,10 @@
-"""Differentiable augmentation of what the discriminator sees (Zhao et al. 2020, DiffAugment)."""
+"""Differentiable augmentation of the discriminator's input (Zhao et al. 2020, DiffAugment)."""
 
 from keras import ops
 
 from cigan_tf import masks
 
-# Uniform draws that `augment_view` takes for each patch.
+# Number of uniform draws that `augment_view` uses per patch.
 NUM_DRAWS = 9
 
 _LEAST_CONTRAST, _MOST_CONTRAST = 0.5, 1.5
@@ -14,18 +14,18 @@ _CUTOUT = 3 / 8
 
 
 def augment_view(view, draws):
-    """Returns views with contrast, brightness, place, one square and orientation changed at random.
+    """Returns views with random contrast, brightness, translation, cutout and orientation.
 
-    Real and infilled patches are changed alike, and the gradient passes through to the generator:
-    with few patches the discriminator cannot learn them by heart, and the changes do not leak into
-    the infills as those of augmented training patches do.
+    Real and infilled patches are augmented alike, and the gradient passes through to the generator.
+    The discriminator then cannot memorise a small dataset, and the augmentations do not leak into
+    the infills, as they would with augmented training patches.
 
     Args:
         view: [N, w, w, c], grey levels in [0, 1] in the first channel.
         draws: uniform in [0, 1), [N, `NUM_DRAWS`].
 
     Returns:
-        [N, w, w, c]. What is shifted in and what is cut out is 0.
+        [N, w, w, c], with 0 in pixels that were shifted in or cut out.
 
     References:
         Zhao et al. Differentiable Augmentation for Data-Efficient GAN Training. NeurIPS 2020.
@@ -51,7 +51,7 @@ def _shift(view, draws):
 def _cut_out(view, draws):
     side = view.shape[1]
     hole = int(side * _CUTOUT)
-    # The square may lie half outside.
+    # Half of the square may be outside.
     first = ops.cast(ops.floor(draws * side), "int32") - hole // 2
     at = ops.arange(side, dtype="int32")
     rows, columns = (

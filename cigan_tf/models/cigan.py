@@ -17,7 +17,7 @@ from cigan_tf.models.vgg_features import build_vgg_features
 
 
 class Turn(enum.IntEnum):
-    """Whose step it is. The values are kept in checkpoints."""
+    """The network trained in a step. The values are stored in checkpoints."""
 
     PRETRAINING = 0
     DISCRIMINATOR = 1
@@ -25,15 +25,15 @@ class Turn(enum.IntEnum):
 
 
 class Shown(enum.IntEnum):
-    """As what a patch is shown to the discriminator; each has draws of its own."""
+    """The role of a patch shown to the discriminator; each role has its own random draws."""
 
     REAL = 0
     INFILLED = 1
     OPPOSITE = 2  # infilled as the opposite class
-    WRONG_CLASS = 3  # real, said to be of the other class
+    WRONG_CLASS = 3  # real, with the other class given
 
 
-# What a step measures, by the names of the metrics.
+# Terms measured in a step, by the names of the metrics.
 TERMS = (*LOSS_TERMS, "discriminator_accuracy_real", "discriminator_accuracy_fake")
 _CHECKED = (*TERMS, "generator_gradient", "discriminator_gradient")
 
@@ -42,29 +42,28 @@ _CHECKED = (*TERMS, "generator_gradient", "discriminator_gradient")
 class CiGAN(InfillingModel):
     """The conditional infilling GAN (paper section 2).
 
-    `train_step` first trains the generator on the feature loss alone, then one network at a time:
-    the turn passes when the loss of the network in training falls below a threshold, or after
-    `max_steps_per_turn`. Only the network whose turn it is is computed and updated; a step whose
-    loss or gradient is not finite updates nothing.
+    `train_step` first trains the generator on the feature loss only, then one network at a time. A
+    turn ends when the loss of the network in training falls below a threshold, or after
+    `max_steps_per_turn`. Only that network is computed and updated. A step with a loss or gradient
+    that is not finite updates nothing.
 
     Args:
         generator: from the inputs of `Generator` to [N, p, p, 1].
         discriminator: from the inputs of `Discriminator` to one logit.
-        composite: keep the image's own pixels outside the mask.
-        match_rim: shift every infill to the tissue at its mask's rim (`masks.match_rim`).
-        vgg_weights: of the feature loss's VGG-19, as `build_vgg_features` takes them. They are
+        composite: keep the image's pixels outside the mask.
+        match_rim: shift every infill to match the tissue at its mask's rim (`masks.match_rim`).
+        vgg_weights: weights of the feature loss's VGG-19, as for `build_vgg_features`. They are
             loaded when training begins, and are not saved with the model.
-        feature_layers: which of VGG-19's maps the feature loss compares.
-        name: of the model.
-        settings: fields of `LossConfig` and `TrainingConfig` by their names, such as
-            `feature_weight`, `learning_rate`, `pretraining_steps` and `seed`; those of the paper
-            where they are not given.
+        feature_layers: the VGG-19 maps compared by the feature loss.
+        name: name of the model.
+        settings: fields of `LossConfig` and `TrainingConfig` by name, such as `feature_weight`,
+            `learning_rate`, `pretraining_steps` and `seed`. Default to the values of the paper.
 
     A batch is a dict: `image` float [N, p, p, 1] in [0, 1], `mask` [N, p, p, 1] in {0, 1}, `label`
     int [N] in {0, 1}.
 
     Raises:
-        UserError: there is no such setting, or its value cannot be used.
+        UserError: a setting does not exist, or its value is invalid.
     """
 
     def __init__(
@@ -113,19 +112,19 @@ class CiGAN(InfillingModel):
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
     ):
-        """Takes one optimizer per network; Adam as the settings say where none is given.
+        """Sets one optimizer per network; by default Adam with the model's settings.
 
-        There is no `optimizer` whose learning rate a callback of Keras could set: pass optimizers
-        with a schedule.
+        There is no `optimizer` attribute whose learning rate a Keras callback could set; use
+        optimizers with a schedule.
 
         Args:
-            generator_optimizer: of keras.optimizers.
-            discriminator_optimizer: of keras.optimizers.
+            generator_optimizer: an optimizer of keras.optimizers.
+            discriminator_optimizer: an optimizer of keras.optimizers.
             jit_compile: compile losses and gradients with XLA.
-            steps_per_execution: steps that TensorFlow takes at most before Python looks in again.
-            run_eagerly: without graphs, for a debugger.
+            steps_per_execution: maximum number of steps per call into TensorFlow.
+            run_eagerly: run without graphs, for debugging.
         """
-        # super() would otherwise make an optimizer of its own and keep it in every checkpoint.
+        # super() would otherwise create an unused optimizer and save it in every checkpoint.
         super().compile(
             optimizer=None,
             jit_compile=jit_compile,
@@ -152,7 +151,7 @@ class CiGAN(InfillingModel):
         }
 
     def compile_from_config(self, config):
-        """Compiles the model as `get_compile_config` describes."""
+        """Compiles the model with the result of `get_compile_config`."""
         optimizers = {
             name: keras.optimizers.deserialize(config[name])
             for name in ("generator_optimizer", "discriminator_optimizer")
@@ -160,10 +159,10 @@ class CiGAN(InfillingModel):
         self.compile(**{**config, **optimizers})
 
     def load_features(self) -> None:
-        """Loads the VGG-19 of the feature loss, which training and `evaluate` need.
+        """Loads the VGG-19 of the feature loss, needed for training and `evaluate`.
 
         Raises:
-            UserError: its weights cannot be fetched or do not fit.
+            UserError: its weights cannot be loaded or do not fit.
         """
         if self.feature_loss is not None:
             return
@@ -173,19 +172,19 @@ class CiGAN(InfillingModel):
         self.feature_loss = FeatureLoss(
             features,
             self.patch_size,
-            # Without the context's own pixels patches differ everywhere.
+            # If the context's pixels are not kept, patches differ everywhere.
             windows=self.loss_config.windowed_feature_loss and self.composite,
             reach_px=self.loss_config.feature_reach_px,
         )
 
     def make_train_function(self, force=False):
-        """Prepares training; VGG-19 is loaded here."""
+        """Prepares training and loads VGG-19."""
         with self.strategy.scope():
             self.load_features()
         super().make_train_function(force)
 
     def make_test_function(self, force=False):
-        """Prepares `evaluate`; VGG-19 is loaded here."""
+        """Prepares `evaluate` and loads VGG-19."""
         with self.strategy.scope():
             self.load_features()
         super().make_test_function(force)
@@ -195,9 +194,9 @@ class CiGAN(InfillingModel):
         return self._term_means
 
     def train_step(self, batch):
-        """Trains the network whose turn it is with the batch, or this worker's part of it."""
+        """Trains the current network on the batch, or on this worker's part of it."""
         batch = as_batch(batch)
-        # Of the whole batch: what a patch gets does not depend on the number of workers.
+        # Drawn for the whole batch, so that results do not depend on the number of workers.
         whole = tf.shape(batch["mask"]) * (self.num_batch_parts, 1, 1, 1)
         batch["noise"] = self.noise(whole, self.step)
         if self.training_config.augment_discriminator:
@@ -213,12 +212,12 @@ class CiGAN(InfillingModel):
         self._end_step(adversarial_loss)
 
     def test_step(self, batch):
-        """Measures every term on a batch of held-out patches; changes nothing."""
+        """Measures every term on a batch of held-out patches, without training."""
         self._record(self.measure(as_batch(batch)))
         return self.get_metrics_result()
 
     def measure(self, batch) -> dict[str, tf.Tensor]:
-        """Returns each of `TERMS` for a batch; the noise is the same whenever it is called."""
+        """Returns each of `TERMS` for a batch; the noise is the same in every call."""
         noise = self.noise(tf.shape(batch["mask"]), -1)
         batch = {**batch, "noise": noise}
         infilled, opposite = self._infill_batch(batch), self._opposite_infill(batch)
@@ -227,17 +226,17 @@ class CiGAN(InfillingModel):
         return of_generator | of_discriminator
 
     def take_nonfinite(self) -> tuple[int, str] | None:
-        """Returns the first step since the last call that moved nothing, and the term to blame.
+        """Returns the first skipped step since the last call, and the term that was not finite.
 
-        A step moves nothing where a loss term, or the gradient of the network in training, is NaN
-        or infinite.
+        A step is skipped if a loss term, or the gradient of the network in training, is NaN or
+        infinite.
         """
         step = int(self._nonfinite_step.numpy())
         self._nonfinite_step.assign(0)
         return (step, _CHECKED[int(self._nonfinite_term.numpy())]) if step else None
 
     def _train_generator(self, batch, adversarially: bool):
-        """Returns the adversarial loss, infinite where it is not computed."""
+        """Returns the adversarial loss, or infinity if it is not computed."""
 
         def loss(part):
             infilled = self._infill_batch(part, training=True)
@@ -261,24 +260,24 @@ class CiGAN(InfillingModel):
         return terms["adversarial_discriminator_loss"]
 
     def _update(self, network, optimizer, loss, batch) -> dict[str, tf.Tensor]:
-        """Moves a network by the gradient of `loss(part) -> loss, terms`, if all of it is finite.
+        """Updates a network with the gradient of `loss(part) -> loss, terms` if all is finite.
 
         Returns:
-            The terms, means of the whole batch.
+            The terms, averaged over the whole batch.
         """
         weights = network.trainable_variables
 
         def gradients(part):
-            # The tape keeps what depends on these weights: no other network, no real features.
+            # The tape records only operations on these weights: no other network, no real features.
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([weight.value for weight in weights])
                 whole, terms = loss(part)
-                # The one place where a loss is divided: the optimizer adds up over replicas.
+                # The only place where a loss is divided: the optimizer sums over replicas.
                 share = optimizer.scale_loss(whole / self.num_replicas)
             moves = tape.gradient(share, weights)
             finite = _all_finite(moves)
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                # Gradients that overflow tell it to scale less; below 1 they are at fault.
+                # Gradients that overflow reduce the loss scale; below 1 they are really infinite.
                 finite |= optimizer.dynamic_scale > 1
             check = tf.where(finite, 0.0, float("nan"))
             return moves, {**terms, f"{network.name}_gradient": check}
@@ -313,7 +312,7 @@ class CiGAN(InfillingModel):
         self.skipped_steps.assign_add(1)
 
     def _augmentation_draws(self, num_patches):
-        """Returns uniform draws for every patch and every way in which it is shown."""
+        """Returns uniform draws for every patch in every role."""
         seed = [self.training_config.seed + 1, tf.cast(self.step, tf.int32)]
         shape = (num_patches, len(Shown), NUM_DRAWS)
         return tf.random.stateless_uniform(shape, seed, alg="philox")
@@ -323,19 +322,19 @@ class CiGAN(InfillingModel):
         return self.infill(*inputs, training=training)
 
     def _opposite_infill(self, batch, training=False):
-        """Returns the batch infilled as the opposite class, None where nothing is trained on it."""
+        """Returns the batch infilled as the opposite class, or None if training does not use it."""
         if not self.loss_config.opposite_class_weight:
             return None
         return self._infill_batch({**batch, "label": 1 - batch["label"]}, training)
 
     def _generator_loss(self, batch, infilled, adversarially: bool, opposite=None):
-        """Returns the weighted sum, and the terms unweighted.
+        """Returns the weighted sum of the terms, and the unweighted terms.
 
         Args:
             batch: real patches.
-            infilled: the same infilled as their own class.
-            adversarially: whether to compute more than the feature loss.
-            opposite: the same infilled as the opposite class, or None.
+            infilled: the patches infilled as their own class.
+            adversarially: whether to compute the terms other than the feature loss.
+            opposite: the patches infilled as the opposite class, or None.
         """
         features = self.feature_loss(batch["image"], infilled, batch["mask"])
         if not adversarially:
@@ -368,7 +367,7 @@ class CiGAN(InfillingModel):
         }
 
     def _discriminator_loss(self, batch, infilled, opposite=None):
-        """Returns the adversarial loss, and the terms; arguments as of `_generator_loss`."""
+        """Returns the adversarial loss and the terms; arguments as in `_generator_loss`."""
         real_logits = self._discriminate(Shown.REAL, batch["image"], batch)
         fake_logits = self._discriminate(Shown.INFILLED, infilled, batch)
         wrong_class_weight = self.loss_config.wrong_class_weight
@@ -395,7 +394,7 @@ class CiGAN(InfillingModel):
         }
 
     def _discriminate(self, shown: Shown, image, batch):
-        """Returns the discriminator's logits of images in the place of a batch's own."""
+        """Returns the discriminator's logits for images in place of the batch's images."""
         if "draws" not in batch:
             return self.discriminator(self._inputs(shown, image, batch))
         _, judge = self.discriminator.parts()
@@ -407,7 +406,7 @@ class CiGAN(InfillingModel):
         return {name: inputs[name] for name in self.discriminator.input}
 
     def _seen(self, shown: Shown, image, batch) -> list:
-        """Returns the view and maybe the label, as `Discriminator.parts` names them."""
+        """Returns the view, and the label if used: the input of the discriminator's second part."""
         see, _ = self.discriminator.parts()
         view, *label = see(self._inputs(shown, image, batch))
         if "draws" in batch:
@@ -424,7 +423,7 @@ class CiGAN(InfillingModel):
         return losses.r1_penalty(tf.cast(gradient, tf.float32), self.loss_config.r1_weight)
 
     def _end_step(self, adversarial_loss):
-        """Counts the step, and passes the turn where it is over (paper, Training details)."""
+        """Counts the step, and ends the turn if it is over (paper, Training details)."""
         config = self.training_config
         step = tf.convert_to_tensor(self.step) + 1
         turn = tf.convert_to_tensor(self.turn)
@@ -443,7 +442,7 @@ class CiGAN(InfillingModel):
 
 
 def build_cigan(config: Config) -> CiGAN:
-    """Returns the compiled networks that a configuration describes, weights drawn by its seed."""
+    """Returns the compiled model of a configuration, with weights drawn with its seed."""
     model = CiGAN(**arguments_of(config, POLICIES[config.hardware.mixed_precision]))
     model.compile(
         jit_compile=config.hardware.jit_compile,
@@ -454,7 +453,7 @@ def build_cigan(config: Config) -> CiGAN:
 
 
 def _scaled_for(network: keras.Model, optimizer: keras.optimizers.Optimizer):
-    """Returns an optimizer that scales the loss where the network's gradients are float16."""
+    """Returns an optimizer with loss scaling if the network's gradients are float16."""
     scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if scales or network.compute_dtype != "float16":
         return optimizer
@@ -466,9 +465,9 @@ def _all_finite(tensors) -> tf.Tensor:
 
 
 def build_optimizers(config: TrainingConfig) -> list[keras.optimizers.Optimizer]:
-    """Returns Adam for the generator, which may average its weights, and for the discriminator."""
-    # A schedule even where it is constant: a number would be one more variable in checkpoints, and
-    # a run could not resume with or without decay.
+    """Returns Adam for the generator, optionally with a moving average, and the discriminator."""
+    # Always a schedule, even if constant: a number would be an additional variable in checkpoints,
+    # and a run could not resume with decay switched on or off.
     learning_rate = keras.optimizers.schedules.ExponentialDecay(
         config.learning_rate, config.learning_rate_decay_steps, config.learning_rate_decay_rate
     )

@@ -1,4 +1,4 @@
-"""The discriminator (paper section 2.1): five convolutions, to one logit."""
+"""The discriminator (paper section 2.1): five convolutions and one logit."""
 
 import keras
 from keras import layers, ops
@@ -15,18 +15,18 @@ class Discriminator(keras.Model):
 
     Args:
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
-        sees_class: whether the two class maps join the image at the input, D(c, .).
-        view: 'patch', the paper's: the whole patch, without the mask. 'lesion': a window of half
-            the patch around the lesion, its grey levels joined by their local contrast and by the
-            mask. Texture fills the window, so the network finds it within a few hundred steps.
-        dtype: policy of its layers, such as 'mixed_bfloat16'; Keras' own where it is None.
+        sees_class: whether the two class maps are concatenated to the input image, D(c, .).
+        view: 'patch', as in the paper: the whole patch, without the mask. 'lesion': a window of
+            half the patch around the lesion, with channels for grey levels, local contrast and
+            mask. The texture fills the window, so the network learns it within a few hundred steps.
+        dtype: dtype policy of its layers, such as 'mixed_bfloat16'; None: Keras' default.
 
     Inputs:
         A dict: `image` [N, p, p, 1] in [0, 1]; if it sees the class, `label` int [N]; for the view
         'lesion', `mask` [N, p, p, 1] in {0, 1}.
 
     Outputs:
-        [N, 1] in (-inf, inf): positive where the patch is taken for real.
+        [N, 1] in (-inf, inf), positive if the patch is classified as real.
     """
 
     def __init__(
@@ -60,28 +60,28 @@ class Discriminator(keras.Model):
                 dtype=policy,
                 name=f"conv{block}",
             )(features)
-            # The smallest window, 16 px, has one pixel left before the last block.
+            # The smallest window, 16 px, has only one pixel left before the last block.
             if features.shape[1] > 1:
-                # LeakyReLU keeps the order: after the pool it gives the same, from fewer pixels.
+                # LeakyReLU is monotonic: after the pool the result is the same, from fewer pixels.
                 features = layers.MaxPooling2D(dtype=policy)(features)
             features = layers.LeakyReLU(negative_slope=0.2, dtype=policy)(features)
         features = layers.Flatten(dtype=policy)(features)
         logit = layers.Dense(1, dtype="float32", name="logit")(features)
         super().__init__(inputs, logit, name=name, **kwargs)
-        # Functional models drop the argument of this name.
+        # Functional models drop the argument with this name.
         self.dtype_policy = policy
         self.patch_size = patch_size
         self.sees_class = sees_class
         self.view = view
         parts = keras.Model(inputs, seen, name="seen"), keras.Model(seen, logit, name="judge")
-        # A function: Keras would save the shared weights a second time with an attribute.
+        # A function: Keras would save the shared weights twice if this were an attribute.
         self._parts = lambda: parts
 
     def parts(self) -> tuple[keras.Model, keras.Model]:
-        """Returns the network in two parts that share its weights.
+        """Returns the network as two parts that share its weights.
 
-        The first goes from the inputs to a list: the view, [N, w, w, c] with grey levels in the
-        first channel, and the label if it sees the class. The second goes from there to the logit.
+        The first part maps the inputs to a list: the view, [N, w, w, c] with grey levels in the
+        first channel, and the label if the network sees the class. The second maps it to the logit.
         """
         return self._parts()
 

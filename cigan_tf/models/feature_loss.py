@@ -1,4 +1,4 @@
-"""The feature loss of the paper (section 2.2), computed where a lesion mask can change it."""
+"""The feature loss of the paper (section 2.2), computed where a lesion mask can affect it."""
 
 import math
 import os
@@ -14,14 +14,14 @@ from cigan_tf.models.feature_window import FeatureWindow
 class FeatureLoss:
     """Sum over layers of the mean absolute difference of real and infilled patches' maps.
 
-    With windows the value and its gradient are those of whole patches up to rounding, for less
+    With windows, value and gradient equal those of whole patches up to rounding, with less
     arithmetic: each patch is cut to the smallest of a few windows that its mask allows.
 
     Args:
         features: from `vgg_features.build_vgg_features`.
         patch_size: side of a patch in pixels.
-        windows: whether patches agree outside their masks, so that windows can be used.
-        reach_px: as `FeatureWindow` takes it.
+        windows: whether patches are equal outside their masks, so that windows can be used.
+        reach_px: see `FeatureWindow`.
 
     Attributes:
         features: the feature network.
@@ -33,15 +33,15 @@ class FeatureLoss:
         self._window = FeatureWindow(vgg_features.network(features), reach_px)
         self._sizes = self._window.sizes(patch_size)
         self._in_windows = windows and len(self._sizes) > 1
-        # Traced once, however many steps of the model call it.
+        # Traced only once, for all steps of the model that call it.
         self._value_and_gradient = tf.function(self._compute, autograph=False)
 
     def __call__(self, real, infilled, mask):
-        """Returns the loss. Its gradient reaches `infilled` alone, with windows in the mask alone.
+        """Returns the loss. Its gradient reaches only `infilled`; with windows, only in the mask.
 
         Args:
             real: [N, p, p, 1] in [0, 1].
-            infilled: [N, p, p, 1] in [0, 1]; with windows it is `real` outside the mask.
+            infilled: [N, p, p, 1] in [0, 1]; with windows, equal to `real` outside the mask.
             mask: [N, p, p, 1] in {0, 1}.
 
         Returns:
@@ -49,15 +49,16 @@ class FeatureLoss:
         """
         if not self._in_windows:
             return losses.feature_loss(self.features(real), self.features(infilled))
-        # The gradient comes with the value: no map outlives its window, no tape sees inside.
+        # The gradient is computed with the value: no map outlives its window, no outer tape
+        # records.
         fixed = tf.stop_gradient(infilled)
         value, gradient = self._value_and_gradient(real, fixed, mask)
         return value + tf.reduce_sum(gradient * (infilled - fixed))
 
     def _compute(self, real, infilled, mask):
-        """Returns the loss and its gradient by `infilled`."""
+        """Returns the loss and its gradient with respect to `infilled`."""
         first, last = self._window.first_and_last_cell(*masks.bounding_box(mask), self._patch_size)
-        # Patches go in groups of like lesions, each group in a window of its own size.
+        # Patches are grouped by lesion size, and each group has a window of its own size.
         order = tf.argsort(tf.reduce_max(last - first, axis=-1))
         at_once = _patches_at_once(real.shape[0])
         groups = [
@@ -78,7 +79,7 @@ class FeatureLoss:
         return tf.reduce_sum(values) / num_groups, gradient / num_groups
 
     def _in_smallest_window(self, first_cell, last_cell, real, infilled):
-        """The same for patches that share a window's size."""
+        """Returns loss and gradient of patches that share a window's size."""
         too_small = tf.constant(self._sizes) <= tf.reduce_max(last_cell - first_cell)
         return tf.switch_case(
             tf.reduce_sum(tf.cast(too_small, tf.int32)),
@@ -90,16 +91,17 @@ class FeatureLoss:
 
     def _in_window(self, cells: int, first_cell, real, infilled):
         side_px = cells * self._window.cell_px
-        # No window leaves its patch: where it ends at the patch's edge, so do the whole maps.
+        # No window extends beyond its patch: at the patch's edge, whole maps end there too.
         corner_px = tf.minimum(first_cell * self._window.cell_px, self._patch_size - side_px)
-        # A mean's gradient is too small for float16, and the optimizer's loss scale comes only
-        # after this tape. Times the pixels it is 1/16 to 1/4; a power of two is exact.
+        # A mean's gradient is too small for float16, and the optimizer's loss scale is applied only
+        # after this tape. Multiplied by the number of pixels it is 1/16 to 1/4; powers of two are
+        # exact.
         scale = 2.0 ** round(math.log2(infilled.shape[0] * self._patch_size**2))
         real_maps = self.features(_cut(real, corner_px, side_px))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(infilled)
             infilled_maps = self.features(_cut(infilled, corner_px, side_px))
-            # The mean over the patch: outside the window there is no difference.
+            # The mean over the patch: there is no difference outside the window.
             share = (side_px / self._patch_size) ** 2
             value = share * losses.feature_loss(real_maps, infilled_maps)
             scaled = value * scale
@@ -107,12 +109,12 @@ class FeatureLoss:
 
 
 def _patches_at_once(batch_size: int | None) -> int:
-    """Returns how many patches share a window: few fit it well, many use the hardware well."""
+    """Returns the number of patches per window: few fit it well, many use the hardware well."""
     if batch_size is None:
         return 1
     if _has_accelerator():
         return batch_size
-    # Each core takes a patch of its own.
+    # Each core processes one patch.
     cores = os.cpu_count() or 1
     return max(n for n in range(1, batch_size + 1) if n <= cores and batch_size % n == 0)
 
@@ -122,7 +124,7 @@ def _has_accelerator() -> bool:
 
 
 def _cut(images, corner_px, side_px: int):
-    """Returns the square of each image that begins at its corner, int [N, 2]."""
+    """Returns the square of each image that starts at its corner, int [N, 2]."""
     at = corner_px[..., None] + tf.range(side_px)
     rows = tf.gather(images, at[:, 0], axis=1, batch_dims=1)
     return tf.gather(rows, at[:, 1], axis=2, batch_dims=1)

@@ -6,7 +6,7 @@ from keras import layers, ops
 from cigan_tf import masks
 
 SMALLEST_SCALE_PX = 4
-# Kernels of the blocks from 4x4 to 256x256; the one block that 512 px adds continues with 32.
+# Kernels of the blocks from 4x4 to 256x256; the additional block of 512 px also has 32.
 KERNELS = (128, 128, 64, 64, 32, 32, 32, 32)
 
 
@@ -16,13 +16,13 @@ class Generator(keras.Model):
 
     Args:
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
-        dtype: policy of its layers, such as 'mixed_bfloat16'; Keras' own where it is None.
+        dtype: dtype policy of its layers, such as 'mixed_bfloat16'; None: Keras' default.
 
     Inputs:
         A dict: `context` [N, p, p, 1] in [0, 1], `mask` [N, p, p, 1] in {0, 1}, `label` int [N].
 
     Outputs:
-        [N, p, p, 1] in (0, 1): the generated patch; `masks.composite` keeps its lesion alone.
+        [N, p, p, 1] in (0, 1), the generated patch; `masks.composite` uses only its lesion.
     """
 
     def __init__(self, patch_size: int, *, dtype=None, name: str = "generator", **kwargs):
@@ -52,12 +52,12 @@ class Generator(keras.Model):
                     dtype=policy,
                     name=f"scale{scale_px}_conv{convolution}",
                 )(features)
-        # float32 whatever the policy: 16-bit grey levels do not survive in half precision.
+        # Always float32: half precision cannot represent 16-bit grey levels.
         generated = layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name="to_grey")(
             features
         )
         super().__init__(inputs, generated, name=name, **kwargs)
-        # Functional models drop the argument of this name.
+        # Functional models drop the argument with this name.
         self.dtype_policy = policy
         self.patch_size = patch_size
 

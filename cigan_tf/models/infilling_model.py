@@ -1,4 +1,4 @@
-"""ciGAN in use: infills, presets and Keras files."""
+"""ciGAN for inference: infills, presets and Keras files."""
 
 import contextlib
 import dataclasses
@@ -20,14 +20,14 @@ from cigan_tf.models.replicated import ReplicatedModel
 
 
 class InfillingModel(ReplicatedModel):
-    """ciGAN without its training, which `CiGAN` adds; the arguments are those of `CiGAN`.
+    """ciGAN without training, which `CiGAN` adds; the arguments are those of `CiGAN`.
 
     Attributes:
-        step: training steps taken.
+        step: number of training steps taken.
         preset: the `Preset` that the weights come from, or None.
 
     Raises:
-        UserError: there is no such setting, or its value cannot be used.
+        UserError: a setting does not exist, or its value is invalid.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class InfillingModel(ReplicatedModel):
         name: str,
         **settings,
     ):
-        # Its networks have a policy of their own; grey levels of 16 bits need float32.
+        # The networks have their own policy; 16-bit grey levels need float32.
         super().__init__(name=name, dtype="float32")
         self.generator = generator
         self.discriminator = discriminator
@@ -54,7 +54,7 @@ class InfillingModel(ReplicatedModel):
         self.training_config = _taken_from(settings, TrainingConfig)
         if settings:
             raise UserError(
-                f"{type(self).__name__} has no settings of these names: "
+                f"{type(self).__name__} has no settings with these names: "
                 f"{', '.join(sorted(settings))}."
             )
         self.patch_size = generator.outputs[0].shape[1]
@@ -64,7 +64,7 @@ class InfillingModel(ReplicatedModel):
         self.step = self.counter("step", "int64")
 
     def counter(self, name: str, dtype: str, start: int = 0):
-        """Returns a variable that no optimizer changes and that replicas agree on."""
+        """Returns a variable without gradient updates that is equal on all replicas."""
         return self.add_weight(
             name=name,
             shape=(),
@@ -76,18 +76,18 @@ class InfillingModel(ReplicatedModel):
 
     @classmethod
     def from_preset(cls, preset, *, dtype=None, **settings) -> "InfillingModel":
-        """Returns the model of a preset, with its weights and settings; compile it to train it.
+        """Returns the model of a preset with its weights and settings; compile it for training.
 
-        Training goes on with the discriminator's turn: there is no pre-training unless
+        Training continues with the discriminator's turn: there is no pre-training unless
         `pretraining_steps` is given.
 
         Args:
             preset: one of `list_presets()`, a folder, or hf://OWNER/REPOSITORY[/FOLDER].
-            dtype: policy of the networks, such as 'mixed_bfloat16'; the preset's own where None.
-            settings: arguments of `CiGAN` that replace the preset's.
+            dtype: dtype policy of the networks, such as 'mixed_bfloat16'; None: that of the preset.
+            settings: arguments of `CiGAN` that override those of the preset.
 
         Raises:
-            UserError: there is no such preset, or its files are damaged.
+            UserError: the preset does not exist, or its files are damaged.
         """
         found = presets.read(preset)
         policy = dtype or POLICIES[found.config.hardware.mixed_precision]
@@ -105,24 +105,26 @@ class InfillingModel(ReplicatedModel):
         card: str | None = None,
         half_precision: bool = False,
     ) -> None:
-        """Writes both networks to a preset's folder, the generator's average where it has one.
+        """Writes both networks to a preset's folder, with the generator's average if it has one.
 
         Args:
-            folder: must not exist; its name becomes the preset's.
-            record: what the networks were trained on, as `provenance.training_record` returns it;
-                patients of the preset that the model began from are added. Without one, the record
-                of that preset is kept as long as no step has been taken, and none after that.
-            card: text of README.md; where it is None, what the settings tell.
-            half_precision: keep the weights as float16, in half the space.
+            folder: must not exist; its name becomes the name of the preset.
+            record: training record of the networks from `provenance.training_record`; the patients
+                of the model's initial preset are added. Without it, the record of the initial
+                preset is used if no step was taken; otherwise there is none.
+            card: text of README.md; None: a text made from the settings.
+            half_precision: store the weights as float16, in half the space.
 
         Raises:
-            UserError: the folder exists or cannot be written, or the networks are others than
-                `Generator` and `Discriminator`.
+            UserError: the folder exists or cannot be written, or the networks are not a `Generator`
+                and a `Discriminator`.
         """
         if not (
             isinstance(self.generator, Generator) and isinstance(self.discriminator, Discriminator)
         ):
-            raise UserError("A preset holds a Generator and a Discriminator of cigan_tf.models.")
+            raise UserError(
+                "A preset must have a Generator and a Discriminator of cigan_tf.models."
+            )
         precisions = {policy: name for name, policy in POLICIES.items()}
         if self.generator.dtype_policy.name not in precisions:
             raise UserError(
@@ -167,7 +169,7 @@ class InfillingModel(ReplicatedModel):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Returns the model that `get_config` describes, its weights drawn anew."""
+        """Returns the model described by `get_config`, with new random weights."""
         networks = {
             name: keras.saving.deserialize_keras_object(config[name], custom_objects)
             for name in ("generator", "discriminator")
@@ -178,13 +180,13 @@ class InfillingModel(ReplicatedModel):
         """Infills a batch, [N, p, p, 1] in [0, 1].
 
         Args:
-            inputs: a batch that may hold `seed`, int32 [N], of the noise of every patch; without
-                one the noise follows from the patch's place in its batch.
-            training: as Keras passes it.
+            inputs: a batch, optionally with `seed`, int32 [N], for the noise of every patch;
+                without it, the noise depends on the patch's position in its batch.
+            training: set by Keras.
         """
         batch = as_batch(inputs)
         if "seed" in inputs:
-            # One draw per patch from its own seed: it does not depend on the rest of a batch.
+            # One draw per patch from its own seed, independent of the rest of the batch.
             noise = tf.map_fn(
                 lambda seed: randomness.noise_of_seed(seed, self.patch_size),
                 tf.cast(inputs["seed"], tf.int32),
@@ -195,24 +197,24 @@ class InfillingModel(ReplicatedModel):
         return self.infill(**batch, noise=noise, training=training)
 
     def generate(self, image, mask, label, seed, batch_size: int = 32) -> np.ndarray:
-        """Returns patches with their masks filled for the class asked for.
+        """Returns patches with their masks infilled as the given class.
 
-        The same as the exported SavedModel's `serving_default`, up to rounding: the same seed gives
-        the same infill, whatever else is in the batch. Where the generator has a moving average of
-        its weights, the infill is the average's.
+        The result equals that of the exported SavedModel's `serving_default` up to rounding. The
+        same seed gives the same infill in every batch. If the generator has a moving average of its
+        weights, the average is used.
 
         Args:
             image: float [N, p, p, 1] in [0, 1].
             mask: [N, p, p, 1] in {0, 1}.
             label: int [N], 0 non-malignant, 1 malignant.
-            seed: int [N], any of 32 bits.
-            batch_size: patches that are infilled at once.
+            seed: int [N], any 32-bit values.
+            batch_size: number of patches infilled at once.
 
         Returns:
-            float32 [N, p, p, 1] in [0, 1]; outside the mask the image's own values, bit for bit.
+            float32 [N, p, p, 1] in [0, 1]; identical to the image outside the mask.
 
         Raises:
-            UserError: an input is of another shape or range.
+            UserError: an input has a wrong shape or range.
         """
         inputs = infill_inputs.check(image, mask, label, seed, self.patch_size)
         parts = []
@@ -223,7 +225,7 @@ class InfillingModel(ReplicatedModel):
         return np.concatenate(parts) if parts else np.zeros_like(inputs["image"])
 
     def infill(self, image, mask, label, noise, training=False):
-        """Returns the image with its lesion mask filled for the class, [N, p, p, 1] in [0, 1]."""
+        """Returns the image with its lesion mask infilled as the class, [N, p, p, 1] in [0, 1]."""
         context = masks.corrupt(image, mask, noise)
         generated = self.generator(
             {"context": context, "mask": mask, "label": label}, training=training
@@ -233,17 +235,17 @@ class InfillingModel(ReplicatedModel):
         return masks.composite(image, mask, generated) if self.composite else generated
 
     def noise(self, shape, step):
-        """Returns the noise of a step's batch, uniform in [0, 1); -1 is of no step."""
-        # Named, or it would depend on the device. XLA's draws differ from TensorFlow's even so:
-        # this is called outside of what `jit_compile` compiles.
+        """Returns the noise of a step's batch, uniform in [0, 1); -1 is outside training."""
+        # The algorithm is named; otherwise it would depend on the device. XLA's draws still differ
+        # from TensorFlow's, so this is called outside the code compiled by `jit_compile`.
         seed = [self.training_config.seed, tf.cast(step, tf.int32)]
         return tf.random.stateless_uniform(shape, seed, alg="philox")
 
     @contextlib.contextmanager
     def averaged_generator(self) -> Iterator[None]:
-        """Gives the generator the moving average of its weights, where there is one, for a while.
+        """Temporarily sets the generator's weights to their moving average, if there is one.
 
-        The average's place is the optimizer, as Keras keeps it.
+        Keras keeps the average in the optimizer.
         """
         if self.generator_optimizer is None or not averages_weights(self.generator_optimizer):
             yield
@@ -259,7 +261,7 @@ class InfillingModel(ReplicatedModel):
 
 
 def arguments_of(config: Config, policy) -> dict:
-    """Returns the arguments of `CiGAN` that a configuration describes; the networks are drawn."""
+    """Returns the arguments of `CiGAN` for a configuration; the networks have random weights."""
     with randomness.seeded(config.training.seed):
         generator = Generator(config.model.patch_size, dtype=policy)
         discriminator = Discriminator(
@@ -281,7 +283,7 @@ def arguments_of(config: Config, policy) -> dict:
 
 
 def _taken_from(settings: dict, group: type):
-    """Returns a group of settings, those given taken out of `settings`."""
+    """Returns a group of settings, removing the given ones from `settings`."""
     names = [field.name for field in dataclasses.fields(group) if field.name in settings]
     values = group(**{name: settings.pop(name) for name in names})
     values.validate()
@@ -289,7 +291,7 @@ def _taken_from(settings: dict, group: type):
 
 
 def as_batch(inputs) -> dict[str, tf.Tensor]:
-    """Returns what a step takes of a batch, in its dtypes."""
+    """Returns the inputs of a step from a batch, with their dtypes."""
     dtypes = {"image": tf.float32, "mask": tf.float32, "label": tf.int32}
     if not isinstance(inputs, dict) or not set(dtypes) <= set(inputs):
         names = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
@@ -298,7 +300,7 @@ def as_batch(inputs) -> dict[str, tf.Tensor]:
 
 
 def averages_weights(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Returns whether an optimizer holds a moving average of what it has updated."""
-    # Loss scaling wraps the optimizer that keeps the average.
+    """Returns whether an optimizer keeps a moving average of the weights."""
+    # Loss scaling wraps the optimizer that has the average.
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return inner.use_ema and int(inner.iterations) > 0

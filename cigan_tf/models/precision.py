@@ -1,17 +1,17 @@
-"""The arithmetic of the layers that are made: float32, or half precision with float32 weights."""
+"""Dtype policy of new layers: float32, or half precision with float32 weights."""
 
 import contextlib
 from collections.abc import Iterator
 
 import keras
 
-# Keras' dtype policies by `hardware_config.PRECISIONS`.
+# Keras' dtype policies by the names in `hardware_config.PRECISIONS`.
 POLICIES = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 @contextlib.contextmanager
 def default_policy(policy: str | keras.DTypePolicy) -> Iterator[None]:
-    """Sets the dtype policy of the layers that are made in the context."""
+    """Sets the dtype policy of layers created in the context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

@@ -1,8 +1,8 @@
 """Presets: trained networks in a folder, found by name, path or address.
 
-A preset's folder holds `config.json` (groups of `Config`), `generator.weights.h5` and
-`discriminator.weights.h5` (float16 where they were written so), `README.md` (a model card with a
-YAML head) and, where it is known what the weights were trained on, `provenance.json`.
+A preset's folder contains `config.json` (groups of `Config`), `generator.weights.h5` and
+`discriminator.weights.h5` (optionally float16), `README.md` (a model card with a YAML header) and,
+if the training data are known, `provenance.json`.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ WEIGHTS_FILES = {
     "generator": "generator.weights.h5",
     "discriminator": "discriminator.weights.h5",
 }
-# What a generator's weights mean; the other settings of the architecture are the discriminator's.
+# Settings that the generator's weights depend on; the others belong to the discriminator.
 _OF_GENERATOR = ("patch_size", "composite", "match_rim")
 _OF_DISCRIMINATOR = ("discriminator_sees_class", "discriminator_view")
 _HUB = "hf://"
@@ -44,9 +44,9 @@ class Preset:
     """A preset on this machine.
 
     Args:
-        folder: where it lies.
-        config: its model, loss and training settings and its precision; the others are defaults.
-        record: what its weights were trained on, None where that is not known.
+        folder: its path.
+        config: its model, loss and training settings and its precision, with defaults otherwise.
+        record: record of its training data, or None if unknown.
     """
 
     folder: pathlib.Path
@@ -55,17 +55,17 @@ class Preset:
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 of the files of weights, in hexadecimal digits."""
+        """SHA-256 of the weights files, in hexadecimal digits."""
         return _weights_sha256(self.folder)
 
 
 def list_presets() -> list[str]:
-    """Returns the names of the presets that come with the package."""
+    """Returns the names of the presets included in the package."""
     return sorted(path.parent.name for path in BUILT_IN.glob(f"*/{CONFIG_FILE}"))
 
 
 def is_preset(source: str | os.PathLike) -> bool:
-    """Returns whether a name, folder or address is meant as a preset's."""
+    """Returns whether a name, folder or address denotes a preset."""
     return (
         str(source) in list_presets()
         or str(source).startswith(_HUB)
@@ -80,33 +80,33 @@ def read(preset: str | os.PathLike) -> Preset:
         preset: one of `list_presets()`, a folder, or hf://OWNER/REPOSITORY[/FOLDER].
 
     Raises:
-        UserError: there is no such preset, or its files are damaged.
+        UserError: the preset does not exist, or its files are damaged.
     """
     folder = _folder_of(str(preset))
     with prefix_errors(f"The preset {str(preset)!r}"):
         path = folder / CONFIG_FILE
         try:
             if path.stat().st_size > _MOST_CONFIG_BYTES:
-                raise UserError(f"{CONFIG_FILE} is larger than any configuration.")
+                raise UserError(f"{CONFIG_FILE} is too large for a configuration.")
             groups = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{CONFIG_FILE} cannot be read ({_first_line(error)}).") from None
         config = Config.from_groups(groups)
         record = provenance.read(folder / provenance.FILE_NAME)
         if record and record.get("weights_sha256") != _weights_sha256(folder):
-            raise UserError(f"{provenance.FILE_NAME} is of other weights.")
+            raise UserError(f"{provenance.FILE_NAME} belongs to other weights.")
     return Preset(folder, config, record)
 
 
 def load_weights(preset: Preset, **networks: keras.Model) -> None:
-    """Gives networks the weights of a preset.
+    """Loads the weights of a preset into networks.
 
     Args:
         preset: from `read`.
         networks: `generator`, `discriminator` or both, of the preset's architecture.
 
     Raises:
-        UserError: a file is missing, damaged or of another network, or holds NaN.
+        UserError: a file is missing, damaged or of another network, or contains NaN.
     """
     for name, network in networks.items():
         path = preset.folder / WEIGHTS_FILES[name]
@@ -117,10 +117,10 @@ def load_weights(preset: Preset, **networks: keras.Model) -> None:
                 network.load_weights(path)
         except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
-                f"{str(path)!r} does not hold the weights of this {name} ({_first_line(error)})."
+                f"{str(path)!r} does not contain the weights of this {name} ({_first_line(error)})."
             ) from None
         if not all(np.isfinite(weight).all() for weight in network.get_weights()):
-            raise UserError(f"{str(path)!r} holds weights that are NaN or infinite.")
+            raise UserError(f"{str(path)!r} contains weights that are NaN or infinite.")
 
 
 def write(
@@ -131,25 +131,25 @@ def write(
     card: str | None = None,
     half_precision: bool = False,
 ) -> pathlib.Path:
-    """Writes a preset's folder, whole or not at all.
+    """Writes a preset's folder atomically.
 
     Args:
         folder: must not exist.
         config: settings of the networks and of their training.
         networks: `generator` and `discriminator`.
-        record: what the weights were trained on (`provenance.training_record`).
-        card: text of README.md; where it is None, a head and what the settings tell.
-        half_precision: keep weights as float16, in half the space.
+        record: record of the training data (`provenance.training_record`).
+        card: text of README.md; None: a header and a text made from the settings.
+        half_precision: store weights as float16, in half the space.
 
     Returns:
-        The folder.
+        Path of the folder.
 
     Raises:
         UserError: the folder exists already or cannot be written.
     """
     folder = pathlib.Path(folder).expanduser()
     if folder.exists():
-        raise UserError(f"A preset is written to a folder of its own; {str(folder)!r} exists.")
+        raise UserError(f"A preset needs a new folder; {str(folder)!r} exists.")
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         beside.mkdir(parents=True)
@@ -169,14 +169,14 @@ def write(
 
 
 def with_architecture(config: Config, is_given: Callable[[str], bool]) -> Config:
-    """Returns a configuration with the architecture of the preset that it starts from.
+    """Returns a configuration with the architecture of its initial preset.
 
     Args:
         config: names the preset in `init_from`.
-        is_given: whether the setting of a name is the user's own word; those are left.
+        is_given: returns whether the user has set the setting of that name; those are kept.
 
     Raises:
-        UserError: there is no such preset.
+        UserError: the preset does not exist.
     """
     of_preset = read(config.training.init_from).config.model
     taken = {
@@ -188,22 +188,22 @@ def with_architecture(config: Config, is_given: Callable[[str], bool]) -> Config
 
 
 def fitting(preset: Preset, config: Config) -> tuple[str, ...]:
-    """Returns the networks that can start from a preset's weights; warns where one cannot.
+    """Returns the networks that can start from a preset's weights; warns if one cannot.
 
     Raises:
         UserError: the generator cannot.
     """
     differing = [
-        f"{name}: {getattr(preset.config.model, name)!r} there, {getattr(config.model, name)!r} "
-        "given"
+        f"{name}: {getattr(preset.config.model, name)!r} in the preset, "
+        f"{getattr(config.model, name)!r} given"
         for names in (_OF_GENERATOR, _OF_DISCRIMINATOR)
         for name in names
         if getattr(preset.config.model, name) != getattr(config.model, name)
     ]
     if any(line.startswith(_OF_GENERATOR) for line in differing):
         raise UserError(
-            f"The preset {config.training.init_from!r} is of another generator "
-            f"({'; '.join(differing)}); leave these flags out, or start from another preset."
+            f"The preset {config.training.init_from!r} has another generator "
+            f"({'; '.join(differing)}); omit these flags, or start from another preset."
         )
     if differing:
         print(
@@ -223,13 +223,13 @@ def _folder_of(preset: str) -> pathlib.Path:
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(
             f"There is no preset {preset!r}: pass one of {', '.join(list_presets()) or 'none'}, a "
-            f"folder that holds {CONFIG_FILE}, or hf://OWNER/REPOSITORY."
+            f"folder that contains {CONFIG_FILE}, or hf://OWNER/REPOSITORY."
         )
     return folder
 
 
 def _fetched(address: str) -> pathlib.Path:
-    """Returns the folder into which a preset of the Hugging Face Hub has been fetched."""
+    """Downloads a preset from the Hugging Face Hub and returns its folder."""
     owner, _, rest = address.removeprefix(_HUB).partition("/")
     repository, _, inside = rest.partition("/")
     if not owner or not repository or ".." in inside.split("/"):
@@ -249,16 +249,17 @@ def _fetched(address: str) -> pathlib.Path:
             f"{owner}/{repository}",
             allow_patterns=[f"{inside}/{name}" if inside else name for name in files],
         )
-    except Exception as error:  # of the network, of the hub, of the cache
+    except Exception as error:  # from the network, the hub or the cache
+        raise UserError(f"{address!r} cannot be downloaded ({_first_line(error)}).") from None
         raise UserError(f"{address!r} cannot be fetched ({_first_line(error)}).") from None
     return pathlib.Path(fetched) / inside
 
 
 def _groups(config: Config) -> dict[str, dict]:
-    """Returns what a preset keeps of a configuration."""
+    """Returns the parts of a configuration that a preset stores."""
     model = dataclasses.asdict(config.model)
     if model["vgg_weights"] != "random":
-        model["vgg_weights"] = "imagenet"  # a file's path says nothing on another machine
+        model["vgg_weights"] = "imagenet"  # a path is meaningless on another machine
     return {
         "model": model,
         "loss": dataclasses.asdict(config.loss),
@@ -271,13 +272,13 @@ def _card(name: str, config: Config) -> str:
     return (
         f"---\nlibrary_name: keras\ntags:\n- mammography\n- image-inpainting\n---\n\n# {name}\n\n"
         f"ciGAN's generator and discriminator for patches of {config.model.patch_size} px.\n"
-        f"`{CONFIG_FILE}` holds their settings, `{provenance.FILE_NAME}` what they were trained "
-        "on.\n"
+        f"`{CONFIG_FILE}` has their settings, `{provenance.FILE_NAME}` the record of their "
+        "training on.\n"
     )
 
 
 def _write_weights(network: keras.Model, path: pathlib.Path, half_precision: bool) -> None:
-    """Writes weights as Keras does, compressed."""
+    """Writes compressed weights in Keras' format."""
     whole_path = path.with_name(f"whole_{path.name}")
     network.save_weights(whole_path)
     with h5py.File(whole_path) as whole, h5py.File(path, "w") as small:
@@ -289,7 +290,7 @@ def _write_weights(network: keras.Model, path: pathlib.Path, half_precision: boo
             values = item[()]
             if half_precision and values.dtype == np.float32:
                 values = values.astype(np.float16)
-            # Of a float's two bytes one is almost random, the other compresses.
+            # One of a float's two bytes is almost random; the other can be compressed.
             packed = {"compression": "gzip", "shuffle": True} if values.ndim else {}
             small.create_dataset(name, data=values, **packed)
 
@@ -300,7 +301,7 @@ def _write_weights(network: keras.Model, path: pathlib.Path, half_precision: boo
 def _weights_sha256(folder: pathlib.Path) -> str:
     digest = hashlib.sha256()
     for name in WEIGHTS_FILES.values():
-        with contextlib.suppress(FileNotFoundError):  # told when the weights are loaded
+        with contextlib.suppress(FileNotFoundError):  # reported when the weights are loaded
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()
 

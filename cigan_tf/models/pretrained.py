@@ -1,4 +1,4 @@
-"""Weights of the networks of keras.applications: fetched, read from a file, or drawn."""
+"""Weights of keras.applications networks: downloaded, read from a file, or random."""
 
 import os
 import warnings
@@ -11,7 +11,7 @@ import numpy as np
 
 from cigan_tf.errors import UserError
 
-# What a file raises that is of another kind, another network's or cut off.
+# What is raised for a file of another kind, of another network or truncated.
 _DAMAGED = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -23,22 +23,22 @@ def load_weights(
     file_to_bring: str,
     draw: Callable[[keras.Model], None],
 ) -> None:
-    """Gives a network without its top, or its first layers, the weights that a setting names.
+    """Loads weights into a network without its top, or into its first layers.
 
-    A file may hold fewer layers than the application: those of `network` are enough. It is a
-    .weights.h5 or .h5 file of Keras, or an .npz file whose arrays are named `LAYER_kernel` and
-    `LAYER_bias`, such as `block1_conv1_kernel`, in Keras' order of dimensions.
+    A file may contain fewer layers than the application; those of `network` are enough. It is a
+    .weights.h5 or .h5 file of Keras, or an .npz file with arrays named `LAYER_kernel` and
+    `LAYER_bias`, such as `block1_conv1_kernel`, with Keras' order of dimensions.
 
     Args:
-        network: receives them; its layers are named as the application's.
-        application: makes it, such as keras.applications.VGG19.
-        source: 'imagenet' (fetched by Keras), 'random', or the path of a weights file.
-        setting: the flag that `source` came from, for the error's line.
-        file_to_bring: name of Keras' own file, for where there is no network.
-        draw: draws random weights.
+        network: receives the weights; its layers have the same names as those of the application.
+        application: function that builds it, such as keras.applications.VGG19.
+        source: 'imagenet' (downloaded by Keras), 'random', or the path of a weights file.
+        setting: the flag that `source` came from, for the error message.
+        file_to_bring: name of Keras' own file, for machines without a network.
+        draw: sets random weights.
 
     Raises:
-        UserError: the weights cannot be fetched, or the file is absent or another network's.
+        UserError: the weights cannot be downloaded, or the file is missing or of another network.
     """
     name = application.__name__
     if source == "random":
@@ -46,12 +46,13 @@ def load_weights(
     elif source == "imagenet":
         try:
             fetched = application(include_top=False, weights="imagenet")
-        except Exception as error:  # urllib, socket and Keras errors alike: no network, no file
+        except Exception as error:  # urllib, socket and Keras errors: no network, no file
             raise UserError(
-                f"The ImageNet weights of {name} cannot be fetched ({_first_line(error)}); bring "
-                f"{file_to_bring} and pass its path as --{setting}, or pass --{setting}=random."
+                f"The ImageNet weights of {name} cannot be downloaded ({_first_line(error)}); copy "
+                f"{file_to_bring} to this machine and pass its path as --{setting}, or pass "
+                f"--{setting}=random."
             ) from None
-        # Layers without weights, such as the input, have names of their own in each network.
+        # Layers without weights, such as the input, have different names in each network.
         for layer in filter(lambda layer: layer.weights, network.layers):
             layer.set_weights(fetched.get_layer(layer.name).get_weights())
     else:
@@ -59,13 +60,13 @@ def load_weights(
         if not os.path.isfile(path):
             raise UserError(
                 f"{setting} must be 'imagenet', 'random', or the path of a weights file of {name} "
-                f"without its top; there is no file {source!r}."
+                f"without its top; the file {source!r} does not exist."
             )
         try:
             _load_file(network, path)
         except _DAMAGED as error:
             raise UserError(
-                f"The file {source!r} does not hold the weights of keras.applications.{name} "
+                f"The file {source!r} does not contain the weights of keras.applications.{name} "
                 f"without its top: {_first_line(error)}."
             ) from None
 
@@ -81,7 +82,7 @@ def _load_file(network: keras.Model, path: str) -> None:
     with h5py.File(path) as file:
         legacy = file.get("model_weights", file)
         if "layer_names" in legacy.attrs:
-            # Keras itself reads such a file only into a network of as many layers.
+            # Keras itself reads such a file only into a network with the same number of layers.
             _assign(network, lambda layer: _legacy_arrays(legacy[layer.name]))
             return
     with warnings.catch_warnings():

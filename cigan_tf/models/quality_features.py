@@ -1,4 +1,4 @@
-"""Features in which infills are compared with real lesions: VGG-16's last maps, averaged."""
+"""Features for comparing infills with real lesions: the average of VGG-16's last maps."""
 
 import keras
 import tensorflow as tf
@@ -7,26 +7,27 @@ from keras import layers, ops
 from cigan_tf.models.pretrained import load_weights
 from cigan_tf.models.vgg_features import draw_he_normal
 
-# Five blocks halve the window four times: from 64 px on, the last map has 16 cells or more.
+# Five blocks halve the window four times: from 64 px, the last map has at least 16 cells.
 _LEAST_WINDOW_PX = 64
 
 
 def build(source: str, setting: str = "quality_features") -> keras.Model:
-    """Returns a frozen network from grey patches to the mean over VGG-16's block5_conv3.
+    """Returns a frozen network from grey patches to the spatial mean of VGG-16's block5_conv3.
 
-    Windows below 64 px are enlarged (bilinear) by a whole number. The features are VGG's, so that
-    distances between them compare with each other, not with published ones of Inception.
+    Windows below 64 px are enlarged (bilinear) by an integer factor. Distances between these
+    features can be compared with each other, but not with published distances of Inception
+    features.
 
     Args:
-        source: 'imagenet' (fetched by keras.applications), 'random' (He normal), or the path of a
-            file that `pretrained.load_weights` reads, of keras.applications.VGG16 without its top.
-        setting: the flag that `source` came from, for the error's line.
+        source: 'imagenet' (downloaded by keras.applications), 'random' (He normal), or the path of
+            a file for `pretrained.load_weights`, of keras.applications.VGG16 without its top.
+        setting: the flag that `source` came from, for the error message.
 
     Returns:
-        A model from [n, p, p, 1] in [0, 1], p as it comes, to [n, 512].
+        A model from [n, p, p, 1] in [0, 1], for any p, to [n, 512].
 
     Raises:
-        UserError: the weights cannot be fetched or do not fit.
+        UserError: the weights cannot be loaded or do not fit.
 
     References:
         Simonyan, Zisserman. Very Deep Convolutional Networks. ICLR 2015.
@@ -50,10 +51,10 @@ def build(source: str, setting: str = "quality_features") -> keras.Model:
 
 
 class _Enlarge(layers.Layer):
-    """Enlarges images whose side is below the least window."""
+    """Enlarges images that are smaller than the minimum window."""
 
     def call(self, images):
-        # At run time: traced for windows of several sizes, the side is not known before.
+        # At run time: if traced for windows of several sizes, the side is not known before.
         sides = tf.shape(images)[1:3]
         times = -(-_LEAST_WINDOW_PX // tf.minimum(sides[0], _LEAST_WINDOW_PX))
         return tf.image.resize(images, sides * times, "bilinear")

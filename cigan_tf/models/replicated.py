@@ -1,18 +1,19 @@
-"""Steps that spread over replicas themselves: all that differs from Keras's own training loop.
+"""Steps that distribute themselves over replicas: all differences from Keras' training loop.
 
-Keras 3.15 calls `train_step` within `tf.distribute.Strategy.run`, once per replica. A GAN that
-trains one network at a time branches there around an optimizer, and an optimizer adds gradients
-up over the replicas (`merge_call`), which TensorFlow refuses within a branch. Here `train_step` is
-called once, outside of the replicas, branches as it likes, and hands the arithmetic to them with
+Keras 3.15 calls `train_step` within `tf.distribute.Strategy.run`, once per replica. There, a GAN
+that trains one network at a time branches around an optimizer, and an optimizer sums gradients over
+the replicas (`merge_call`), which TensorFlow does not allow inside a branch. Here `train_step` is
+called once, outside the replicas. It may branch, and runs the arithmetic on the replicas with
 `on_replicas`. For the same reason:
 
-- The steps of one call are a loop of our own: Keras's `steps_per_execution` breaks under
+- The steps of one call are our own loop: Keras' `steps_per_execution` breaks under
   MirroredStrategy (keras issue 19246), and its reduction of logs under MultiWorkerMirroredStrategy
   (keras issue 20585).
-- A batch, or a worker's part of it, comes from a plain `tf.data` iterator; each replica takes its
-  share: any of its batches can be the first one. Keras' `fit`, `evaluate` and `predict` would share
-  batches out themselves: they are told that there is one device.
-- XLA compiles what each replica computes and not the call around it, which belongs to all devices.
+- A batch, or a worker's part of it, comes from a plain `tf.data` iterator, and each replica takes
+  its
+  share, so training can start at any batch. Keras' `fit`, `evaluate` and `predict` would distribute
+  batches themselves; they get a strategy with one device.
+- XLA compiles the computation of each replica, not the surrounding call, which uses all devices.
 """
 
 from collections.abc import Callable
@@ -24,30 +25,30 @@ from cigan_tf.errors import UserError
 
 
 class ReplicatedModel(keras.Model):
-    """A model whose `train_step` gets the whole batch and is called outside of the replicas.
+    """A model whose `train_step` gets the whole batch and is called outside the replicas.
 
-    `make_train_function` gives `train_function(iterator)`, as Keras expects it, and
-    `run_steps(iterator, num_steps)`, which takes so many steps in one call. `fit` works under any
-    strategy in whose scope the model was made; every worker of several reads the same batches.
+    `make_train_function` creates `train_function(iterator)`, as Keras expects, and
+    `run_steps(iterator, num_steps)`, which runs several steps in one call. `fit` works under any
+    strategy in whose scope the model was created; with several workers, all read the same batches.
 
     Attributes:
-        num_batch_parts: 1, or the number of workers where each gets its own part of every batch.
+        num_batch_parts: 1, or the number of workers if each gets its own part of every batch.
     """
 
     num_batch_parts = 1
 
     @property
     def distribute_strategy(self):
-        """What Keras shares batches out with: nothing. The model's own is `strategy`."""
+        """The strategy for Keras, which does not distribute batches; ours is `strategy`."""
         return _OneDevice()
 
     @property
     def strategy(self) -> tf.distribute.Strategy:
-        """The strategy in whose scope the model was made."""
+        """The strategy in whose scope the model was created."""
         return self._distribute_strategy or tf.distribute.get_strategy()
 
     def make_train_function(self, force=False):
-        """Prepares `run_steps` and `train_function`; they are traced when they are first called."""
+        """Prepares `run_steps` and `train_function`, which are traced at the first call."""
         if self.train_function is not None and not force:
             return
 
@@ -74,7 +75,7 @@ class ReplicatedModel(keras.Model):
         self.train_function = lambda iterator: self.run_steps(iterator, self.steps_per_execution)
 
     def make_test_function(self, force=False):
-        """Prepares `test_function`, which measures a whole batch in one place."""
+        """Prepares `test_function`, which evaluates a whole batch without distributing it."""
         if self.test_function is not None and not force:
             return
 
@@ -94,26 +95,26 @@ class ReplicatedModel(keras.Model):
         self.test_function = several_steps
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Nothing is left to build, and Keras would take a batch away to find that out.
+        # Nothing is left to build, and Keras would consume a batch to find that out.
         del iterator, data_batch
 
     @property
     def num_replicas(self) -> int:
-        """Replicas over which a step is spread, of all workers."""
+        """Number of replicas of all workers."""
         return self.strategy.num_replicas_in_sync
 
     def run_on_parts(self, function: Callable, batch: dict[str, tf.Tensor]):
         """Calls `function(part)` on every replica with its part of the batch.
 
         Each tensor has the rows of this worker's part of the batch, or those of the whole batch.
-        Compiled by XLA where the model was compiled with `jit_compile`: `function` must not
-        communicate with other replicas.
+        The call is compiled by XLA if the model was compiled with `jit_compile`; `function` must
+        not communicate with other replicas.
 
         Returns:
-            What the function returns, a value per replica.
+            The function's results, a value per replica.
 
         Raises:
-            UserError: the batch is no multiple of the replicas.
+            UserError: the batch size is not a multiple of the number of replicas.
         """
         if self.jit_compile and not self.run_eagerly:
             function = tf.function(function, jit_compile=True, autograph=False)
@@ -124,7 +125,7 @@ class ReplicatedModel(keras.Model):
         self.strategy.run(function, args=per_replica)
 
     def mean_over_replicas(self, per_replica: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns the means of scalars of which every replica has its own, in one communication."""
+        """Returns the means of scalars over the replicas, in one communication."""
         names = sorted(per_replica)
         stacked = self.strategy.run(
             lambda values: tf.stack([tf.cast(values[name], tf.float32) for name in names]),
@@ -140,7 +141,7 @@ class ReplicatedModel(keras.Model):
         size = min(tensor.shape[0] or 0 for tensor in batch.values()) * self.num_batch_parts
         if not size or size % self.num_replicas:
             raise UserError(
-                f"With {self.num_replicas} replicas every batch must be a multiple of them: "
+                f"With {self.num_replicas} replicas, the batch size must be a multiple of that: "
                 f"batch the dataset with drop_remainder=True. Received: batches of {size or None}."
             )
         per_replica = size // self.num_replicas
@@ -154,7 +155,7 @@ class ReplicatedModel(keras.Model):
 
 
 class _OneDevice:
-    """As much of a strategy as Keras' loops use."""
+    """The part of a strategy's interface that Keras' loops use."""
 
     def experimental_distribute_dataset(self, dataset):
         return dataset
@@ -164,14 +165,14 @@ class _OneDevice:
 
 
 class AgreedMean(keras.metrics.Mean):
-    """A mean of values on which all replicas agree, updated and read without asking them.
+    """A mean of values that are equal on all replicas, updated and read without communication.
 
-    Keras's metrics keep a sum per replica: reading one is a communication in which every worker
-    must take part, even to write a curve or a checkpoint.
+    Keras' metrics keep a sum per replica. Reading one is a communication in which every worker must
+    take part, even to write a curve or a checkpoint.
     """
 
     def add_variable(self, shape, initializer, dtype=None, aggregation="sum", name=None):
-        """Makes a variable whose copies are equal everywhere."""
+        """Creates a variable whose copies are equal on all replicas."""
         del aggregation
         return keras.Variable(
             initializer,

@@ -15,22 +15,22 @@ _POOLS = {"pool1": "block1_pool", "pool2": "block2_pool", "pool3": "block3_pool"
 def build_vgg_features(
     weights: str, seed: int = 0, feature_layers: Sequence[str] = FEATURE_LAYERS
 ) -> keras.Model:
-    """Returns a frozen network from grey patches to the maps that the feature loss compares.
+    """Returns a frozen network from grey patches to the maps compared by the feature loss.
 
     Args:
-        weights: 'imagenet' (fetched by keras.applications), 'random' (He normal by `seed`), or the
-            path of a file that `pretrained.load_weights` reads and that holds the layers of
+        weights: 'imagenet' (downloaded by keras.applications), 'random' (He normal with `seed`), or
+            the path of a file for `pretrained.load_weights` with the layers of
             keras.applications.VGG19 up to the last map.
         seed: seed of the random weights.
-        feature_layers: which of the four maps; what lies beyond the last is not computed.
+        feature_layers: some of the four maps; layers after the last one are not computed.
 
     Returns:
-        A model from [N, p, p, 1] in [0, 1], p as it comes, to a dict of maps: `input` (0..255 less
-        the ImageNet mean, [N, p, p, 3]), `pool1` [N, p/2, p/2, 64], `pool2` [N, p/4, p/4, 128] and
+        A model from [N, p, p, 1] in [0, 1], for any p, to a dict of maps: `input` (0..255 minus the
+        ImageNet mean, [N, p, p, 3]), `pool1` [N, p/2, p/2, 64], `pool2` [N, p/4, p/4, 128] and
         `pool3` [N, p/8, p/8, 256].
 
     Raises:
-        UserError: the weights cannot be fetched or do not fit.
+        UserError: the weights cannot be loaded or do not fit.
     """
     grey = keras.Input((None, None, 1), name="image")
     rgb = ops.concatenate([grey * 255.0] * 3, axis=-1)
@@ -46,7 +46,7 @@ def build_vgg_features(
 
 
 def network(features: keras.Model) -> list[layers.Layer]:
-    """Returns the convolutions and pools, in order, of what `build_vgg_features` returned."""
+    """Returns the convolutions and pools of a network from `build_vgg_features`, in order."""
     return [
         layer
         for part in features.layers
@@ -71,9 +71,9 @@ def _first_blocks(last: str, weights: str, seed: int) -> keras.Model:
 
 
 def draw_he_normal(vgg: keras.Model, seed: int) -> None:
-    """Gives convolutions He normal kernels by `seed`, and biases of 0."""
-    # keras.applications draws Glorot weights, under which ReLU maps shrink layer by layer; He's
-    # keep their variance, so that no pool level drops out of the sum.
+    """Sets He normal kernels with `seed`, and biases of 0."""
+    # keras.applications draws Glorot weights, with which ReLU maps shrink layer by layer; He
+    # weights keep their variance, so that all pool levels contribute to the sum.
     rng = np.random.default_rng(seed)
     for weight in vgg.weights:
         if len(weight.shape) == 4:

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: networks, optimizers, turn and step, which is the place in the input.
+"""Checkpoints of a run: networks, optimizers, turn and step, which gives the position in the input.
 
-TensorFlow writes a checkpoint beside its place and names it in the file `checkpoint` when it is
-whole; every block carries a checksum, so that damage is found when it is read.
+TensorFlow writes a checkpoint to a temporary place and names it in the file `checkpoint` when it is
+complete. Every block has a checksum, so damage is detected when it is read.
 """
 
 import contextlib
@@ -22,28 +22,28 @@ from cigan_tf.models.infilling_model import averages_weights
 from cigan_tf.run_folder import CHECKPOINT_DIR
 
 _BEST_DIR = "best"
-# As TensorFlow reports checksums that do not match, files that are missing, files that are short.
+# What TensorFlow raises for bad checksums, missing files and truncated files.
 _DAMAGE = (
     *(tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError),
     *(FileNotFoundError, IndexError),
 )
-# Some of it loses its class on the way to Python.
+# Some errors lose their class on the way to Python.
 _DAMAGE_TEXTS = ("No such file", "sstable", "corrupt", "checksum")
-# The rest is no fault of the checkpoint: memory, permissions, a file system that does not answer.
+# Other errors are not the checkpoint's fault: memory, permissions, a file system without response.
 _FAILURE = (tf.errors.OpError, OSError, IndexError, MemoryError, RuntimeError)
 
 
 class RunCheckpoints:
-    """The newest checkpoints of a run, and the one with the best loss on held-out patches.
+    """The newest checkpoints of a run, and the best one on validation patches.
 
-    They hold everything that the next step depends on. The frozen VGG-19 is left out: it is
-    fetched or drawn from the seed again.
+    They contain everything that the next step depends on, except the frozen VGG-19, which is
+    downloaded or drawn from the seed again.
 
     Args:
         model: the networks, their optimizers and counters.
         workdir: folder of the run.
-        config: how many are kept.
-        writes: whether this process writes them: of several workers one does, all read.
+        config: the number of checkpoints to keep.
+        writes: whether this process writes them; of several workers one writes and all read.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RunCheckpoints:
             "turns_taken": model.turns_taken.value,
             "skipped_steps": model.skipped_steps.value,
         }
-        # Means under way are kept too: a curve's points stay the same, wherever a run was cut.
+        # Partial means are saved too, so that the points of a curve do not depend on interruptions.
         means = {
             f"{metric.name}_{part}": getattr(metric, part).value
             for metric in model.metrics
@@ -81,7 +81,7 @@ class RunCheckpoints:
         self._checkpoint = tf.train.Checkpoint(**networks, **means, best_loss=self._best_loss)
         best = tf.train.Checkpoint(**networks)
         for checkpoint in (self._checkpoint, best):
-            # Made here, by every worker: making a variable is a communication among them.
+            # Created here by every worker: creating a variable requires communication among them.
             _ = checkpoint.save_counter
         self._newest = tf.train.CheckpointManager(
             self._checkpoint,
@@ -94,20 +94,20 @@ class RunCheckpoints:
         )
 
     def restore(self) -> None:
-        """Restores the newest checkpoint that is whole, if there is one at all.
+        """Restores the newest complete checkpoint, if there is one.
 
         Raises:
-            UserError: none of them can be read, or they are of other networks.
+            UserError: none of them can be read, or they belong to other networks.
         """
         if self._writes:
             _remove_unfinished(self.directory)
         _restore_newest(self.directory, lambda path: self._checkpoint.read(path).expect_partial())
 
     def save(self, step: int) -> None:
-        """Saves the run as it is after a step, and removes the oldest checkpoint.
+        """Saves the run after a step, and removes the oldest checkpoint.
 
         Raises:
-            UserError: the disk is full; the checkpoints before it stay.
+            UserError: the disk is full; earlier checkpoints are kept.
         """
         if self._writes:
             with self._told_if_unwritable(step):
@@ -115,7 +115,7 @@ class RunCheckpoints:
             _remove_all_but(self._newest.checkpoints, self.directory)
 
     def save_if_best(self, step: int, loss: float) -> None:
-        """Keeps the networks apart if no loss before was as low; comes before `save`.
+        """Saves the networks separately if the loss is the lowest so far; call before `save`.
 
         Raises:
             UserError: the disk is full.
@@ -128,7 +128,7 @@ class RunCheckpoints:
 
     @property
     def newest(self) -> str:
-        """The newest checkpoint's path, for people."""
+        """Path of the newest checkpoint, for messages."""
         saved = _by_step(self.directory)
         return saved[-1] if saved else "none yet"
 
@@ -141,7 +141,7 @@ class RunCheckpoints:
                 _remove_unfinished(folder)
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {str(self.directory)!r} "
-                f"({_first_line(error)}). The newest whole one is {self.newest}; make room and "
+                f"({_first_line(error)}). The newest complete one is {self.newest}; free space and "
                 "run the same command again."
             ) from None
 
@@ -149,17 +149,17 @@ class RunCheckpoints:
 def restore_generator(
     workdir: epath.Path, config: Config, best: bool = False
 ) -> tuple[Generator, int]:
-    """Returns the generator of a checkpoint and the step at which it was saved.
+    """Returns the generator of a checkpoint and the step of the checkpoint.
 
-    Its weights are their moving average where the run keeps one.
+    Its weights are the moving average if the run has one.
 
     Args:
         workdir: folder of the run.
         config: the run's settings.
-        best: the checkpoint with the best loss on held-out patches instead of the newest one.
+        best: use the best checkpoint on validation patches instead of the newest one.
 
     Raises:
-        UserError: the run has no checkpoint yet, or none that can be read.
+        UserError: the run has no checkpoint yet, or none can be read.
     """
     generator = Generator(config.model.patch_size)
     step = tf.Variable(0, dtype=tf.int64)
@@ -173,8 +173,8 @@ def restore_generator(
     if not _restore_newest(directory, lambda path: checkpoint.restore(path).expect_partial()):
         if best:
             raise UserError(
-                f"The run in {str(workdir)!r} keeps no best checkpoint; train it with "
-                "--evaluated_patches=200, or with a --best_term."
+                f"The run in {str(workdir)!r} has no best checkpoint; train it with "
+                "--evaluated_patches=200 or with a --best_term."
             )
         raise UserError(
             f"The run in {str(workdir)!r} has no checkpoint yet; train it with --mode=train."
@@ -185,7 +185,7 @@ def restore_generator(
 
 
 def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
-    """Restores the newest checkpoint that can be read; returns whether there was any."""
+    """Restores the newest readable checkpoint; returns whether there was one."""
     saved = _by_step(directory)
     for path in reversed(saved):
         try:
@@ -194,25 +194,25 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
             if _is_damage(error):
                 reason = _first_line(error)
                 print(
-                    f"warning: the checkpoint {path} is damaged and left out ({reason}).",
+                    f"warning: the checkpoint {path} is damaged and skipped ({reason}).",
                     file=sys.stderr,
                 )
                 continue
             raise UserError(
                 f"The checkpoint {path} cannot be read now ({_first_line(error)}). It may be "
-                "whole; no checkpoint was removed. Run the same command again once it can be read."
+                "intact; no checkpoint was removed. Run the same command again when it is readable."
             ) from None
         except (ValueError, AssertionError) as error:
             raise UserError(
-                f"The checkpoint {path} is of other networks or optimizers: {_first_line(error)} "
+                f"The checkpoint {path} has other networks or optimizers: {_first_line(error)} "
                 "Pass the settings that it was trained with, or another --workdir."
             ) from None
         else:
             return True
     if saved:
         raise UserError(
-            f"No checkpoint in {str(directory)!r} can be read, {len(saved)} are damaged; bring "
-            "one back from a copy, or pass another --workdir."
+            f"No checkpoint in {str(directory)!r} can be read, {len(saved)} are damaged; restore "
+            "one from a backup, or pass another --workdir."
         )
     return False
 
@@ -234,14 +234,14 @@ def _by_step(directory: epath.Path) -> list[str]:
 
 
 def _remove_all_but(kept: list[str], directory: epath.Path) -> None:
-    """Removes checkpoints that were whole, but not yet listed, when a process was killed."""
+    """Removes checkpoints that were complete but not yet listed when a process was killed."""
     for path in set(_by_step(directory)) - set(kept):
         for file in directory.glob(f"{os.path.basename(path)}.*"):
             file.unlink()
 
 
 def _remove_unfinished(directory: epath.Path) -> None:
-    """Removes what a process that was killed while it saved, or a full disk, left behind."""
+    """Removes partial files of a killed process or a full disk."""
     for leftover in directory.glob("ckpt-*"):
         if leftover.is_dir():
             leftover.rmtree(missing_ok=True)

@@ -1,6 +1,6 @@
-"""The workers that TF_CONFIG names: read, and waited for, before TensorFlow looks for them.
+"""The workers in TF_CONFIG: parsed and waited for before TensorFlow connects to them.
 
-TensorFlow waits an hour for a worker that does not come, without a word and deaf to signals.
+TensorFlow waits an hour for a missing worker, without a message and without handling signals.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _CONNECT_TIMEOUT_S = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The workers as `host:port`, the chief first, and which of them this process is."""
+    """The workers as `host:port`, the chief first, and the number of this process."""
 
     workers: tuple[str, ...]
     index: int
@@ -34,7 +34,7 @@ class Cluster:
 
 
 def from_environment() -> Cluster:
-    """Returns what the environment variable TF_CONFIG says.
+    """Returns the cluster in the environment variable TF_CONFIG.
 
     Raises:
         UserError: it is missing or malformed.
@@ -47,7 +47,7 @@ def from_environment() -> Cluster:
         _require(False, f"it is not JSON, {error}")
     cluster, task = _field(parsed, "cluster", dict), _field(parsed, "task", dict)
     others = set(cluster) - {"chief", "worker"}
-    _require(not others, f"its cluster has {sorted(others)}; only chief and worker are trained on")
+    _require(not others, f"its cluster has {sorted(others)}; only chief and worker are supported")
     task_type = task.get("type")
     _require(task_type in cluster, f"its task's type is {task_type!r}, which its cluster lacks")
     chiefs, workers = (tuple(_as_list(cluster, name)) for name in ("chief", "worker"))
@@ -61,10 +61,10 @@ def from_environment() -> Cluster:
 
 
 def wait_for_peers(cluster: Cluster, timeout_s: float) -> None:
-    """Returns once every other worker listens on its port, where this one listens meanwhile.
+    """Returns when every other worker listens on its port; meanwhile this one listens on its own.
 
     Raises:
-        UserError: a worker has not come in time, or this worker's own port is taken.
+        UserError: a worker has not started in time, or this worker's own port is in use.
     """
     own_port = int(cluster.workers[cluster.index].rpartition(":")[2])
     missing = [w for i, w in enumerate(cluster.workers) if i != cluster.index]
@@ -79,7 +79,7 @@ def wait_for_peers(cluster: Cluster, timeout_s: float) -> None:
         while missing := [worker for worker in missing if not _answers(worker)]:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"After {timeout_s:g} s these workers of TF_CONFIG have not come: "
+                    f"After {timeout_s:g} s these workers of TF_CONFIG have not started: "
                     f"{', '.join(missing)}. Start the same command there, or wait longer with "
                     "--peer_timeout_s."
                 )
@@ -102,7 +102,7 @@ def _as_list(cluster: dict, name: str) -> list:
 def _field(parsed: Any, name: str, kind: type) -> Any:
     value = parsed.get(name) if isinstance(parsed, dict) else None
     what = {dict: "an object", list: "a list"}[kind]
-    _require(isinstance(value, kind) and value, f"its {name!r} is not {what} with content")
+    _require(isinstance(value, kind) and value, f"its {name!r} is not {what} or is empty")
     return value
 
 
@@ -110,6 +110,6 @@ def _require(condition: Any, what_is_wrong: str) -> None:
     if not condition:
         raise UserError(
             "--strategy=multi_worker reads the workers from the environment variable TF_CONFIG, "
-            f"but {what_is_wrong}. It should read like {_EXAMPLE}. "
+            f"but {what_is_wrong}. Example: {_EXAMPLE}. "
             f"Received: TF_CONFIG={os.environ.get('TF_CONFIG', '')!r}."
         )

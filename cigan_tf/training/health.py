@@ -1,4 +1,4 @@
-"""Whether a run is worth going on with: losses that are numbers, infills that differ."""
+"""Health of a run: finite losses, and infills that depend on seed and class."""
 
 import dataclasses
 
@@ -10,21 +10,21 @@ from cigan_tf.models.cigan import CiGAN, Turn
 from cigan_tf.randomness import consecutive_seeds
 
 _SEEDS = 4
-# Differences of infills are measured in the contrast (standard deviation) of the real lesion.
+# Differences of infills are measured relative to the standard deviation of the real lesion.
 _LEAST_SPREAD = 1e-3
 _SATURATED_ACCURACY = 0.99
-# A discriminator that says the same of real and infilled patches has a loss of ln 2, and its two
-# accuracies add up to 1.
+# A discriminator with the same output for real and infilled patches has a loss of ln 2, and its two
+# accuracies sum to 1.
 _CHANCE_LOSS_MARGIN = 0.01
 _CHANCE_ACCURACY_MARGIN = 0.1
-# Looks in a row: it may be there for a moment whenever the turn passes.
+# Consecutive checks: the condition may hold briefly after every change of turn.
 _LOOKS_AT_CHANCE = 5
-# Fewer skipped steps in a row may be bad luck.
+# Fewer consecutive skipped steps may be chance.
 _MOST_SKIPPED_IN_A_ROW = 10
 
 
 class FiniteCheck:
-    """Looks, now and then, whether steps were skipped because something was not finite."""
+    """Checks periodically whether steps were skipped because of values that are not finite."""
 
     def __init__(self, model: CiGAN, settings: TrainingConfig):
         self._model = model
@@ -32,10 +32,10 @@ class FiniteCheck:
         self._step, self._skipped = self._counts()
 
     def check(self, newest_checkpoint: str) -> str | None:
-        """Returns a warning of the steps that were skipped since the last check, or None.
+        """Returns a warning about the steps skipped since the last check, or None.
 
         Raises:
-            DivergedError: there were some and the run is to stop, or there were no others.
+            DivergedError: steps were skipped and the run is to stop, or all steps were skipped.
         """
         failure = self._model.take_nonfinite()
         step, skipped = self._counts()
@@ -51,7 +51,7 @@ class FiniteCheck:
             )
         if lost == since and lost >= _MOST_SKIPPED_IN_A_ROW:
             raise DivergedError(
-                f"{message}, and each of the {lost} steps since could only be skipped. "
+                f"{message}, and each of the {lost} steps since then was skipped. "
                 f"The last good checkpoint is {newest_checkpoint}."
             )
         return f"{message}; skipped {lost} of the last {since} steps."
@@ -62,11 +62,11 @@ class FiniteCheck:
 
 @dataclasses.dataclass
 class CollapseMonitor:
-    """Measures how infills differ and how turns pass; warns once when a sign of collapse appears.
+    """Measures differences of infills and lengths of turns; warns once per sign of collapse.
 
     Args:
-        settings: threshold and cap of the turns.
-        steps, turns: counters where the run begins or is taken up.
+        settings: threshold and step limit of the turns.
+        steps, turns: counters at the start or resumption of the run.
     """
 
     settings: TrainingConfig
@@ -76,12 +76,12 @@ class CollapseMonitor:
     looks_at_chance: int = 0
 
     def measure(self, infill, batch: dict[str, np.ndarray], model: CiGAN) -> dict[str, float]:
-        """Returns the signs by TensorBoard tag.
+        """Returns the measures by TensorBoard tag.
 
         Args:
             infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1].
             batch: `image`, `mask` float32 [N, p, p, 1], `label` int32 [N].
-            model: its counters and its discriminator's accuracy since the last log.
+            model: for its counters and its discriminator's accuracy since the last log.
         """
         over_seeds, over_classes = infill_spread(infill, batch, self.settings.seed)
         step, turns = int(model.step.numpy()), int(model.turns_taken.numpy())
@@ -96,20 +96,20 @@ class CollapseMonitor:
         return signs
 
     def warnings(self, signs: dict[str, float], turn: Turn) -> list[str]:
-        """Returns a line for each sign of collapse that was not there before.
+        """Returns a line for each new sign of collapse.
 
         Args:
-            signs: what `measure` returned, and the discriminator's loss and accuracies of the last
+            signs: result of `measure`, plus the discriminator's loss and accuracies of the last
                 log.
-            turn: pre-training shows no collapse: there is no discriminator yet.
+            turn: in pre-training there are no signs, because there is no discriminator yet.
         """
         if turn == Turn.PRETRAINING:
             return []
-        # One turn may end by its cap at the window's edge.
+        # One turn may reach its limit at the window's edge.
         slowest = 1000 / self.settings.max_steps_per_turn
         accuracies = [signs.get(f"discriminator/accuracy_{of}", 0.0) for of in ("real", "fake")]
         loss = signs.get("loss/adversarial_discriminator_loss")
-        if loss is not None:  # it has had steps since the last look
+        if loss is not None:  # it was trained since the last check
             at_chance = (
                 abs(loss - np.log(2)) < _CHANCE_LOSS_MARGIN
                 and abs(sum(accuracies) - 1) < _CHANCE_ACCURACY_MARGIN
@@ -136,8 +136,9 @@ class CollapseMonitor:
             ),
             "turns": (
                 signs.get("health/turns_per_1000_steps", np.inf) <= slowest,
-                f"every turn ends at its cap of {self.settings.max_steps_per_turn} steps: neither "
-                f"network's loss falls below the threshold of {self.settings.switch_threshold:g}.",
+                f"every turn ends at its limit of {self.settings.max_steps_per_turn} steps: "
+                "neither network's loss falls below the threshold of "
+                f"{self.settings.switch_threshold:g}.",
             ),
         }
         present = {name for name, (here, _) in found.items() if here}
@@ -147,16 +148,16 @@ class CollapseMonitor:
 
 
 def infill_spread(infill, batch: dict[str, np.ndarray], seed: int) -> tuple[float, float]:
-    """Returns how much infills differ between seeds and between the classes, within their masks.
+    """Returns the differences of infills between seeds and between classes, inside their masks.
 
     Args:
         infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1].
         batch: `image`, `mask` float32 [N, p, p, 1], `label` int32 [N].
-        seed: the first of the seeds.
+        seed: first of the seeds.
 
     Returns:
-        Standard deviation over seeds and absolute difference of the classes: means over the masks,
-        in units of the real lesions' own standard deviation.
+        Standard deviation over seeds, and absolute difference of the classes. Both are means over
+        the masks, relative to the standard deviation of the real lesions.
     """
     image, mask, label = batch["image"], batch["mask"], batch["label"]
     inside = mask > 0.5

@@ -1,4 +1,4 @@
-"""Measures of infills of held-out patches as the opposite class, the one that no loss compares."""
+"""Measures of opposite-class infills of held-out patches, for which there is no ground truth."""
 
 from collections.abc import Callable
 
@@ -17,11 +17,11 @@ _NEWTON_STEPS = 20
 
 
 class HeldOutMeasures:
-    """KID and class consistency of infills, each with the value that real patches get.
+    """KID and class consistency of infills, each with the value of real patches.
 
-    Infills stand in validation patches and are compared with real patches of the training split:
-    no patient is on both sides, and real validation patches get the value that can be expected. The
-    class is told by a logistic regression on the features of the real training patches.
+    Infills are made in validation patches and compared with real patches of the training split, so
+    no patient is on both sides; real validation patches give the reference value. The class is
+    predicted by a logistic regression on the features of the real training patches.
 
     Args:
         config: names the splits, the number of patches and the seed.
@@ -78,12 +78,12 @@ def fit_probe(features: np.ndarray, label: np.ndarray) -> Callable[[np.ndarray],
         label: int [n] in {0, 1}.
 
     Raises:
-        UserError: there is one class only.
+        UserError: there is only one class.
     """
     if len(np.unique(label)) < 2:
         raise UserError(
             "The patches drawn from the training split are of one class; pass a larger "
-            "--evaluated_patches, or 0 to measure nothing while training."
+            "--evaluated_patches, or 0 for no measures during training."
         )
     mean, sd = features.mean(axis=0), features.std(axis=0) + 1e-6
 
@@ -92,7 +92,7 @@ def fit_probe(features: np.ndarray, label: np.ndarray) -> Callable[[np.ndarray],
 
     inputs = standardized(np.asarray(features, np.float64))
     penalty = np.full(inputs.shape[1], _PENALTY * len(inputs))
-    penalty[-1] = 1e-9  # the offset is free
+    penalty[-1] = 1e-9  # the intercept is not penalised
     weights = np.zeros(inputs.shape[1])
     for _ in range(_NEWTON_STEPS):
         probability = 1 / (1 + np.exp(-np.clip(inputs @ weights, -30, 30)))

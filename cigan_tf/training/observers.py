@@ -1,4 +1,4 @@
-"""What is seen of a run while it lasts: the terminal, TensorBoard, warnings."""
+"""Output of a run in progress: the terminal, TensorBoard, warnings."""
 
 import itertools
 import json
@@ -25,44 +25,44 @@ class Observer:
     """What a run reports to. This one shows nothing: it is that of every worker but the chief."""
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """Says where and on what the run begins, `facts` of start.py."""
+        """Shows the facts of the run's start, from start.py."""
 
     def count(self, num_steps: int) -> None:
-        """Moves the progress bar."""
+        """Advances the progress bar."""
 
     def profile(self, step: int) -> None:
-        """Starts or stops TensorFlow's profiler, as the step after this one is to be profiled."""
+        """Starts or stops TensorFlow's profiler, depending on the next step."""
 
     def log(self, step: int) -> None:
-        """Writes the curves; their means begin anew."""
+        """Writes the curves and resets their means."""
 
     def show(self, step: int) -> None:
-        """Writes pictures, and the signs of collapse that they show."""
+        """Writes pictures, and the measures of collapse computed from them."""
 
     def held_out_loss(self, step: int) -> float:
-        """Returns the term by which the best checkpoint is chosen, on held-out patches.
+        """Returns the measure that selects the best checkpoint, on validation patches.
 
-        Infinity where none is kept.
+        Infinity if there is no selection.
         """
         del step
         return float("inf")
 
     def warn(self, step: int, warning: str) -> None:
-        """Says a warning in the terminal and in TensorBoard."""
+        """Shows a warning in the terminal and in TensorBoard."""
 
     def end(self, checkpoint: str) -> None:
-        """Says where the results are and what comes next."""
+        """Shows where the results are and what to do next."""
 
     def close(self) -> None:
-        """Closes what was opened."""
+        """Closes all files."""
 
 
 class Chief(Observer):
     """Progress in the terminal; curves, pictures and warnings on disk.
 
     Args:
-        model: restored to the step at which the run goes on.
-        held_out: patches of `input_pipeline.picture_patches`.
+        model: restored to the step from which the run continues.
+        held_out: patches from `input_pipeline.picture_patches`.
         workdir: folder of the run.
         config: the run's settings.
     """
@@ -164,7 +164,7 @@ class Chief(Observer):
         term = self._settings.selecting_term
         if term is None:
             return float("inf")
-        if term == "class_auc":  # the only one of which more is better
+        if term == "class_auc":  # the only measure where higher is better
             return -means["held_out/class_auc"]
         return means[f"held_out/{term}" if term in HELD_OUT_TERMS else f"validation/{term}"]
 
@@ -189,7 +189,7 @@ class Chief(Observer):
 
 
 def _interleaved_batches(patches: dict[str, np.ndarray], batch_size: int) -> list[dict]:
-    """Returns all patches in batches, the kinds in turn; the last batch may be smaller."""
+    """Returns all patches in batches, alternating between kinds; the last batch may be smaller."""
     of_kinds = [np.flatnonzero(patches["kind"] == kind) for kind in np.unique(patches["kind"])]
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*of_kinds))
     order = [index for index in in_turn if index is not None]

@@ -1,4 +1,4 @@
-"""What a run says first: where it runs, on what, how long; and what is wrong with that."""
+"""First lines of a run: device, data and duration, and warnings about them."""
 
 import pathlib
 import shutil
@@ -10,19 +10,19 @@ import tensorflow as tf
 
 from cigan_tf.config import Config
 
-# Above this a step on a CPU takes seconds.
+# Above this size, a step on a CPU takes seconds.
 _MOST_PX_ON_CPU = 128
-# The first calls trace and compile.
+# The first calls are slower because of tracing and compilation.
 _CALLS_BEFORE_TIMING = 3
 _CALLS_TIMED = 10
 
 
 def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns what a run's first lines say.
+    """Returns the facts in the first lines of a run.
 
     Args:
         config: the run's settings.
-        record: of `provenance.write_training`, None where it is not known.
+        record: result of `provenance.write_training`, or None if unknown.
     """
     hardware, data = config.hardware, config.data
     known = record or {}
@@ -43,7 +43,7 @@ def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def devices() -> list[str]:
-    """Returns the accelerators that TensorFlow uses, with their memory where known, or the CPU."""
+    """Returns the accelerators used by TensorFlow, with their memory if known, or the CPU."""
     gpus = tf.config.list_physical_devices("GPU")
     tpus = tf.config.list_logical_devices("TPU")
     if gpus:
@@ -73,7 +73,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def warnings(facts: dict[str, Any]) -> list[str]:
-    """Returns a line for each sign that the run is not where its user wants it."""
+    """Returns a line for each sign that the run is not on the intended device."""
     if facts["devices"] != ["CPU"]:
         return []
     found = []
@@ -91,20 +91,20 @@ def warnings(facts: dict[str, Any]) -> list[str]:
 
 
 def has_nvidia_gpu(driver: pathlib.Path = pathlib.Path("/proc/driver/nvidia/gpus")) -> bool:
-    """Returns whether the machine has an NVIDIA GPU, whatever TensorFlow sees of it."""
+    """Returns whether the machine has an NVIDIA GPU, even if TensorFlow cannot use it."""
     if driver.is_dir():
         return any(driver.iterdir())
     return shutil.which("nvidia-smi") is not None
 
 
 class StepTimer:
-    """Times a run's steps once tracing is over."""
+    """Measures the time per step after tracing."""
 
     def __init__(self):
         self._calls, self._steps, self._since = 0, 0, 0.0
 
     def count(self, num_steps: int) -> float | None:
-        """Takes note of steps; returns the seconds per step, once."""
+        """Counts steps; returns the seconds per step, once."""
         self._calls += 1
         if self._calls == _CALLS_BEFORE_TIMING:
             self._since = time.monotonic()
@@ -121,7 +121,7 @@ def _describe_gpu(gpu) -> str:
 
 
 def _memory_of(name: str) -> str:
-    """Returns the memory of GPUs of that name as the driver tells it, nothing where it does not."""
+    """Returns the memory of the GPUs with this name from the driver, or an empty text."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)

@@ -1,4 +1,4 @@
-"""What the steps run on: one device, all GPUs of a machine, several machines, or a TPU."""
+"""Devices of the steps: one device, all GPUs of a machine, several machines, or a TPU."""
 
 import contextlib
 import re
@@ -13,19 +13,19 @@ from cigan_tf.errors import Preempted, UserError
 from cigan_tf.hardware_config import HardwareConfig
 from cigan_tf.training import cluster
 
-# How a worker says to the others why it fails, and how they find that in TensorFlow's message.
+# A worker's message to the others about its failure, and how they find it in TensorFlow's message.
 _TELL = "ciGAN's worker {index} failed: {reason} [end of its reason]"
 _TOLD = re.compile(r"ciGAN's worker (\d+) failed: (.*?) \[end of its reason\]")
 
 
 def build(config: Config) -> tf.distribute.Strategy:
-    """Returns the strategy that is asked for; comes before anything else runs in TensorFlow.
+    """Returns the configured strategy; call before any other use of TensorFlow.
 
-    Deterministic mode is set here too: it holds for the rest of the process.
+    Also sets deterministic mode, for the rest of the process.
 
     Raises:
-        UserError: TF_CONFIG is malformed, a worker has not come, no TPU answers, or the batch
-            cannot be shared out.
+        UserError: TF_CONFIG is malformed, a worker did not start, the TPU does not respond, or the
+            batch size is not a multiple of the replicas.
     """
     accelerators.refuse_xla_where_it_aborts(config.hardware)
     if config.hardware.deterministic:
@@ -40,15 +40,15 @@ def build(config: Config) -> tf.distribute.Strategy:
     replicas = strategy.num_replicas_in_sync
     if config.data.batch_size % replicas:
         raise UserError(
-            f"batch_size must be a multiple of the replicas, of which "
-            f"--strategy={config.hardware.strategy} finds {replicas}. "
+            f"batch_size must be a multiple of the number of replicas, which "
+            f"--strategy={config.hardware.strategy} sets to {replicas}. "
             f"Received: batch_size={config.data.batch_size}."
         )
     return strategy
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """Returns which of the processes that train together this one is, and how many they are."""
+    """Returns the number of this process among those training together, and their number."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
     workers = cluster.from_environment()
@@ -56,15 +56,15 @@ def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process writes the run's files; one of the workers does."""
+    """Returns whether this process writes the run's files, which only one worker does."""
     return worker(strategy)[0] == 0
 
 
 @contextlib.contextmanager
 def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Ends all workers within seconds where one of them fails, with its reason.
+    """Stops all workers within seconds if one of them fails, and reports its error.
 
-    Without that the others would wait for it in their next communication.
+    Otherwise the others would wait for it in their next communication.
 
     Raises:
         UserError: another worker has failed, or can no longer be reached.
@@ -76,7 +76,7 @@ def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     try:
         yield
     except Preempted:
-        raise  # together, as they have agreed
+        raise  # all workers agreed to stop
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, tf.errors.OpError):
@@ -84,7 +84,7 @@ def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
                 raise UserError(f"Worker {told[1]} has failed: {told[2]}") from None
             if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
                 raise UserError(
-                    "Another worker of TF_CONFIG can no longer be reached; start the same command "
+                    "Another worker of TF_CONFIG can no longer be reached; run the same command "
                     "again on all of them."
                 ) from None
         with contextlib.suppress(tf.errors.OpError, ValueError):
@@ -95,11 +95,11 @@ def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 class Agreement:
-    """What workers decide together, so that none waits for one that has left.
+    """Decisions made by all workers together, so that none waits for one that has left.
 
     Args:
-        strategy: of all workers.
-        every_steps: how often they ask each other.
+        strategy: strategy of all workers.
+        every_steps: steps between checks.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, every_steps: int = 1):
@@ -114,15 +114,15 @@ class Agreement:
         self._num_replicas = strategy.num_replicas_in_sync
 
     def is_due(self, step: int, num_steps: int) -> bool:
-        """Returns whether it is time to ask, `num_steps` having led to `step`.
+        """Returns whether a check is due after `num_steps` steps that led to `step`.
 
-        Asking is a communication among the workers, and waits for the steps under way.
+        A check is a communication among the workers, and waits for the steps in progress.
         """
         before = step - num_steps
         return self._alone or step // self._every_steps > before // self._every_steps
 
     def any(self, flag: bool) -> bool:
-        """Returns whether the flag is set at one worker at least; every worker must ask."""
+        """Returns whether the flag is set on at least one worker; every worker must call this."""
         return flag if self._alone else float(self._total(tf.constant(float(flag)))) > 0
 
     def all_equal(self, number: int) -> bool:
@@ -154,6 +154,6 @@ def _tpu(hardware: HardwareConfig) -> tf.distribute.Strategy:
     except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"No TPU answers as --tpu={hardware.tpu!r}: {reason}. A TPU also needs a build of "
+            f"No TPU responds as --tpu={hardware.tpu!r}: {reason}. A TPU also needs a build of "
             "TensorFlow for it (pip install tensorflow-tpu)."
         ) from None

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: loss terms, turns, health, speed, pictures, settings."""
+"""TensorBoard output of a run: loss terms, turns, health, speed, pictures, settings."""
 
 import dataclasses
 
@@ -16,10 +16,10 @@ _PICTURE_CAPTION = "Columns: " + ", ".join(pictures.COLUMNS) + "."
 
 
 def scalars(model: CiGAN, steps_per_second: float) -> dict[str, float]:
-    """Returns every scalar of the steps since the metrics were last reset, by TensorBoard tag.
+    """Returns every scalar since the metrics were last reset, by TensorBoard tag.
 
-    A term that no step has computed meanwhile (the other network's turn) is left out, so that its
-    curve shows a gap and not a zero.
+    A term that no step has computed in this time (it is the other network's turn) is left out, so
+    that its curve has a gap instead of a zero.
     """
     means = {m.name: float(m.result()) for m in model.metrics if float(m.count.numpy()) > 0}
     values = {}
@@ -50,12 +50,12 @@ def weight_of(term: str, loss: LossConfig) -> float:
 
 
 class RunWriter:
-    """Writes a run's event files; opened once per process, flushed with every write.
+    """Writes the event files of a run; opened once per process, flushed with every write.
 
     Args:
         logdir: folder of the event files.
         config: shown as text and as HParams.
-        first_step: the step at which the run is taken up.
+        first_step: step at which the run starts or resumes.
     """
 
     def __init__(self, logdir: str, config: Config, first_step: int = 0):
@@ -64,7 +64,7 @@ class RunWriter:
             hparams.hparams(_settings(config))
             tf.summary.text("configuration", f"```json\n{config.to_json()}```")
             turns = ", ".join(f"{turn.value} {turn.name.lower()}" for turn in Turn)
-            tf.summary.text("turn/network/legend", f"Whose turn it is: {turns}.")
+            tf.summary.text("turn/network/legend", f"Network in training: {turns}.")
 
     def write_scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes one point of each curve."""
@@ -74,19 +74,19 @@ class RunWriter:
         self._writer.flush()
 
     def write_text(self, tag: str, text: str) -> None:
-        """Writes Markdown that belongs to no step."""
+        """Writes Markdown that does not belong to a step."""
         with self._writer.as_default(step=0):
             tf.summary.text(tag, text)
         self._writer.flush()
 
     def write_warning(self, step: int, text: str) -> None:
-        """Writes a warning where people look for it days later."""
+        """Writes a warning to TensorBoard, where it can be found days later."""
         with self._writer.as_default(step=step):
             tf.summary.text("health/warnings", text)
         self._writer.flush()
 
     def write_pictures(self, step: int, infill, batch: dict[str, np.ndarray], seed: int) -> None:
-        """Writes the grid of `pictures.comparison_rows`, whose arguments these are."""
+        """Writes the grid of `pictures.comparison_rows`, with the same arguments."""
         rows = pictures.comparison_rows(batch, infill, seed)
         with self._writer.as_default(step=step):
             tf.summary.image(
@@ -109,7 +109,7 @@ def _settings(config: Config) -> dict[str, bool | int | float | str]:
 
 
 def model_infill(model: CiGAN):
-    """Returns the model as a function (image, mask, label, seed) -> infilled, NumPy in and out."""
+    """Returns the model as a function (image, mask, label, seed) -> infilled of NumPy arrays."""
 
     @tf.function(reduce_retracing=True)
     def infill(image, mask, label, noise):

@@ -1,4 +1,4 @@
-"""The training run: batches in, steps, and what is written on the way."""
+"""The training run: input, steps, and output on the way."""
 
 import contextlib
 import os
@@ -17,13 +17,13 @@ from cigan_tf.training.checkpoints import RunCheckpoints
 
 
 def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = False) -> CiGAN:
-    """Trains ciGAN as configured, or takes up the run that `workdir` holds, to its last step.
+    """Trains ciGAN, or resumes the run in `workdir`, to its last step.
 
     Args:
         config: validated settings.
         workdir: receives config.json, provenance.json, run.json, checkpoints/ and logs/
             (TensorBoard); several workers share it.
-        resume_changed: take up the run although its settings were others.
+        resume_changed: resume the run even if its settings differ.
 
     Returns:
         The trained model.
@@ -31,7 +31,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
     Raises:
         UserError: the dataset, the weights, the hardware or the workdir cannot be used.
         DivergedError: a loss or gradient was not finite.
-        Preempted: SIGTERM or Ctrl-C came; the run is saved.
+        Preempted: SIGTERM or Ctrl-C was received; the run is saved.
     """
     workdir = epath.Path(workdir)
     strategy = strategies.build(config)
@@ -84,7 +84,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
 
 
 def _start_from_preset(model: CiGAN, workdir: epath.Path, config: Config) -> presets.Preset | None:
-    """Gives a run that begins the weights of its preset, and returns that; None otherwise."""
+    """Loads the weights of the preset into a new run and returns the preset; otherwise None."""
     if not config.training.init_from or any(
         (workdir / run_folder.CHECKPOINT_DIR).glob("ckpt-*.index")
     ):
@@ -104,8 +104,8 @@ def _run_steps(
     interrupted: interruption.Interruption,
     config: Config,
 ) -> None:
-    # Not Keras' fit: an exact resume begins the input at the model's step and stops between any two
-    # steps; Keras' callbacks save at the end of epochs.
+    # Keras' fit is not used: an exact resume starts the input at the model's step and stops between
+    # any two steps, but Keras' callbacks save at the end of epochs.
     settings = config.training
     step = int(model.step.numpy())
     finite = health.FiniteCheck(model, settings)
@@ -145,7 +145,7 @@ def _run_steps(
 
 
 def _steps_to_next_event(step: int, settings: TrainingConfig) -> int:
-    """Returns the steps until something is to be done that Python must do."""
+    """Returns the number of steps until the next action in Python."""
     periodic = (
         settings.log_every_steps,
         settings.picture_every_steps,

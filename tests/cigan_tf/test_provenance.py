@@ -82,7 +82,7 @@ def test_the_fingerprint_changes_with_the_records(tiny_config, copied, change):
 def test_a_shard_that_is_cut_short_is_named(copied):
     config, shard = copied
     shard.write_bytes(shard.read_bytes()[:-2])
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         fingerprint(config)
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_is_no_record_is_named(tmp_path):
 def test_a_generator_without_a_record_is_refused():
     record = {"patients": [], "dataset": {}}
     assert provenance.require(record, "saved_model/1") is record
-    with pytest.raises(UserError, match=r"'saved_model/1' has no .* export it again") as error:
+    with pytest.raises(UserError, match=r"'saved_model/1' has no .* export again") as error:
         provenance.require(None, "saved_model/1")
     assert "\n" not in str(error.value)
 

@@ -242,5 +242,5 @@ def test_features_are_the_classifiers_pooled_maps():
 def test_features_that_cannot_be_had_are_named(tmp_path):
     with pytest.raises(UserError, match="need a trained classifier"):
         infill_quality.feature_function("classifier")
-    with pytest.raises(UserError, match=r"there is no file '.*absent\.h5'"):
+    with pytest.raises(UserError, match=r"the file '.*absent\.h5' does not exist"):
         infill_quality.feature_function(str(tmp_path / "absent.h5"))

@@ -132,7 +132,7 @@ def test_fetched_weights_reach_every_layer(monkeypatch):
 def test_a_file_of_another_network_is_refused(tmp_path):
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     other.save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(UserError, match="does not hold the weights of"):
+    with pytest.raises(UserError, match="does not contain the weights of"):
         build_classifier(32, str(tmp_path / "other.weights.h5"), seed=0)
 
 

@@ -60,7 +60,7 @@ def test_settings_are_plain_arguments():
     assert model.loss_config.feature_weight == 3
     assert model.training_config.seed == 7
     assert not model.composite
-    with pytest.raises(UserError, match="no settings of these names: lerning_rate"):
+    with pytest.raises(UserError, match="no settings with these names: lerning_rate"):
         make_model(lerning_rate=1.0)
     with pytest.raises(UserError, match="seed must be in"):
         make_model(seed=-1)

@@ -138,10 +138,10 @@ def spoil_weights(folder):
         (lambda f: (f / "config.json").write_text("[" * 10**5), "cannot be read"),
         (lambda f: (f / "config.json").write_text("[]"), "not a saved configuration"),
         (lambda f: (f / "config.json").write_text('{"mode": {}}'), "not a saved configuration"),
-        (lambda f: (f / "config.json").write_text(" " * (2**20 + 1)), "larger than any"),
+        (lambda f: (f / "config.json").write_text(" " * (2**20 + 1)), "too large for a"),
         (spoil_sizes, "patch_size=1048576"),
-        (lambda f: (f / "generator.weights.h5").write_bytes(b"no"), "is of other weights"),
-        (lambda f: (f / "generator.weights.h5").unlink(), "is of other weights"),
+        (lambda f: (f / "generator.weights.h5").write_bytes(b"no"), "belongs to other weights"),
+        (lambda f: (f / "generator.weights.h5").unlink(), "belongs to other weights"),
         (lambda f: (f / "provenance.json").write_text("{"), "is not a provenance record"),
         (spoil_weights, "NaN or infinite"),
     ],
@@ -162,7 +162,7 @@ def test_weights_that_are_absent_or_of_something_else_are_named(folder, content)
         path.write_bytes(content)
     elif content:
         shutil.copy(folder / content, path)
-    with pytest.raises(UserError, match="does not hold the weights of this generator") as error:
+    with pytest.raises(UserError, match="does not contain the weights of this generator") as error:
         CiGAN.from_preset(folder)
     assert "\n" not in str(error.value)
 

@@ -67,7 +67,7 @@ def test_weights_of_another_shape_are_refused(vgg, tmp_path):
     wrong = arrays(vgg, FIRST)
     wrong["block1_conv2_kernel"] = wrong["block1_conv2_kernel"][..., :32]
     np.savez(path, **wrong)
-    with pytest.raises(UserError, match="does not hold the weights"):
+    with pytest.raises(UserError, match="does not contain the weights"):
         pool1(path)
 
 
@@ -75,5 +75,5 @@ def test_weights_of_another_shape_are_refused(vgg, tmp_path):
 def test_a_damaged_file_is_named(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(UserError, match="does not hold the weights"):
+    with pytest.raises(UserError, match="does not contain the weights"):
         pool1(path)

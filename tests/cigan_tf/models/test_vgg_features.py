@@ -60,7 +60,7 @@ def test_weights_from_a_file(tmp_path, image):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(UserError, match=r"there is no file '/nowhere/vgg.h5'"):
+    with pytest.raises(UserError, match=r"the file '/nowhere/vgg.h5' does not exist"):
         vgg_features.build_vgg_features("/nowhere/vgg.h5")
 
 
@@ -68,7 +68,7 @@ def test_a_file_of_something_else_is_named(tmp_path):
     path = tmp_path / "other.weights.h5"
     other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     other.save_weights(path)
-    with pytest.raises(UserError, match="does not hold the weights"):
+    with pytest.raises(UserError, match="does not contain the weights"):
         vgg_features.build_vgg_features(str(path))
 
 

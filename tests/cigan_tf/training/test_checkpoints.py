@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(run, three_checkpoints, ti
     # Files cannot grow beyond 1 MB: the write fails half-way, as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
-        with pytest.raises(UserError, match=r"step 11 cannot be written.*newest whole.*ckpt-10"):
+        with pytest.raises(UserError, match=r"step 11 cannot be written.*newest complete.*ckpt-10"):
             save_at(model, checkpoints, 11)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -243,7 +243,7 @@ def test_as_many_are_kept_as_asked_for_and_the_best(tiny_config, replace, tmp_pa
 def test_a_run_without_a_checkpoint_is_named(tiny_config, tmp_path):
     with pytest.raises(UserError, match="no checkpoint yet"):
         restore_generator(tmp_path, tiny_config)
-    with pytest.raises(UserError, match="keeps no best checkpoint; train it with --evaluated"):
+    with pytest.raises(UserError, match="has no best checkpoint; train it with --evaluated"):
         restore_generator(tmp_path, tiny_config, best=True)
 
 

@@ -72,7 +72,7 @@ def test_a_malformed_tf_config_is_explained(monkeypatch, content, named):
 def test_a_worker_that_never_comes_is_named():
     own, absent = free_ports(2)
     workers = Cluster((f"localhost:{own}", f"localhost:{absent}"), 0)
-    with pytest.raises(UserError, match=f"have not come: localhost:{absent}.*--peer_timeout_s"):
+    with pytest.raises(UserError, match=f"have not started: localhost:{absent}.*--peer_timeout_s"):
         cluster.wait_for_peers(workers, timeout_s=0.3)
 
 

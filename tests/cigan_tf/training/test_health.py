@@ -76,7 +76,7 @@ HEALTHY = {
     [
         (None, 0.0, None),
         ("discriminator/accuracy_real", 1.0, "always right"),
-        ("health/turns_per_1000_steps", 10.0, "cap of 100 steps"),
+        ("health/turns_per_1000_steps", 10.0, "limit of 100 steps"),
     ],
 )
 def test_other_signs(sign, value, said):

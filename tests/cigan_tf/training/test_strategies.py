@@ -70,7 +70,7 @@ def test_a_batch_that_replicas_cannot_share_is_refused(tiny_config, replace, mon
         num_replicas_in_sync = 3
 
     monkeypatch.setattr(tf.distribute, "get_strategy", Three)
-    with pytest.raises(UserError, match=r"multiple of the replicas.*finds 3.*batch_size=4"):
+    with pytest.raises(UserError, match=r"multiple of the number of replicas.*to 3.*batch_size=4"):
         strategies.build(tiny_config)
 
 
@@ -81,7 +81,7 @@ def test_multi_worker_without_tf_config_is_explained(tiny_config, replace, monke
 
 
 def test_a_tpu_that_is_not_there_is_named(tiny_config, replace):
-    with pytest.raises(UserError, match=r"No TPU answers as --tpu="):
+    with pytest.raises(UserError, match=r"No TPU responds as --tpu="):
         strategies.build(replace(tiny_config, strategy="tpu"))
 
 

@@ -1,32 +1,32 @@
-"""The inputs of an infill: their ranges, and the check of arrays from outside."""
+"""The inputs of an infill: their ranges, and validation of arrays."""
 
 import numpy as np
 
 from cigan_tf.errors import UserError
 
-# By input: whether arrays or tensors hold allowed values only, and what is allowed. NaN is not.
+# By input: check of the values of arrays or tensors, and the rule. NaN is never allowed.
 RANGES = {
     "image": (
         lambda x: (x >= 0) & (x <= 1),
         "image must be in [0, 1], without NaN; divide 16-bit grey levels by 65535.",
     ),
-    "mask": (lambda x: (x == 0) | (x == 1), "mask must hold 0 and 1 only."),
+    "mask": (lambda x: (x == 0) | (x == 1), "mask must contain only 0 and 1."),
     "label": (lambda x: (x == 0) | (x == 1), "label must be 0 (non-malignant) or 1 (malignant)."),
 }
 
 
 def check(image, mask, label, seed, patch_size: int | None = None) -> dict[str, np.ndarray]:
-    """Returns the inputs as arrays of the dtypes that a generator takes.
+    """Returns the inputs as arrays with the dtypes of a generator.
 
     Args:
         image: [N, p, p, 1] in [0, 1].
         mask: [N, p, p, 1] in {0, 1}.
         label: int [N], 0 non-malignant, 1 malignant.
-        seed: int [N], any of 32 bits.
-        patch_size: p in pixels; None where any is taken.
+        seed: int [N], any 32-bit values.
+        patch_size: p in pixels; None: any size.
 
     Raises:
-        UserError: an input is of another shape, type or range.
+        UserError: an input has a wrong shape, type or range.
     """
     arrays = {"image": _floats("image", image), "mask": _floats("mask", mask)}
     shape = arrays["image"].shape
@@ -48,7 +48,7 @@ def check_label_and_seed(label, seed, count: int) -> dict[str, np.ndarray]:
     """Returns `label` and `seed` as int32 [count].
 
     Raises:
-        UserError: one is of another shape, type or range.
+        UserError: one has a wrong shape, type or range.
     """
     vectors = {}
     limits = np.iinfo(np.int32)
@@ -62,7 +62,7 @@ def check_label_and_seed(label, seed, count: int) -> dict[str, np.ndarray]:
                 f"Received: {given.dtype} of shape {list(given.shape)}."
             )
         if not ((given >= limits.min) & (given <= limits.max)).all():
-            raise UserError(f"{name} must hold integers of 32 bits. Received: {given.tolist()}.")
+            raise UserError(f"{name} must be 32-bit integers. Received: {given.tolist()}.")
         vectors[name] = given.astype(np.int32)
     _check_range("label", vectors["label"])
     return vectors

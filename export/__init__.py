@@ -1,1 +1,1 @@
-"""A trained generator in use: exported, served, and in whole films. Installed as `cigan_export`."""
+"""Use of a trained generator: export, serving, whole films. Installed as `cigan_export`."""

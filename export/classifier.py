@@ -2,8 +2,8 @@
 
     python -m export.classifier --classifier=FILE.keras --output_dir=DIR
 
-writes DIR/<version>/ and what a server wants beside it. The folder needs nothing of this package;
-the record that lies beside the classifier, provenance.json, goes with it.
+writes DIR/<version>/ and the files that a server needs. The folder does not depend on this package.
+It includes provenance.json, the record of the classifier, if there is one.
 """
 
 import os
@@ -47,13 +47,13 @@ def export(
         classifier: from image [N, p, p, 1] in [0, 1] to the probability of malignancy, [N, 1] or
             [N].
         output_dir: the model's folder.
-        record: what the classifier comes from, for assets.extra/provenance.json.
+        record: provenance of the classifier, for assets.extra/provenance.json.
 
     Returns:
-        The folder written.
+        Path of the folder.
 
     Raises:
-        UserError: the model takes no grey square patches, or `output_dir` cannot be written.
+        UserError: the model's input is not grey square patches, or `output_dir` cannot be written.
     """
     shape = tuple(classifier.input_shape)
     if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 1:
@@ -101,7 +101,7 @@ def _archive(classifier: keras.Model, side: int) -> keras.export.ExportArchive:
 
 
 def _declare_classify(folder: pathlib.Path) -> None:
-    """Says in the file that `classify` answers the Classify call; Keras knows Predict alone."""
+    """Marks `classify` as a Classify signature; Keras writes only Predict signatures."""
     path = folder / "saved_model.pb"
     saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     (meta_graph,) = saved_model.meta_graphs
@@ -121,7 +121,7 @@ def _warmup_requests(side: int) -> list:
 
 
 def main() -> None:
-    """Exports as the flags say."""
+    """Exports the classifier given by the flags."""
     if flags.FLAGS.classifier is None:
         raise UserError("Pass --classifier=FILE.keras, a trained classifier.")
     path = pathlib.Path(flags.FLAGS.classifier)
@@ -130,22 +130,22 @@ def main() -> None:
     try:
         classifier = keras.saving.load_model(path, compile=False)
     except (ValueError, OSError) as error:
-        raise UserError(f"{str(path)!r} is no classifier: {error}") from None
+        raise UserError(f"{str(path)!r} is not a classifier: {error}") from None
     record = provenance.read(path.parent / provenance.FILE_NAME)
     if record is None:
         print(
-            f"warning: there is no {provenance.FILE_NAME} beside {str(path)!r}: the SavedModel "
-            "will not say what the classifier was trained on.",
+            f"warning: there is no {provenance.FILE_NAME} next to {str(path)!r}: the SavedModel "
+            "will have no record of the classifier's training data.",
             file=sys.stderr,
         )
     print(export(classifier, flags.FLAGS.output_dir or path.parent / "saved_model", record))
 
 
 def run() -> None:
-    """Defines the command's flags, which other programs have under the same names, and runs it."""
+    """Defines the command's flags, whose names other programs use too, and runs the command."""
     flags.DEFINE_string("classifier", None, "A trained classifier, a .keras file.")
     flags.DEFINE_string(
-        "output_dir", None, "Receives <version>/; default: saved_model beside the classifier."
+        "output_dir", None, "Receives <version>/; default: saved_model next to the classifier."
     )
     command_line.run(main)
 

@@ -1,4 +1,4 @@
-r"""Asks a model server for infills, by REST or gRPC.
+r"""Requests infills from a model server, by REST or gRPC.
 
     cigan-client --server=http://localhost:8501 --image=patch.png --mask=mask.png \
         --label=malignant --seed=7 --output=infilled.png
@@ -30,17 +30,17 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 class Client:
-    """Infills patches through a model server.
+    """Infills patches with a model server.
 
     Args:
         server: `http://HOST:PORT` or `https://...` for REST, `grpc://HOST:PORT` or `grpcs://...`
             (TLS, the system's certificates) for gRPC.
-        model: the model's name on the server.
-        version: a version's number ("3") or its label; empty for the newest that is loaded.
-        timeout_s: seconds after which a call is given up, retries and pauses included.
+        model: name of the model on the server.
+        version: number ("3") or label of a version; empty: the newest loaded version.
+        timeout_s: seconds until a call is abandoned, including retries and pauses.
 
     Raises:
-        UserError: `server` is no such address.
+        UserError: `server` is not such an address.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Client:
         self._timeout_s = timeout_s
 
     def infill(self, image, mask, label, seed) -> np.ndarray:
-        """Returns patches with their masks filled for the class asked for.
+        """Returns patches with their masks infilled as the given class.
 
         Args:
             image: float [N, p, p, 1] in [0, 1]: grey level / 65535.
@@ -59,28 +59,28 @@ class Client:
             seed: int [N]; the same seed gives the same infill.
 
         Returns:
-            float32 [N, p, p, 1] in [0, 1]; outside the mask the image's own values.
+            float32 [N, p, p, 1] in [0, 1]; equal to the image outside the mask.
 
         Raises:
-            UserError: an input breaks this contract; the server is not asked.
-            ServerError: the server refused, or did not answer in time.
+            UserError: an input is invalid; no request is sent.
+            ServerError: the server refused the request, or did not answer in time.
         """
         inputs = infill_inputs.check(image, mask, label, seed)
-        _require(len(inputs["image"]) > 0, "image must hold at least one patch. Received: none.")
+        _require(len(inputs["image"]) > 0, "image must contain at least one patch. Received: none.")
         return self._predict("serving_default", inputs, "infilled")
 
     def infill_png(self, image_bytes, mask_bytes, label, seed) -> list[bytes]:
-        """Returns patches as 16-bit PNGs, their masks filled for the class asked for.
+        """Returns patches as 16-bit PNGs, with their masks infilled as the given class.
 
         Args:
             image_bytes: N grey PNGs of 8 or 16 bits.
-            mask_bytes: N grey PNGs, bright where the lesion is.
+            mask_bytes: N grey PNGs, bright on the lesion.
             label: int [N], 0 non-malignant, 1 malignant.
             seed: int [N]; the same seed gives the same infill.
 
         Raises:
-            UserError: an input breaks this contract; the server is not asked.
-            ServerError: the server refused, or did not answer in time.
+            UserError: an input is invalid; no request is sent.
+            ServerError: the server refused the request, or did not answer in time.
         """
         inputs = {
             "image_bytes": _pngs("image_bytes", image_bytes, len(image_bytes)),
@@ -90,9 +90,9 @@ class Client:
         return list(self._predict("infill_png", inputs, "infilled_bytes"))
 
     def _predict(self, signature: str, inputs: dict[str, np.ndarray], output: str) -> np.ndarray:
-        """Asks until there is an answer; only a server that is not there is asked again.
+        """Sends the request until there is an answer; retries only if the server is unavailable.
 
-        An infill changes nothing on the server, so that asking twice does no harm.
+        A retry is safe, because an infill changes nothing on the server.
         """
         end, pause_s = time.monotonic() + self._timeout_s, _FIRST_PAUSE_S
         while True:
@@ -113,12 +113,12 @@ def _require(condition: bool, message: str) -> None:
 
 def _pngs(name: str, encoded, count: int) -> np.ndarray:
     _require(
-        count > 0 and len(encoded) == count, f"{name} must be one PNG per image, {count} of them."
+        count > 0 and len(encoded) == count, f"{name} must be one PNG per image, {count} in total."
     )
     for i, data in enumerate(encoded):
         _require(
             isinstance(data, bytes) and data.startswith(_PNG_START),
-            f"{name} must hold PNG files as bytes. Element {i} is none.",
+            f"{name} must be PNG files as bytes. Element {i} is not.",
         )
     strings = np.empty(count, object)
     strings[:] = list(encoded)
@@ -135,7 +135,7 @@ def _read(name: str, path: str | None) -> bytes:
 
 
 def main() -> None:
-    """Sends one patch as the flags say and writes the answer."""
+    """Sends one patch, as given by the flags, and writes the answer."""
     if flags.FLAGS.output is None:
         raise UserError("Pass --output=FILE.png.")
     client = Client(
@@ -146,7 +146,7 @@ def main() -> None:
     try:
         (infilled,) = client.infill_png([image], [mask], [label], [flags.FLAGS.seed])
     except ServerError as error:
-        raise UserError(f"{flags.FLAGS.server} gave no infill. {error}") from None
+        raise UserError(f"{flags.FLAGS.server} returned no infill. {error}") from None
     try:
         file_io.write_whole(pathlib.Path(flags.FLAGS.output), infilled)
     except OSError as error:
@@ -157,20 +157,20 @@ def main() -> None:
 
 
 def run() -> None:
-    """Defines the command's flags, which other programs have under the same names, and runs it."""
+    """Defines the command's flags, whose names other programs use too, and runs the command."""
     flags.DEFINE_string(
         "server", "http://localhost:8501", "http(s)://HOST:PORT (REST) or grpc(s)://HOST:PORT."
     )
-    flags.DEFINE_string("model", "cigan", "The model's name on the server.")
+    flags.DEFINE_string("model", "cigan", "Name of the model on the server.")
     flags.DEFINE_string(
-        "version", "stable", "A version's number or label; empty: the newest that is loaded."
+        "version", "stable", "Number or label of a version; empty: the newest loaded version."
     )
     flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
     flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, bright where to infill.")
     flags.DEFINE_enum("label", "malignant", CLASS_NAMES, "Class of the infill.")
     flags.DEFINE_integer("seed", 0, "The same seed gives the same infill.")
     flags.DEFINE_string("output", None, "Receives the infilled patch, a 16-bit PNG.")
-    flags.DEFINE_float("timeout_s", 30.0, "Seconds until an answer, retries included.")
+    flags.DEFINE_float("timeout_s", 30.0, "Seconds to wait for an answer, including retries.")
     command_line.run(main)
 
 

@@ -1,4 +1,4 @@
-"""The console scripts that need an extra of the package: without it they name it in one line."""
+"""Console scripts that need an extra of the package; a missing extra is reported in one line."""
 
 import importlib
 import sys

@@ -1,9 +1,9 @@
-"""Serves a page on which one can try an exported generator on whole films.
+"""Serves a page for trying an exported generator on whole films.
 
     cigan-demo      # in a checkout also python -m export.demo
 
-The generator is the package's preset unless --saved_model names another. The page is for this
-machine alone unless --address says otherwise; it asks nobody who they are.
+The generator is the package's preset unless --saved_model names another. Only this machine can
+reach the page unless --address is given; there is no authentication.
 """
 
 import os
@@ -33,23 +33,23 @@ from . import film_flags
 from .films.film_infill import FilmInfiller
 from .page.demo_page import TEMPLATE, FilmPage
 
-# A film's file in base64, and what the message says besides.
+# Size of a film's file in base64, plus the rest of the message.
 _MAX_MESSAGE_BYTES = image_file.MAX_FILE_BYTES * 4 // 3 + 2**20
-# Nothing but films is sent to the server, and they come as messages.
+# Only films are sent to the server, as messages.
 _MAX_REQUEST_BYTES = 2**20
-# What a visitor did is kept so long without a connection, unless others need the room.
+# A visitor's session is kept this long without a connection, unless others need its place.
 _KEPT_MINUTES = 10
-# Browsers reach the server by these names through a tunnel, at whatever port it has there.
+# Host names of tunnels, on any port.
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _ALL_ADDRESSES = ("", "0.0.0.0", "::")
 
 
 class Visitors:
-    """The visitors' pages, at most so many: each holds a film.
+    """The visitors' pages, limited in number because each keeps a film in memory.
 
     Args:
         infill: the generator for whole films.
-        limit: how many pages there may be.
+        limit: maximum number of pages.
     """
 
     def __init__(self, infill: FilmInfiller, limit: int):
@@ -58,7 +58,7 @@ class Visitors:
         self._pages: dict[str, tuple[FilmPage, SessionContext]] = {}
 
     def welcome(self, document: Document) -> None:
-        """Fills a visitor's document with the page, or with the word that there is no room."""
+        """Fills a visitor's document with the page, or with a message that there is no place."""
         context = document.session_context
         document.title = "ciGAN"
         document.template = TEMPLATE.read_text()
@@ -70,17 +70,18 @@ class Visitors:
         )
         if not document.template_variables["has_room"]:
             return
-        # Bokeh's own attempts end after 30 s, and cannot read pictures again; the page has others.
+        # Bokeh stops reconnecting after 30 s and cannot restore pictures; the page does both
+        # itself.
         document.config.update(reconnect_session=False, notify_connection_status=False)
         self._pages[context.id] = FilmPage(document, self._infill), context
         document.on_session_destroyed(lambda context: self._forget(context.id))
 
     def knows(self, visit: str) -> bool:
-        """Returns whether what a visitor did is still there."""
+        """Returns whether a visitor's session still exists."""
         return visit in self._pages
 
     def _has_room(self) -> bool:
-        """Makes room where it can: the visitor goes first who has been away for longest."""
+        """Frees a place if possible, by removing the visitor who has been away longest."""
         if len(self._pages) >= self._limit:
             away = [
                 (context.session.milliseconds_since_last_unsubscribe, visit)
@@ -98,7 +99,7 @@ class Visitors:
 
 
 class _Visit(RequestHandler):
-    """Answers a page that lost its connection whether its work is still there."""
+    """Tells a page that lost its connection whether its session still exists."""
 
     def initialize(self, visitors: Visitors) -> None:
         self._visitors = visitors
@@ -115,17 +116,17 @@ def page_server(
     names: Sequence[str] = (),
     max_visitors: int = 8,
 ) -> tuple[BaseServer, list[str]]:
-    """Returns a server of the page, and the URLs that reach it.
+    """Returns a server of the page, and its URLs.
 
     Args:
         infill: the generator for whole films.
-        address: to listen at; 0.0.0.0: at all of this machine's.
-        port: to listen at; 0: any free one.
-        names: NAME or NAME:PORT by which browsers reach it, beside those that are known here.
-        max_visitors: how many films may be open at a time.
+        address: address to listen on; 0.0.0.0: all addresses of this machine.
+        port: port to listen on; 0: any free port.
+        names: additional NAME or NAME:PORT by which browsers reach the server.
+        max_visitors: maximum number of open films.
 
     Raises:
-        UserError: the address or port is taken, or a name is none.
+        UserError: the address or port is in use, or a name is invalid.
     """
     for name in names:
         if not re.fullmatch(r"[^/\s:]+(:\d{1,5})?", name):
@@ -135,8 +136,8 @@ def page_server(
         sockets = netutil.bind_sockets(port, address or None)
     except OSError as error:
         raise UserError(
-            f"Nothing can be served at {address}:{port} ({error.strerror}); pass another --address "
-            "or --port."
+            f"The server cannot listen on {address}:{port} ({error.strerror}); pass another "
+            "--address or --port."
         ) from None
     port = sockets[0].getsockname()[1]
     hosts = _own_hosts() if address in _ALL_ADDRESSES else [address]
@@ -161,16 +162,16 @@ def page_server(
 
 
 def _own_hosts() -> list[str]:
-    """Returns this machine's loopback address, its name and the address of its network."""
+    """Returns this machine's loopback address, host name and network address."""
     hosts = ["127.0.0.1", socket.gethostname()]
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing; an address kept for documentation
+        probe.connect(("192.0.2.1", 9))  # sends nothing; an address reserved for documentation
         hosts.append(probe.getsockname()[0])
     return list(dict.fromkeys(hosts))
 
 
 def main() -> None:
-    """Serves as the flags say, until it is interrupted."""
+    """Serves the page, as given by the flags, until it is interrupted."""
     options = flags.FLAGS
     infill = film_flags.open_infiller()
     server, urls = page_server(
@@ -182,25 +183,25 @@ def main() -> None:
 
 
 def run() -> None:
-    """Defines the command's flags, which other programs have under the same names, and runs it."""
+    """Defines the command's flags, whose names other programs use too, and runs the command."""
     film_flags.define()
     flags.DEFINE_string(
         "address",
         "127.0.0.1",
-        "Address to listen at; with any other than 127.0.0.1, other computers reach the page. "
+        "Address to listen on; any other than 127.0.0.1 exposes the page to the network. "
         "0.0.0.0: all addresses of this machine.",
     )
-    flags.DEFINE_integer("port", 5006, "Port to serve at; 0: any free one.", 0, 65535)
+    flags.DEFINE_integer("port", 5006, "Port to listen on; 0: any free port.", 0, 65535)
     flags.DEFINE_list(
         "origin",
         [],
-        "NAME or NAME:PORT by which browsers reach the page, where this machine does not know it: "
-        "of a proxy, or another name of this machine. Tunnels to localhost need none.",
+        "NAME or NAME:PORT by which browsers reach the page, if this machine does not know it: a "
+        "proxy, or another name of this machine. Not needed for tunnels to localhost.",
     )
     flags.DEFINE_integer(
         "max_visitors",
         8,
-        "How many films may be open at a time. Each takes up to 0.4 GB, the sample films little.",
+        "Maximum number of open films. Each takes up to 0.4 GB; sample films take little.",
         1,
     )
     command_line.run(main)

@@ -1,4 +1,4 @@
-"""The flags of the commands for whole films that choose a generator."""
+"""Flags that select the generator, for the commands for whole films."""
 
 import re
 import sys
@@ -19,16 +19,16 @@ def define() -> None:
     flags.DEFINE_list(
         "film_size",
         None,
-        "HEIGHT,WIDTH that the films of the generator's training were rescaled towards; needed "
-        "where the SavedModel does not record it: the film_size of its dataset.",
+        "HEIGHT,WIDTH that the training films of the generator were rescaled to: the film_size of "
+        "their dataset. Required if the SavedModel does not record it.",
     )
 
 
 def open_infiller() -> FilmInfiller:
-    """Returns the generator that the flags name; a doubtful scale is a warning on stderr.
+    """Returns the generator selected by the flags; prints a warning if its scale is doubtful.
 
     Raises:
-        UserError: as `FilmInfiller`, and where --film_size is no size.
+        UserError: see `FilmInfiller`; or --film_size is invalid.
     """
     film_size = parse_film_size(flags.FLAGS.film_size)
     infill = FilmInfiller(flags.FLAGS.saved_model, film_size)
@@ -38,7 +38,7 @@ def open_infiller() -> FilmInfiller:
 
 
 def parse_film_size(values: Sequence[str] | None) -> tuple[int, int] | None:
-    """Returns what the flag --film_size=HEIGHT,WIDTH says; raises UserError if it is no size."""
+    """Returns the value of --film_size=HEIGHT,WIDTH; raises UserError if it is invalid."""
     if values is None:
         return None
     if len(values) != 2 or not all(re.fullmatch(r"[1-9]\d{0,4}", value) for value in values):

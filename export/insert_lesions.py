@@ -1,10 +1,10 @@
-"""Puts lesions into a whole film, or takes them out.
+"""Inserts lesions into a whole film, or removes them.
 
     cigan-insert FILM.dcm --lesion=2100,900,mask.png,malignant --output=OUT.dcm
 
-FILM is a DICOM, PNG, PGM, TIFF or JPEG file. OUT.dcm is the new film at full resolution,
-OUT_seg.dcm and OUT_mask.png say where it is synthetic, and OUT_before_after.png shows both
-films. The generator is the package's preset unless --saved_model names another.
+FILM is a DICOM, PNG, PGM, TIFF or JPEG file. OUT.dcm is the infilled film at full resolution.
+OUT_seg.dcm and OUT_mask.png mark the synthetic pixels, and OUT_before_after.png shows both films.
+The generator is the package's preset unless --saved_model names another.
 """
 
 import os
@@ -41,26 +41,26 @@ def insert_lesions(
     keep_patient: bool = False,
     overwrite: bool = False,
 ) -> list[pathlib.Path]:
-    """Writes the film with its lesions infilled, and their masks beside it.
+    """Writes the film with its lesions infilled, and their masks.
 
-    A lesion off the breast is infilled too, with a warning on stderr.
+    A lesion outside the breast is infilled too, with a warning on stderr.
 
     Args:
         film_path: a DICOM, PNG, PGM, TIFF or JPEG file of a film.
-        lesions: each as the flag --lesion says.
+        lesions: values of the flag --lesion.
         infill: the generator for whole films.
         output: the DICOM file to write.
-        seed: of the first infill.
-        bits: depth of the film; None: as the file says, or its values suggest, with a warning.
+        seed: seed of the first infill.
+        bits: depth of the film; None: given by the file, or estimated with a warning.
         voi: whether to apply a DICOM film's VOI LUT or window.
         keep_patient: whether the new film stays with the source's patient and study.
-        overwrite: whether files of an earlier call may be replaced.
+        overwrite: whether existing files may be replaced.
 
     Returns:
         The files written; the film is the last.
 
     Raises:
-        UserError: a file is none of these, a lesion has no room, or a file would be replaced.
+        UserError: a file is invalid, a lesion does not fit, or a file would be replaced.
     """
     if output.suffix != ".dcm":
         raise UserError(f"output must be a name ending in .dcm. Received: {str(output)!r}.")
@@ -78,22 +78,22 @@ def insert_lesions(
 
 
 def parse_lesion(text: str, film_shape: tuple[int, int]) -> FilmLesion:
-    """Returns the lesion that a --lesion flag asks for; raises UserError if it is none."""
+    """Returns the lesion of a --lesion flag; raises UserError if it is invalid."""
     row, column, path, label = _split(text)
     mask = film_files.read_mask(film_files.read_file(path), path)
     if row is not None:
         return FilmLesion.centred(mask, int(row), int(column), label == "malignant")
     if mask.shape != film_shape:
         raise UserError(
-            "A mask without ROW,COLUMN must be as large as the film, {} x {} pixels. Received: {} "
+            "A mask without ROW,COLUMN must have the film's size, {} x {} pixels. Received: {} "
             "x {} in {!r}.".format(*film_shape, *mask.shape, path)
         )
     return FilmLesion(mask, 0, 0, label == "malignant")
 
 
 def _split(text: str) -> tuple[str | None, str | None, str, str]:
-    """Returns row, column, path and class; raises UserError where --lesion holds others."""
-    # The mask's path may hold commas of its own.
+    """Returns row, column, path and class; raises UserError if --lesion is invalid."""
+    # The mask's path may contain commas.
     place_and_path, _, label = text.rpartition(",")
     match = _PLACE_AND_PATH.fullmatch(place_and_path)
     if label not in CLASS_NAMES or match is None:
@@ -105,14 +105,14 @@ def _split(text: str) -> tuple[str | None, str | None, str, str]:
     for value in (row, column):
         if value is not None and not re.fullmatch(r"[0-9]{1,6}", value):
             raise UserError(
-                f"lesion's row and column must be whole numbers of pixels from 0. Received: "
+                f"lesion's row and column must be integers from 0, in pixels. Received: "
                 f"{value!r} in {text!r}."
             )
     return row, column, path, label
 
 
 def main(film: str) -> None:
-    """Infills as the flags say."""
+    """Infills the film as given by the flags."""
     options = flags.FLAGS
     if options.output is None:
         raise UserError("Pass --output=OUT.dcm.")
@@ -133,32 +133,32 @@ def main(film: str) -> None:
 
 
 def run() -> None:
-    """Defines the command's flags, which other programs have under the same names, and runs it."""
+    """Defines the command's flags, whose names other programs use too, and runs the command."""
     flags.DEFINE_multi_string(
         "lesion",
         [],
-        "ROW,COLUMN,MASK,CLASS, once for each lesion. MASK: a grey picture of the lesion, bright "
-        "inside (grey edges are cut at half), in pixels of the film; its centre comes to lie on "
-        "the film's pixel ROW, COLUMN. Or MASK,CLASS for a mask as large as the film. CLASS: "
-        "malignant, or non_malignant to take a lesion out.",
+        "ROW,COLUMN,MASK,CLASS, once per lesion. MASK: a grey image of the lesion, bright inside "
+        "(grey edges are cut at half), in pixels of the film; its centre is placed at the film's "
+        "pixel ROW, COLUMN. Or MASK,CLASS for a mask of the film's size. CLASS: malignant, or "
+        "non_malignant to remove a lesion.",
     )
     film_flags.define()
     flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")
-    flags.DEFINE_integer("seed", 0, "Of the first infill; the next has the next.")
+    flags.DEFINE_integer("seed", 0, "Seed of the first infill; each following infill adds 1.")
     flags.DEFINE_integer(
         "bits",
         None,
-        "Depth of the film, where its file does not fill what it claims: 12 for values up to 4095.",
+        "Depth of the film, if its values use fewer bits than its file: 12 for values up to 4095.",
         8,
         16,
     )
     flags.DEFINE_bool(
         "keep_patient",
         False,
-        "Leave the new film with the source's patient, in the source's study. By default it is a "
-        "new study of no patient.",
+        "Keep the source's patient and study. By default, the film is in a new study without a "
+        "patient.",
     )
-    flags.DEFINE_bool("overwrite", False, "Replace files of an earlier call; inputs never are.")
+    flags.DEFINE_bool("overwrite", False, "Replace existing files; inputs are never replaced.")
     flags.DEFINE_bool("voi", False, "Apply the VOI LUT or window of a DICOM film.")
     command_line.run(main, arguments=("FILM",))
 

@@ -2,8 +2,8 @@
 
     cigan-export --workdir=DIR      # in a checkout also python -m export.saved_model
 
-writes DIR/saved_model/<version>/, the next free number. The folder needs nothing of this package:
-TensorFlow alone loads it.
+writes DIR/saved_model/<version>/, with the next free number. The folder does not depend on this
+package; it needs only TensorFlow.
 """
 
 import os
@@ -31,7 +31,7 @@ from .graph import folded_generator, input_checks, png, runtime_formats
 from .serving import model_card, serving_files, versions
 
 MODEL_NAME = "cigan"
-# On so many real patches other formats are compared with the SavedModel.
+# Number of real patches for comparing other formats with the SavedModel.
 _COMPARED_PATCHES = 8
 
 
@@ -47,26 +47,27 @@ def export(
         serving_default: image float32 [N,p,p,1] in [0,1], mask float32 [N,p,p,1] in {0,1}, label
             int32 [N] in {0,1}, seed int32 [N] -> infilled float32 [N,p,p,1] in [0,1].
         infill_png: image_bytes string [N] (8- or 16-bit grey PNG), mask_bytes string [N] (grey
-            PNG, bright where the lesion is; grey edges are cut at half), label int32 [N], seed
+            PNG, bright on the lesion; grey edges are cut at half), label int32 [N], seed
             int32 [N] -> infilled_bytes string [N] (16-bit PNG).
 
-    The run's provenance record goes to assets.extra/provenance.json, with the checkpoint's step and
-    a hash of graph and weights. A run that has none is exported without one, with a warning on
-    stderr.
+    The run's provenance record is written to assets.extra/provenance.json, with the checkpoint's
+    step and a hash of graph and weights. A run without a record is exported without one, with a
+    warning on stderr.
 
     Args:
-        workdir: of the run.
+        workdir: workdir of the run.
         output_dir: the model's folder.
-        best: whether the best checkpoint is exported, and not the newest one.
-        other_formats: of `runtime_formats.FILE_NAMES`, written beside the SavedModel. Their answers
-            are compared with the SavedModel's on validation patches of the run's dataset first.
+        best: whether to export the best checkpoint instead of the newest one.
+        other_formats: some of `runtime_formats.FILE_NAMES`, written next to the SavedModel after
+            comparing their outputs with the SavedModel's on validation patches of the run's
+            dataset.
 
     Returns:
-        The folder written.
+        Path of the folder.
 
     Raises:
         UserError: there is no trained run in `workdir`, `output_dir` cannot be written, or a format
-            cannot be written or answers otherwise than the SavedModel; nothing is exported then.
+            cannot be written or differs from the SavedModel; nothing is exported then.
     """
     runtime_formats.require_installed(other_formats)
     workdir = epath.Path(workdir)
@@ -77,7 +78,7 @@ def export(
     if record is None:
         print(
             f"warning: the run in {str(workdir)!r} has no {provenance.FILE_NAME}: its generator "
-            "can be served, and is refused for an experiment.",
+            "can be served, but is refused for an experiment.",
             file=sys.stderr,
         )
     archive = build_archive(generator, config)
@@ -103,17 +104,17 @@ def export(
 
 
 def _patches_to_compare(config: Config) -> dict[str, np.ndarray]:
-    """Returns validation patches of the run's dataset as `serving_default` takes them."""
+    """Returns validation patches of the run's dataset as arguments of `serving_default`."""
     drawn = input_pipeline.drawn_patches(config, config.data.validation_split, _COMPARED_PATCHES)
     inputs = {name: np.asarray(drawn[name], np.float32) for name in ("image", "mask")}
     count = len(drawn["label"])
-    # Both classes, whatever those of the patches are.
+    # Both classes, independent of the patches.
     label = np.arange(count, dtype=np.int32) % 2
     return inputs | {"label": label, "seed": consecutive_seeds(0, count)}
 
 
 def _compare(folder: pathlib.Path, formats: Sequence[str], patches: dict[str, np.ndarray]) -> None:
-    """Raises UserError where a format answers otherwise than the SavedModel in `folder`."""
+    """Raises UserError if a format's output differs from that of the SavedModel in `folder`."""
     expected = exported_generator.ExportedGenerator(folder)(**patches)
     inputs = {name: patches[name] for name in ("image", "mask", "label")}
     side = expected.shape[1]
@@ -140,15 +141,15 @@ def _warmup_requests(side: int) -> list:
 
 
 def build_archive(generator: Generator, config: Config) -> keras.export.ExportArchive:
-    """Returns both signatures, ready to be written; see `export`."""
+    """Returns both signatures, ready for writing; see `export`."""
     side = config.model.patch_size
     infill_with_noise = folded_generator.fold_infill(generator, config.model)
 
-    # One function for both signatures: the weights are in the file once.
+    # One function for both signatures, so that the file has the weights only once.
     @tf.function(autograph=False)
     def infill(image, mask, label, seed):
-        # One draw per patch from its own seed: an answer does not depend on the rest of a batch.
-        # By index, since a shape is looked at before any check of it: every shape has a size.
+        # One draw per patch from its own seed, independent of the rest of the batch. The size is
+        # read by index, because shapes are inspected before the checks run: every shape has a size.
         noise = tf.map_fn(
             lambda i: noise_of_seed(seed[i], side),
             tf.range(tf.size(seed)),
@@ -204,10 +205,10 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
 
 
 def _lesion_of(pictures: tf.Tensor) -> tf.Tensor:
-    """Returns masks of 0 and 1 from pictures of them: bright is the lesion, cut at half.
+    """Returns masks of 0 and 1 from grey images: bright is the lesion, cut at half.
 
     Args:
-        pictures: float32 [N, p, p, 1]; all of one level above 0 is a mask of the whole patch.
+        pictures: float32 [N, p, p, 1]; a constant level above 0 is a mask of the whole patch.
     """
     low, high = (
         reduce(pictures, axis=(1, 2, 3), keepdims=True) for reduce in (tf.reduce_min, tf.reduce_max)
@@ -217,7 +218,7 @@ def _lesion_of(pictures: tf.Tensor) -> tf.Tensor:
 
 
 def main() -> None:
-    """Exports as the flags say."""
+    """Exports the run given by the flags."""
     workdir = flags.FLAGS.workdir
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of a trained run.")
@@ -227,7 +228,7 @@ def main() -> None:
 
 
 def run() -> None:
-    """Defines the command's flags, which other programs have under the same names, and runs it."""
+    """Defines the command's flags, whose names other programs use too, and runs the command."""
     flags.DEFINE_string("workdir", None, "Folder of the trained run.")
     flags.DEFINE_string("output_dir", None, "Receives <version>/; default: WORKDIR/saved_model.")
     flags.DEFINE_bool(
@@ -236,7 +237,7 @@ def run() -> None:
     flags.DEFINE_list(
         "format",
         ["saved_model"],
-        "Formats of the generator: saved_model, which is always written, litert and onnx. They are "
+        "Formats of the generator: saved_model (always written), litert and onnx. They are "
         "compared with the SavedModel on validation patches, for which the run's dataset is read.",
     )
     command_line.run(main)

@@ -1,1 +1,1 @@
-"""Whole films: read, infilled, written as derived DICOM images."""
+"""Whole films: reading, infilling, writing derived DICOM images."""

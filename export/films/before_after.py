@@ -1,4 +1,4 @@
-"""A picture of a film before and after, for looking at what infilling did."""
+"""A picture of a film before and after infilling."""
 
 import io
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from .film_infill import FilmLesion
 # Outlines, by class.
 CLASS_COLOURS = ("#3fc1c9", "#ff7849")
 _HEIGHT_PX, _GAP_PX, _TITLE_PX = 960, 12, 36
-# More would be too small to be seen.
+# More lesions would be too small to see.
 _MAX_LESIONS = 3
-# Side of the square around a lesion over the longer side of its bounding box.
+# Side of the square around a lesion, relative to the longer side of its bounding box.
 _SURROUNDINGS = 3
 
 
 def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLesion]) -> bytes:
-    """Returns the film before and after beside each other, and the surroundings of its lesions.
+    """Returns the film before and after, side by side, with close-ups of its lesions.
 
-    What was infilled is outlined in the film before, whose grey window both have.
+    The infilled regions are outlined in the film before. Both films have its grey-level window.
 
     Args:
         before: uint16 [height, width], the film.
-        after: likewise, with its lesions infilled.
-        lesions: what was infilled; of the first three the surroundings are shown.
+        after: uint16 [height, width], the film with its lesions infilled.
+        lesions: the infilled lesions; the first three have close-ups.
 
     Returns:
-        An RGB PNG file, 960 pixels high below its titles.
+        An RGB PNG file, 960 pixels high below the titles.
     """
     masks = [lesion.on_film(before.shape) for lesion in lesions]
     scale = _HEIGHT_PX / before.shape[0]
@@ -90,7 +90,7 @@ def _outline(view: np.ndarray, mask: np.ndarray, colour: str) -> None:
 
 
 def _around(mask: np.ndarray) -> tuple[slice, slice]:
-    """Returns the square around a mask, moved into the film where it would reach out."""
+    """Returns the square around a mask, moved into the film if it would extend beyond it."""
     ranges = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
     side = _SURROUNDINGS * (max(last - first for first, last in ranges) + 1)
     side = int(min(side, *mask.shape))

@@ -1,9 +1,10 @@
-"""A film with infilled lesions as DICOM objects: the film itself, and the masks as a segmentation.
+"""A film with infilled lesions as DICOM objects: the film, and the masks as a segmentation.
 
-The film is a derived image (DICOM PS3.3, C.7.6.1.1.3 and C.12.1.1): what was done in words, and the
-flag Synthetic Data. It is a new study of no patient: of its source it takes what describes the
-picture and nothing else, neither who, where and when (PS3.15, Annex E) nor private elements, which
-may say either. On request it stays with its source's patient and study.
+The film is a derived image (DICOM PS3.3, C.7.6.1.1.3 and C.12.1.1) with a description of the change
+and the flag Synthetic Data. It is in a new study without a patient. From its source it keeps only
+attributes that describe the image: none that identify persons, places or times (PS3.15, Annex E),
+and no private elements, which may contain them. On request it stays with its source's patient and
+study.
 """
 
 import copy
@@ -24,16 +25,17 @@ from tfds_ddsm.sources.image_file import FilmPixels
 
 from .film_infill import FilmLesion
 
-# It tells of each attribute that it copies.
+# highdicom logs each attribute that it copies.
 logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 _MAKER = "ciGAN"
 _SERIES_DESCRIPTION = "Synthetic lesions (ciGAN)"
-# Behind the series that a hospital's machines number.
+# A high number, after the series that a hospital's machines number.
 _FILM_SERIES_NUMBER, _MASK_SERIES_NUMBER = 9001, 9002
 
-# What describes the picture and not the patient: the numbers and codes of the groups 0018
-# (acquisition) and 0028 (how pixels are stored and shown), and these. Items of sequences likewise.
+# Attributes that describe the image, not the patient: numbers and codes of groups 0018
+# (acquisition) and 0028 (how pixels are stored and displayed), and these. The same holds for items
+# of sequences.
 _NUMBERS_AND_CODES_GROUPS = (0x0018, 0x0028)
 _NUMBERS_AND_CODES = {"CS", "DS", "FD", "FL", "IS", "SL", "SS", "UL", "US", "US or SS"}
 _DESCRIBES_THE_PICTURE = (
@@ -64,8 +66,8 @@ _DESCRIBES_THE_PICTURE = (
     "ViewCodeSequence",
     "ViewModifierCodeSequence",
 )
-# Text that other attributes ask for: what stands in its place. "US" is unspecified, and the units
-# are those of PS3.3, C.11.1.1.2.
+# Required text attributes and their substitutes. "US" means unspecified; the units are those of
+# PS3.3, C.11.1.1.2.
 _IN_PLACE_OF_TEXT = {
     "ModalityLUTType": "US",
     "PixelSpacingCalibrationDescription": "as for the source image",
@@ -73,7 +75,7 @@ _IN_PLACE_OF_TEXT = {
 }
 _UNITS = {"ED", "EDW", "HU", "HU_MOD", "MGML", "OD", "PCT", "US", "Z_EFF"}
 
-# What a source says of its own pixels, and what would no longer hold.
+# Attributes that describe the source's pixels and are invalid for the derived image.
 _OF_THE_SOURCE_ALONE = (
     "DataSetTrailingPadding",
     "DigitalSignaturesSequence",
@@ -85,7 +87,7 @@ _OF_THE_SOURCE_ALONE = (
 )
 _OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
-# Type 2 attributes of the patient, study, series and image: they must be there, and may be empty.
+# Type 2 attributes of the patient, study, series and image: they are required, but may be empty.
 _MAY_BE_EMPTY = (
     "AccessionNumber",
     "InstanceNumber",
@@ -101,11 +103,11 @@ _MAY_BE_EMPTY = (
     "StudyID",
     "StudyTime",
 )
-# Of the mammography and DX image modules, likewise.
+# Type 2 attributes of the mammography and DX image modules.
 _MAY_BE_EMPTY_IN_MAMMOGRAPHY = ("AcquisitionContextSequence",)
 
 _CHARACTER_SET = re.compile(r"ISO[ _]?(2022)?[ _]?IR[ _]?(\d{1,3})", re.IGNORECASE)
-# Character sets that mean something as extensions of the default one alone (PS3.3, C.12.1.1.2).
+# Character sets that are valid only as extensions of the default one (PS3.3, C.12.1.1.2).
 _ONLY_AS_EXTENSIONS = {"58", "87", "149", "159"}
 
 
@@ -116,21 +118,21 @@ def derived_film(
     generator_id: str,
     keep_patient: bool = False,
 ) -> pydicom.Dataset:
-    """Returns the new film as an image derived from its source.
+    """Returns the infilled film as an image derived from its source.
 
     Args:
-        infilled: the new film's stored values with the scale and header of its source. Without a
-            header it becomes a secondary capture.
-        lesions: what was infilled.
-        seed: of the first infill; the next has the next.
-        generator_id: which generator did it, at most 64 characters.
-        keep_patient: whether it stays in its source's study, with all that tells of the patient.
+        infilled: the infilled film's stored values with the scale and header of its source. Without
+            a header it becomes a secondary capture.
+        lesions: the infilled lesions.
+        seed: seed of the first infill; each following infill adds 1.
+        generator_id: identifies the generator, at most 64 characters.
+        keep_patient: whether it stays in its source's study, with all attributes of the patient.
 
     Returns:
-        A dataset with its file meta information, ready to be written.
+        A dataset with its file meta information, ready for writing.
 
     Raises:
-        ValueError: it shall stay in its source's study, and the source names none.
+        ValueError: it is to stay in its source's study, but the source names none.
     """
     source = infilled.header
     if source is None:
@@ -145,7 +147,7 @@ def derived_film(
         if keyword not in film:
             setattr(film, keyword, None)
     if "ImageLaterality" in film and not film.Laterality:
-        del film.Laterality  # stands in its place
+        del film.Laterality  # replaced by ImageLaterality
     if film.SOPClassUID != SecondaryCaptureImageStorage:
         for keyword in _MAY_BE_EMPTY_IN_MAMMOGRAPHY:
             if keyword not in film:
@@ -155,7 +157,7 @@ def derived_film(
     film.DerivationDescription = description(lesions, seed)
     film.ReferencedImageSequence = [
         *film.get("ReferencedImageSequence", []),
-        _reference(SegmentationStorage, generate_uid()),  # the masks, which `segmentation` makes
+        _reference(SegmentationStorage, generate_uid()),  # the masks, made by `segmentation`
     ]
     film.SeriesInstanceUID = generate_uid()
     film.SeriesNumber = _FILM_SERIES_NUMBER
@@ -174,7 +176,7 @@ def derived_film(
 
 
 def _set_pixels(film: pydicom.Dataset, infilled: FilmPixels) -> None:
-    """Stores the pixels as the source does: its depth, sign and photometric interpretation."""
+    """Stores the pixels like the source: its depth, sign and photometric interpretation."""
     stored = infilled.stored
     film.set_pixel_data(
         stored,
@@ -194,26 +196,26 @@ def _set_pixels(film: pydicom.Dataset, infilled: FilmPixels) -> None:
 def segmentation(
     film: pydicom.Dataset, lesions: Sequence[FilmLesion], seed: int, generator_id: str
 ) -> pydicom.Dataset:
-    """Returns the lesions' masks as a DICOM segmentation of the new film, one segment each.
+    """Returns the lesions' masks as a DICOM segmentation of the infilled film, one segment each.
 
     Args:
-        film: what `derived_film` returned.
-        lesions: what was infilled.
-        seed: of the first infill; the next has the next.
-        generator_id: which generator did it, at most 64 characters.
+        film: result of `derived_film`.
+        lesions: the infilled lesions.
+        seed: seed of the first infill; each following infill adds 1.
+        generator_id: identifies the generator, at most 64 characters.
     """
     shape = film.Rows, film.Columns
     masks = np.stack([lesion.on_film(shape) for lesion in lesions], axis=-1)
     described = pydicom.Dataset()
     described.update(film)
     described.file_meta = film.file_meta
-    # A frame of reference asks for the place of its planes (PS3.3, A.51.5), which a film lacks.
+    # A frame of reference requires the position of its planes (PS3.3, A.51.5), which a film lacks.
     described.pop("FrameOfReferenceUID", None)
     if "SpecificCharacterSet" in film:
-        # The one that holds every name. A new element: the old one is the film's, too.
+        # UTF-8 can represent every name. A new element, because the old one belongs to the film.
         described.add_new("SpecificCharacterSet", "CS", "ISO_IR 192")
     with warnings.catch_warnings():
-        # The names of public films' patients are not of the form that DICOM wants.
+        # Patient names of public films do not have the form that DICOM requires.
         warnings.filterwarnings("ignore", message="The string .* is unlikely to represent")
         masked = hd.seg.Segmentation(
             source_images=[described],
@@ -231,15 +233,15 @@ def segmentation(
             software_versions=generator_id,
             device_serial_number=generator_id,
             content_label="LESIONS",
-            content_description="Where a generative network infilled the film",
+            content_description="Regions infilled by a generative network",
             series_description=_SERIES_DESCRIPTION,
             omit_empty_frames=False,
         )
     masked.SyntheticData = "YES"
     for keyword in ("ContentCreatorName", "PatientOrientation"):
-        setattr(masked, keyword, None)  # must be there, may be empty
+        setattr(masked, keyword, None)  # required, may be empty
     spacing, thickness = _pixel_spacing_mm(film), film.get("BodyPartThickness")
-    if spacing and thickness:  # readers, highdicom's among them, want both or none
+    if spacing and thickness:  # readers such as highdicom require both or none
         measures = pydicom.Dataset()
         measures.PixelSpacing = spacing
         measures.SliceThickness = thickness
@@ -256,7 +258,7 @@ def to_bytes(dataset: pydicom.Dataset) -> bytes:
 
 
 def _picture_alone(source: pydicom.Dataset) -> pydicom.Dataset:
-    """Returns what describes a source's picture, and nothing of its patient."""
+    """Returns the attributes that describe a source's image, without those of its patient."""
     film = pydicom.Dataset()
     film.SOPClassUID = SecondaryCaptureImageStorage
     film.update(_describing_the_picture(source))
@@ -264,7 +266,7 @@ def _picture_alone(source: pydicom.Dataset) -> pydicom.Dataset:
 
 
 def _describing_the_picture(source: pydicom.Dataset) -> pydicom.Dataset:
-    """Returns the elements of a film, or of a sequence's item, that describe the picture."""
+    """Returns the elements of a film, or of a sequence item, that describe the image."""
     described = pydicom.Dataset()
     for element in source:
         tag, keyword, value = element.tag, element.keyword, element.value
@@ -283,7 +285,7 @@ def _describing_the_picture(source: pydicom.Dataset) -> pydicom.Dataset:
 
 
 def _same_study(source: pydicom.Dataset) -> pydicom.Dataset:
-    """Returns all of a source that holds for the new film, too."""
+    """Returns all attributes of a source that are valid for the infilled film."""
     if not source.get("StudyInstanceUID"):
         raise ValueError("the film names no study that a new one could stay in (StudyInstanceUID)")
     film = copy.deepcopy(source)
@@ -300,7 +302,7 @@ def _same_study(source: pydicom.Dataset) -> pydicom.Dataset:
             _code(codes.DCM.SourceImageForImageProcessingOperation)
         ]
         film.SourceImageSequence = [reference]
-    film.ImageComments = "Synthetic lesions in a film of a real patient, who was kept on request."
+    film.ImageComments = "Synthetic lesions in a film of a real patient, identity kept on request."
     return film
 
 
@@ -317,14 +319,14 @@ def _start_study(film: pydicom.Dataset, now: datetime.datetime) -> None:
     film.StudyInstanceUID = generate_uid()
     film.StudyDescription = _SERIES_DESCRIPTION
     film.StudyDate, film.StudyTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    # Text that is part of the picture stays.
+    # Text in the pixels remains.
     burned_in = film.get("BurnedInAnnotation") == "YES"
     film.PatientIdentityRemoved = "NO" if burned_in else "YES"
-    film.DeidentificationMethod = "ciGAN: a new study with what describes the picture alone"
+    film.DeidentificationMethod = "ciGAN: new study, only attributes describing the image"
 
 
 def _now(film: pydicom.Dataset) -> datetime.datetime:
-    """Returns the time in the zone that a film's times are in (PS3.3, C.12.1.1.8)."""
+    """Returns the time in the time zone of the film (PS3.3, C.12.1.1.8)."""
     match = re.fullmatch(r"([+-])(\d{2})([0-5]\d)", str(film.get("TimezoneOffsetFromUTC") or ""))
     if match is None or int(match[2]) > 14:
         film.pop("TimezoneOffsetFromUTC", None)
@@ -334,7 +336,7 @@ def _now(film: pydicom.Dataset) -> datetime.datetime:
 
 
 def _with_known_character_set(source: pydicom.Dataset) -> pydicom.Dataset:
-    """Returns a header whose text is decoded, under character sets that are spelt right."""
+    """Returns a header with decoded text and correctly spelt character sets."""
     source = copy.deepcopy(source)
     source.decode()
     if "SpecificCharacterSet" in source:
@@ -345,7 +347,7 @@ def _with_known_character_set(source: pydicom.Dataset) -> pydicom.Dataset:
         elif len(known) == 1 and known[0].startswith("ISO 2022"):
             known = [f"ISO_IR {number}"]
         source.SpecificCharacterSet = known if any(known) else None
-        if known == ["ISO_IR 6"]:  # the default, which has no name of its own
+        if known == ["ISO_IR 6"]:  # the default, which is not named
             del source.SpecificCharacterSet
     return source
 
@@ -356,14 +358,14 @@ def _known(term: str) -> str:
 
 
 def _values(value) -> list:
-    """Returns the values of an element that may have none, one or several."""
+    """Returns the values of an element that may have no, one or several values."""
     if value is None or value == "":
         return []
     return [value] if isinstance(value, str) else list(value)
 
 
 def _pixel_spacing_mm(film: pydicom.Dataset) -> list[float] | None:
-    """Returns the distances of rows and columns in the breast, as far as the film tells them."""
+    """Returns the spacing of rows and columns in the breast, if the film gives it."""
     spacing = film.get("PixelSpacing")
     if not spacing and (spacing := film.get("ImagerPixelSpacing")):
         magnification = float(film.get("EstimatedRadiographicMagnificationFactor") or 1)
@@ -373,14 +375,14 @@ def _pixel_spacing_mm(film: pydicom.Dataset) -> list[float] | None:
 
 
 def description(lesions: Sequence[FilmLesion], seed: int) -> str:
-    """Returns what was done to a film, with the class and seed of every infill.
+    """Returns a description of the change to a film, with the class and seed of every infill.
 
     Args:
-        lesions: what was infilled, at most `film_infill.MAX_LESIONS`.
-        seed: of the first infill; the next has the next.
+        lesions: the infilled lesions, at most `film_infill.MAX_LESIONS`.
+        seed: seed of the first infill; each following infill adds 1.
 
     Returns:
-        ASCII text of at most 1024 characters, as the attribute Derivation Description holds.
+        ASCII text of at most 1024 characters, the limit of Derivation Description.
     """
     malignant = sum(lesion.malignant for lesion in lesions)
     each = ", ".join(
@@ -396,7 +398,7 @@ def description(lesions: Sequence[FilmLesion], seed: int) -> str:
 
 
 def _earlier_equipment(source: pydicom.Dataset | None, keep_all: bool) -> list[pydicom.Dataset]:
-    """Returns the machines that worked on the source; of a film without a patient, only ours."""
+    """Returns the equipment that processed the source; without a patient, only ours."""
     return [
         item
         for item in (source.get("ContributingEquipmentSequence") or [] if source else [])

@@ -1,4 +1,4 @@
-"""Films and lesion masks from files, and the files of a film with infilled lesions."""
+"""Reads films and lesion masks from files, and writes the files of a film with infilled lesions."""
 
 import dataclasses
 import os
@@ -21,19 +21,19 @@ from .before_after import before_after
 from .film_infill import FilmLesion
 
 _GREY_OF_CLASS = {False: 128, True: 255}
-# What is written beside each other; the film last: where it is, its masks are.
+# Endings of the files written together; the film is last, so that its masks exist before it.
 _ENDINGS = ("_seg.dcm", "_mask.png", "_before_after.png", ".dcm")
-# Of a mask: a hole of noise is smaller, one in an outline or in an inverted mask larger.
+# Holes due to noise are smaller; holes of an outline or of an inverted mask are larger.
 _MAX_HOLE_SHARE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FilmFile:
-    """A film as it was read.
+    """A film read from a file.
 
     Attributes:
-        name: the file's name or path, for messages.
-        film: what the file holds, and what its stored values mean.
+        name: name or path of the file, for messages.
+        film: content of the file, and the meaning of its stored values.
     """
 
     name: str
@@ -41,17 +41,17 @@ class FilmFile:
 
     @property
     def pixels(self) -> np.ndarray:
-        """Grey levels, uint16 [height, width], bright is dense tissue."""
+        """Grey levels, uint16 [height, width]; bright is dense tissue."""
         return self.film.grey
 
     @property
     def header(self) -> pydicom.Dataset | None:
-        """The DICOM attributes without the pixels; None for other files."""
+        """The DICOM attributes without the pixels; None for other formats."""
         return self.film.header
 
     @property
     def warning(self) -> str | None:
-        """One line, where the depth of the film had to be guessed; else None."""
+        """One line if the depth of the film was estimated; otherwise None."""
         warning = self.film.scale.warning
         return None if warning is None else f"{self.name}: {warning}."
 
@@ -61,12 +61,12 @@ def read_film(data: bytes, name: str, bits: int | None = None, voi: bool = False
 
     Args:
         data: the content.
-        name: for messages.
-        bits: depth of the film; None: as the file says, or its values suggest.
+        name: name for messages.
+        bits: depth of the film; None: given by the file, or estimated from its values.
         voi: whether to apply a DICOM file's VOI LUT or window.
 
     Raises:
-        UserError: the content is damaged or no grey film, or cannot be decoded now.
+        UserError: the content is damaged, not a grey film, or cannot be decoded now.
     """
     try:
         return FilmFile(name, image_file.decode_film(data, name, bits, voi))
@@ -75,11 +75,11 @@ def read_film(data: bytes, name: str, bits: int | None = None, voi: bool = False
 
 
 def read_mask(data: bytes, name: str) -> np.ndarray:
-    """Reads a lesion mask from a grey picture: bool, True above the middle of its grey levels.
+    """Reads a lesion mask from a grey image: bool, True above the middle of its grey levels.
 
     Raises:
-        UserError: the content is damaged, no grey picture, or no lesion: the set pixels surround a
-            hole.
+        UserError: the content is damaged, not a grey image, or not a lesion: its bright pixels
+            surround a hole.
     """
     try:
         pixels = image_file.decode(data, name)
@@ -91,13 +91,13 @@ def read_mask(data: bytes, name: str) -> np.ndarray:
     if hole > _MAX_HOLE_SHARE * np.count_nonzero(mask):
         raise UserError(
             f"{name}: the mask's bright pixels surround a hole of {hole} pixels. The lesion must "
-            "be bright and filled: is the picture inverted, or an outline?"
+            "be bright and filled. Is the image inverted, or an outline?"
         )
     return mask
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """Returns a file's content; raises UserError where it is missing."""
+    """Returns the content of a file; raises UserError if it cannot be read."""
     try:
         return pathlib.Path(path).expanduser().read_bytes()
     except OSError as error:
@@ -112,24 +112,25 @@ def files_of(
     generator_id: str,
     keep_patient: bool = False,
 ) -> dict[str, bytes]:
-    """Returns the files of a film with infilled lesions, by what follows the name of the output.
+    """Returns the files of a film with infilled lesions, by the ending of their names.
 
     Args:
         film: the source.
         pixels: uint16 [height, width], the grey levels after infilling.
-        lesions: what was infilled.
-        seed: of the first infill; the next has the next.
-        generator_id: which generator did it, at most 64 characters.
-        keep_patient: whether the film stays with the source's patient and study; else it is a new
-            study of no patient.
+        lesions: the infilled lesions.
+        seed: seed of the first infill; each following infill adds 1.
+        generator_id: identifies the generator, at most 64 characters.
+        keep_patient: whether the film stays with the source's patient and study; otherwise it is in
+            a new study without a patient.
 
     Returns:
-        `_seg.dcm`: the lesions' masks as DICOM segmentation. `_mask.png`: the same as one picture,
+        `_seg.dcm`: the lesions' masks as DICOM segmentation. `_mask.png`: the same as one image,
         uint8 [height, width]: 0 outside, 128 non-malignant, 255 malignant. `.dcm`: the film. Each
-        says the class and the seed of every infill. `_before_after.png`: a picture of both films.
+        records the class and the seed of every infill. `_before_after.png`: a picture of both
+        films.
 
     Raises:
-        UserError: the source's attributes make no valid DICOM object.
+        UserError: the source's attributes do not allow a valid DICOM object.
     """
     try:
         with image_file.refusing(film.name):
@@ -154,10 +155,10 @@ def files_of(
 
 
 def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) -> None:
-    """Raises UserError where what `write_files` writes would replace a file, or cannot be written.
+    """Raises UserError if `write_files` could not write, or would replace a file.
 
     Args:
-        output: the film to write.
+        output: path of the film to write.
         inputs: files that were read; they are never replaced.
         overwrite: whether other files may be replaced.
     """
@@ -172,17 +173,17 @@ def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) 
             ) from None
         if is_read:
             raise UserError(
-                f"output {str(output)!r} would replace {str(path)!r}, from which it is made; pass "
-                "another name."
+                f"output {str(output)!r} would replace its own input {str(path)!r}; "
+                "pass another name."
             )
         if is_there and not overwrite:
             raise UserError(
-                f"output {str(path)!r} is there already; pass another name, or --overwrite."
+                f"output {str(path)!r} exists already; pass another name, or --overwrite."
             )
 
 
 def write_files(output: pathlib.Path, files: dict[str, bytes]) -> list[pathlib.Path]:
-    """Writes what `files_of` returned.
+    """Writes the result of `files_of`.
 
     Raises:
         UserError: the folder cannot be written.

@@ -1,1 +1,1 @@
-"""What is inside of a SavedModel: the generator's graph, its checks of inputs, its PNGs."""
+"""Contents of a SavedModel: the generator's graph, input checks, PNG decoding and encoding."""

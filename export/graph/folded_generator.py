@@ -1,12 +1,12 @@
-"""The trained generator as a server computes it: the same function of fewer operations.
+"""The trained generator for servers: the same function with fewer operations.
 
-Two things are changed against `cigan_tf.models.generator.Generator`, neither of which changes the
-function: the weights are constants of the graph, so that the optimiser may fold and reorder them,
-and a convolution of an enlarged map is computed on the small map. Enlarging by nearest neighbours
-repeats every cell as 2x2 pixels, so a 3x3 kernel over those pixels reads a 2x2 window of cells, and
-which weights add up in a cell depends only on the output pixel's place in its own cell. Four
-2x2 convolutions, one for each place, take 16 products instead of 36 for every cell and channel, and
-the enlarged map is never written to memory.
+There are two changes from `cigan_tf.models.generator.Generator`; neither changes the function. The
+weights are constants of the graph, so that the optimiser can fold and reorder them. And a
+convolution of an upsampled map is computed on the small map. Nearest-neighbour upsampling repeats
+every cell as 2x2 pixels, so a 3x3 kernel on these pixels reads a 2x2 window of cells, and the
+weights summed per cell depend only on the position of the output pixel inside its own cell. Four
+2x2 convolutions, one for each position, need 16 products instead of 36 per cell and channel, and
+the upsampled map is never written to memory.
 """
 
 from collections.abc import Callable
@@ -19,20 +19,20 @@ from cigan_tf import masks
 from cigan_tf.config import ModelConfig
 from cigan_tf.models.generator import SMALLEST_SCALE_PX, Generator
 
-# Channels of the stack that joins the features at every scale: context, mask and two class maps.
+# Channels concatenated to the features at every scale: context, mask and two class maps.
 _CONTEXT, _MASK, _CLASS = 0, 1, slice(2, 4)
 _PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def fold_infill(generator: Generator, model: ModelConfig) -> Callable[..., tf.Tensor]:
-    """Returns infill(image, mask, label, noise) with the generator's present weights built in.
+    """Returns infill(image, mask, label, noise) with the generator's current weights as constants.
 
     The function takes image, mask and noise as float32 [N, p, p, 1] and label as int32 [N], and
     returns the infilled patches, float32 [N, p, p, 1] in [0, 1].
 
     Args:
-        generator: a trained one.
-        model: how its output gets into the patch.
+        generator: a trained generator.
+        model: how its output is combined with the patch.
     """
     generate = fold(generator)
 
@@ -46,14 +46,14 @@ def fold_infill(generator: Generator, model: ModelConfig) -> Callable[..., tf.Te
 
 
 def fold(generator: Generator) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns generate(context, mask, label) with the generator's present weights built in.
+    """Returns generate(context, mask, label) with the generator's current weights as constants.
 
     The function takes context as float32 [N, p, p, 1] in [0, 1], mask as float32 [N, p, p, 1] in
-    {0, 1} and label as int32 [N] in {0, 1}. It returns float32 [N, p, p, 1] in (0, 1): up to
-    rounding what the generator itself returns.
+    {0, 1} and label as int32 [N] in {0, 1}. It returns float32 [N, p, p, 1] in (0, 1), equal to the
+    generator's output up to rounding.
 
     Args:
-        generator: a trained one.
+        generator: a trained generator.
     """
     weights = {
         layer.name: (layer.kernel.numpy(), layer.bias.numpy())
@@ -67,7 +67,7 @@ def fold(generator: Generator) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf
         features = None
         for block in range(masks.num_scales(generator.patch_size)):
             scale_px = SMALLEST_SCALE_PX * 2**block
-            # The nearest neighbour of a coarse pixel's centre, as resizing takes it.
+            # The nearest neighbour of a coarse pixel's centre, as in resizing.
             step = generator.patch_size // scale_px
             pair_at_scale = pair[:, step // 2 :: step, step // 2 :: step]
             first, second = (weights[f"scale{scale_px}_conv{number}"] for number in (1, 2))
@@ -91,24 +91,24 @@ def _maps(classes, like):
 
 
 def _enlarge_and_convolve(features, pair, classes, kernel, bias):
-    """Enlarges `features`, joins them with the finer stack, convolves: on the coarse grid.
+    """Upsamples `features`, concatenates the finer stack and convolves, all on the coarse grid.
 
     Args:
         features: [N, h, w, c].
         pair: context and mask, [N, 2h, 2w, 2].
         classes: one-hot, [N, 1, 1, 2].
-        kernel: [3, 3, c + 4, k], of the joined channels.
+        kernel: [3, 3, c + 4, k], for the concatenated channels.
         bias: [k].
 
     Returns:
         [N, 2h, 2w, k], after ReLU.
     """
-    # Cells of the coarse grid: what is constant in them once, context and mask four pixels each.
+    # Cells of the coarse grid: constants once per cell, context and mask with four pixels each.
     pixels = tf.nn.space_to_depth(pair, 2)
     cells = tf.concat([features, pixels, _maps(classes, features)], axis=-1)
     kernels = place_kernels(kernel)
     places = [
-        # The window of an upper place begins a row above its own cell, that of a lower one in it.
+        # The window of an upper position starts one row above its cell, that of a lower one in it.
         _convolve(
             cells,
             kernels[row, column],
@@ -121,14 +121,14 @@ def _enlarge_and_convolve(features, pair, classes, kernel, bias):
 
 
 def place_kernels(kernel: np.ndarray) -> np.ndarray:
-    """Returns the four kernels over cells that stand for one kernel over pixels.
+    """Returns the four kernels on cells that are equivalent to one kernel on pixels.
 
     Args:
         kernel: float32 [3, 3, c + 4, k]; its last four input channels are context, mask, classes.
 
     Returns:
         float32 [2, 2, 2, 2, c + 10, k]: row and column of the output pixel in its cell, row and
-        column in the window of cells, channels as `_enlarge_and_convolve` joins them.
+        column in the window of cells, channels in the order of `_enlarge_and_convolve`.
     """
     num_features = kernel.shape[2] - 4
     stack = kernel[:, :, num_features:]
@@ -148,6 +148,6 @@ def place_kernels(kernel: np.ndarray) -> np.ndarray:
 
 
 def _cell_and_pixel(place: int, tap: int) -> tuple[int, int]:
-    """Returns where a tap of a 3-tap kernel falls: cell in the window of two, pixel in the cell."""
+    """Returns the position of a tap of a 3-tap kernel: cell in the window, pixel in the cell."""
     offset = place + tap - 1
     return offset // 2 + 1 - place, offset % 2

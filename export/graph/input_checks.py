@@ -1,8 +1,8 @@
-"""Assertions inside the graph that name the input which breaks a signature's contract.
+"""Assertions inside the graph that name an invalid input of a signature.
 
-A server hands the tensors that it was sent to the graph without looking at their shapes, and the
-graph's optimiser believes the signature: a check of a dimension that the signature fixes would be
-folded to "true" before the first request. The shapes are therefore hidden from it.
+A server passes received tensors to the graph without checking their shapes, and the graph's
+optimiser trusts the signature: it would fold a check of a fixed dimension to "true" before the
+first request. Therefore the checks hide the shapes from the optimiser.
 """
 
 import tensorflow as tf
@@ -11,29 +11,30 @@ from cigan_tf import infill_inputs
 
 
 def after(checks: list[tf.Operation], *tensors: tf.Tensor) -> list[tf.Tensor]:
-    """Returns the tensors as they are once all checks have passed.
+    """Returns the tensors after all checks have passed.
 
-    What is computed from them then fails by a check, not in words of its own; operations that only
-    stand under `tf.control_dependencies` may start earlier once a function is inlined.
+    A bad request then fails with the check's message, not with that of a later operation.
+    Operations that only have `tf.control_dependencies` may start earlier once a function is
+    inlined.
     """
     with tf.control_dependencies(checks):
         return [tf.identity(tensor) for tensor in tensors]
 
 
 def shape_checks(**inputs: tuple[tf.Tensor, tuple[int, ...]]) -> list[tf.Operation]:
-    """Returns assertions of every tensor's shape: [N, ...], the same N as the first one's.
+    """Returns assertions of every tensor's shape: [N, ...], with the N of the first one.
 
     Args:
         inputs: by name, the tensor and its dimensions after N.
     """
     first = next(iter(inputs))
-    # A scalar has no N; the first assertion says so.
+    # A scalar has no N; the first assertion reports it.
     batch = tf.concat([_shape_as_sent(inputs[first][0]), [0]], axis=0)[0]
     checks = []
     for name, (tensor, rest) in inputs.items():
         shape = _shape_as_sent(tensor)
-        # Vectors of different lengths, as those of another rank are, compare as unequal, but for a
-        # scalar's, which is empty.
+        # Vectors of different lengths (shapes of different ranks) compare as unequal, except for
+        # the empty shape of a scalar.
         equal = tf.raw_ops.Equal(
             x=shape, y=tf.stack([batch, *rest]), incompatible_shape_error=False
         )
@@ -46,7 +47,7 @@ def shape_checks(**inputs: tuple[tf.Tensor, tuple[int, ...]]) -> list[tf.Operati
 
 
 def value_checks(**inputs: tf.Tensor) -> list[tf.Operation]:
-    """Returns assertions of the ranges of `image`, `mask` and `label`; what is NaN lies in none."""
+    """Returns assertions of the ranges of `image`, `mask` and `label`; NaN is in no range."""
     checks = []
     for name, value in inputs.items():
         allowed, message = infill_inputs.RANGES[name]

@@ -1,7 +1,7 @@
-"""Grey PNGs in and out of the graph, the ones from outside treated as hostile.
+"""Decodes and encodes grey PNGs in the graph; received PNGs are treated as hostile.
 
-A PNG says its size in its first bytes and may claim any. They are read before the decoder is
-asked, so that a few bytes cannot make a server allocate gigabytes.
+A PNG states its size in its header and may claim any size. The header is read before decoding, so
+that a few bytes cannot make a server allocate gigabytes.
 """
 
 import tensorflow as tf
@@ -12,7 +12,7 @@ _HEADER_BYTES = 26  # signature, length and type of IHDR, width, height, bit dep
 _START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _GREY = 0
-# PNG files that are read or written at once, where TensorFlow has so many threads.
+# Number of PNG files processed in parallel, if TensorFlow has that many threads.
 _AT_ONCE = 64
 
 
@@ -21,24 +21,24 @@ def decode(encoded, name: str, side: int):
 
     Args:
         encoded: string [N].
-        name: the input's name in the signature, for the message of a failed check.
+        name: name of the input in the signature, for error messages.
         side: height and width in pixels that every PNG must have.
 
     Raises:
-        tf.errors.InvalidArgumentError: an element is no whole grey PNG of that size.
+        tf.errors.InvalidArgumentError: an element is not a complete grey PNG of that size.
     """
 
     def decode_one(png):
         with tf.control_dependencies(_header_checks(png, name, side)):
             checked = tf.identity(png)
-        # Named, because the decoder's own message names nothing but its node.
+        # Named, because the decoder's own error message contains only the name of its node.
         node = f"decode_{name.replace('/', '_')}"
         picture = tf.io.decode_png(checked, dtype=tf.uint16, name=node)
         shape = tf.shape(picture)
-        message = f"{name} must hold grey PNGs without transparency. Received the shape:"
+        message = f"{name} must be grey PNGs without transparency. Received the shape:"
         grey = tf.debugging.Assert(tf.reduce_all(shape == (side, side, 1)), [message, shape])
         with tf.control_dependencies([grey]):
-            # Not tf.ensure_shape: the graph optimiser lets that fail first, in words of its own.
+            # Not tf.ensure_shape: the graph optimiser would run it first, with its own message.
             return tf.reshape(tf.cast(picture, tf.float32) / WHITE, (side, side, 1))
 
     return _of_each(decode_one, encoded, tf.float32)
@@ -51,12 +51,12 @@ def encode(grey):
 
 
 def _of_each(function, elements, dtype):
-    """Returns what a function gives for each element; as many at once as there are threads."""
+    """Returns the function's result for each element, in parallel up to the number of threads."""
     return tf.map_fn(function, elements, fn_output_signature=dtype, parallel_iterations=_AT_ONCE)
 
 
 def _header_checks(png, name: str, side: int) -> list:
-    # Padded, so that there is something to read at every place of a string that is too short.
+    # Padded, so that every position can be read even if the string is too short.
     header = tf.strings.substr(tf.strings.join([png, b"\x00" * _HEADER_BYTES]), 0, _HEADER_BYTES)
     tail = tf.strings.substr(tf.strings.join([b"\x00" * len(_END), png]), -len(_END), len(_END))
     whole = (tf.strings.substr(header, 0, len(_START)) == _START) & (tail == _END)
@@ -67,14 +67,14 @@ def _header_checks(png, name: str, side: int) -> list:
         tf.debugging.Assert(
             whole,
             [
-                f"{name} must hold whole PNG files. Received this many bytes:",
+                f"{name} must be complete PNG files. Received this many bytes:",
                 tf.strings.length(png),
             ],
         ),
         tf.debugging.Assert(
             fits | ~whole,
             [
-                f"{name} must hold grey PNGs of {side}x{side} pixels. Received width, height and "
+                f"{name} must be grey PNGs of {side}x{side} pixels. Received width, height and "
                 "colour type (0 is grey):",
                 size,
                 colour_type,

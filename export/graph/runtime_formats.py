@@ -3,10 +3,10 @@
     <version>/generator.tflite      LiteRT: phones, small servers
     <version>/generator.onnx        ONNX Runtime, OpenVINO, Triton, browsers
 
-Both hold the folded graph with its weights. Inputs: `image`, `mask` and `noise` float32
+Both contain the folded graph with its weights. Inputs: `image`, `mask` and `noise` float32
 [N, p, p, 1], `label` int32 [N]; output `infilled` float32 [N, p, p, 1]. The noise, uniform in
-[0, 1), is an input because the runtimes do not draw it as TensorFlow does: a SavedModel's seed
-stands for the noise of `cigan_tf.randomness.noise_of_seed`.
+[0, 1), is an input because the runtimes cannot draw it like TensorFlow. For a SavedModel's seed it
+is `cigan_tf.randomness.noise_of_seed`.
 """
 
 import importlib.util
@@ -22,18 +22,18 @@ from cigan_tf.errors import UserError
 from cigan_tf.patch_format import WHITE
 
 FILE_NAMES = {"litert": "generator.tflite", "onnx": "generator.onnx"}
-# What converts to each format and runs it, by the names of the modules.
+# Modules that convert to each format and run it.
 _NEEDED = {"litert": ("ai_edge_litert",), "onnx": ("onnx", "onnxruntime", "tf2onnx")}
-# Three of the 16-bit grey levels: rounding differs by less than one.
+# Three of the 16-bit grey levels; rounding errors are below one.
 _MAX_DIFFERENCE = 3 / WHITE
 
 
 def require_installed(formats: Sequence[str]) -> None:
-    """Raises UserError where a format is not known, or what writes and runs it is missing."""
+    """Raises UserError if a format is unknown, or a module to write or run it is missing."""
     for name in formats:
         if name not in FILE_NAMES:
             raise UserError(
-                f"format must be of saved_model, {', '.join(FILE_NAMES)}. Received: {name!r}."
+                f"format must be saved_model, {', '.join(FILE_NAMES)}. Received: {name!r}."
             )
         missing = [module for module in _NEEDED[name] if importlib.util.find_spec(module) is None]
         if missing:
@@ -46,11 +46,11 @@ def write(folder: pathlib.Path, formats: Sequence[str], infill: Callable, side: 
     """Writes the files.
 
     Args:
-        folder: where they are written.
-        formats: of `FILE_NAMES`.
-        infill: function of tensors (image, mask, label, noise) as `folded_generator.fold_infill`
-            returns it.
-        side: of a patch in pixels.
+        folder: folder of the files.
+        formats: some of `FILE_NAMES`.
+        infill: function of tensors (image, mask, label, noise) from
+            `folded_generator.fold_infill`.
+        side: side of a patch in pixels.
     """
     model = _Infill(infill)
     specs = [
@@ -65,44 +65,44 @@ def write(folder: pathlib.Path, formats: Sequence[str], infill: Callable, side: 
     for name in formats:
         path = str(folder / FILE_NAMES[name])
         with warnings.catch_warnings():
-            # Keras 3.15 asks NumPy for an alias that NumPy warns of, to repair tf2onnx.
+            # Keras 3.15 uses a deprecated NumPy alias to repair tf2onnx.
             warnings.simplefilter("ignore", FutureWarning)
             model.export(path, format=name, input_signature=specs, verbose=False)
 
 
 class _Infill(keras.Model):
-    """A function as a model, which Keras exports to every format."""
+    """A function as a model, for Keras' export to every format."""
 
     def __init__(self, infill: Callable):
         super().__init__(name="infill")
         self._infill = infill
-        self.built = True  # it has no weights: those of the function are constants
+        self.built = True  # no weights: those of the function are constants
 
     def call(self, image, mask, label, noise):
         return {"infilled": self._infill(image, mask, label, noise)}
 
 
 def check(path: pathlib.Path, inputs: Mapping[str, np.ndarray], expected: np.ndarray) -> None:
-    """Raises UserError where a file's answer differs from the SavedModel's.
+    """Raises UserError if a file's output differs from the SavedModel's.
 
     Args:
-        path: the file, with a name of `FILE_NAMES`.
+        path: the file, with one of the names in `FILE_NAMES`.
         inputs: `image`, `mask`, `label` and `noise`.
-        expected: the SavedModel's answer to them, [N, p, p, 1].
+        expected: the SavedModel's output for them, [N, p, p, 1].
     """
     answer = open_format(path)(inputs)
     if answer.shape != expected.shape or not np.isfinite(answer).all():
         raise UserError(
-            f"{path.name} answers with shape {answer.shape} and "
+            f"{path.name} returns shape {answer.shape} and "
             f"{np.count_nonzero(~np.isfinite(answer))} values that are not finite; nothing was "
-            "exported. Leave its --format out, or try other versions of its converter."
+            "exported. Omit its --format, or try other versions of its converter."
         )
     difference = float(np.abs(answer - expected).max())
     if difference > _MAX_DIFFERENCE:
         raise UserError(
             f"{path.name} differs from the SavedModel by {difference:.2g} of the range of grey "
-            f"levels, more than {_MAX_DIFFERENCE:.2g}; nothing was exported. Leave its --format "
-            "out, or try other versions of its converter."
+            f"levels, more than {_MAX_DIFFERENCE:.2g}; nothing was exported. Omit its --format, "
+            "or try other versions of its converter."
         )
 
 

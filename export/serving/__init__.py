@@ -1,1 +1,1 @@
-"""What is around a SavedModel: its number, its card, files for servers, ways to reach a server."""
+"""Files next to a SavedModel (version, model card, server files), and the client's protocols."""

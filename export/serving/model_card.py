@@ -1,6 +1,6 @@
-"""The page that goes with an exported model: what it was trained on, how, and how far it got.
+"""The model card of an exported model: training data, settings and final losses.
 
-Every figure is read from the run's own files and the dataset's; nothing is typed in by hand.
+All numbers are read from the files of the run and of the dataset.
 """
 
 import importlib.metadata
@@ -18,14 +18,14 @@ from cigan_tf.evaluation.experiment_report import QUALITY_FILE
 
 _TEMPLATE = pathlib.Path(__file__).with_name("templates") / "MODEL_CARD.md.jinja"
 
-# Scalars of TensorBoard in the order of the table, and what they are in words.
+# Scalars of TensorBoard in the order of the table, with their descriptions.
 _METRICS = {
     "loss/feature_loss": "feature loss (VGG-19 maps of infilled and real patches)",
     "loss/boundary_loss": "boundary loss (grey levels along the mask's rim)",
     "loss/adversarial_generator_loss": "generator's adversarial loss",
     "loss/adversarial_discriminator_loss": "discriminator's adversarial loss",
-    "discriminator/accuracy_real": "real patches that the discriminator takes for real",
-    "discriminator/accuracy_fake": "infilled patches that it takes for infilled",
+    "discriminator/accuracy_real": "share of real patches classified as real",
+    "discriminator/accuracy_fake": "share of infilled patches classified as infilled",
 }
 
 
@@ -41,12 +41,12 @@ def render(
     Args:
         workdir: the trained run.
         config: its settings.
-        step: step of the checkpoint that is exported.
-        num_parameters: weights of the generator.
-        record: the generator's provenance record, None where the run has none.
+        step: step of the exported checkpoint.
+        num_parameters: number of the generator's weights.
+        record: the generator's provenance record, or None if the run has none.
 
     Raises:
-        UserError: the run's measures of its infills cannot be read.
+        UserError: the measures of the run's infills cannot be read.
     """
     splits = _splits(config)
     measured = workdir / QUALITY_FILE
@@ -82,7 +82,7 @@ def _last_points(curve, step: int) -> tuple[int, float]:
 
 
 def _splits(config: Config) -> dict[str, dict] | None:
-    """Returns the dataset's own statistics by split, None where it is no longer on this machine."""
+    """Returns the dataset's own statistics by split, or None if it is not on this machine."""
     try:
         builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     except UserError:

@@ -1,10 +1,10 @@
-"""What a model server wants beside a SavedModel: warm-up requests, configuration, manifests.
+"""Files that a model server needs next to a SavedModel: warm-up requests, configuration, manifests.
 
     DIR/<version>/assets.extra/tf_serving_warmup_requests
     DIR/models.config  batching.config  monitoring.config  compose.yaml  kserve.yaml
 
-Every export brings models.config up to date. It keeps manual changes to it, and never touches the
-other files once they are there.
+Every export updates models.config and keeps manual changes to it. Existing other files are not
+changed.
 """
 
 import pathlib
@@ -29,7 +29,7 @@ _WRITTEN_ONCE = ("batching.config", "monitoring.config", "compose.yaml", "kserve
 
 
 def predict_request(model: str, signature: str, inputs: dict[str, np.ndarray]):
-    """Returns a PredictRequest as a server takes it."""
+    """Returns a PredictRequest for a server."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
@@ -49,9 +49,9 @@ def classification_request(model: str, signature: str, examples: list[bytes]):
 
 
 def write_warmup(version_dir: pathlib.Path, requests: list) -> None:
-    """Writes the requests that a server answers itself before it says that it is ready.
+    """Writes the requests that a server runs before it reports that it is ready.
 
-    The first answer of a graph takes longer than all later ones: it is optimised then.
+    The first call of a graph takes longer than all later ones, because the graph is optimised then.
     """
     path = version_dir / WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,10 +66,10 @@ def write_warmup(version_dir: pathlib.Path, requests: list) -> None:
 
 
 def write_server_files(output_dir: epath.Path, model: str) -> None:
-    """Writes what a server is started with, for the versions that lie in `output_dir`.
+    """Writes the files to start a server with, for the versions in `output_dir`.
 
     Raises:
-        UserError: the models.config that lies there is none, or the folder cannot be written.
+        UserError: the existing models.config is invalid, or the folder cannot be written.
     """
     try:
         with versions.locked(output_dir):
@@ -81,13 +81,13 @@ def write_server_files(output_dir: epath.Path, model: str) -> None:
 
 def _server_files(output_dir: epath.Path, model: str) -> dict[str, str]:
     config = models_config(output_dir, model)
-    header = "# Written by every export; labels and other settings changed by hand are kept.\n"
+    header = "# Written by every export; labels and other manual changes are kept.\n"
     files = {MODELS_CONFIG: header + text_format.MessageToString(config)}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     for name in _WRITTEN_ONCE:
         if not (output_dir / name).exists():
             template = environment.from_string((_TEMPLATES / f"{name}.jinja").read_text())
-            # Names of Kubernetes resources and of hosts know no underscores.
+            # Names of Kubernetes resources and of hosts cannot contain underscores.
             files[name] = template.render(model=model, host=model.replace("_", "-"))
     return files
 
@@ -95,10 +95,10 @@ def _server_files(output_dir: epath.Path, model: str) -> dict[str, str]:
 def models_config(output_dir: epath.Path, model: str) -> model_server_config_pb2.ModelServerConfig:
     """Returns the server's list of models: `model`, and `model`_canary.
 
-    Requests to `model`, with the label `stable` or without a version, are answered by the stable
-    version: the first one, until its number is changed by hand, or the newest if that version is
-    gone. Under this name only versions with a label are loaded. `model`_canary is always the newest
-    version, so that an export changes no answer of `model`.
+    Requests to `model`, with the label `stable` or without a version, get the stable version: the
+    first one, until its number is changed manually, or the newest if that version does not exist
+    any more. Under this name only versions with a label are loaded. `model`_canary is always the
+    newest version, so that an export does not change the responses of `model`.
     """
     path = output_dir / MODELS_CONFIG
     config = model_server_config_pb2.ModelServerConfig()

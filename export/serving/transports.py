@@ -1,4 +1,4 @@
-"""TensorFlow Serving's two interfaces: REST, columns of JSON in and out, and gRPC."""
+"""TensorFlow Serving's two interfaces: REST with JSON columns, and gRPC."""
 
 import base64
 import binascii
@@ -11,7 +11,7 @@ from cigan_tf.errors import UserError
 
 UNAVAILABLE = "UNAVAILABLE"
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-# What the server's HTTP statuses stand for, by its own table.
+# gRPC names for the server's HTTP statuses, from its own table.
 _CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -24,15 +24,15 @@ _CODES = {
     504: DEADLINE_EXCEEDED,
 }
 
-# gRPC takes 4 MiB at most unless told otherwise: 16 patches of 256 px.
+# gRPC's default limit is 4 MiB: 16 patches of 256 px.
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
 
 class ServerError(RuntimeError):
-    """The server's refusal, or its silence.
+    """The server refused the request or did not answer.
 
     Attributes:
-        code: the name of a gRPC status code, for REST the one that stands for the HTTP status.
+        code: the name of a gRPC status code; for REST, the one for the HTTP status.
     """
 
     def __init__(self, code: str, message: str):
@@ -41,7 +41,7 @@ class ServerError(RuntimeError):
 
 
 class Transport(Protocol):
-    """One way to reach a server."""
+    """Protocol for calling a server."""
 
     def predict(
         self, signature: str, inputs: dict[str, np.ndarray], output: str, timeout_s: float
@@ -49,12 +49,12 @@ class Transport(Protocol):
         """Returns one output of a signature; strings are object arrays of bytes.
 
         Raises:
-            ServerError: no answer, or none that can be used.
+            ServerError: no answer, or an unusable one.
         """
 
 
 def connect(server: str, model: str, version: str) -> Transport:
-    """Returns the way to a server that its address asks for; opens no connection yet."""
+    """Returns the transport for a server's address; does not connect yet."""
     scheme, _, host = server.partition("://")
     if scheme in ("http", "https") and host:
         return RestTransport(server.rstrip("/"), model, version)
@@ -86,7 +86,7 @@ class RestTransport:
             raise ServerError(
                 DEADLINE_EXCEEDED, f"no answer from {self.url} within {timeout_s:.1f} s."
             ) from None
-        except requests.exceptions.SSLError as error:  # another try meets the same certificate
+        except requests.exceptions.SSLError as error:  # a retry would get the same certificate
             raise ServerError("UNKNOWN", f"{self.url}: {error}") from None
         except requests.ConnectionError:
             raise ServerError(UNAVAILABLE, f"{self.url} cannot be reached.") from None
@@ -107,7 +107,7 @@ def _from_response(response: requests.Response, output: str) -> np.ndarray:
         if response.status_code != 200:
             code = _CODES.get(response.status_code, "UNKNOWN")
             raise ServerError(code, str(answer["error"]))
-        # A signature with one output answers with its value alone, without its name.
+        # For a signature with one output, the answer is only its value, without its name.
         column = answer["outputs"]
         column = column[output] if isinstance(column, dict) else column
         if output.endswith("_bytes"):
@@ -120,7 +120,7 @@ def _from_response(response: requests.Response, output: str) -> np.ndarray:
         code = "UNKNOWN" if status == 200 else _CODES.get(status, "UNKNOWN")
         raise ServerError(
             code,
-            f"{response.url} answered {status} with what no model server says: "
+            f"{response.url} sent an unexpected response (status {status}): "
             f"{response.text[:200]!r}.",
         ) from None
 
@@ -129,7 +129,7 @@ class GrpcTransport:
     """Calls PredictionService.Predict."""
 
     def __init__(self, host: str, model: str, version: str, secure: bool):
-        # Imported here: gRPC's messages bring all of TensorFlow along, and REST needs none of it.
+        # Imported here, because gRPC's messages import all of TensorFlow, which REST does not need.
         import grpc
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 

@@ -1,4 +1,4 @@
-"""Numbered versions of a model in a folder that a server may be watching while they are written."""
+"""Numbered versions of a model, in a folder that a server may watch while they are written."""
 
 import contextlib
 import errno
@@ -16,26 +16,25 @@ from cigan_tf import file_io
 from cigan_tf.errors import UserError
 
 _UNFINISHED = ".writing-"
-# Without it a folder is no SavedModel.
+# A folder without it is not a SavedModel.
 _GRAPH_FILE = "saved_model.pb"
-# An export takes minutes: what is older was left by one that was killed.
+# An export takes minutes; older temporary folders were left by killed exports.
 _ABANDONED_AFTER_S = 24 * 3600
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 def write_next(output_dir: str | os.PathLike, write: Callable[[pathlib.Path], None]) -> epath.Path:
-    """Writes `output_dir`/<next free number>/ atomically; several exports may run at once.
+    """Writes `output_dir`/<next free number>/ atomically; exports may run in parallel.
 
-    In a bucket, which renames no folders, files are copied one by one, and last the one without
-    which the folder is no model; of several exports into one bucket each must have ended before the
-    next begins.
+    Buckets cannot rename folders. There, files are copied one by one, and the file that makes the
+    folder a model comes last; exports into one bucket must not run in parallel.
 
     Args:
-        output_dir: the model's folder; made if it is missing.
-        write: fills the folder that it is given, which it makes.
+        output_dir: the model's folder; created if it does not exist.
+        write: creates and fills the folder that it is given.
 
     Returns:
-        The folder written.
+        Path of the folder.
 
     Raises:
         UserError: `output_dir` cannot be written.
@@ -48,7 +47,8 @@ def write_next(output_dir: str | os.PathLike, write: Callable[[pathlib.Path], No
                 write(pathlib.Path(folder, "version"))
                 return _upload(pathlib.Path(folder, "version"), output_dir)
         _remove_abandoned(output_dir)
-        # A server that watches output_dir looks at numbers only: it never sees this half written.
+        # A server that watches output_dir only considers numbers, so it never sees partial
+        # versions.
         unfinished = pathlib.Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=output_dir))
         try:
             # Not the temporary folder itself, which only its owner can read.
@@ -61,7 +61,7 @@ def write_next(output_dir: str | os.PathLike, write: Callable[[pathlib.Path], No
 
 
 def _upload(version: pathlib.Path, output_dir: epath.Path) -> epath.Path:
-    """Copies a finished version into a bucket, under the next number."""
+    """Copies a finished version into a bucket, with the next number."""
     target = output_dir / str(max(numbers(output_dir), default=0) + 1)
     files = [path for path in version.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: path.name == _GRAPH_FILE):
@@ -72,7 +72,7 @@ def _upload(version: pathlib.Path, output_dir: epath.Path) -> epath.Path:
 
 
 def _publish(version: pathlib.Path, output_dir: epath.Path) -> epath.Path:
-    """Moves a finished version to the next number; another export may take that one meanwhile."""
+    """Moves a finished version to the next number; a parallel export may take that number first."""
     number = max(numbers(output_dir), default=0) + 1
     while True:
         target = output_dir / str(number)
@@ -94,13 +94,13 @@ def _remove_abandoned(output_dir: epath.Path) -> None:
 
 @contextlib.contextmanager
 def locked(output_dir: epath.Path) -> Iterator[None]:
-    """Waits for other exports that are inside: one at a time changes what versions share."""
+    """Waits for other exports in this context; only one at a time changes shared files."""
     if not file_io.on_disk(output_dir):
         yield
         return
     descriptor = os.open(output_dir, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system that knows no locks
+        with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -108,5 +108,5 @@ def locked(output_dir: epath.Path) -> Iterator[None]:
 
 
 def numbers(output_dir: epath.Path) -> list[int]:
-    """Returns the versions that a server would find in the folder."""
+    """Returns the version numbers that a server would find in the folder."""
     return sorted(int(path.name) for path in output_dir.iterdir() if path.name.isdigit())

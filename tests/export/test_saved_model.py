@@ -153,7 +153,7 @@ def test_an_8_bit_png_is_widened(signatures):
     ("changed", "named"),
     [
         ({"label": np.array([0, 1, 2, 0, 0, 0], np.int32)}, "label must be 0"),
-        ({"mask": np.full((6, 32, 32, 1), 0.5, np.float32)}, "mask must hold 0 and 1"),
+        ({"mask": np.full((6, 32, 32, 1), 0.5, np.float32)}, "mask must contain only 0 and 1"),
         ({"image": np.full((6, 32, 32, 1), np.nan, np.float32)}, "image must be in"),
         ({"image": np.full((6, 32, 32, 1), 1.5, np.float32)}, "image must be in"),
         ({"mask": np.zeros((5, 32, 32, 1), np.float32)}, "mask must be of shape"),
@@ -171,7 +171,7 @@ def test_a_wrong_input_is_named(signatures, request_of, changed, named):
     ids=["another size", "colour"],
 )
 def test_a_wrong_png_is_named(signatures, picture):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes must hold grey PNGs"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes must be grey PNGs"):
         signatures["infill_png"](
             image_bytes=tf.constant([encode(picture)]),
             mask_bytes=tf.constant([encode(np.zeros((32, 32, 1), np.uint8))]),

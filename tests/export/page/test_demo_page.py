@@ -171,7 +171,7 @@ def malformed():
 
     for content, name, answer in files:
         yield file(content, name), answer
-    yield not_base64, "did not arrive whole"
+    yield not_base64, "The upload is incomplete"
     for xs, ys, answer in (
         ([1, 2], [1, 2], "An outline must have"),
         ([1, 2, float("nan")], [1, 2, 3], "An outline must have"),
@@ -224,6 +224,6 @@ def test_malformed_requests_are_answered_and_the_next_good_one_is_right(page):
 def test_without_the_samples_it_waits_for_a_film(infill, monkeypatch):
     monkeypatch.setattr(demo_page, "_samples", dict)
     page = FilmPage(Document(), infill)
-    assert page.status.text.startswith("Open a film to begin.")
+    assert page.status.text.startswith("Open a film to start.")
     page.infill()
     assert page.status.text == "Open a film first."

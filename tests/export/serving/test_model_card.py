@@ -36,7 +36,7 @@ def test_the_record_is_in_the_card(exported):
     for text in (
         f"| fingerprint of its records | {record['dataset']['fingerprint'][:12]} |",
         "`ddsm_patches/tiny`, version",
-        "films rescaled towards 344 x 188",
+        "films rescaled to about 344 x 188",
         "patches of the split `train`, 1 patient(s)",
         record["weights_sha256"],
     ):

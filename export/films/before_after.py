@@ -16,7 +16,7 @@ from .film_infill import FilmLesion
 
 # Outlines, by class.
 CLASS_COLOURS = ("#3fc1c9", "#ff7849")
-_HEIGHT_PX, _GAP_PX, _TITLE_PX = 960, 12, 36
+_HEIGHT_PX, _GAP_PX = 960, 12
 # More lesions would be too small to see.
 _MAX_LESIONS = 3
 # Side of the square around a lesion, relative to the longer side of its bounding box.
@@ -37,41 +37,53 @@ def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLe
         An RGB PNG file, 960 pixels high below the titles.
     """
     masks = [lesion.on_film(before.shape) for lesion in lesions]
-    scale = _HEIGHT_PX / before.shape[0]
-    size = (round(before.shape[1] * scale), _HEIGHT_PX)
     colours = [CLASS_COLOURS[lesion.malignant] for lesion in lesions]
+    width = round(before.shape[1] * _HEIGHT_PX / before.shape[0])
     # Every fourth pixel gives the same percentiles.
     window = pictures.display_window(before[::4, ::4] / WHITE)
-    whole = [_view(film, size, window) for film in (before, after)]
+    whole = [_view(film, (width, _HEIGHT_PX), window) for film in (before, after)]
     for mask, colour in zip(masks, colours, strict=True):
         _outline(whole[0], mask, colour)
+    columns = [[("before", whole[0])], [("after", whole[1])]]
     num_shown = min(len(lesions), _MAX_LESIONS)
-    side = (_HEIGHT_PX - _GAP_PX * (max(num_shown, 2) - 1)) // max(num_shown, 2)
-    rows = []
-    for mask, colour in zip(masks[:num_shown], colours, strict=False):
+    num_rows = max(num_shown, 2)
+    side = (_HEIGHT_PX - _GAP_PX * (num_rows - 1)) // num_rows
+    pairs = []
+    for number, mask in enumerate(masks[:num_shown]):
         place = _around(mask)
         window = pictures.display_window(before[place] / WHITE)
-        row = [_view(film[place], (side, side), window) for film in (before, after)]
-        _outline(row[0], mask[place], colour)
-        rows.append(row)
-    width = 2 * (size[0] + side) + 3 * _GAP_PX
-    sheet = PIL.Image.new("RGB", (width, _TITLE_PX + _HEIGHT_PX), "white")
-    draw = PIL.ImageDraw.Draw(sheet)
+        pair = [_view(film[place], (side, side), window) for film in (before, after)]
+        _outline(pair[0], mask[place], colours[number])
+        name = f"lesion {number + 1}" if num_shown > 1 else "lesion"
+        pairs.append([(f"{name}, before", pair[0]), (f"{name}, after", pair[1])])
+    # Two views below each other or, of several lesions, a row for each.
+    columns += [list(views) for views in (pairs if num_shown == 1 else zip(*pairs, strict=True))]
+    widths = [column[0][1].shape[1] for column in columns]
+    size = (sum(widths) + _GAP_PX * (len(widths) - 1), _HEIGHT_PX)
+    sheet = PIL.Image.new("RGB", size, "white")
     left = 0
-    for title, column in zip(
-        ("before", "after", "lesion before", "lesion after"),
-        ([whole[0]], [whole[1]], [row[0] for row in rows], [row[1] for row in rows]),
-        strict=True,
-    ):
-        draw.text((left, 4), title, "black", PIL.ImageFont.load_default(size=22))
-        top = _TITLE_PX
-        for view in column:
-            sheet.paste(PIL.Image.fromarray(view), (left, top))
+    for column, width in zip(columns, widths, strict=True):
+        top = 0
+        for title, view in column:
+            sheet.paste(_titled(view, title), (left, top))
             top += view.shape[0] + _GAP_PX
-        left += (column[0].shape[1] if column else 0) + _GAP_PX
+        left += width + _GAP_PX
     encoded = io.BytesIO()
     sheet.save(encoded, "png")
     return encoded.getvalue()
+
+
+def _titled(view: np.ndarray, title: str) -> PIL.Image.Image:
+    picture = PIL.Image.fromarray(view)
+    PIL.ImageDraw.Draw(picture).text(
+        (10, 6),
+        title,
+        "white",
+        PIL.ImageFont.load_default(size=22),
+        stroke_width=2,
+        stroke_fill="black",
+    )
+    return picture
 
 
 def _view(film: np.ndarray, size: tuple[int, int], window: tuple[float, float]) -> np.ndarray:

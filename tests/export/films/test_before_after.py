@@ -8,7 +8,7 @@ from export.films.before_after import before_after
 from export.films.film_infill import FilmLesion
 
 FILM = np.random.default_rng(0).integers(10_000, 40_000, (480, 300)).astype(np.uint16)
-TITLE_PX, GAP_PX, FILM_WIDTH_PX = 36, 12, 600
+GAP_PX, FILM_WIDTH_PX = 12, 600
 
 
 def lesion(row, column, malignant=True):
@@ -16,11 +16,11 @@ def lesion(row, column, malignant=True):
 
 
 def drawn(lesions, after=FILM):
-    """The picture as int [height, width, 3], without the titles."""
+    """The picture as int [height, width, 3]."""
     picture = cv2.imdecode(
         np.frombuffer(before_after(FILM, after, lesions), np.uint8), cv2.IMREAD_COLOR
     )
-    return picture[TITLE_PX:].astype(int)
+    return picture.astype(int)
 
 
 def is_coloured(view):
@@ -44,11 +44,8 @@ def test_what_changed_shows_in_the_lesions_surroundings():
     unchanged, changed = drawn([lesion(200, 100)]), drawn([lesion(200, 100)], after)
     left = 2 * (FILM_WIDTH_PX + GAP_PX)
     np.testing.assert_array_equal(changed[:, :FILM_WIDTH_PX], unchanged[:, :FILM_WIDTH_PX])
-    side = (changed.shape[1] - left - GAP_PX) // 2
-    before_crop, after_crop = (
-        changed[:side, left:][:, :side],
-        changed[:side, left + side + GAP_PX :],
-    )
+    side = (changed.shape[0] - GAP_PX) // 2
+    before_crop, after_crop = changed[:side, left:], changed[side + GAP_PX :, left:]
     centre = slice(side // 2 - 20, side // 2 + 20)
     assert after_crop[centre, centre].mean() > 250 > before_crop[centre, centre].mean() + 50
 

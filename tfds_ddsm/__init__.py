@@ -1,3 +1,3 @@
-"""Mammograms to patches on disk; importing it registers the TFDS dataset `ddsm_patches`."""
+"""Builds patches from mammograms; importing it registers the TFDS dataset `ddsm_patches`."""
 
 from tfds_ddsm.ddsm_patches import ddsm_patches_dataset_builder as ddsm_patches_dataset_builder

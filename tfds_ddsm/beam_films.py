@@ -1,7 +1,7 @@
-"""Films become examples on Apache Beam's workers, where TFDS goes on to write the records.
+"""Reads films on Apache Beam's workers, where TFDS then writes the records.
 
-A worker needs two places, the folder of films and the dataset's folder, and nothing of the machine
-that the build is launched on. Films are not kept between builds: an engine tries again what fails.
+A worker needs access to the folder of films and the dataset's folder, and to nothing else on the
+launching machine. Films are not kept between builds, because the engine retries failed steps.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.film_examples import FilmReport
 from tfds_ddsm.mammogram import Film, Source, StorageError
 
-_REPORT = "report"  # beside the names of the splits
+_REPORT = "report"  # in addition to the names of the splits
 _COUNTERS = "ddsm_patches"
 
 
@@ -30,10 +30,11 @@ class BeamFilms:
     """The films of one build, as collections of one pipeline.
 
     Args:
-        source: its index has been read. Every worker receives it once, with its catalogue.
-        chosen: the films of each split, and how many patches each gives.
+        source: a source whose index has been read. Every worker receives it once, with its
+            catalogue.
+        chosen: the films of each split, and the number of patches of each film.
         config: patch size, film size and seed.
-        folder: where the dataset is written; every worker can write there.
+        folder: folder of the dataset, writable by every worker.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class BeamFilms:
         self._elements = self._lost_films = None
 
     def examples(self, split: str) -> beam.PTransform:
-        """Returns the transform that yields a split's examples, pairs of a key and the features."""
+        """Returns the transform to a split's examples, pairs of a key and the features."""
         return _Examples(self, split)
 
     def take_reports(self) -> dict[str, list[FilmReport]]:
-        """Returns the reports of each split's films, in their order, once the pipeline has run."""
+        """Returns the reports of each split's films in order; call after the pipeline has run."""
         reports = {}
         for split, fields in json.loads(self._reports_path.read_text()):
             reports.setdefault(split, []).append(FilmReport.from_json(fields))
@@ -71,7 +72,7 @@ class BeamFilms:
 
     @contextlib.contextmanager
     def errors_in_one_line(self) -> Iterator[None]:
-        """Raises DatasetError where the pipeline failed because of the films or the folder."""
+        """Raises DatasetError if the pipeline failed because of the films or the folder."""
         try:
             yield
         except DatasetError:
@@ -85,16 +86,16 @@ class BeamFilms:
                 ) from error
             if isinstance(error, FileNotFoundError) and not self._reports_path.exists():
                 raise DatasetError(
-                    f"{self._folder} lacks what the workers wrote: --data_dir must be a place that "
-                    "every worker and this command can reach, such as a bucket."
+                    f"{self._folder} does not contain the workers' files: --data_dir must be "
+                    "reachable from every worker and from this command, for instance in a bucket."
                 ) from error
             raise
 
     def elements(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
-        """Returns pairs of a split and an example of it, and of `_REPORT` and a film's report.
+        """Returns pairs of a split and one of its examples, and of `_REPORT` and a film's report.
 
-        All splits share it, so that the films' catalogue is shipped once. The outputs carry their
-        names themselves: Beam's runner for Dask mixes tagged outputs.
+        All splits share this collection, so that the films' catalogue is shipped once. The elements
+        carry the names of their splits, because Beam's runner for Dask mixes tagged outputs.
         """
         if self._elements is None:
             self._elements = (
@@ -115,7 +116,7 @@ class BeamFilms:
         return self._elements
 
     def without_lost_films(self, examples: beam.PCollection) -> beam.PCollection:
-        """Leaves out films that `_checked` found to repeat another patient's picture."""
+        """Removes the films in which `_checked` found another patient's image."""
         if self._lost_films is None:
             return examples
         return examples | beam.Filter(_is_kept, beam.pvalue.AsSingleton(self._lost_films))
@@ -171,32 +172,32 @@ class _ReadFilm(beam.DoFn):
 
 @dataclasses.dataclass(frozen=True)
 class _Failures:
-    """Counts films that cannot be read while the pipeline runs, by a file for each.
+    """Counts unreadable films while the pipeline runs, with a file for each.
 
-    Beam's counters are for the engine's own display: workers cannot read them, and they count a
-    film twice that is tried twice.
+    Beam's counters are for the engine's display: workers cannot read them, and a film that is
+    retried is counted twice.
 
     Attributes:
-        folder: every worker can write there.
-        allowed: more of them stop the pipeline; None for any number.
+        folder: writable by every worker.
+        allowed: a larger number stops the pipeline; None: no limit.
     """
 
     folder: epath.Path
     allowed: int | None
 
     def add(self, number: int, report: FilmReport) -> None:
-        """Counts a film; raises _TooManyError where it is one too many."""
+        """Counts a film; raises _TooManyError if the limit is exceeded."""
         logging.warning("%s: %s", report.film.film_id, report.error)
         self._write(f"{number}.txt", f"{report.film.film_id}: {report.error}")
         if self.allowed is not None and len(self._paths()) > self.allowed:
             raise _TooManyError(f"{len(self._paths())} films cannot be read.")
 
     def stop(self, error: StorageError) -> None:
-        """Notes why no film can be read any more."""
+        """Records why no more films can be read."""
         self._write("storage.txt", str(error))
 
     def reason(self, config: DdsmPatchesConfig) -> DatasetError | None:
-        """Returns why the pipeline was stopped; None where it was not stopped from here."""
+        """Returns why the pipeline was stopped, or None if it was not stopped by this class."""
         paths = {path.name: path for path in self._paths()}
         if stopped := paths.pop("storage.txt", None):
             return DatasetError(stopped.read_text())
@@ -205,7 +206,7 @@ class _Failures:
         return selection.too_many_skipped(paths[max(paths)].read_text(), config)
 
     def remove(self) -> None:
-        """Deletes the notes."""
+        """Deletes the files."""
         if self.folder.exists():
             self.folder.rmtree()
 
@@ -227,7 +228,7 @@ def _named(element: tuple[str, Any], name: str) -> Iterable[Any]:
 def _checked(
     reports: Iterable[tuple[int, str, FilmReport]], source_name: str
 ) -> list[tuple[str, FilmReport]]:
-    """Returns splits and reports in the films' order, repeated pictures found."""
+    """Returns splits and reports in the order of the films, after the check for repeated images."""
     checked = selection.picture_check(source_name)
     return [(split, checked(report)) for _, split, report in sorted(reports, key=lambda r: r[0])]
 

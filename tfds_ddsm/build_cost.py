@@ -1,4 +1,4 @@
-"""What a build takes of disk and time, told from a few of its films before hours of work."""
+"""Estimates the disk space and time of a build from a few of its films."""
 
 import dataclasses
 import os
@@ -12,18 +12,18 @@ from etils import epath
 from tfds_ddsm.dataset_config import DatasetError
 from tfds_ddsm.mammogram import Film
 
-MIN_FILMS = 64  # fewer are soon read
+MIN_FILMS = 64  # fewer are read quickly
 _NUM_TRIED = 3
 _OTHER_FEATURES_BYTES = 600
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a build takes.
+    """Cost of a build.
 
     Attributes:
-        film_seconds: to read one film in one process.
-        records_bytes: of all records.
+        film_seconds: time to read one film in one process.
+        records_bytes: size of all records.
     """
 
     film_seconds: float
@@ -34,12 +34,12 @@ def measure(
     examples_of: Callable[[Film, tuple[int, int, int]], Iterable[tuple[str, dict[str, Any]]]],
     shares: Sequence[tuple[Film, tuple[int, int, int]]],
 ) -> Cost:
-    """Reads a few films, and infers the cost of all.
+    """Reads a few films and estimates the cost of all.
 
     Args:
         examples_of: returns a film's examples, given its share of the plan.
-        shares: all films with their share of the plan. The last of them are read: they are the
-            last to be finished by a build that was killed.
+        shares: all films with their shares of the plan. The last films are read, because a killed
+            build has not finished them yet.
     """
     tried = shares[:: -max(1, len(shares) // (4 * _NUM_TRIED))][:_NUM_TRIED]
     start = time.monotonic()
@@ -56,25 +56,25 @@ def measure(
 def announce(
     cost: Cost, num_films: int, num_workers: int, folder: epath.Path, cache_bytes: int | None
 ) -> None:
-    """Prints what a build will take of time and disk.
+    """Prints the estimated time and disk space of a build.
 
     Args:
-        cost: of all films.
-        num_films: films that are still to be read.
-        num_workers: processes that read them; 1 where it is not known.
-        folder: where the dataset is written.
-        cache_bytes: of the films that are kept there already until the dataset is whole; None
-            where films are not kept.
+        cost: cost of all films.
+        num_films: number of films still to read.
+        num_workers: number of processes that read them; 1 if unknown.
+        folder: folder of the dataset.
+        cache_bytes: size of finished films already kept there until the dataset is complete; None
+            if films are not kept.
 
     Raises:
-        DatasetError: the disk is too small. The room in a bucket is not known.
+        DatasetError: the disk is too small. The free space of a bucket is unknown.
     """
     seconds, keeps = cost.film_seconds * num_films, cache_bytes is not None
     shared = f", {_duration(seconds / num_workers)} for {num_workers}" if num_workers > 1 else ""
-    also = ", the finished films as much until the dataset is whole" if keeps else ""
+    also = ", plus as much for finished films until the dataset is complete" if keeps else ""
     print(
-        f"To read {num_films:,} films takes one process about {_duration(seconds)}{shared}. "
-        f"The records take {_gigabytes(cost.records_bytes)} of disk{also}."
+        f"One process needs about {_duration(seconds)} to read {num_films:,} films{shared}. "
+        f"The records need {_gigabytes(cost.records_bytes)} of disk space{also}."
     )
     if "://" in os.fspath(folder):
         return
@@ -84,7 +84,7 @@ def announce(
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DatasetError(
-            f"{folder} has {_gigabytes(free)} of free disk and the build takes "
+            f"{folder} has {_gigabytes(free)} of free disk space, but the build needs "
             f"{_gigabytes(needed)}: pass --data_dir=DIR with a folder on a larger disk."
         )
 

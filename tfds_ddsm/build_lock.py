@@ -1,4 +1,4 @@
-"""Lets one process at a time build a dataset, so that two do not delete each other's files."""
+"""Allows only one process at a time to build a dataset, so that none deletes another's files."""
 
 import contextlib
 import fcntl
@@ -16,19 +16,19 @@ _LOCK_FILE = ".building"
 
 @contextlib.contextmanager
 def sole_build(folder: epath.Path) -> Iterator[bool]:
-    """Waits until no other process builds in a folder, then holds it.
+    """Waits until no other process builds in a folder, then locks it.
 
-    The lock ends with the process, however that ends.
+    The lock is released when the process ends, for any reason.
 
     Args:
-        folder: made if it is missing.
+        folder: created if it does not exist.
 
     Yields:
-        Whether this process is the only one: False where the folder is in a bucket, or on a disk
-        that knows no locks, so that it cannot be told.
+        Whether this process is known to be the only one: False if the folder is in a bucket, or on
+        a disk without locks.
 
     Raises:
-        DatasetError: nothing can be written to the folder.
+        DatasetError: the folder is not writable.
     """
     if "://" in os.fspath(folder):
         yield False
@@ -39,8 +39,8 @@ def sole_build(folder: epath.Path) -> Iterator[bool]:
         file = _locked(path)
     except OSError as error:
         raise DatasetError(
-            f"{folder} cannot be written to ({error.strerror}): pass --data_dir=DIR with a folder "
-            "that can."
+            f"{folder} cannot be written to ({error.strerror}): pass --data_dir=DIR with a "
+            "writable folder."
         ) from error
     try:
         yield file is not None
@@ -51,7 +51,7 @@ def sole_build(folder: epath.Path) -> Iterator[bool]:
 
 
 def _locked(path: pathlib.Path):
-    """Returns the open file that holds the lock; None where the disk knows no locks."""
+    """Returns the open lock file, or None if the disk has no locks."""
     while True:
         file = path.open("wb")
         try:
@@ -60,7 +60,7 @@ def _locked(path: pathlib.Path):
             file.close()
             logging.warning("%s: %s; build this dataset in one process at a time.", path, error)
             return None
-        # The process that held the lock deletes the file at its end.
+        # The process that held the lock deletes the file when it ends.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
@@ -71,5 +71,5 @@ def _wait_for(file, path: pathlib.Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        logging.warning("Another process builds in %s; waiting for it to end.", path.parent)
+        logging.warning("Another process is building in %s; waiting for it to end.", path.parent)
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,10 +1,10 @@
-"""Says what a folder of mammograms holds and what is missing, before hours of building.
+"""Lists available and missing files in a folder of mammograms, before a build that takes hours.
 
     cigan-check --manual_dir=DIR        # or python -m tfds_ddsm.check
 
-Of CBIS-DDSM and DDSM, it reads names and the small text files only, no pixels. Of one's own films
-(films.csv), it reads every film and mask. Exit code 2 where no dataset can be built, or where a
-build would stop at a fault in films.csv.
+For CBIS-DDSM and DDSM it reads names and the small text files, no pixels. For a user's own films
+(films.csv) it reads every film and mask. The exit code is 2 if no dataset can be built, or if a
+build would stop at an error in films.csv.
 """
 
 import collections
@@ -32,8 +32,8 @@ _MANUAL_DIR = flags.DEFINE_string(
 _PATCHES_PER_CLASS = flags.DEFINE_integer(
     "patches_per_class",
     None,
-    "Patches per class, over all splits, that the config to build asks for; by default those of "
-    "the config that is named after the source.",
+    "Patches per class, over all splits, in the config to build; default: those of the config "
+    "named after the source.",
     lower_bound=1,
 )
 
@@ -41,7 +41,7 @@ _SOURCE = flags.DEFINE_enum(
     "source",
     None,
     ("cbis_ddsm", "ddsm", "films"),
-    "What to look for; by default films.csv in the folder, or else CBIS-DDSM and DDSM.",
+    "Source to check; default: films.csv if the folder has one, otherwise CBIS-DDSM and DDSM.",
 )
 
 _DDSM_SUFFIXES = (".ics", ".overlay", ".ljpeg")
@@ -51,17 +51,17 @@ _NUM_EXAMPLES = 3
 def describe(
     manual_dir: str, patches_per_class: int | None = None, source: str | None = None
 ) -> tuple[str, bool]:
-    """Returns the whole text, and whether a build would stop at a fault.
+    """Returns the whole text, and whether a build would stop at an error.
 
     Args:
         manual_dir: the folder.
-        patches_per_class: as in the config to build; None: as in the one named after the source.
-        source: 'cbis_ddsm', 'ddsm' or 'films'; None: what the folder holds.
+        patches_per_class: value in the config to build; None: that of the config named after the
+            source.
+        source: 'cbis_ddsm', 'ddsm' or 'films'; None: all sources found in the folder.
 
     Raises:
-        ValueError: the folder does not exist, lies in a bucket that cannot be read, or holds
-            nothing that a dataset can be built from.
-        StorageError: a file cannot be read now.
+        ValueError: the folder does not exist, is in an unreadable bucket, or has no source of
+        films. StorageError: a file cannot be read now.
     """
     storage.check_location(manual_dir, "--manual_dir")
     root = epath.Path(manual_dir).expanduser()
@@ -90,7 +90,7 @@ def _patches_per_class(config_name: str) -> int:
 
 
 def _sources_in(root: epath.Path) -> set[str]:
-    """Returns the names of the configs that the folder can feed, from file names alone."""
+    """Returns the names of the configs that the folder has films for, from file names only."""
     found, counts = set(), collections.Counter()
     for _, file_names in folders.walk(root):
         counts.update(map(folders.kind_of, file_names))
@@ -117,7 +117,7 @@ def _describe_films_table(
     yield f"ddsm_patches/films from {root}"
     yield _line("table", f"{TABLE_NAME}, {table.num_lines} lines")
     if table.unused_columns:
-        yield _line("", f"columns that are not used: {', '.join(table.unused_columns)}")
+        yield _line("", f"unused columns: {', '.join(table.unused_columns)}")
     yield from _describe_films(films)
     counts = collections.Counter(lesion.malignant for of_film in lesions for lesion in of_film)
     yield _line("lesions", f"{counts.total()}: {counts[True]} malignant, {counts[False]} benign")
@@ -128,17 +128,17 @@ def _describe_films_table(
         yield _line(title, ", ".join(names) + (f" and {more} others" if more else ""))
     for title, lines in findings.problems.items():
         yield from _missing(f"{len(lines)} {title}", lines)
-    yield from _missing(f"{len(findings.warnings)} films of unstated depth", findings.warnings)
+    yield from _missing(f"{len(findings.warnings)} films of unknown depth", findings.warnings)
     if len(findings.guessed_depths) > 1:
-        yield "  the depths differ: if they are of one machine, give the column 'bits'"
+        yield "  the depths differ: if the films are from one device, use the column 'bits'"
     split_of = {film.film_id: source.split_of(film) for film in films}
     yield from _describe_splits(films, split_of)
     plan = patches.plan_patches(films, patches_per_class, DdsmPatchesConfig.background_share)
     yield from _expected_patches(plan, split_of)
     if findings.has_faults:
         yield (
-            "A build stops at what cannot be used: correct it, or set allow_skipped in the config "
-            "to go on without those films."
+            "A build stops at lines and films that cannot be used: correct them, or set "
+            "allow_skipped in the config to skip these films."
         )
 
 
@@ -162,24 +162,24 @@ def _describe_cbis_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[st
     yield f"ddsm_patches/cbis_ddsm from {root}"
     yield _line("layout", ", ".join(layouts))
     if "JPEG copy" in catalogue.num_files_by_layout:
-        yield _line("", "the JPEG copy has 8 bits a pixel, TCIA's films have 16")
+        yield _line("", "the JPEG copy has 8 bits per pixel, TCIA's films have 16")
     yield _line("CSV files", f"{len(catalogue.csv_paths)} of {len(CSV_NAMES)}")
     for name in catalogue.missing_csv_names:
-        yield _line("", f"{name} is missing: the lesions it lists could pass for healthy tissue")
+        yield _line("", f"{name} is missing: its lesions could be treated as healthy tissue")
     yield from _describe_films(films)
     yield from _describe_lesions(catalogue)
     patients = {film.patient_id for film in films if source.official_split(film) is None}
     yield _line("TCIA's split", f"{len(patients)} patients in both train and test")
     yield from _missing(
-        f"{len(catalogue.left_out)} of {len(catalogue.left_out) + len(films)} films are left out",
+        f"{len(catalogue.left_out)} of {len(catalogue.left_out) + len(films)} films are skipped",
         [f"{film.path}: {film.reason}" for film in catalogue.left_out],
     )
     yield from _missing(
-        f"{len(catalogue.rejected_rows)} CSV rows are refused",
+        f"{len(catalogue.rejected_rows)} CSV rows cannot be used",
         [f"{row.where}: {row.reason}" for row in catalogue.rejected_rows],
     )
     if catalogue.num_unknown_files:
-        yield f"{catalogue.num_unknown_files} .dcm or .jpg files lie in folders of no CSV row"
+        yield f"{catalogue.num_unknown_files} .dcm or .jpg files are in folders without a CSV row"
     yield from _expected_by_hash(films, patches_per_class)
 
 
@@ -198,14 +198,14 @@ def _describe_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[str]:
     )
     skipped = source.skipped()
     yield from _missing(
-        f"{len(skipped)} of {len(skipped) + len(films)} films are left out",
+        f"{len(skipped)} of {len(skipped) + len(films)} films are skipped",
         [item.reason for item in skipped],
     )
     yield from _expected_by_hash(films, patches_per_class)
 
 
 def _why_unusable(source: DdsmSource, film: Film) -> str:
-    """Returns what stops the film's reading before its pixels are reached."""
+    """Returns the error that prevents reading the film, found without its pixels."""
     try:
         source.read(film)
     except UnreadableFilmError as error:
@@ -248,12 +248,12 @@ def _expected_by_hash(films: Sequence[Film], patches_per_class: int) -> Iterator
 def _expected_patches(
     plan: Mapping[str, tuple[int, int, int]], split_of: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yields the plan's sums. A film gives fewer patches where it has no room for its share."""
+    """Yields the plan's totals. A film without enough room gives fewer patches."""
     sums = {split: [0, 0, 0] for split in SPLITS}
     for film_id, split in split_of.items():
         for kind, count in enumerate(plan[film_id]):
             sums[split][kind] += count
-    yield "patches to expect, at most"
+    yield "maximum number of patches"
     yield f"  {'':12}{'malignant':>10}{'non-malignant':>15}{'benign lesion':>15}{'background':>12}"
     for split, (malignant, benign, background) in sums.items():
         yield f"  {split:12}{malignant:>10}{benign + background:>15}{benign:>15}{background:>12}"
@@ -288,7 +288,7 @@ def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
 
 def run() -> None:
     """Runs the command."""
-    # absl's --help shows the text and flags of the script that was started: a stub of pip's.
+    # absl's --help shows the text and flags of the script that was started, here a stub by pip.
     sys.modules["__main__"].__doc__ = __doc__
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

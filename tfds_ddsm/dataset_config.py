@@ -1,4 +1,4 @@
-"""The config of the dataset `ddsm_patches`, and the checks of its values."""
+"""The config of the dataset `ddsm_patches`, and its validation."""
 
 import dataclasses
 import re
@@ -11,29 +11,29 @@ SOURCES = ("cbis_ddsm", "ddsm", "sample", "phantom", "films")
 
 
 class DatasetError(ValueError, app.UsageError):
-    """A mistake in the config or the data folder; `tfds build` prints it without a traceback."""
+    """An error in the config or the data folder; `tfds build` prints it without a traceback."""
 
     exitcode = 2
 
 
 @dataclasses.dataclass(eq=False)
 class DdsmPatchesConfig(tfds.core.BuilderConfig):
-    """What to build.
+    """Configuration of a dataset.
 
     Attributes:
-        source: 'cbis_ddsm', 'ddsm', 'sample', 'phantom', or 'films', one's own, in films.csv.
+        source: 'cbis_ddsm', 'ddsm', 'sample', 'phantom', or 'films' (the user's own, in films.csv).
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
-        film_size: height and width in pixels that films are rescaled towards.
-        patches_per_class: malignant patches, and as many non-malignant ones, over all splits.
+        film_size: height and width in pixels that films are rescaled to.
+        patches_per_class: number of malignant and of non-malignant patches, over all splits.
         background_share: share of the non-malignant patches that touch no lesion, 0 to 1.
-        seed: of the drawn corners and of what is simulated.
-        official_split: keep TCIA's own split; for the source 'cbis_ddsm' alone. Its train patients
-            are train and, by the hash of their id, validation; who stands in both is left out.
-        allow_skipped: continue where a CSV file is missing, over 5 % of the films cannot be used,
-            or films.csv has faults.
-        simulated_lesions: per film, drawn into real tissue; for the source 'sample' alone.
+        seed: seed of the drawn corners and of simulated lesions.
+        official_split: use TCIA's own split; only for the source 'cbis_ddsm'. Its train patients
+            are split into train and validation by a hash of their id; patients in both are skipped.
+        allow_skipped: continue if a CSV file is missing, more than 5 % of the films cannot be used,
+            or films.csv has errors.
+        simulated_lesions: number per film, drawn into real tissue; only for the source 'sample'.
         num_patients: patients of the source 'phantom'.
-        difficulty: of what is simulated, 0 (classes easy to tell apart) to 1.
+        difficulty: of simulated lesions, 0 (classes easy to distinguish) to 1.
     """
 
     source: str = "cbis_ddsm"
@@ -49,17 +49,17 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
     difficulty: float = 0.5
 
     def __new__(cls, *args, **values):
-        """Raises DatasetError, one line, on the name of a field that does not exist."""
+        """Raises DatasetError for the name of a field that does not exist."""
         fields = [field.name for field in dataclasses.fields(cls)]
         unknown = ", ".join(sorted(set(values) - set(fields)))
         _check(not unknown, f"a config has the fields {', '.join(fields)}", unknown)
         return super().__new__(cls)
 
     def __post_init__(self):
-        """Raises DatasetError, one line, on the first value that cannot be used."""
+        """Raises DatasetError for the first invalid value."""
         _check(
             isinstance(self.name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name),
-            "name must be made of letters, digits, '_', '-' and '.': it names a folder",
+            "name must be made of letters, digits, '_', '-' and '.', because it names a folder",
             self.name,
         )
         _check(self.source in SOURCES, f"source must be one of {', '.join(SOURCES)}", self.source)
@@ -83,7 +83,7 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
             ("num_patients", 1, 10**6),
         ):
             value = getattr(self, name)
-            _check(_is_whole(value, low, high), f"{name} must be a whole number >= {low}", value)
+            _check(_is_whole(value, low, high), f"{name} must be an integer >= {low}", value)
         for name in ("background_share", "difficulty"):
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -93,17 +93,17 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
             _check(isinstance(value, bool), f"{name} must be true or false", value)
         _check(
             not self.official_split or self.source == "cbis_ddsm",
-            f"official_split is for the source 'cbis_ddsm' alone, not for {self.source!r}",
+            f"official_split is only for the source 'cbis_ddsm', not for {self.source!r}",
             self.official_split,
         )
         _check(
             not self.simulated_lesions or self.source == "sample",
-            f"simulated_lesions is for the source 'sample' alone, not for {self.source!r}",
+            f"simulated_lesions is only for the source 'sample', not for {self.source!r}",
             self.simulated_lesions,
         )
 
     def recipe(self) -> dict[str, Any]:
-        """Returns the fields that decide what the dataset holds, as JSON would give them back."""
+        """Returns the fields that determine the content of the dataset, as JSON values."""
         inherited = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
         fields = [field.name for field in dataclasses.fields(self) if field.name not in inherited]
         values = {name: getattr(self, name) for name in fields}

@@ -1,4 +1,4 @@
-"""What a dataset holds and what it lacks: the tables that lie beside its records."""
+"""Statistics of a dataset: the tables stored next to its records."""
 
 import collections
 import csv
@@ -13,7 +13,7 @@ Reports = Mapping[str, Sequence[FilmReport]]
 
 
 def skipped_items(reports: Reports, skipped: Sequence[Skipped]) -> list[Skipped]:
-    """Returns the whole table of what is left out: by the index, then by reading the films."""
+    """Returns all skipped items: those of the index, then those found while reading films."""
     items = list(skipped)
     for split, of_split in reports.items():
         for report in of_split:
@@ -25,16 +25,16 @@ def skipped_items(reports: Reports, skipped: Sequence[Skipped]) -> list[Skipped]
 
 
 def statistics(reports: Reports, skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """Returns the numbers of every split, as JSON has them.
+    """Returns the numbers of every split, as JSON values.
 
     Args:
-        reports: by split, one for every film of the plan.
-        skipped: what the source's index leaves out.
+        reports: by split, one report for every film of the plan.
+        skipped: items skipped by the source's index.
 
     Returns:
-        `splits`: for each split, numbers by their name, or groups of them; 'patients' and 'films'
-        count what was read, 'lesions' are marks on films, so that one seen in two views is two.
-        `skipped`: lines of the skipped table by kind.
+        `splits`: for each split, numbers or groups of numbers by name. 'patients' and 'films' count
+        the films that were read; 'lesions' are marks on films, so a lesion in two views counts
+        twice. `skipped`: number of skipped items by kind.
     """
     items = skipped_items(reports, skipped)
     return {
@@ -73,7 +73,7 @@ def _sum(counts) -> dict[str, int]:
 
 
 def table(numbers: Mapping[str, Any]) -> str:
-    """Returns `statistics` as a Markdown table that is readable as it stands."""
+    """Returns `statistics` as a Markdown table with aligned columns."""
     splits = numbers["splits"]
     flat = {split: _flat(values) for split, values in splits.items()}
     names = list(dict.fromkeys(name for values in flat.values() for name in values))
@@ -104,7 +104,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _order(name: str, splits: Mapping[str, Any]) -> tuple[int, str]:
-    """Keeps the groups in their order, though a split may lack some of a group's names."""
+    """Keeps the order of groups, even if a split lacks some names of a group."""
     groups = list(next(iter(splits.values())))
     group, _, part = name.partition(": ")
     is_sorted = group not in ("patches by class", "patches by kind")
@@ -112,7 +112,7 @@ def _order(name: str, splits: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def skipped_csv(items: Sequence[Skipped]) -> str:
-    """Returns the skipped table; text from outside, such as paths, stays in its cell and line."""
+    """Returns the skipped items as CSV; text from files stays within its cell and line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("kind", "split", "name", "reason"))

@@ -1,9 +1,9 @@
-"""Keeps the patches of finished films on disk until the dataset is whole.
+"""Keeps the patches of finished films on disk until the dataset is complete.
 
-A build that was killed need not begin again: TFDS throws an unfinished dataset away, and at paper
-scale the films take hours to read. And films can be read by many workers before one process writes
-the records. The patches go to a folder beside the dataset, which the next try reads and a finished
-one removes.
+TFDS discards an unfinished dataset, and at the paper's scale the films take hours to read. With
+this cache, a killed build need not start again, and many workers can read films before one process
+writes the records. The patches are in a folder next to the dataset; the next build reuses it, and a
+finished build removes it.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ FOLDER_PREFIX = "unfinished_films_"
 
 @functools.cache
 def _rules() -> str:
-    """Returns a hash of this package's code: all of it may decide what a film's patches are."""
+    """Returns a hash of this package's code, all of which may affect a film's patches."""
     digest = hashlib.sha256()
     for path in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -39,16 +39,16 @@ def _rules() -> str:
 
 
 class FilmCache:
-    """The finished films of one recipe over one folder of films. Picklable.
+    """The finished films of one recipe and one folder of films. Picklable.
 
-    A film's file is its report and then its examples: a line of JSON for each, behind the line of
-    an example its pictures. It is found again as long as this package's code, the film's line in
-    the index and the film's own files are the same.
+    A film's file contains its report and then its examples: a line of JSON each, followed by the
+    images of the example. It is reused as long as this package's code, the film's line in the index
+    and the film's own files are unchanged.
 
     Args:
-        folder: where the dataset's folder lies, too.
-        recipe: what decides the content of the patches: the dataset's config, version, features.
-        manual_dir: where the films come from.
+        folder: parent of the dataset's folder.
+        recipe: determines the content of the patches: the dataset's config, version, features.
+        manual_dir: folder of the films.
     """
 
     def __init__(self, folder: epath.Path, recipe: Mapping[str, Any], manual_dir: str):
@@ -58,7 +58,7 @@ class FilmCache:
     def examples(
         self, source: Source, film: Film, counts: tuple[int, int, int], config: DdsmPatchesConfig
     ) -> tuple[film_examples.FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
-        """As `film_examples.encoded_examples`; reads the film only where it has to."""
+        """Like `film_examples.encoded_examples`; reads the film only if it is not cached."""
         path = self.keep(source, film, counts, config)
         with path.open("rb") as file:
             report = film_examples.FilmReport.from_json(json.loads(file.readline()))
@@ -67,7 +67,7 @@ class FilmCache:
     def keep(
         self, source: Source, film: Film, counts: tuple[int, int, int], config: DdsmPatchesConfig
     ) -> epath.Path:
-        """Reads a film that was not read yet; returns the file with its report and examples."""
+        """Reads a film that is not cached; returns the file with its report and examples."""
         path = self._path(film, counts, source.fingerprint(film))
         path_to_try_again = path.with_suffix(_TO_TRY_AGAIN)
         for finished in (path, path_to_try_again):
@@ -77,7 +77,7 @@ class FilmCache:
         if report.error or report.left_out:
             path = path_to_try_again
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Under a name of its own until it is whole: two workers may be given the same film.
+        # Under a unique name until it is complete, because two workers may get the same film.
         with py_utils.incomplete_file(path) as unfinished, unfinished.open("wb") as file:
             file.write(_line(dataclasses.asdict(report)))
             for key, example in examples:
@@ -85,11 +85,11 @@ class FilmCache:
         return path
 
     def num_finished(self) -> int:
-        """Counts the films that were read, whole or not."""
+        """Counts the films that were read, including those read in part."""
         return len(self._finished())
 
     def num_bytes(self) -> int:
-        """Returns the size of the films that were read."""
+        """Returns the total size of the cached films."""
         return sum(path.stat().length for path in self._finished())
 
     def _finished(self) -> list[epath.Path]:
@@ -98,10 +98,10 @@ class FilmCache:
         return [path for path in self._folder.iterdir() if not py_utils.is_incomplete_file(path)]
 
     def forget_incomplete_films(self) -> None:
-        """Deletes films that were not read whole: their files may be mended before the next try."""
+        """Deletes films read in part, because their files may be fixed before the next build."""
         if not self._folder.exists():
             return
-        # Not by a pattern: epath's read the brackets of a folder's name, too.
+        # Not by a pattern, because epath treats brackets in a folder's name as a pattern.
         for path in self._folder.iterdir():
             if path.name.endswith(_TO_TRY_AGAIN):
                 path.unlink()
@@ -116,7 +116,7 @@ class FilmCache:
             raise ValueError(
                 f"film_id must be letters, digits, '.', '_', '-'; received {film.film_id!r}."
             )
-        # The plan changes where the folder of films has grown since the last try.
+        # The plan changes if films were added since the last build.
         key = json.dumps([dataclasses.asdict(film), counts, fingerprint])
         return self._folder / f"{film.film_id}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.film"
 

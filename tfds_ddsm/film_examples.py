@@ -1,4 +1,4 @@
-"""The examples of one film: a pure function, so that one process and many Beam workers agree."""
+"""The examples of one film: a pure function, so that a process and Beam workers agree."""
 
 import collections
 import dataclasses
@@ -16,7 +16,7 @@ KINDS = ("malignant", "benign", "background")
 
 
 class PatchSettings(Protocol):
-    """What `film_examples` needs to know of the dataset's config."""
+    """The settings of the dataset's config used by `film_examples`."""
 
     patch_size: int
     film_size: tuple[int, int]
@@ -25,19 +25,19 @@ class PatchSettings(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FilmReport:
-    """What became of one film's share of the plan.
+    """Result of drawing one film's share of the plan.
 
     Attributes:
         film: the film.
-        planned: malignant, benign and background patches that the plan asks for.
-        made: the same three for the patches that the film gives.
-        lesions: how many there are of each kind, such as 'malignant mass', with ', simulated' where
-            they are.
-        lesions_without_patch: lesions that no patch can show: too near the film's edge, or too
-            close to a malignant lesion.
+        planned: planned numbers of malignant, benign and background patches.
+        made: actual numbers of the same three kinds.
+        lesions: number of lesions by kind, such as 'malignant mass', with ', simulated' for
+            simulated lesions.
+        lesions_without_patch: number of lesions that no patch can show, because they are too close
+            to the film's edge or to a malignant lesion.
         left_out: the source's reasons for lesions that it could not use.
-        error: why the film could not be read; '' where it could.
-        picture_sha256: of the film's pixels, by `picture_sha256`; '' where it could not be read.
+        error: why the film could not be read, or ''.
+        picture_sha256: hash of the film's pixels, see `picture_sha256`; '' if it could not be read.
     """
 
     film: Film
@@ -51,7 +51,7 @@ class FilmReport:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "FilmReport":
-        """Undoes `dataclasses.asdict` after a way through JSON, which has no tuples."""
+        """Restores the result of `dataclasses.asdict` from JSON, which has no tuples."""
         tuples = {name: tuple(fields[name]) for name in ("planned", "made", "left_out")}
         return cls(**dict(fields) | tuples | {"film": Film(**fields["film"])})
 
@@ -59,7 +59,7 @@ class FilmReport:
 def encoded_examples(
     source: Source, film: Film, counts: tuple[int, int, int], config: PatchSettings
 ) -> tuple[FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
-    """As `film_examples`, pictures as PNG; of a film that cannot be read, the report says why."""
+    """Like `film_examples`, with images as PNG; an unreadable film has a report with the error."""
     try:
         report, examples = film_examples(source, film, counts, config)
     except UnreadableFilmError as error:
@@ -70,7 +70,7 @@ def encoded_examples(
 def first_examples(
     report: FilmReport, examples: Iterator[tuple[str, dict[str, Any]]], count: int
 ) -> tuple[FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
-    """Returns at most `count` of a film's examples, and the report of those."""
+    """Returns at most `count` of a film's examples, and their report."""
     if sum(report.made) <= count:
         return report, examples
     first = list(itertools.islice(examples, count))
@@ -89,15 +89,16 @@ def film_examples(
     """Reads a film and draws its patches.
 
     Args:
-        source: where the film lies.
-        film: its line in the source's index.
-        counts: malignant, benign and background patches to draw; fewer where the film has no more
-            corners that obey the rules of `patches`. Where benign and background patches are both
+        source: source of the film.
+        film: the film's line in the source's index.
+        counts: malignant, benign and background patches to draw; fewer if the film has fewer
+            corners that follow the rules of `patches`. If benign and background patches are both
+            requested, one kind replaces missing patches of the other.
             asked for, one kind makes up for what the other lacks.
         config: patch size, film size and seed.
 
     Returns:
-        The report, and the examples: pairs of a key, unique and stable, and the features; `image`
+        The report, and the examples: pairs of a unique, stable key and the features; `image`
         uint16 and `mask` uint8 are [patch_size, patch_size, 1].
 
     Raises:
@@ -110,10 +111,10 @@ def film_examples(
         dataclasses.replace(lesion, mask=patches.rescale(lesion.mask, factor))
         for lesion in mammogram.lesions
     ]
-    # A lesion that the source left out may lie anywhere on the film.
+    # A lesion that the source could not use may be anywhere on the film.
     hidden = np.full(image.shape, bool(mammogram.left_out))
     for lesion, rescaled in zip(mammogram.lesions, lesions, strict=True):
-        if not rescaled.mask.any():  # too small for the rescaled film, and there all the same
+        if not rescaled.mask.any():  # too small for the rescaled film, but still present
             hidden |= patches.touched(lesion.mask, factor)
     draws, without_patch = _draw(film, image, lesions, hidden, counts, config)
     report = FilmReport(
@@ -129,7 +130,7 @@ def film_examples(
 
 
 def picture_sha256(image: np.ndarray) -> str:
-    """Returns a hash, in hexadecimal digits, that tells pictures of [height, width] apart."""
+    """Returns a hash, in hexadecimal digits, that identifies the image of [height, width]."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
@@ -155,9 +156,9 @@ def _draw(
     counts: tuple[int, int, int],
     config: PatchSettings,
 ) -> tuple[list[_Draw], int]:
-    """Draws the corners of all patches; also counts the lesions that no patch can show.
+    """Draws the corners of all patches, and counts the lesions that no patch can show.
 
-    No benign and no background patch touches `hidden`, bool [height, width].
+    Benign and background patches do not touch `hidden`, bool [height, width].
     """
     size = config.patch_size
     rng = patches.stable_rng(f"corners {config.seed} {film.film_id}")
@@ -169,7 +170,7 @@ def _draw(
     num_malignant, num_benign, num_background = counts
     num_non_malignant = num_benign + num_background
     if num_benign and num_background:
-        # Lesions can fill a film: the classes stay even where one kind makes up for the other.
+        # If lesions fill a film, the totals per class are kept by replacing one kind by the other.
         num_benign += max(0, num_background - len(background))
     for kind, count in zip(KINDS[:2], (num_malignant, num_benign), strict=True):
         own = [lesion for lesion in lesions if lesion.malignant == (kind == "malignant")]
@@ -208,7 +209,7 @@ def _cut_out(
     factor: float,
     size: int,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the patches one by one, so that a film's patches never lie in memory together."""
+    """Yields the patches one by one, so that they are never all in memory."""
     lesions_of_kind = {
         "malignant": [lesion for lesion in lesions if lesion.malignant],
         "benign": [lesion for lesion in lesions if not lesion.malignant],
@@ -224,8 +225,8 @@ def _cut_out(
             key,
             {
                 "image": image[window][..., None],
-                # All lesions of the patch's class, not only the one that it was drawn for: what
-                # is left when they are taken out belongs to the other class.
+                # All lesions of the patch's class, not only the one it was drawn for: the rest
+                # after removing them belongs to the other class.
                 "mask": masks[draw.kind][window][..., None].astype(np.uint8),
                 "label": "malignant" if draw.kind == "malignant" else "non_malignant",
                 "lesion_type": draw.lesion_type,

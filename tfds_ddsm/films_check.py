@@ -1,4 +1,4 @@
-"""Reads all films of a films.csv and gathers what is wrong with them."""
+"""Reads all films of a films.csv and collects the errors."""
 
 import collections
 import dataclasses
@@ -10,23 +10,23 @@ from tfds_ddsm.mammogram import Film, UnreadableFilmError
 from tfds_ddsm.sources.films import FilmsSource
 
 _LINES = "lines that cannot be used"
-_MISSING = "films that are missing, or whose masks are"
+_MISSING = "films whose file or mask is missing"
 _UNREADABLE = "films that cannot be read, or whose lesions do not fit"
-_PATIENTS = "films with the picture of another patient's film"
+_PATIENTS = "films with the image of another patient's film"
 _NO_PLACE = "malignant films without the lesion's place, which give no patch"
 
 
 @dataclasses.dataclass
 class Findings:
-    """What was found.
+    """Result of the check.
 
     Attributes:
-        films: those that can be used.
-        problems: by what is wrong, a line for each case.
-        depths: number of films by their depth in bits.
+        films: films that can be used.
+        problems: by kind of problem, a line for each case.
+        depths: number of films by depth in bits.
         sizes: number of films by height and width.
-        warnings: what was assumed of films whose files do not say how deep they are.
-        guessed_depths: the depths that were assumed.
+        warnings: assumptions about films whose files do not state their depth.
+        guessed_depths: the assumed depths.
     """
 
     films: list[Film] = dataclasses.field(default_factory=list)
@@ -42,7 +42,7 @@ class Findings:
         return any(title != _NO_PLACE for title in self.problems)
 
     def add(self, title: str, line: str) -> None:
-        """Notes a problem."""
+        """Adds a problem."""
         self.problems.setdefault(title, []).append(line)
 
 

@@ -1,9 +1,9 @@
-"""What the stored values of a film mean: grey levels 0..65535, bright is dense tissue.
+"""Grey levels of a film's stored values: 0..65535, bright is dense tissue.
 
-A digital mammogram has 10 to 16 stored bits, may be signed, stored inverted (MONOCHROME1), rescaled
-or padded. Everything that reads films, the dataset's builder and the tools for whole films, takes
-the meaning from here: a table from stored values to grey levels (DICOM PS3.3, C.7.6.3, C.11.1,
-C.11.2 and C.11.6; PS3.4, N.2). Its inverse turns grey levels into values that can be stored again.
+A digital mammogram has 10 to 16 stored bits and may be signed, inverted (MONOCHROME1), rescaled or
+padded. All code that reads films, for the dataset and for whole films, uses this module: a table
+from stored values to grey levels (DICOM PS3.3, C.7.6.3, C.11.1, C.11.2 and C.11.6; PS3.4, N.2), and
+its inverse from grey levels to values that can be stored.
 """
 
 import copy
@@ -20,8 +20,8 @@ MIN_BITS, MAX_BITS = 8, 16
 # Films are 8, 10, 12, 14 or 16 bits deep. One of 14 bits fills a quarter of a 16-bit file.
 _DEPTHS = (8, 10, 12, 14)
 
-# Values below 0 that are so few, or so little below it, are hardly tissue of a film whose black is
-# the lowest value: noise, the edge of a filter, or padding that the file does not state.
+# A few values below 0, or values slightly below it, are hardly tissue of a film whose black is the
+# lowest value. They are noise, the edge of a filter, or padding that the file does not state.
 _MAX_STRAY_SHARE = 0.01
 _MAX_STRAY_DEPTH = 1 / 8  # of the highest value
 
@@ -35,10 +35,10 @@ class GreyScale:
 
     Attributes:
         lowest: the stored value of the table's first entry.
-        levels: uint16 [2 ** bits], the grey level of each stored value, from the lowest on.
+        levels: uint16 [2 ** bits], the grey level of each stored value, from the lowest.
         bits: depth of the film.
-        padding: lowest and highest stored value that stand for no picture; None without padding.
-        warning: one line, where the file does not say how deep its film is; else None.
+        padding: lowest and highest stored value that are padding; None without padding.
+        warning: one line if the file does not state the depth of its film; otherwise None.
     """
 
     lowest: int
@@ -69,7 +69,7 @@ class GreyScale:
         return grey
 
     def to_stored(self, grey: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Returns the stored values, none of them padding, whose grey levels are nearest."""
+        """Returns the stored values, excluding padding, with the nearest grey levels."""
         if self.is_identity:
             return grey.astype(dtype)
         levels, values = self._by_level
@@ -96,19 +96,19 @@ class GreyScale:
 def of_picture(
     stored: np.ndarray, stated_white: int | None = None, bits: int | None = None
 ) -> GreyScale:
-    """Returns the grey scale of a picture that is no DICOM file; its bright pixels are dense.
+    """Returns the grey scale of an image that is not a DICOM file; its bright pixels are dense.
 
     Args:
         stored: uint8 or uint16 [height, width].
-        stated_white: stored value of white that the file states, such as a PGM's maximum value or
-            the highest of a PNG's sBIT; None where it states none.
-        bits: depth of the film, whatever the file states; None: as the file says.
+        stated_white: stored value of white given by the file, such as a PGM's maximum value or the
+            highest value of a PNG's sBIT; None if not given.
+        bits: depth of the film, overriding the file; None: as given by the file.
 
     Raises:
-        ValueError: a stored value does not fit into `bits`, or `bits` not into the file's pixels.
+        ValueError: a stored value does not fit into `bits`, or `bits` exceeds the file's pixels.
     """
     stated_bits = None
-    # What is brighter than the highest of sBIT was scaled up to the whole range, as PNG means it.
+    # Values above the highest of sBIT were scaled up to the whole range, as intended by PNG.
     if bits is None and stated_white is not None and stored.max() <= stated_white:
         stated_bits = stated_white.bit_length()
         if stated_bits > _container_bits(stored):
@@ -125,19 +125,19 @@ def of_dicom(
 ) -> GreyScale:
     """Returns the grey scale of a DICOM film.
 
-    The modality transform is applied, the VOI transform (what a screen shows of the film) only on
-    request. Low values are the bright ones where the photometric interpretation is MONOCHROME1 or
-    the presentation LUT shape INVERSE; in mammograms the two state one inversion (PS3.3, C.8.11.3).
+    The modality transform is applied, but the VOI transform (for display) only on request. Low
+    values are bright if the photometric interpretation is MONOCHROME1 or the presentation LUT shape
+    INVERSE; in mammograms the two describe the same inversion (PS3.3, C.8.11.3).
 
     Args:
-        stored: integers [height, width], as the file holds them.
+        stored: integers [height, width], as stored in the file.
         header: the film's attributes.
-        bits: depth of the film, whatever the file states; None: BitsStored.
+        bits: depth of the film, overriding the file; None: BitsStored.
         voi: whether to apply the VOI LUT or window.
 
     Raises:
-        ValueError: a stored value does not fit into the depth, `bits` not into the file's pixels,
-            or the attributes contradict.
+        ValueError: a stored value does not fit into the depth, `bits` exceeds the file's pixels, or
+            the attributes are contradictory.
     """
     padding = _padding(header)
     pictured = stored if padding is None else stored[~_is_padding(stored, padding)]
@@ -149,8 +149,8 @@ def of_dicom(
     if voi:
         transform = _only(header, _VOI)
         if not transform:
-            raise ValueError("the file holds no VOI LUT and no window")
-        # Only the scale of what comes out, which is stretched below, depends on these.
+            raise ValueError("the file has no VOI LUT and no window")
+        # These only affect the scale of the output, which is stretched below.
         transform.BitsStored, transform.PixelRepresentation = depth, 0
         transform.PhotometricInterpretation = "MONOCHROME2"
         levels = apply_voi_lut(levels, transform)
@@ -166,7 +166,7 @@ def of_dicom(
 def _range(
     stored: np.ndarray, stated_bits: int | None, bits: int | None
 ) -> tuple[int, int, str | None]:
-    """Returns the lowest value that a film may store, its depth, and what was assumed."""
+    """Returns the lowest value that a film may store, its depth, and the assumption made."""
     low, high = int(stored.min()), int(stored.max())
     container = _container_bits(stored)
     is_shallow = low < 0 and -low <= _MAX_STRAY_DEPTH * high
@@ -177,7 +177,7 @@ def _range(
             raise ValueError(f"bits must be in [{MIN_BITS}, {MAX_BITS}], received {bits}")
         if bits > container:
             raise ValueError(
-                f"bits must be at most {container}, the file's bits a pixel, received {bits}"
+                f"bits must be at most {container}, the file's bits per pixel, received {bits}"
             )
         if bits < container and (is_shallow or (is_rare and high >= 2 ** (bits - 1))):
             low = 0  # black
@@ -193,8 +193,8 @@ def _range(
         if not (is_shallow and is_rare):
             raise ValueError(
                 f"stored values are {held}, {share:.2%} of them below 0: pass bits="
-                f"{max(MIN_BITS, high.bit_length())} if black is 0 and they are no part of the "
-                f"picture, bits={container} if black is {-(2 ** (container - 1))}"
+                f"{max(MIN_BITS, high.bit_length())} if black is 0 and they are not part of the "
+                f"image, bits={container} if black is {-(2 ** (container - 1))}"
             )
         held += ", those below 0 count as 0"
         low = 0
@@ -213,7 +213,7 @@ def _range(
     return (
         lowest,
         depth,
-        f"stored values are {held}, the file allows {claimed}: taken for a film of "
+        f"stored values are {held}, the file allows {claimed}: treated as a film of "
         f"{depth} bits; pass bits={container} or another number if it is not",
     )
 
@@ -238,10 +238,10 @@ def _only(header: pydicom.Dataset, keywords: tuple[str, ...]) -> pydicom.Dataset
 
 
 def _modality(header: pydicom.Dataset) -> pydicom.Dataset:
-    """Returns the modality transform, the depth of a table's entries as the standard has it.
+    """Returns the modality transform, with the depth of table entries corrected.
 
-    It is 8 or 16 (PS3.3, C.11.1.1). Some machines write that of the values, such as 12, which are
-    stored in 16 bits all the same.
+    The depth is 8 or 16 (PS3.3, C.11.1.1). Some devices write the depth of the values instead, such
+    as 12, although they are stored in 16 bits.
     """
     transform = _only(header, _MODALITY)
     if not transform.get("ModalityLUTSequence"):
@@ -251,8 +251,8 @@ def _modality(header: pydicom.Dataset) -> pydicom.Dataset:
     descriptor = list(transform.ModalityLUTSequence[0].LUTDescriptor)
     if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
         raise ValueError(
-            f"LUTDescriptor of the modality LUT must hold the number of entries, the first stored "
-            f"value and the bits an entry, 8 to 16; received {descriptor}"
+            f"LUTDescriptor of the modality LUT must be the number of entries, the first stored "
+            f"value and the bits per entry, 8 to 16; received {descriptor}"
         )
     if descriptor[2] != 8:
         descriptor[2] = 16
@@ -266,7 +266,7 @@ def _padding(header: pydicom.Dataset) -> tuple[int, int] | None:
     if value is None:
         return None
     limit = header.get("PixelPaddingRangeLimit")
-    # Some machines write both without sign (US) in films with signed pixels, or the other way.
+    # Some devices write both as unsigned (US) in films with signed pixels, or vice versa.
     span = 2**header.BitsAllocated
     lowest = -(span // 2) if header.PixelRepresentation else 0
     ends = [

@@ -1,4 +1,4 @@
-"""What every source of mammograms yields: an index of films, and films with their lesions."""
+"""The interface of all sources of mammograms: an index of films, and films with their lesions."""
 
 import dataclasses
 import re
@@ -9,29 +9,29 @@ import numpy as np
 
 SPLITS = ("train", "validation", "test")
 LESION_TYPES = ("mass", "calcification")
-OTHER_LESION = "other"  # of another type, or of one that the source does not say
+OTHER_LESION = "other"  # of another type, or of a type that the source does not specify
 NOT_RECORDED = -1
 
 _WORDS = re.compile(r"[A-Z][A-Z_ /-]{0,79}")
 
 
 class UnreadableFilmError(Exception):
-    """A film that cannot be used; the message names the film's file and the reason."""
+    """A film that cannot be used; the message gives the film's file and the reason."""
 
 
 class StorageError(Exception):
-    """A file that cannot be read now, though it may be whole: the disk or the network fails."""
+    """A file that cannot be read now, although it may be intact: the disk or network fails."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """One line of the table of what the source holds and the dataset does not.
+    """An item of the source that is missing in the dataset.
 
     Attributes:
         kind: 'film', 'lesion', 'patient', 'CSV row', 'CSV file' or 'other files'.
-        name: film or patient id; '' where there is none.
+        name: film or patient id, or ''.
         reason: why, with the path of the file or the CSV line.
-        split: the split that lacks it; '' where that is not known.
+        split: the split that lacks it, or '' if unknown.
     """
 
     kind: str
@@ -42,17 +42,17 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-    """One line of a source's index: what is known of a film before its pixels are read.
+    """One line of a source's index: the facts of a film known before reading its pixels.
 
     Attributes:
         film_id: unique within the source, made of letters, digits, '.', '_' and '-' only.
-        patient_id: the same for all films of one woman, same alphabet.
-        laterality: 'LEFT' or 'RIGHT'; 'unknown' where the source does not say.
-        view: 'CC' or 'MLO', or another one; 'unknown' where the source does not say.
-        scanner: make of the film digitizer; 'unknown' where the source does not say.
+        patient_id: the same for all films of one patient, same alphabet.
+        laterality: 'LEFT' or 'RIGHT'; 'unknown' if the source does not specify it.
+        view: 'CC' or 'MLO', or another one; 'unknown' if the source does not specify it.
+        scanner: make of the film digitizer; 'unknown' if the source does not specify it.
         num_malignant: malignant lesions marked on the film.
         num_benign: benign lesions marked on the film.
-        density: BI-RADS density of the breast, 1 (fatty) to 4 (dense); -1 where not recorded.
+        density: BI-RADS density of the breast, 1 (fatty) to 4 (dense); -1 if not recorded.
     """
 
     film_id: str
@@ -67,13 +67,13 @@ class Film:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """How a radiologist described a lesion.
+    """A radiologist's description of a lesion.
 
     Attributes:
-        assessment: BI-RADS assessment, 0 to 5; -1 where not recorded.
-        subtlety: 1 (subtle) to 5 (obvious); -1 where not recorded.
-        mass_shape: such as 'IRREGULAR'; several are joined by '-'; '' where there is none.
-        mass_margins: such as 'SPICULATED', likewise.
+        assessment: BI-RADS assessment, 0 to 5; -1 if not recorded.
+        subtlety: 1 (subtle) to 5 (obvious); -1 if not recorded.
+        mass_shape: such as 'IRREGULAR'; several are joined by '-'; '' if not recorded.
+        mass_margins: such as 'SPICULATED', in the same form.
     """
 
     assessment: int = NOT_RECORDED
@@ -85,7 +85,7 @@ class Description:
     def from_text(
         cls, assessment: str, subtlety: str, mass_shape: str, mass_margins: str
     ) -> "Description":
-        """Returns what a source's text files say; what cannot be read counts as not recorded."""
+        """Parses the texts of a source; invalid texts count as not recorded."""
         return cls(
             assessment=grade(assessment, 0, 5),
             subtlety=grade(subtlety, 1, 5),
@@ -95,7 +95,7 @@ class Description:
 
 
 def grade(text: str, lowest: int, highest: int) -> int:
-    """Returns a grade of a scale, -1 where the text is none; spreadsheets write 3 as 3.0, too."""
+    """Returns a grade of a scale, or -1 if invalid; spreadsheets also write 3 as 3.0."""
     match = re.fullmatch(r"([0-9])(\.0*)?", text.strip(), re.ASCII)
     value = int(match[1]) if match else NOT_RECORDED
     return value if lowest <= value <= highest else NOT_RECORDED
@@ -111,10 +111,10 @@ class Lesion:
     """One marked lesion.
 
     Attributes:
-        lesion_type: 'mass' or 'calcification'; 'other' in the user's own films only.
-        malignant: proven by pathology; benign with or without callback is False.
-        mask: bool [height, width], the film's own grid.
-        simulated: True where the lesion was drawn by a simulation and not found in a woman.
+        lesion_type: 'mass' or 'calcification'; 'other' only in the user's own films.
+        malignant: proven by pathology; False for benign with or without callback.
+        mask: bool [height, width], on the film's own grid.
+        simulated: whether the lesion was simulated, as opposed to found in a patient.
         description: how a radiologist described it.
     """
 
@@ -131,11 +131,11 @@ class Mammogram:
 
     Attributes:
         film: its line in the index.
-        image: uint16 [height, width], bright is dense tissue, 0..65535.
-        lesions: every lesion that is marked on any copy of the film.
-        left_out: one line for each marked lesion that could not be used, with the reason. It lies
-            somewhere on the film and may be malignant: where there is one, the film gives no
-            background patch and no benign one.
+        image: uint16 [height, width], 0..65535; bright is dense tissue.
+        lesions: every lesion marked on any copy of the film.
+        left_out: one line for each marked lesion that could not be used, with the reason. Such a
+            lesion may be malignant and anywhere on the film, so the film gives no background or
+            benign patches.
     """
 
     film: Film
@@ -159,7 +159,7 @@ class Source(Protocol):
         """
 
     def skipped(self) -> Sequence[Skipped]:
-        """Returns what the index leaves out."""
+        """Returns the items that the index skips."""
         return ()
 
     def fingerprint(self, film: Film) -> str:

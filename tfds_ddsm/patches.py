@@ -1,10 +1,10 @@
-"""From a film to patches: rescaling, breast mask, patch corners, and the plan over all films.
+"""From films to patches: rescaling, breast mask, patch corners, and the plan for all films.
 
 Pure functions of NumPy arrays. A film is uint16 [height, width], a mask is bool of the same shape,
 a corner is the (row, column) of a patch's upper left pixel.
 
-A window is judged by sums over summed-area tables (Crow, SIGGRAPH 1984), so that every corner that
-obeys the rules is known, and a draw is exact: uniform among them, without replacement, no retries.
+A window is evaluated by sums from summed-area tables (Crow, SIGGRAPH 1984). All valid corners are
+therefore known, and draws are exact: uniform among them, without replacement, without retries.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ MIN_TISSUE_FRACTION = 0.75  # the paper, section 3.1: patches of "more than 75% 
 MIN_LESION_SHARE = 0.9
 
 _THUMBNAIL_HEIGHT = 512
-# Air takes more of a film than this, unless the breast fills two thirds of it.
+# Air covers more of a film than this, unless the breast fills two thirds of it.
 _MIN_AIR_SHARE = 0.35
 
 
 def stable_uniform(text: str) -> float:
-    """Returns a number in [0, 1) that depends on `text` alone, on every machine and for ever."""
+    """Returns a number in [0, 1) that depends only on `text`, on every machine, permanently."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def stable_rng(text: str) -> np.random.Generator:
-    """Returns a random generator whose seed depends on `text` alone."""
+    """Returns a random generator whose seed depends only on `text`."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
 
 
@@ -44,19 +44,20 @@ def split_of(patient_id: str) -> str:
 
 
 def rescale_factor(film_id: str, height: int, width: int, film_size: tuple[int, int]) -> float:
-    """Returns the factor that brings a film near `film_size`, with its aspect ratio kept.
+    """Returns the factor that scales a film to about `film_size` with its aspect ratio preserved.
 
-    The paper's "target range of 1375 x 750" (section 3.1) is read as in the authors' code: uniform
-    between the factor that fits the height and the one that fits the width, fixed by the film's id.
+    The paper's "target range of 1375 x 750" (section 3.1) is interpreted like in the authors' code:
+    uniform between the factor that fits the height and the one that fits the width, by the film's
+    id.
     """
     by_height, by_width = film_size[0] / height, film_size[1] / width
     return by_height + stable_uniform(f"scale {film_id}") * (by_width - by_height)
 
 
 def rescale(image: np.ndarray, factor: float) -> np.ndarray:
-    """Resizes an image by area interpolation; uint16 in, uint16 out, all 65536 levels kept.
+    """Resizes an image by area interpolation; uint16 to uint16, keeping all 65536 levels.
 
-    A bool mask is resized the same way, and a pixel is set where at least half of it was.
+    A bool mask is resized in the same way; a pixel is set if at least half of it was.
     """
     height, width = image.shape
     shape = max(1, round(height * factor)), max(1, round(width * factor))
@@ -66,13 +67,13 @@ def rescale(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def touched(mask: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the pixels of the rescaled film that a mask covers by however little."""
+    """Returns the pixels of the rescaled film that a mask covers at least partly."""
     height, width = mask.shape
     return _rescale_mask(mask, (max(1, round(height * factor)), max(1, round(width * factor))), 0)
 
 
 def _rescale_mask(mask: np.ndarray, shape: tuple[int, int], min_share: float) -> np.ndarray:
-    """Resizes a mask; the work grows with the lesion and not with the film around it."""
+    """Resizes a mask; the cost depends on the size of the lesion, not of the film."""
     rescaled = np.zeros(shape, bool)
     rows = np.flatnonzero(mask.any(axis=1))
     if not rows.size:
@@ -84,17 +85,18 @@ def _rescale_mask(mask: np.ndarray, shape: tuple[int, int], min_share: float) ->
     columns, column_weights = _area_weights(mask.shape[1], shape[1], left, right)
     share = row_weights @ mask[top:bottom, left:right].astype(float)
     share = (column_weights @ share.T).T
-    # A pixel that is covered to exactly one half must not hang on the order of the sums.
+    # For a pixel covered to exactly one half, the result must not depend on the order of sums.
     rescaled[rows, columns] = share > max(min_share - 1e-6, 1e-6)
     return rescaled
 
 
 def _area_weights(old: int, new: int, first: int, past: int) -> tuple[slice, sparse.csr_array]:
-    """Returns the share that the pixels `first` to `past` of `old` have in those of `new`.
+    """Returns the shares of the pixels `first` to `past` of `old` in those of `new`.
 
     Returns:
         The pixels that they touch, and float64 [touched, past - first], sparse: a dense product
-        would wake the threads of the linear algebra, which burn more time in waiting than it takes.
+        would start the threads of the linear algebra library, which spend more time waiting than it
+        takes.
     """
     step = old / new
     touched = slice(int(first / step), min(new, int(past / step) + 1))
@@ -105,9 +107,10 @@ def _area_weights(old: int, new: int, first: int, past: int) -> tuple[slice, spa
 
 
 def breast_mask(image: np.ndarray) -> np.ndarray:
-    """Finds the breast on a film, without labels, tape, film edges and fog along the edges.
+    """Finds the breast on a film, excluding labels, tape, film edges and fog along the edges.
 
-    The chest muscle of an MLO view belongs to the mask: on the film, nothing sharp parts them.
+    The mask includes the pectoral muscle of MLO views, because it has no sharp boundary on the
+    film.
 
     Args:
         image: uint16 [height, width], bright is dense tissue.
@@ -124,7 +127,7 @@ def breast_mask(image: np.ndarray) -> np.ndarray:
 
 
 def _bright_tissue(small: np.ndarray) -> np.ndarray:
-    """Returns what is brighter than the film's own background, without thin or edge parts."""
+    """Returns the parts brighter than the film's background, without thin parts and edges."""
     background, tissue = _levels(small)
     if tissue <= background:
         return np.zeros(small.shape, bool)
@@ -140,17 +143,17 @@ def _bright_tissue(small: np.ndarray) -> np.ndarray:
         _cut_strip(view)
     radius = max(1, round(0.015 * small.shape[0]))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    # Outside of the film counts as dark, so that a strip along the edge is thin, whatever its side.
+    # Outside the film counts as dark, so that a strip along any edge is thin.
     padded = np.pad(bright, 2 * radius).astype(np.uint8)
     opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc)
     return opened[2 * radius : -2 * radius, 2 * radius : -2 * radius].astype(bool)
 
 
 def _without_fog(small: np.ndarray, background: float, cap: float) -> np.ndarray:
-    """Takes away the light that leaked in along the film's edges.
+    """Subtracts the light that leaked in along the film's edges.
 
-    It makes a band that fades inwards and is alike in all rows (columns). The darker rows show it
-    bare. Tissue may fill them all: hence the cap.
+    It forms a band that fades inwards and is similar in all rows (columns). The darker rows show it
+    without tissue. The cap is needed because tissue may cover all rows.
     """
     for axis in (0, 1):
         fog = np.percentile(small, 8, axis=axis, keepdims=True) - background
@@ -174,8 +177,8 @@ def _levels(small: np.ndarray) -> tuple[float, float]:
 def _cut_strip(bright: np.ndarray) -> None:
     """Clears the bright strip along the upper edge of `bright` in place: a white edge of the film.
 
-    A row belongs to it when it is bright above places that are dark a little deeper; above the
-    breast, tissue reaches the edge and is kept.
+    A row belongs to it if it is bright above pixels that are dark a little deeper. Above the
+    breast, tissue extends to the edge and is kept.
     """
     depth = max(2, round(0.04 * bright.shape[0]))
     dark_below = ~bright[depth]
@@ -188,7 +191,7 @@ def _cut_strip(bright: np.ndarray) -> None:
 
 
 def _largest_part(mask: np.ndarray) -> np.ndarray:
-    """Returns the largest connected part of a mask, its holes filled."""
+    """Returns the largest connected part of a mask, with its holes filled."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if len(stats) < 2:
         return np.zeros(mask.shape, bool)
@@ -204,7 +207,7 @@ def window_sums(mask: np.ndarray, patch_size: int) -> np.ndarray:
         patch_size: side of the window in pixels.
 
     Returns:
-        int32 [height - patch_size + 1, width - patch_size + 1], by the window's corner; empty where
+        int32 [height - patch_size + 1, width - patch_size + 1], by the window's corner; empty if
         the film is smaller than the window.
     """
     if min(mask.shape) < patch_size:
@@ -231,8 +234,8 @@ def lesion_patch_corners(
 ) -> np.ndarray:
     """Returns every corner whose patch shows the lesion.
 
-    The patch is more than 75 % breast and holds at least 90 % of the lesion, or the lesion fills at
-    least 90 % of the patch.
+    The patch is more than 75 % breast and contains at least 90 % of the lesion, or the lesion fills
+    at least 90 % of the patch.
 
     Args:
         lesion: bool [height, width].
@@ -273,7 +276,7 @@ def background_patch_corners(
 
 
 def draw_corners(corners: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws `count` different corners uniformly; all of them where there are fewer."""
+    """Draws `count` different corners uniformly, or all if there are fewer."""
     chosen = rng.choice(len(corners), size=min(count, len(corners)), replace=False)
     return corners[np.sort(chosen)]
 
@@ -281,19 +284,19 @@ def draw_corners(corners: np.ndarray, count: int, rng: np.random.Generator) -> n
 def draw_evenly(
     corners: Sequence[np.ndarray], count: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Draws `count` corners, as evenly among the lists as their lengths allow, none twice.
+    """Draws `count` corners as evenly among the lists as their lengths allow, without repetition.
 
     Args:
         corners: for each lesion, its valid corners, int32 [n, 2]; they may overlap.
-        count: corners to draw in all.
-        rng: the source of chance.
+        count: total number of corners to draw.
+        rng: random generator.
 
     Returns:
         For each lesion, the drawn corners, int32 [m, 2].
     """
     drawn = [np.zeros((0, 2), np.int32)] * len(corners)
     taken: set[tuple[int, int]] = set()
-    # From the shortest list on: what it cannot give falls to the longer ones.
+    # In order of length: the missing part of a short list is distributed to the longer ones.
     for done, index in enumerate(sorted(range(len(corners)), key=lambda i: len(corners[i]))):
         free = corners[index]
         if taken:
@@ -304,7 +307,7 @@ def draw_evenly(
 
 
 def share_out(total: int, parts: int) -> list[int]:
-    """Splits `total` into `parts` whole numbers that differ by at most one, the larger ones spread.
+    """Splits `total` into `parts` integers that differ by at most one, the larger ones spread out.
 
     >>> share_out(10, 4)
     [2, 3, 2, 3]
@@ -315,20 +318,21 @@ def share_out(total: int, parts: int) -> list[int]:
 def plan_patches(
     films: Iterable[Film], patches_per_class: int, background_share: float
 ) -> dict[str, tuple[int, int, int]]:
-    """Says how many patches of each kind every film gives, over all splits together.
+    """Returns the number of patches of each kind for every film, over all splits together.
 
-    Malignant patches are shared evenly among the patients who have a malignant lesion, then among a
-    patient's lesions. Of the non-malignant ones, `background_share` is background, shared among all
-    patients, then their films; the rest shows benign lesions, shared like the malignant ones.
+    Malignant patches are divided evenly among the patients with a malignant lesion, then among a
+    patient's lesions. Of the non-malignant ones, `background_share` is background, divided among
+    all patients, then their films; the rest shows benign lesions, divided like the malignant ones.
 
     Args:
         films: the source's index.
-        patches_per_class: malignant patches, and as many non-malignant ones.
-        background_share: of the non-malignant patches, 0..1; 1 where no film has a benign lesion.
+        patches_per_class: number of malignant and of non-malignant patches.
+        background_share: share of the non-malignant patches, 0..1; 1 if no film has a benign
+            lesion.
 
     Returns:
-        For each film_id (malignant, benign, background). The sums are exact, and zero where nothing
-        can give such a patch.
+        For each film_id (malignant, benign, background). The sums are exact, or zero if no film can
+        give such a patch.
     """
     films = sorted(films, key=lambda film: film.film_id)
     has_benign = any(film.num_benign for film in films)
@@ -341,7 +345,7 @@ def plan_patches(
 
 
 def _share_by_patient(films: Sequence[Film], total: int, weights: Sequence[int]) -> list[int]:
-    """Shares `total` among patients with weight, then among the units of their films' weights."""
+    """Divides `total` among patients with weight, then among the units of their films' weights."""
     by_patient: dict[str, list[int]] = {}
     for index, (film, weight) in enumerate(zip(films, weights, strict=True)):
         by_patient.setdefault(film.patient_id, []).extend([index] * weight)

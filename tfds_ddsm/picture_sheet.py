@@ -1,4 +1,4 @@
-"""A sheet of patches with the outlines of their masks, to look at before training."""
+"""A sheet of patches with the outlines of their masks, for inspection before training."""
 
 import io
 import itertools
@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 _PER_ROW = 8
 _ROWS_PER_KIND = 2
-_INCHES = 1.25  # side of a patch with its share of the gaps
+_INCHES = 1.25  # side of a patch, including its part of the gaps
 _GAP_INCHES = 0.07
 _TITLE_INCHES = 0.32
-_MAX_LOOKED_AT = 2000  # of a kind that is rare, fewer patches are shown
+_MAX_LOOKED_AT = 2000  # fewer patches are shown of a rare kind
 _TITLES = {
     "malignant": "malignant",
     "benign": "non-malignant, benign lesion",
@@ -21,7 +21,7 @@ _TITLES = {
 
 
 def choose(examples: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[Mapping]]:
-    """Returns the first patches of every kind; TFDS's own order on disk is random.
+    """Returns the first patches of every kind; TFDS's order on disk is random.
 
     Args:
         examples: decoded records: `image` [p, p, 1], `mask` [p, p, 1], `label`, `lesion_type`.
@@ -43,12 +43,12 @@ def _kind(example: Mapping[str, np.ndarray]) -> str:
 
 
 def draw(chosen: Mapping[str, Sequence[Mapping]], title: str) -> bytes:
-    """Returns a PNG file; grey from the 1st to the 99.9th percentile of each patch."""
+    """Returns a PNG file; the grey-level window is the 1st to 99.9th percentile of each patch."""
     num_rows = {kind: -(-len(found) // _PER_ROW) for kind, found in chosen.items()}
     width = _PER_ROW * _INCHES
     height = _TITLE_INCHES * (1 + len(chosen)) + sum(num_rows.values()) * _INCHES
     figure = Figure(figsize=(width, height))
-    # Places are computed here: matplotlib's own layouts differ from run to run by parts of a pixel.
+    # Positions are computed here, because matplotlib's layouts differ slightly between runs.
     top = height - _TITLE_INCHES
     figure.text(0.5, (top + 0.1) / height, title, fontsize=10, ha="center")
     for kind, found in chosen.items():

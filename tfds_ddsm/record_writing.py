@@ -1,4 +1,4 @@
-"""How TFDS writes this dataset's records: with repeatable bytes, and sorted in little memory."""
+"""Changes how TFDS writes this dataset's records: repeatable bytes, sorting with less memory."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ _SHUFFLE_BUFFER_BYTES = 256 * 2**20
 
 
 class _RepeatableSerializer(example_serializer.ExampleSerializer):
-    """Writes the features of a record in one order.
+    """Writes the features of a record in a fixed order.
 
-    Protocol buffers write a map in an order that changes with the process.
+    Protocol buffers write a map in an order that differs between processes.
     """
 
     def serialize_example(self, example: Any) -> bytes:
@@ -22,14 +22,14 @@ class _RepeatableSerializer(example_serializer.ExampleSerializer):
 
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
-    """Lets a rebuild have the same bytes, whichever process serializes a record.
+    """Makes rebuilds byte-identical, whichever process serializes a record.
 
-    TFDS sorts what a split's records take beyond 256 MiB on disk; its own bound is 1 GB. The order
-    of the records is the same.
+    TFDS sorts the records of a split on disk beyond 256 MiB; its own limit is 1 GB. The order of
+    the records is the same.
     """
     assign = py_utils.temporary_assignment
     with (
-        # The whole class, which Beam's workers import; a method assigned here would stay behind.
+        # The whole class, which Beam's workers import; an assigned method would not be pickled.
         assign(example_serializer, "ExampleSerializer", _RepeatableSerializer),
         assign(shuffle, "MAX_MEM_BUFFER_SIZE", _SHUFFLE_BUFFER_BYTES),
     ):

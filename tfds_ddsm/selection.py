@@ -1,4 +1,4 @@
-"""Which films a dataset is made of, in which split, and what is left out before pixels are read."""
+"""Selection of a dataset's films, their splits, and items skipped before reading pixels."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,19 +10,19 @@ from tfds_ddsm.mammogram import SPLITS, Film, Skipped, Source, StorageError
 
 MAX_SKIPPED_SHARE = 0.05
 
-# Two patients cannot fill three splits by a hash. The malignant lesions are all P_00820's.
+# Two patients cannot fill three splits by a hash. All malignant lesions are P_00820's.
 _SAMPLE_SPLITS = {"P_00820": "train", "P_00173": "validation"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What is built, and what is known to be missing before the first film is read.
+    """The films to build from, and the items known to be missing before reading films.
 
     Attributes:
-        films: by split, those that give patches.
-        plan: by film_id, malignant, benign and background patches.
-        skipped: what the source's index leaves out.
-        allowed_failures: films that may yet turn out to be unreadable; None for any number.
+        films: by split, the films that give patches.
+        plan: by film_id, numbers of malignant, benign and background patches.
+        skipped: items skipped by the source's index.
+        allowed_failures: maximum number of films found unreadable later; None: no limit.
     """
 
     films: Mapping[str, tuple[Film, ...]]
@@ -32,11 +32,11 @@ class Selection:
 
 
 def select(source: Source, config: DdsmPatchesConfig) -> Selection:
-    """Reads the source's index and shares the patches among its films.
+    """Reads the source's index and divides the patches among its films.
 
     Raises:
-        DatasetError: the index cannot be read, or too much is missing and the config does not
-            allow it.
+        DatasetError: the index cannot be read, or too much is missing and the config does not allow
+            it.
     """
     try:
         films = source.index()
@@ -44,7 +44,7 @@ def select(source: Source, config: DdsmPatchesConfig) -> Selection:
     except (ValueError, OSError, StorageError) as error:
         raise DatasetError(str(error)) from error
     num_lost = sum(item.kind in ("film", "CSV row") for item in skipped)
-    # One's own table can be corrected, unlike a public collection: none of its films may be lost.
+    # A user's own table can be corrected, unlike a public collection, so no film may be skipped.
     share = 0 if config.source == "films" else MAX_SKIPPED_SHARE
     allowed = int(share * (len(films) + num_lost)) - num_lost
     if not config.allow_skipped:
@@ -71,8 +71,8 @@ def _check_complete(skipped: Sequence[Skipped], allowed: int, config: DdsmPatche
     missing = [item.reason for item in skipped if item.kind == "CSV file"]
     if missing:
         raise DatasetError(
-            f"{missing[0]}; bring it from TCIA's page of CBIS-DDSM, or set allow_skipped in the "
-            "config to go on without it."
+            f"{missing[0]}; download it from TCIA's page of CBIS-DDSM, or set allow_skipped in the "
+            "config to continue without it."
         )
     if allowed < 0:
         lost = [item for item in skipped if item.kind in ("film", "CSV row")]
@@ -80,23 +80,23 @@ def _check_complete(skipped: Sequence[Skipped], allowed: int, config: DdsmPatche
 
 
 def too_many_skipped(example: str, config: DdsmPatchesConfig) -> DatasetError:
-    """Returns the error of a build that lacks too many films."""
+    """Returns the error of a build with too many missing films."""
     if config.source == "films":
         return DatasetError(
-            f"{example}; cigan-check lists all that cannot be used. Correct it, or "
-            "set allow_skipped in the config to go on without these films."
+            f"{example}; cigan-check lists all items that cannot be used. Correct them, or "
+            "set allow_skipped in the config to continue without these films."
         )
     return DatasetError(
-        f"More than {MAX_SKIPPED_SHARE:.0%} of the films cannot be used, such as {example}; bring "
-        "them again, or set allow_skipped in the config to go on without them."
+        f"More than {MAX_SKIPPED_SHARE:.0%} of the films cannot be used, such as {example}; "
+        "download them again, or set allow_skipped in the config to continue without them."
     )
 
 
 def picture_check(source_name: str) -> Callable[[FilmReport], FilmReport]:
-    """Returns a function to call with the reports of all films in their order.
+    """Returns a function to call with the reports of all films in order.
 
-    Of one's own films it finds the same picture under two patients, who could be in the train and
-    in the test split: it returns a report of an error in place of the later film's.
+    For a user's own films it finds the same image under two patients, who could be in the train and
+    in the test split. It then returns an error report for the later film.
     """
     if source_name != "films":
         return lambda report: report
@@ -108,14 +108,14 @@ def picture_check(source_name: str) -> Callable[[FilmReport], FilmReport]:
         first = films_by_picture.setdefault(report.picture_sha256, report.film)
         if first.patient_id == report.film.patient_id:
             return report
-        error = f"the same picture as {first.film_id} of the patient {first.patient_id}"
+        error = f"the same image as {first.film_id} of the patient {first.patient_id}"
         return FilmReport(report.film, report.planned, error=error)
 
     return checked
 
 
 def _split_of(source: Source, film: Film, config: DdsmPatchesConfig) -> str | None:
-    """Returns the film's split; None for a film that stands in TCIA's train and test lists."""
+    """Returns the film's split, or None for a patient in TCIA's train and test lists."""
     if config.source == "sample":
         return _SAMPLE_SPLITS[film.patient_id]
     if config.source == "films":
@@ -124,11 +124,11 @@ def _split_of(source: Source, film: Film, config: DdsmPatchesConfig) -> str | No
     if not config.official_split:
         return split
     official = source.official_split(film)
-    # TCIA has no validation split: a tenth of its train patients, the same as without TCIA's.
+    # TCIA has no validation split: use a tenth of its train patients, by the same hash.
     return split if (official, split) == ("train", "validation") else official
 
 
 def _patients_in_both(films: Sequence[Film], split_of: Mapping[str, str | None]) -> list[Skipped]:
     patients = sorted({film.patient_id for film in films if split_of[film.film_id] is None})
-    reason = "in a train and in a test file of TCIA's, and so in neither split"
+    reason = "in both a train and a test file of TCIA, and therefore in neither split"
     return [Skipped("patient", patient, reason) for patient in patients]

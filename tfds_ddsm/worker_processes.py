@@ -1,4 +1,4 @@
-"""Worker processes of this machine read films into the cache, ahead of the one that writes."""
+"""Worker processes of this machine that read films into the cache, ahead of the writing process."""
 
 import concurrent.futures
 import contextlib
@@ -23,21 +23,21 @@ from tfds_ddsm.mammogram import Film, Source
 _VARIABLE = "DDSM_PATCHES_WORKERS"
 _MAX_WORKERS = 256
 
-Share = tuple[Film, tuple[int, int, int]]  # a film, and how many patches of each kind it gives
+Share = tuple[Film, tuple[int, int, int]]  # a film, and its number of patches of each kind
 
 _shipped: tuple[FilmCache, Source, DdsmPatchesConfig]  # in a worker process
 
 
 def num_workers() -> int:
-    """Returns how many worker processes the environment asks for; 1 for none besides this one.
+    """Returns the number of worker processes set in the environment; 1: only this process.
 
     Raises:
-        DatasetError: the environment asks for something else.
+        DatasetError: the environment has another value.
     """
     text = os.environ.get(_VARIABLE, "1")
     if not (text.isdecimal() and 1 <= int(text) <= _MAX_WORKERS):
         raise DatasetError(
-            f"{_VARIABLE} must be a whole number from 1 to {_MAX_WORKERS}; received {text!r}."
+            f"{_VARIABLE} must be an integer from 1 to {_MAX_WORKERS}; received {text!r}."
         )
     return int(text)
 
@@ -46,21 +46,21 @@ def num_workers() -> int:
 def started(
     cache: FilmCache, source: Source, config: DdsmPatchesConfig, num_workers: int
 ) -> Iterator[Callable[[Sequence[Share]], Callable[[Film], None]]]:
-    """Starts worker processes, which live until the context ends.
+    """Starts worker processes, which run until the context ends.
 
     Args:
-        cache: where they leave the patches of films.
-        source: its index has been read; each worker receives it once.
+        cache: receives the patches of films.
+        source: a source whose index has been read; each worker receives it once.
         config: patch size, film size and seed.
-        num_workers: processes besides this one.
+        num_workers: processes in addition to this one.
 
     Yields:
-        A function that lets them read films, each with its share of the plan, in their order. It
-        returns a function that waits until a film is in the cache, and raises StorageError as the
-        source does, and DatasetError where a worker ended.
+        A function that makes them read films, each with its share of the plan, in order. It returns
+        a function that waits until a film is in the cache, and raises StorageError like the source,
+        or DatasetError if a worker was killed.
     """
-    # In a file: as an argument, a catalogue of many films would hold this process up until each
-    # worker has imported this package.
+    # Passed in a file: as an argument, a large catalogue would block this process until each worker
+    # has imported this package.
     with tempfile.NamedTemporaryFile(delete=False) as shipped:
         pickle.dump((cache, source, config), shipped)
     executor = concurrent.futures.ProcessPoolExecutor(
@@ -71,7 +71,7 @@ def started(
     )
     with _without_main_module():
         for _ in range(num_workers):
-            executor.submit(os.getpid)  # a worker starts when there is something to do
+            executor.submit(os.getpid)  # a worker starts with its first task
 
     def read_ahead(shares: Sequence[Share]) -> Callable[[Film], None]:
         futures = {film.film_id: executor.submit(_keep, film, counts) for film, counts in shares}
@@ -81,8 +81,8 @@ def started(
                 futures.pop(film.film_id).result()
             except BrokenProcessPool as error:
                 raise DatasetError(
-                    "A worker process was ended, perhaps for want of memory: run the same command "
-                    f"again to go on, perhaps with {_VARIABLE} less than {num_workers}."
+                    "A worker process was killed, perhaps for lack of memory: run the same command "
+                    f"again to resume, perhaps with {_VARIABLE} less than {num_workers}."
                 ) from error
 
         return wait_for
@@ -96,10 +96,10 @@ def started(
 
 @contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
-    """Lets processes start without the imports of the running command.
+    """Makes processes start without the imports of the running command.
 
-    `tfds build` imports TensorFlow and Beam, 0.7 GB and 8 seconds that no worker needs. Scripts
-    without a guard of `__name__` would start themselves again.
+    `tfds build` imports TensorFlow and Beam, 0.7 GB and 8 seconds that workers do not need. Scripts
+    without a guard of `__name__` would run themselves again.
     """
     main_module = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -113,13 +113,13 @@ def _start(shipped_path: str) -> None:
     global _shipped
     with open(shipped_path, "rb") as file:
         _shipped = pickle.load(file)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launching process, too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is also sent to the launching process
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed: it would wait for films for ever."""
+    """Ends a worker whose parent was killed; it would wait for films forever."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 

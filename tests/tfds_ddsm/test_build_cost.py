@@ -57,14 +57,16 @@ def test_a_disk_that_is_too_small_is_refused(
     if fits:
         build_cost.announce(*arguments)
     else:
-        with pytest.raises(DatasetError, match=r"free disk and the build takes .* GB") as raised:
+        with pytest.raises(
+            DatasetError, match=r"free disk space, but the build needs .* GB"
+        ) as raised:
             build_cost.announce(*arguments)
         assert "\n" not in str(raised.value)
-    told = "To read 12,000 films takes one process about 1.7 h, 25 min for 4. The records take "
+    told = "One process needs about 1.7 h to read 12,000 films, 25 min for 4. The records need "
     assert capsys.readouterr().out.startswith(f"{told}20.0 GB of disk")
 
 
 def test_the_room_in_a_bucket_is_not_asked_for(capsys):
     cost = build_cost.Cost(film_seconds=0.5, records_bytes=10**18)
     build_cost.announce(cost, 1, 1, epath.Path("gs://bucket/data"), None)
-    assert "one process about 1 min. The records" in capsys.readouterr().out
+    assert "One process needs about 1 min to read 1 films. The records" in capsys.readouterr().out

@@ -35,8 +35,8 @@ def test_complete_tree(tmp_path):
         "malignant non-malignant benign lesion background",
     ):
         assert part in text
-    assert "left out" not in text
-    assert "refused" not in text
+    assert "skipped" not in text
+    assert "rows cannot be used" not in text
 
 
 def _write_ddsm_case(root):
@@ -66,7 +66,7 @@ def test_ddsm_beside_cbis_ddsm(tmp_path):
     assert "films 3 (scanner: 2 howtek_mgh, 1 unknown) patients 1 lesions 1: 1 malignant" in second
     assert "1 of 3 films cannot be used: " in second
     assert "A_1459_1.RIGHT_MLO.OVERLAY" in second
-    assert "left out" not in second
+    assert "skipped" not in second
 
 
 def test_films_of_ddsm_that_are_named_and_not_there_are_missing(tmp_path):
@@ -74,8 +74,8 @@ def test_films_of_ddsm_that_are_named_and_not_there_are_missing(tmp_path):
     for path in tmp_path.rglob("*.RIGHT_*.LJPEG"):
         path.unlink()
     text, _ = check.describe(str(tmp_path), patches_per_class=100, source="ddsm")
-    assert "2 of 3 films are left out:" in text
-    assert "A-1459-1.ics names the film A_1459_1.RIGHT_CC, no .LJPEG holds it" in text
+    assert "2 of 3 films are skipped:" in text
+    assert "A-1459-1.ics names the film A_1459_1.RIGHT_CC, which has no .LJPEG file" in text
 
 
 def test_archives_are_named_where_no_film_is_found(tmp_path):
@@ -126,12 +126,12 @@ def test_depths_that_are_guessed_and_differ_are_questioned(tmp_path):
         _save_film(tmp_path / name, seed, bits)
     found, has_faults = check.describe(str(tmp_path), patches_per_class=100)
     assert not has_faults
-    assert "2 films of unstated depth:" in found
+    assert "2 films of unknown depth:" in found
     assert "the depths differ" in found
     (tmp_path / "films.csv").write_text(text.replace("P1,normal,", "P1,normal,14") + "14")
     found, _ = check.describe(str(tmp_path), patches_per_class=100)
     assert "depth         14 bits (2 films)" in found
-    assert "unstated" not in found
+    assert "unknown depth" not in found
 
 
 def test_faults_of_own_films_are_listed_and_stop(tmp_path, capsys):
@@ -161,15 +161,15 @@ def test_faults_of_own_films_are_listed_and_stop(tmp_path, capsys):
     for part in (
         "2 lines that cannot be used:\n  films.csv line 5: the film line.png has no patient_id",
         "films.csv line 7: patient_id of the film patients.png is 'P4', and 'P3' in films.csv line",
-        f"1 films that are missing, or whose masks are:\n  {tmp_path}/missing.png is missing",
+        f"1 films whose file or mask is missing:\n  {tmp_path}/missing.png is missing",
         "3 films that cannot be read, or whose lesions do not fit:",
         f"{tmp_path}/damaged.png: ",
-        "line 10: the lesion (rows 10 to 19, columns 500 to 514) does not lie on the film of 60 x",
+        "line 10: the lesion (rows 10 to 19, columns 500 to 514) is not on the film of 60 x",
         "line 11: the mask has 30 x 20 pixels, its film 60 x 40",
-        "1 films with the picture of another patient's film:\n  same.png (P2) and good.png (P1)",
+        "1 films with the image of another patient's film:\n  same.png (P2) and good.png (P1)",
         "1 malignant films without the lesion's place, which give no patch:",
         "films.csv line 12: malignant, and the table does not say where",
-        "A build stops at what cannot be used",
+        "A build stops at lines and films that cannot be used",
     ):
         assert part in text
     argv = ["check", f"--manual_dir={tmp_path}", "--patches_per_class=100"]
@@ -207,10 +207,10 @@ def test_what_is_missing_is_counted_and_the_first_are_named(tmp_path):
     for row in rows:
         shutil.rmtree(tmp_path / "jpeg" / cbis_ddsm_tree.uid(row.film_folder))
     text, _ = check.describe(str(tmp_path), patches_per_class=100)
-    assert "8 bits a pixel" in text
-    assert "5 of 6 films are left out:\n  Calc-Training_P_00001_LEFT_CC: no file" in text
+    assert "8 bits per pixel" in text
+    assert "5 of 6 films are skipped:\n  Calc-Training_P_00001_LEFT_CC: no file" in text
     assert "  and 2 more\n" in text
-    assert "1 CSV rows are refused:" in text
+    assert "1 CSV rows cannot be used:" in text
     assert "mass_case_description_train_set.csv is missing" in text
 
 

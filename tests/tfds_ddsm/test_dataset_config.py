@@ -23,7 +23,7 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
         ("seed", -1, "seed"),
         ("num_patients", 0, "num_patients"),
         ("difficulty", "hard", "difficulty"),
-        ("simulated_lesions", 3, "simulated_lesions is for the source 'sample' alone"),
+        ("simulated_lesions", 3, "simulated_lesions is only for the source 'sample'"),
         ("official_split", 1, "official_split must be true or false; received 1."),
         ("allow_skipped", "yes", "allow_skipped must be true or false; received 'yes'."),
         ("name", "../up", "name must be made of letters"),
@@ -51,5 +51,5 @@ def test_json_is_enough_to_write_a_config():
 
 def test_the_official_split_is_cbis_ddsms():
     assert DdsmPatchesConfig(name="own", official_split=True).official_split
-    with pytest.raises(DatasetError, match="for the source 'cbis_ddsm' alone, not for 'ddsm'"):
+    with pytest.raises(DatasetError, match="only for the source 'cbis_ddsm', not for 'ddsm'"):
         DdsmPatchesConfig(name="own", source="ddsm", official_split=True)

@@ -83,7 +83,7 @@ def test_the_entries_of_a_modality_lut_may_be_said_to_have_12_bits(bits):
 def test_a_modality_lut_of_another_depth_is_refused(descriptor):
     transform = lut(list(range(4096)))
     transform[0].LUTDescriptor = descriptor
-    with pytest.raises(ValueError, match=r"the bits an entry, 8 to 16; received \[4096, 0, "):
+    with pytest.raises(ValueError, match=r"the bits per entry, 8 to 16; received \[4096, 0, "):
         scale_of(ModalityLUTSequence=transform)
 
 
@@ -153,7 +153,7 @@ def test_a_film_that_does_not_fill_its_file_is_scaled_by_the_depth_it_suggests(b
         assert scale.warning is None
     else:
         assert scale.warning == (
-            f"stored values are 0 to {brightest}, the file allows 0 to 65535: taken for a film of "
+            f"stored values are 0 to {brightest}, the file allows 0 to 65535: treated as a film of "
             f"{bits} bits; pass bits=16 or another number if it is not"
         )
     dicom = of_dicom(stored, dicom_films.film(stored))
@@ -181,7 +181,7 @@ def test_the_depth_that_a_file_states_or_the_user_gives_is_taken_without_a_warni
 @pytest.mark.parametrize("bits", [9, 12, 16])
 def test_a_depth_that_the_file_cannot_hold_is_refused(bits):
     stored = dicom_films.tissue(8)
-    message = f"bits must be at most 8, the file's bits a pixel, received {bits}"
+    message = f"bits must be at most 8, the file's bits per pixel, received {bits}"
     with pytest.raises(ValueError, match=message):
         of_picture(stored, bits=bits)
     with pytest.raises(ValueError, match=message):
@@ -230,7 +230,7 @@ def test_few_values_a_little_below_0_are_black(lowest):
     np.testing.assert_array_equal(scale.to_grey(stored), expected)
     assert scale.warning.startswith(
         f"stored values are {lowest} to 4000, those below 0 count as 0, the file allows -32768 to "
-        "32767: taken for a film of 12 bits; pass bits=16"
+        "32767: treated as a film of 12 bits; pass bits=16"
     )
     np.testing.assert_array_equal(of_dicom(stored, film, bits=12).to_grey(stored), expected)
     assert of_dicom(stored, film, bits=16).lowest == -32_768
@@ -245,7 +245,7 @@ def test_values_below_0_that_may_be_no_part_of_the_picture_are_questioned(lowest
     with pytest.raises(
         ValueError,
         match=f"values are {lowest} to 4000, {share}% of them below 0: pass bits=12 if black is 0 "
-        "and they are no part of the picture, bits=16 if black is -32768",
+        "and they are not part of the image, bits=16 if black is -32768",
     ):
         of_dicom(stored, film)
     grey = of_dicom(stored, film, bits=12).to_grey(stored)

@@ -58,7 +58,7 @@ def test_a_worker_that_fails_stops_the_build_and_what_is_finished_stays(tmp_path
     source = FailingSource(4, failing="P_00002_LEFT_CC", is_killed=is_killed)
     cache, shares = FilmCache(tmp_path, {}, ""), shares_of(source)
     error, message = (
-        (DatasetError, "worker process was ended.* run the same command again .* less than 1")
+        (DatasetError, "worker process was killed.* run the same command again .* less than 1")
         if is_killed
         else (StorageError, "Input/output error")
     )

@@ -1,4 +1,4 @@
-"""ddsm_patches: mammogram patches with lesion masks, 16 bits deep, for ciGAN."""
+"""ddsm_patches: 16-bit mammogram patches with lesion masks, for ciGAN."""
 
 import contextlib
 import itertools
@@ -41,9 +41,9 @@ _TABLE_HASH = "films_csv_sha256"
 
 
 def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Source:
-    """Returns the config's source of films; reads nothing yet.
+    """Returns the config's source of films, without reading anything.
 
-    Each source is imported when it is asked for: it brings packages that the others do without.
+    Sources are imported on demand, because each needs packages that the others do not need.
     """
     match config.source:
         case "cbis_ddsm":
@@ -79,22 +79,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "1.3.0": "Reads grey levels of PGM, signed and padded films as their files define them.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    `phantom` needs no data, `sample` only `pip install 'cigan[sample]'` (69 MB). The others read
-    films from manual_dir (`--manual_dir=DIR`), in any arrangement of folders below it.
+    `phantom` needs no data, `sample` only `pip install 'cigan[sample]'` (69 MB). The other configs
+    read films from manual_dir (`--manual_dir=DIR`), in any arrangement of subfolders.
 
     `cbis_ddsm` (164 GB): from https://www.cancerimagingarchive.net/collection/cbis-ddsm/ save the
-    .tcia manifest, open it in the NBIA Data Retriever and let it write into DIR. From the same page
-    put the four CSV files (mass|calc_case_description_train|test_set.csv) into DIR. Convert and
-    rename nothing. Kaggle's JPEG copy (awsaf49/cbis-ddsm-breast-cancer-image-dataset) is read as
-    well; it has 8 bits a pixel.
+    .tcia manifest, open it in the NBIA Data Retriever and download to DIR. From the same page, save
+    the four CSV files (mass|calc_case_description_train|test_set.csv) in DIR. Do not convert or
+    rename anything. Kaggle's JPEG copy (awsaf49/cbis-ddsm-breast-cancer-image-dataset) is supported
+    as well; it has 8 bits per pixel.
 
     `ddsm`: from http://www.eng.usf.edu/cvprg/Mammography/Database.html copy the case folders with
-    their .ics, .OVERLAY and .LJPEG files into DIR. Decompress nothing.
+    their .ics, .OVERLAY and .LJPEG files to DIR. Do not decompress them.
 
     `films`: your own films. Put a table films.csv into DIR, with a line for each lesion; the
     README of ddsm_patches describes its columns and has recipes for public collections.
 
-    Then `cigan-check --manual_dir=DIR` says within minutes what is missing.
+    Then `cigan-check --manual_dir=DIR` lists missing files within minutes.
     """
     BUILDER_CONFIGS: ClassVar = [
         DdsmPatchesConfig(name="cbis_ddsm", description="All films of CBIS-DDSM."),
@@ -165,12 +165,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return ["none", *LESION_TYPES, *own]
 
     def download_and_prepare(self, *, download_config=None, file_format=None, **kwargs) -> None:
-        """As in TFDS, one process at a time.
+        """Like TFDS, but one process at a time.
 
         Raises:
-            DatasetError: another recipe was built under the same name, the records would be in a
-                format that training does not read, or the films lie in a bucket that cannot be read
-                or cannot be used.
+            DatasetError: a dataset with another recipe was built under the same name, the file
+                format is not supported by training, or the films are in an unreadable bucket or
+                cannot be used.
         """
         download_config = download_config or tfds.download.DownloadConfig()
         _check_location(download_config.manual_dir, "manual_dir")
@@ -182,7 +182,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             super().download_and_prepare(**kwargs)  # reads no films
             return
         with build_lock.sole_build(self.data_path.parent) as is_sole:
-            if self.is_prepared() and not overwrite:  # by the process that held the lock
+            if self.is_prepared() and not overwrite:  # built by the process that held the lock
                 self._check_recipe(download_config)
                 self.info.read_from_directory(self.data_path)
                 return
@@ -197,32 +197,32 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         received = tfds.core.FileFormat.from_value(file_format)
         if received != tfds.core.FileFormat.TFRECORD:
             raise DatasetError(
-                f"file_format must be tfrecord, the one that training reads; received "
+                f"file_format must be tfrecord, the only format that training reads; received "
                 f"{received.value}."
             )
 
     def _recipe(self, download_config: tfds.download.DownloadConfig) -> dict[str, Any]:
-        """Returns what decides the records; a trial build is told from a whole one by its cap."""
+        """Returns the facts that determine the records; the cap distinguishes trial builds."""
         cap = download_config.max_examples_per_split
         capped = {} if cap is None else {"max_examples_per_split": cap}
         return self.builder_config.recipe() | capped
 
     def _check_recipe(self, download_config: tfds.download.DownloadConfig) -> None:
-        # Not from self.info: there, the metadata of this config hide those on disk.
+        # Not from self.info, where the metadata of this config hide those on disk.
         metadata = json.loads((self.data_path / "metadata.json").read_text())
-        defaults = DdsmPatchesConfig(name="defaults").recipe()  # of fields that are newer
+        defaults = DdsmPatchesConfig(name="defaults").recipe()  # for fields added later
         built, wanted = defaults | metadata["recipe"], self._recipe(download_config)
         cap = built.get("max_examples_per_split")
         if cap is not None and cap != wanted.get("max_examples_per_split"):
             raise DatasetError(
                 f"{self.data_dir} was built with at most {cap} examples per split: pass "
-                "--overwrite to build it anew."
+                "--overwrite to build it again."
             )
         changed = [name for name in wanted if built.get(name) != wanted[name]]
         if changed:
             raise DatasetError(
-                f"{self.data_dir} was built with another {', '.join(changed)}: give the config "
-                "another name, or pass --overwrite."
+                f"{self.data_dir} was built with another {', '.join(changed)}: use another name in "
+                "the config, or pass --overwrite."
             )
         if self.builder_config.source == "films":
             self._check_table(built, download_config.manual_dir)
@@ -230,31 +230,31 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _check_table(self, built: Mapping[str, Any], given: epath.PathLike | None) -> None:
         manual_dir = epath.Path(given or self.data_dir_root / "downloads" / "manual")
         table = manual_dir / TABLE_NAME
-        if not given and not table.exists():  # a dataset can be used where its films are not
+        if not given and not table.exists():  # a dataset can be used without its films
             return
         if built.get(_TABLE_HASH) != _table_hash(open_source(self.builder_config, manual_dir)):
             raise DatasetError(
-                f"{table} has changed since this dataset was built; pass --overwrite, or give the "
-                "config another name."
+                f"{table} has changed since this dataset was built; pass --overwrite, or use "
+                "another name in the config."
             )
 
     def _remove_leftovers(self, is_sole: bool) -> None:
-        """Deletes the films that were kept, and what killed builds left; the dataset is whole."""
+        """Deletes kept films and the remains of killed builds, after the dataset is complete."""
         if self._cache:
             self._cache.remove()
         if is_sole:
-            # Not by a pattern: epath's read the brackets of a folder's name, too.
+            # Not by a pattern, because epath treats brackets in a folder's name as a pattern.
             for path in self.data_path.parent.iterdir():
                 if path.name.startswith(("incomplete.", film_cache.FOLDER_PREFIX)):
                     path.rmtree()
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
-        """Builds the splits, then describes them in files beside the records."""
+        """Builds the splits, then writes files that describe them."""
         self._download_config = download_config
         self._reports: dict[str, list[FilmReport]] = {}
         self._checked = selection.picture_check(self.builder_config.source)
         self._beam_films = None
-        self._wait_for: Callable[[Film], None] = lambda film: None  # while this process reads
+        self._wait_for: Callable[[Film], None] = lambda film: None  # for reading in this process
         self.info.metadata["recipe"] = self._recipe(download_config)
         with record_writing.repeatable(), contextlib.ExitStack() as self._until_written:
             super()._download_and_prepare(dl_manager, download_config)
@@ -275,7 +275,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return self._beam_examples(source)
         num_workers = worker_processes.num_workers()
         if manual_dir or num_workers > 1:
-            # Films that another version has read follow other rules, or lack features.
+            # Films read by another version follow other rules, or lack features.
             rules = {"version": str(self.version), "features": sorted(self.info.features)}
             recipe = config.recipe() | rules
             self._cache = FilmCache(self.data_path.parent, recipe, str(manual_dir))
@@ -292,14 +292,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split, source) for split in self._selection.films}
 
     def _shares(self) -> list[worker_processes.Share]:
-        """Returns all films with the malignant, benign and background patches to draw of each."""
+        """Returns all films with their numbers of malignant, benign and background patches."""
         films = itertools.chain(*self._selection.films.values())
         return [(film, self._selection.plan[film.film_id]) for film in films]
 
     def _beam_examples(self, source: Source) -> dict[str, Any]:
-        """Returns a transform for each split: Beam's workers read the films and write the records.
+        """Returns a transform for each split; Beam's workers read the films and write the records.
 
-        Beam is imported here: it takes seconds that other builds do without.
+        Beam is imported here, because it takes seconds that other builds do not need.
         """
         from tfds_ddsm import beam_films
 
@@ -311,7 +311,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {split: self._beam_films.examples(split) for split in self._selection.films}
 
     def _take_reports(self) -> None:
-        """Checks what Beam's workers report as `_generate_examples` does while it reads."""
+        """Checks the reports of Beam's workers like `_generate_examples` does while reading."""
         for split, reports in self._beam_films.take_reports().items():
             self._reports[split] = []
             for report in reports:
@@ -320,7 +320,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             self._check_any_patch(split)
 
     def _announce(self, source: Source, num_workers: int) -> None:
-        """Says what the build takes; raises DatasetError where the disk is too small."""
+        """Prints the cost of the build; raises DatasetError if the disk is too small."""
         shares = self._shares()
         if len(shares) < build_cost.MIN_FILMS:
             return
@@ -366,7 +366,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise DatasetError(str(error)) from error
 
     def _check_failures(self) -> None:
-        """Raises DatasetError where one film too many could not be read, over all splits."""
+        """Raises DatasetError if too many films could not be read, over all splits."""
         failed = [r for reports in self._reports.values() for r in reports if r.error]
         allowed = self._selection.allowed_failures
         if allowed is not None and len(failed) > allowed:
@@ -418,7 +418,7 @@ def _table_hash(source: Source) -> str:
 def _manual_dir(
     config: DdsmPatchesConfig, dl_manager: tfds.download.DownloadManager
 ) -> epath.Path | None:
-    """Returns the folder with the downloaded films; None for sources that need none."""
+    """Returns the folder with the downloaded films, or None for sources without one."""
     if config.source not in _SOURCES_ON_DISK:
         return None
     try:
@@ -427,6 +427,6 @@ def _manual_dir(
         folder = str(error).partition(" does not exist")[0]
         raise DatasetError(
             f"{folder} is missing or empty: the config {config.name!r} reads its films from there. "
-            "Download them as the README of ddsm_patches says and pass --manual_dir=DIR, or build "
-            "'sample' or 'phantom', which need no download."
+            "Download them as described in the README of ddsm_patches and pass --manual_dir=DIR, "
+            "or build 'sample' or 'phantom', which need no download."
         ) from None

@@ -1,4 +1,4 @@
-"""`tfds build ddsm_patches/phantom`, typed in the folder tfds_ddsm, looks for this very file."""
+"""`tfds build ddsm_patches/phantom` looks for this file when run in the folder tfds_ddsm."""
 
 from typing import ClassVar
 

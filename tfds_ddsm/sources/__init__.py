@@ -1,1 +1,1 @@
-"""One module for each public form of the data, with its parsers."""
+"""One module for each public form of the data, and its parsers."""

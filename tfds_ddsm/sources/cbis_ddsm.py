@@ -1,4 +1,4 @@
-"""CBIS-DDSM as TCIA and Kaggle serve it: films as DICOM or JPEG, lesions as masks beside crops.
+"""CBIS-DDSM from TCIA or Kaggle: films as DICOM or JPEG, lesions as masks with crops.
 
 Data: Lee et al., "A curated mammography data set for use in computer-aided detection and diagnosis
 research", Scientific Data 4, 2017; doi 10.7937/K9/TCIA.2016.7O02S9CY.
@@ -26,27 +26,27 @@ from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex, LesionFiles, build_
 from tfds_ddsm.sources.image_file import FilmPixels, read_film, read_pixels
 from tfds_ddsm.sources.lesion_mask import UnusableMaskError
 
-# A mask on another grid than its film was drawn on a scan of another pitch: 4386 / 5041 = 0.870 =
+# A mask on another grid than its film was drawn on a scan with another pitch: 4386 / 5041 = 0.870 =
 # 43.5 um / 50 um. The digitizers' pitches of 42, 43.5 and 50 um give factors of 0.84 to 1.19.
 _MIN_MASK_SCALE, _MAX_MASK_SCALE = 0.8, 1.25
-# Sizes rounded to whole pixels miss their common factor by less than this at the film's edge.
+# Rounding of sizes to whole pixels changes their ratio by less than this at the film's edge.
 _MASK_TOLERANCE_PIXELS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class CbisDdsmSource(Source):
-    """The films of CBIS-DDSM with every lesion that the four CSV files list.
+    """The films of CBIS-DDSM with every lesion in the four CSV files.
 
     Attributes:
-        manual_dir: folder with the image tree and the CSV files, anywhere below it.
+        manual_dir: folder with the image tree and the CSV files, at any depth.
     """
 
     manual_dir: str | os.PathLike
 
-    # Kept in the instance, and so pickled with it: Beam workers need not walk the tree again.
+    # Cached in the instance and pickled with it, so that Beam workers need not walk the tree again.
     @functools.cached_property
     def catalogue(self) -> CbisDdsmIndex:
-        """What was found, what is missing, and which files belong to which film.
+        """Returns available and missing items, and the files of each film.
 
         Raises:
             ValueError: no CSV file or none of the films was found, or a CSV file cannot be read.
@@ -60,21 +60,21 @@ class CbisDdsmSource(Source):
     def index(self) -> Sequence[Film]:
         """Returns every complete film, sorted by film_id, without reading pixels.
 
-        A film whose files are missing is in `catalogue.left_out` instead.
+        Films with missing files are in `catalogue.left_out` instead.
 
         Raises:
-            ValueError: as `catalogue`.
+            ValueError: see `catalogue`.
         """
         return [files.film for files in self.catalogue.films.values()]
 
     def skipped(self) -> Sequence[Skipped]:
-        """Returns what the CSV files name and the folder lacks, and the other way round."""
+        """Returns items of the CSV files without files, and files without CSV rows."""
         catalogue = self.catalogue
         skipped = [
             Skipped(
                 "CSV file",
                 "",
-                f"{name} is missing: the lesions it lists could pass for healthy tissue",
+                f"{name} is missing: its lesions could be treated as healthy tissue",
             )
             for name in catalogue.missing_csv_names
         ]
@@ -82,7 +82,7 @@ class CbisDdsmSource(Source):
             Skipped("film", film.film_id, f"{film.path}: {film.reason}")
             for film in catalogue.left_out
         ]
-        # A row that names its film leaves out the film, or one of its lesions: `read` says so.
+        # A row that names its film makes `read` skip one of its lesions, or the film.
         skipped += [
             Skipped("CSV row", "", f"{row.where}: {row.reason}")
             for row in catalogue.rejected_rows
@@ -103,8 +103,7 @@ class CbisDdsmSource(Source):
     def official_split(self, film: Film) -> str | None:
         """Returns TCIA's split of a film's patient, 'train' or 'test'.
 
-        None for the 31 patients whom TCIA lists in a train file of one lesion type and in a test
-        file of the other.
+        None for the 31 patients in a train file of one lesion type and a test file of the other.
         """
         splits = self.catalogue.official_splits[film.patient_id]
         return next(iter(splits)) if len(splits) == 1 else None
@@ -113,11 +112,11 @@ class CbisDdsmSource(Source):
         """Returns the film's pixels and the lesions of all its copies.
 
         8-bit films are scaled by 257 to 0..65535. A lesion whose mask does not fit the film or is
-        empty stands in `left_out`; no background should be drawn from such a film.
+        empty is in `left_out`; do not draw background from such a film.
 
         Raises:
             UnreadableFilmError: a file is damaged, or none of a lesion's files is a mask.
-            ValueError: the film is not one of this source's.
+            ValueError: the film does not belong to this source.
         """
         files = self.catalogue.films.get(film.film_id)
         if files is None:
@@ -150,7 +149,7 @@ class CbisDdsmSource(Source):
                 errors.append(error)
         path = _pick_mask(candidates, film_shape)
         if errors and (path is None or candidates[path].shape != film_shape):
-            raise errors[0]  # the damaged file may be the mask, so that the other is the crop
+            raise errors[0]  # the damaged file may be the mask, and the other one the crop
         if path is None:
             folder = self._root / lesion.paths[0]
             raise UnreadableFilmError(f"{folder.parent}: no file here is the mask of {lesion.name}")
@@ -164,7 +163,7 @@ def _grey(film: FilmPixels, path: str) -> np.ndarray:
     if film.scale.bits == 8:
         logging.log_first_n(
             logging.WARNING,
-            "%s and perhaps others have 8 bits a pixel, where TCIA's films have 16: scaled by 257.",
+            "%s and perhaps others have 8 bits per pixel, but TCIA's films have 16: scaled by 257.",
             1,
             path,
         )
@@ -174,10 +173,10 @@ def _grey(film: FilmPixels, path: str) -> np.ndarray:
 
 
 def _pick_mask(candidates: dict[str, np.ndarray], film_shape: tuple[int, int]) -> str | None:
-    """Returns the path of the mask, told from the crop by its pixels, or None.
+    """Returns the path of the mask, distinguished from the crop by its pixels, or None.
 
-    The mask has two values and covers the film, the crop is a grey picture of a part of it. Neither
-    the columns of the CSV files nor the order of the files tell: each is wrong for many lesions.
+    The mask has two values and covers the film; the crop is a grey image of a part of it. The
+    columns of the CSV files and the order of the files are wrong for many lesions.
     """
     masks = [p for p, pixels in candidates.items() if _has_two_values(pixels)]
     if not masks:
@@ -189,12 +188,12 @@ def _has_two_values(pixels: np.ndarray) -> bool:
     low, high = pixels.min(), pixels.max()
     if np.all((pixels == low) | (pixels == high)):
         return True
-    # JPEG blurs the outline of a mask, and little else.
+    # JPEG blurs only the outline of a mask.
     return pixels.dtype == np.uint8 and np.mean((pixels >= 64) & (pixels < 192)) < 0.02
 
 
 def _fits(shape: tuple[int, int], film_shape: tuple[int, int]) -> bool:
-    """Says whether one factor, within the range of the digitizers, brings `shape` to the film's."""
+    """Returns whether a factor within the digitizers' range scales `shape` to the film's shape."""
     scale = film_shape[0] / shape[0]
     return (
         _MIN_MASK_SCALE <= scale <= _MAX_MASK_SCALE
@@ -203,10 +202,10 @@ def _fits(shape: tuple[int, int], film_shape: tuple[int, int]) -> bool:
 
 
 def _on_film_grid(mask: np.ndarray, film_shape: tuple[int, int]) -> np.ndarray:
-    """Resizes a mask to the film's shape, by the nearest pixel.
+    """Resizes a mask to the film's shape, by nearest neighbours.
 
     Raises:
-        UnusableMaskError: the aspect ratios differ, so that the mask is of another part or film.
+        UnusableMaskError: the aspect ratios differ, so the mask is of another part or film.
     """
     if mask.shape == film_shape:
         return mask

@@ -1,6 +1,6 @@
-"""Finds the films of CBIS-DDSM on disk, whatever tool brought them, without reading pixels.
+"""Finds the films of CBIS-DDSM on disk, from any download tool, without reading pixels.
 
-TCIA serves three shapes of one tree and Kaggle a fourth:
+TCIA provides three forms of one tree, and Kaggle a fourth:
 
     classic       Mass-Test_P_00016_LEFT_CC/<study UID>/<series UID>/1-1.dcm
     descriptive   Mass-Test_P_00016_LEFT_CC/10-04-2016-DDSM-09887/1.000000-full mammogram.../1-1.dcm
@@ -8,7 +8,7 @@ TCIA serves three shapes of one tree and Kaggle a fourth:
     JPEG copy     jpeg/<series UID>/1-249.jpg
 
 A file belongs to the outermost folder above it that the CSV files name, as first folder or as
-series UID. The file's own name tells nothing: tools count from 0 or 1, in one to six digits.
+series UID. File names are not used: tools count from 0 or 1, with one to six digits.
 """
 
 import collections
@@ -32,13 +32,13 @@ _Files = Mapping[str, Sequence[str]]
 
 @dataclasses.dataclass(frozen=True)
 class LesionFiles:
-    """One marked lesion and the files of its crop and its mask, which only their pixels tell apart.
+    """One marked lesion and its files, crop and mask, which only their pixels distinguish.
 
     Attributes:
         name: such as 'P_00016_LEFT_CC mass 1', for messages.
         lesion_type: 'mass' or 'calcification'.
         malignant: proven by pathology.
-        paths: files below the root, crop and mask in no order that can be trusted.
+        paths: files relative to the root, crop and mask in unreliable order.
         description: how the radiologist described the lesion.
     """
 
@@ -55,9 +55,9 @@ class FilmFiles:
 
     Attributes:
         film: the film's line in the index.
-        path: file of its pixels, below the root.
-        lesions: every lesion that can be used, from all copies of the film.
-        left_out: one line for each row of the film that was rejected.
+        path: file of its pixels, relative to the root.
+        lesions: every usable lesion, from all copies of the film.
+        left_out: one line for each rejected row of the film.
     """
 
     film: Film
@@ -68,12 +68,12 @@ class FilmFiles:
 
 @dataclasses.dataclass(frozen=True)
 class LeftOutFilm:
-    """A film that the CSV files list and the index does not.
+    """A film in the CSV files that is not in the index.
 
     Attributes:
-        film_id: its name had it been found.
-        path: the folder that is missing or incomplete, or CSV file and line.
-        reason: what is wrong with it.
+        film_id: the id it would have in the index.
+        path: the missing or incomplete folder, or the CSV file and line.
+        reason: why it is not in the index.
     """
 
     film_id: str
@@ -83,7 +83,7 @@ class LeftOutFilm:
 
 @dataclasses.dataclass(frozen=True)
 class CbisDdsmIndex:
-    """All that is known of the data before pixels are read.
+    """All facts of the data known before reading pixels.
 
     Attributes:
         films: by film_id, sorted.
@@ -91,9 +91,9 @@ class CbisDdsmIndex:
         rejected_rows: CSV rows that cannot be used.
         csv_paths: the CSV files that were read.
         missing_csv_names: those of the four that were not found.
-        num_files_by_layout: image files that belong to a film, by the shape of their tree.
-        num_unknown_files: image files in folders that no CSV row names.
-        official_splits: by patient_id, the splits of TCIA's files in which the patient stands.
+        num_files_by_layout: image files of films, by the layout of their tree.
+        num_unknown_files: image files in folders without a CSV row.
+        official_splits: by patient_id, the splits of TCIA's files that list the patient.
     """
 
     films: Mapping[str, FilmFiles]
@@ -115,8 +115,8 @@ def build_index(root: epath.Path) -> CbisDdsmIndex:
     csv_paths, image_paths, counts = _find_files(root)
     if not csv_paths:
         raise ValueError(
-            f"{root}: none of {', '.join(CSV_NAMES)} is here or below{folders.advice(counts)}; "
-            "download them from TCIA's page of CBIS-DDSM."
+            f"{root}: none of {', '.join(CSV_NAMES)} is here or in a "
+            f"subfolder{folders.advice(counts)}; download them from TCIA's page of CBIS-DDSM."
         )
     rows, rejected = _read_all_rows(root, csv_paths)
     known = {name for row in rows for name in (row.film_folder, row.film_series)}
@@ -145,9 +145,9 @@ def build_index(root: epath.Path) -> CbisDdsmIndex:
 
 
 def _find_files(root: epath.Path) -> tuple[dict[str, str], list[str], collections.Counter]:
-    """Returns the CSV files by name, all image files, sorted, and how many files of each kind.
+    """Returns the CSV files by name, all image files, sorted, and the number of files by kind.
 
-    Paths are below `root`.
+    Paths are relative to `root`.
     """
     csv_paths, image_paths, counts = {}, [], collections.Counter()
     for folder, file_names in folders.walk(root):
@@ -164,20 +164,18 @@ def _find_files(root: epath.Path) -> tuple[dict[str, str], list[str], collection
 
 
 def _only_version(root: epath.Path, paths: Sequence[str]) -> str:
-    """Returns the first of several copies of one CSV file if they are alike."""
+    """Returns the first of several copies of one CSV file if they are identical."""
     first = sorted(paths)[0]
     for path in paths:
         if path != first and (root / path).read_bytes() != (root / first).read_bytes():
-            raise ValueError(
-                f"{root}: {first} and {path} differ; keep the one that came from TCIA."
-            )
+            raise ValueError(f"{root}: {first} and {path} differ; keep the original from TCIA.")
     return first
 
 
 def _read_all_rows(
     root: epath.Path, csv_paths: Mapping[str, str]
 ) -> tuple[list[Row], list[RejectedRow]]:
-    """Returns the rows of all files, in which no lesion stands twice, and the rejected ones."""
+    """Returns the rows of all files, without repeated lesions, and the rejected rows."""
     rows, rejected = {}, []
     for path in csv_paths.values():
         good, bad = cbis_ddsm_rows.read_rows(root / path)
@@ -190,7 +188,7 @@ def _read_all_rows(
 
 
 def _repeated(row: Row, first: Row) -> RejectedRow:
-    """Says that a row repeats another; its film loses a lesion only where the two disagree."""
+    """Reports a repeated row; its film loses a lesion only if the two rows disagree."""
     same = (row.malignant, row.lesion_folder) == (first.malignant, first.lesion_folder)
     verb, film_id = ("repeats", "") if same else ("contradicts", row.film_id)
     return RejectedRow(row.where, f"{verb} {first.where}", film_id)
@@ -199,7 +197,7 @@ def _repeated(row: Row, first: Row) -> RejectedRow:
 def _files_by_folder(
     paths: Iterable[str], known: set[str]
 ) -> tuple[dict[str, list[str]], collections.Counter]:
-    """Returns image files by the folder that the CSV files name, and their number by layout."""
+    """Returns image files by the folder in the CSV files, and their number by layout."""
     files, layouts = collections.defaultdict(list), collections.Counter()
     for path in paths:
         parts = path.split("/")
@@ -208,13 +206,13 @@ def _files_by_folder(
             files[key].append(path)
             layouts[_layout(parts)] += 1
     for key, found in files.items():
-        # Where both lie in one folder, DICOM has 16 bits and the JPEG copy 8.
+        # If both are in one folder, prefer DICOM with 16 bits to the JPEG copy with 8.
         files[key] = [p for p in found if not _is_jpeg(p)] or found
     return dict(files), layouts
 
 
 def _layout(parts: Sequence[str]) -> str:
-    """Names the shape of a tree from the folders above one of its files."""
+    """Returns the layout of a tree from the folders above one of its files."""
     if _is_jpeg(parts[-1]):
         return "JPEG copy"
     if not _UID.fullmatch(parts[-2]):
@@ -229,10 +227,10 @@ def _is_jpeg(path: str) -> bool:
 def _assemble(
     rows: Iterable[Row], rejected: Iterable[RejectedRow], files: _Files
 ) -> tuple[dict[str, FilmFiles], list[LeftOutFilm]]:
-    """Joins all rows of a film, both copies where it has two, with their files.
+    """Joins all rows of a film, of both copies if it has two, with their files.
 
-    A film is complete when one copy's pixels and the files of every lesion of every copy are there:
-    a lesion that is known but not outlined could pass for healthy tissue.
+    A film is complete if one copy's pixels and the files of every lesion of every copy exist. A
+    known lesion without an outline could be treated as healthy tissue.
     """
     rows_by_film, rejected_by_film = collections.defaultdict(list), collections.defaultdict(list)
     for row in rows:
@@ -292,20 +290,18 @@ def _film_files(
 
 
 def _lookup(files: _Files, first_folder: str, series_uids: Iterable[str]) -> Sequence[str]:
-    """Returns the files of a first folder, or else those of the series."""
+    """Returns the files of a first folder, or otherwise those of the series."""
     return files.get(first_folder) or [p for uid in series_uids for p in files.get(uid, ())]
 
 
 def _what_is_here(
     image_paths: Sequence[str], counts: Mapping[str, int], layouts: Mapping[str, int]
 ) -> str:
-    """Says why the files that are here may belong to no film."""
+    """Explains why the existing files may not belong to any film."""
     if layouts:
         return ""
     if image_paths:
-        return (
-            f"; one lies at {image_paths[0]}, and no folder above it is one that the CSV files name"
-        )
+        return f"; one is {image_paths[0]}, but no folder above it is in the CSV files"
     return folders.advice(counts)
 
 

@@ -1,8 +1,8 @@
 """The four CSV files of CBIS-DDSM: one row for each marked lesion.
 
-The files carry line ends inside quoted cells, two spellings of one column and, where a spreadsheet
-has saved them again, other separators, line ends and byte order marks. Nothing in a row is used to
-open a file: the folder names are looked up among the folders that were found on disk.
+The files contain line ends inside quoted cells, two spellings of one column and, if saved by a
+spreadsheet, other separators, line ends and byte order marks. No text of a row is used to open a
+file: folder names are looked up among the folders found on disk.
 """
 
 import csv
@@ -31,7 +31,7 @@ _COLUMNS = (
     "cropped image file path",
     "roi mask file path",
 )
-# Files without these are read too; the calcification files have no shape and no margins.
+# These may be missing; the calcification files have no shape and no margins.
 _DESCRIPTION_COLUMNS = ("assessment", "subtlety", "mass shape", "mass margins")
 _TABLES = ("Mass-Training", "Mass-Test", "Calc-Training", "Calc-Test")
 _IS_MALIGNANT = {"MALIGNANT": True, "BENIGN": False, "BENIGN_WITHOUT_CALLBACK": False}
@@ -46,19 +46,19 @@ class Row:
 
     Attributes:
         where: CSV file and line, for messages.
-        official_split: 'train' or 'test', the CSV file that lists it.
+        official_split: 'train' or 'test', from the name of the CSV file.
         patient_id: such as 'P_00016'.
         laterality: 'LEFT' or 'RIGHT'.
         view: 'CC' or 'MLO'.
         lesion_type: 'mass' or 'calcification'.
         abnormality_id: number of the lesion on this copy of the film; not always from 1.
-        malignant: proven by pathology; benign with or without callback is False.
-        density: BI-RADS density of the breast, 1 to 4; -1 where the file does not say.
+        malignant: proven by pathology; False for benign with or without callback.
+        density: BI-RADS density of the breast, 1 to 4; -1 if not recorded.
         description: how the radiologist described the lesion.
         film_folder: first folder of the film's path, such as 'Mass-Test_P_00016_LEFT_CC'.
-        film_series: series UID of the film, the name of the folder that holds the file.
+        film_series: series UID of the film, the name of the folder with the file.
         lesion_folder: first folder of the lesion's crop and mask, the film's plus '_1'.
-        lesion_series: series UIDs of crop and mask, one or two, in no order that can be trusted.
+        lesion_series: series UIDs of crop and mask, one or two, in unreliable order.
     """
 
     where: str
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def film_id(self) -> str:
-        """The same for both copies of a film that a mass and a calcification file list."""
+        """The same for both copies of a film in a mass and a calcification file."""
         return f"{self.patient_id}_{self.laterality}_{self.view}"
 
 
@@ -88,8 +88,8 @@ class RejectedRow:
 
     Attributes:
         where: CSV file and line.
-        reason: what is wrong with it.
-        film_id: the film that carries the lesion; empty where the row does not tell.
+        reason: why it cannot be used.
+        film_id: the film with the lesion; empty if the row does not name it.
     """
 
     where: str
@@ -98,14 +98,14 @@ class RejectedRow:
 
 
 class _BadCellError(Exception):
-    """A cell breaks its rule; the message says which and how."""
+    """A cell is invalid; the message names the cell and the rule."""
 
 
 def read_rows(path: epath.Path) -> tuple[list[Row], list[RejectedRow]]:
     """Reads one of the four files.
 
     Args:
-        path: the file; its name, one of `CSV_NAMES`, tells the official split.
+        path: the file; its name, one of `CSV_NAMES`, gives the official split.
 
     Returns:
         The usable rows and the others, both in the order of the file.
@@ -126,7 +126,7 @@ def read_rows(path: epath.Path) -> tuple[list[Row], list[RejectedRow]]:
             line, next_line = next_line, reader.line_num + 1
             cells = [cell.strip() for cell in cells]
             if not any(cells):
-                continue  # spreadsheets leave lines of bare separators at the end
+                continue  # spreadsheets append lines of separators
             if header is None:
                 header = _check_header(path, cells)
                 continue
@@ -139,7 +139,7 @@ def read_rows(path: epath.Path) -> tuple[list[Row], list[RejectedRow]]:
             f"{path} line {next_line}: not a well-formed CSV file: {error}."
         ) from error
     if header is None:
-        raise ValueError(f"{path}: the file is empty; bring it again from TCIA.")
+        raise ValueError(f"{path}: the file is empty; download it again from TCIA.")
     return rows, rejected
 
 
@@ -153,7 +153,7 @@ def _decode(path: epath.Path) -> str:
 
 
 def _check_header(path: epath.Path, cells: list[str]) -> list[str]:
-    """Returns the column names; the mass files write `breast_density`, the others a blank."""
+    """Returns the column names; the mass files write `breast_density`, the others with a space."""
     header = [cell.lower().replace("_", " ") for cell in cells]
     missing = [column for column in _COLUMNS if column not in header]
     if missing:
@@ -176,7 +176,7 @@ def _parse(cells: dict[str, str], where: str, official_split: str) -> Row | Reje
         crop_folder, crop_series = _folders(cells, "cropped image file path", lesion_id)
         mask_folder, mask_series = _folders(cells, "roi mask file path", lesion_id)
         if crop_folder != mask_folder:
-            raise _BadCellError(f"crop and mask lie in {crop_folder} and {mask_folder}")
+            raise _BadCellError(f"crop and mask are in {crop_folder} and {mask_folder}")
     except _BadCellError as error:
         return RejectedRow(where, str(error), film_id)
     return Row(
@@ -216,8 +216,8 @@ def _one_of(cells: dict[str, str], column: str, choices: tuple[str, ...]) -> str
 def _folders(cells: dict[str, str], column: str, subject: str) -> tuple[str, str]:
     """Returns first folder and series UID of `<first folder>/<study UID>/<series UID>/<file>`.
 
-    The first folder names patient, side, view and lesion once more: a file in which a spreadsheet
-    has sorted some columns without the others would give films the labels of other films.
+    The first folder repeats patient, side, view and lesion. This detects files in which a
+    spreadsheet has sorted only some columns, which would give films the labels of other films.
     """
     value = cells.get(column, "")
     first, _, series = ["", "", "", *value.replace("\\", "/").split("/")][-4:-1]
@@ -231,5 +231,5 @@ def _folders(cells: dict[str, str], column: str, subject: str) -> tuple[str, str
 
 
 def _short(value: str) -> str:
-    """Returns text from a file fit for a message: quoted, escaped, at most 80 characters."""
+    """Returns text from a file for a message: quoted, escaped, at most 80 characters."""
     return ascii(value[:80]) + ("..." if len(value) > 80 else "")

@@ -1,9 +1,9 @@
-"""Decodes one frame of JPEG, JPEG-LS or JPEG 2000, alone in a process of its own.
+"""Decodes one frame of JPEG, JPEG-LS or JPEG 2000 in a separate process.
 
-Reads a DICOM file with nothing but the frame and its description from stdin, writes the stored
-values as a NumPy file to stdout. The decoders are compiled libraries. On damaged streams CharLS
-(JPEG-LS) may loop for ever while it holds the interpreter's lock, and OpenJPEG takes as much memory
-as the stream asks for; a process can be ended and be limited.
+Reads a DICOM file with only the frame and its description from stdin, and writes the stored values
+as a NumPy file to stdout. The decoders are compiled libraries. On damaged streams, CharLS (JPEG-LS)
+may loop forever while it holds the interpreter's lock, and OpenJPEG allocates as much memory as the
+stream asks for. A process can be killed, and its memory limited.
 """
 
 import io
@@ -14,17 +14,17 @@ import numpy as np
 import pydicom
 from pydicom.pixels import get_decoder
 
-# A film of 50 million pixels takes OpenJPEG 0.8 GB.
+# OpenJPEG needs 0.8 GB for a film of 50 million pixels.
 _MAX_MEMORY_BYTES = 4 * 2**30
 
 
 def main() -> None:
-    """Decodes what stdin holds; the last line of stderr says why it cannot."""
+    """Decodes stdin; on failure, the last line of stderr gives the reason."""
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
     dataset = pydicom.dcmread(io.BytesIO(sys.stdin.buffer.read()))
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
     stored, _ = decoder.as_array(dataset, raw=True, decoding_plugin=sys.argv[1])
-    # Not straight to stdout: NumPy asks a buffered file for its position, and a pipe has none.
+    # Not directly to stdout: NumPy asks a buffered file for its position, which a pipe lacks.
     content = io.BytesIO()
     np.save(content, stored, allow_pickle=False)
     sys.stdout.buffer.write(content.getbuffer())

@@ -1,10 +1,10 @@
-"""DDSM as the University of South Florida serves it: .LJPEG films, .OVERLAY outlines, .ics files.
+"""DDSM from the University of South Florida: .LJPEG films, .OVERLAY outlines, .ics files.
 
 Data: Heath et al., "The Digital Database for Screening Mammography", IWDM 2000, 212-218.
 
-Four digitizers with four characteristic curves made these films, so equal grey levels mean equal
-film only after conversion to optical density. The curves are those of USF's calibration pages,
-http://www.eng.usf.edu/cvprg/Mammography/DDSM/calibrate/.
+These films were made with four digitizers with different characteristic curves. Equal grey levels
+mean equal film only after conversion to optical density. The curves are from USF's calibration
+pages, http://www.eng.usf.edu/cvprg/Mammography/DDSM/calibrate/.
 """
 
 import collections
@@ -31,16 +31,16 @@ from tfds_ddsm.mammogram import (
 from tfds_ddsm.sources import ddsm_records, folders, ljpeg, ljpeg_header, storage
 from tfds_ddsm.sources.ddsm_records import FilmRecord, Mark
 
-# A_1459_1.LEFT_CC.LJPEG: hospital, case number, version, view. Whatever is named otherwise
-# (*.LJPEG.1, *.ics~, ...) is not the database's. So no text of an unchecked form gets into ids.
+# A_1459_1.LEFT_CC.LJPEG: hospital, case number, version, view. Files with other names (*.LJPEG.1,
+# *.ics~, ...) are not the database's. This also keeps unchecked text out of ids.
 _FILM_NAME = re.compile(
     r"(?P<film_id>(?P<patient_id>[A-Z]_[0-9]{1,6})_[0-9]{1,3}"
     r"\.(?P<laterality>LEFT|RIGHT)_(?P<view>CC|MLO))\.(?P<kind>LJPEG|OVERLAY)"
 )
 _ICS_NAME = re.compile(r"[A-Z]-[0-9]{1,6}-[0-9]{1,3}\.ics")
 
-_MAX_TEXT_BYTES = 2**20  # an overlay of many outlines has some 100 KB
-# 16 bits a sample: no film gains nothing by its compression.
+_MAX_TEXT_BYTES = 2**20  # an overlay with many outlines has about 100 KB
+# 16 bits per sample: compression does not enlarge any film.
 _MAX_LJPEG_BYTES = 2 * ljpeg_header.MAX_SAMPLES
 
 # Optical density at grey level g, by hospital (the first letter of a case) and digitizer:
@@ -58,27 +58,27 @@ _OPTICAL_DENSITY = {
     "lumisys": lambda g: (4096.99 - g) / 1009.01,
     "howtek_ismd": lambda g: 3.96604095240593 - 0.00099055807612 * g,
 }
-# CBIS-DDSM's scale, so that models move between the two: density 3.0 is 0, density 0.05 is 65535,
-# rounded down. Neither its paper nor its tools say so; the levels of its own films do, every one of
-# which is then a level of the Lumisys (22.017 = 65535 / (1009.01 * 2.95) apart). Beyond density 3.0
-# the digitizers record noise.
+# CBIS-DDSM's scale, so that models can be used for both: density 3.0 is 0, density 0.05 is 65535,
+# rounded down. Neither its paper nor its tools document this, but the levels of its films do: each
+# of them is then a level of the Lumisys (22.017 = 65535 / (1009.01 * 2.95) apart). Beyond density
+# 3.0 the digitizers record noise.
 _BRIGHTEST_DENSITY, _DARKEST_DENSITY = 0.05, 3.0
 
 
 def film_id_of(file_name: str) -> str | None:
-    """Returns the film's id, like 'A_1459_1.LEFT_CC', or None where the file is no film."""
+    """Returns the film's id, like 'A_1459_1.LEFT_CC', or None if the file is not a film."""
     match = _FILM_NAME.fullmatch(file_name)
     return match["film_id"] if match and match["kind"] == "LJPEG" else None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Catalogue:
-    """What was found.
+    """Available and missing films.
 
     Attributes:
         folders: by film_id, the folder of each film.
-        skipped: films that an .ics or .OVERLAY file names and no .LJPEG file holds, and those whose
-            two cases differ.
+        skipped: films that an .ics or .OVERLAY file names but that have no .LJPEG file, and films
+            whose two cases differ.
     """
 
     folders: dict[str, str]
@@ -90,12 +90,12 @@ class DdsmSource(Source):
     """The films of the original DDSM with the lesions of their overlays.
 
     Attributes:
-        manual_dir: folder with the case folders (`case1459`, ...), anywhere below it.
+        manual_dir: folder with the case folders (`case1459`, ...), at any depth.
     """
 
     manual_dir: str | os.PathLike
 
-    # Kept in the instance, and so pickled with it: Beam workers need not walk the tree again.
+    # Cached in the instance and pickled with it, so that Beam workers need not walk the tree again.
     @functools.cached_property
     def _catalogue(self) -> _Catalogue:
         root = epath.Path(self.manual_dir).expanduser()
@@ -118,7 +118,9 @@ class DdsmSource(Source):
             )
         skipped = [
             Skipped(
-                "film", film_id, f"{named[film_id]} names the film {film_id}, no .LJPEG holds it"
+                "film",
+                film_id,
+                f"{named[film_id]} names the film {film_id}, which has no .LJPEG file",
             )
             for film_id in sorted(named.keys() - found.keys())
         ]
@@ -129,16 +131,16 @@ class DdsmSource(Source):
             if other is None:
                 single[film_id] = str(first)
             else:
-                # 18 cases of USF's own site stand in two volumes, some with different overlays.
+                # 18 cases of USF's site are in two volumes, some with different overlays.
                 reason = (
-                    f"{first} and {other} both hold {film_id}.LJPEG, their files differ, and which "
-                    "overlay is right is not known"
+                    f"{first} and {other} both have {film_id}.LJPEG, their files differ, and it is "
+                    "not known which overlay is right"
                 )
                 skipped.append(Skipped("film", film_id, reason))
         return _Catalogue(single, tuple(skipped))
 
     def _named_by(self, ics_path: epath.Path) -> Sequence[str]:
-        """Returns the films that a case's .ics file lists."""
+        """Returns the films listed in a case's .ics file."""
         try:
             case = ddsm_records.parse_ics(_read_text(ics_path))
         except UnreadableFilmError:
@@ -149,17 +151,17 @@ class DdsmSource(Source):
     def index(self) -> Sequence[Film]:
         """Returns every film, sorted by film_id, without reading pixels.
 
-        A film whose .ics or .OVERLAY file cannot be used is listed with scanner 'unknown' and no
-        lesions; `read` says what is wrong with it. A film that is in two folders is listed where
-        its files are the same in both.
+        A film whose .ics or .OVERLAY file cannot be used is listed with scanner 'unknown' and
+        without lesions; `read` raises the error. A film in two folders is listed if its files are
+        identical in both.
 
         Raises:
-            ValueError: there is no film.
+            ValueError: there are no films.
         """
         return [self._index_film(film_id) for film_id in self._catalogue.folders]
 
     def skipped(self) -> Sequence[Skipped]:
-        """Returns the films that are named and not there, and those whose two cases differ."""
+        """Returns the films that are named but missing, and those whose two cases differ."""
         return self._catalogue.skipped
 
     def fingerprint(self, film: Film) -> str:
@@ -190,15 +192,15 @@ class DdsmSource(Source):
     def read(self, film: Film) -> Mammogram:
         """Returns the film on the common grey scale and its lesions.
 
-        The class is the overlay's PATHOLOGY, never the folder: `cancers` holds benign lesions too.
-        A lesion of unproven pathology, or whose outline cannot be used, stands in `left_out`; no
-        background should be drawn from such a film.
+        The class is the overlay's PATHOLOGY, never the folder: `cancers` contains benign lesions
+        too. A lesion with unproven pathology or an unusable outline is in `left_out`; do not draw
+        background from such a film.
 
         Raises:
-            UnreadableFilmError: one of the film's three files is missing or damaged, or no
-                calibration is known for its digitizer.
+            UnreadableFilmError: one of the film's three files is missing or damaged, or the
+                calibration of its digitizer is unknown.
             StorageError: a file cannot be read now.
-            ValueError: the film is not one of this source's.
+            ValueError: the film does not belong to this source.
         """
         scanner, _, record, marks = self._read_records(film.film_id)
         path = self._folder(film.film_id) / f"{film.film_id}.LJPEG"
@@ -256,12 +258,12 @@ def _ics_name(film_id: str) -> str:
 
 
 def _same_film(film_id: str, folder: epath.Path, other: epath.Path) -> bool:
-    """Says whether two folders hold the same film with the same records."""
+    """Returns whether two folders contain the same film with the same records."""
     return _film_files(film_id, folder) == _film_files(film_id, other)
 
 
 def _film_files(film_id: str, folder: epath.Path) -> tuple:
-    """Returns what tells two films of one name apart, without reading pixels."""
+    """Returns values that distinguish two films of one name, without reading pixels."""
     overlay = folder / f"{film_id}.OVERLAY"
     num_bytes = (folder / f"{film_id}.LJPEG").stat().length
     try:
@@ -280,8 +282,8 @@ def _read_text(path: epath.Path) -> str:
 def _read_samples(path: epath.Path, record: FilmRecord) -> np.ndarray:
     """Returns the digitizer's grey levels, uint16 [LINES, PIXELS_PER_LINE] of the .ics file.
 
-    Some streams were written with lines and samples swapped in their header, the samples in the
-    film's order all the same: a reshape sets that right.
+    In the headers of some streams, lines and samples are swapped although the samples are in the
+    film's order; a reshape corrects that.
     """
     shape = (record.num_lines, record.pixels_per_line)
     data = storage.read_bytes(path, _MAX_LJPEG_BYTES)
@@ -290,7 +292,7 @@ def _read_samples(path: epath.Path, record: FilmRecord) -> np.ndarray:
         declared = (frame.num_lines, frame.samples_per_line)
         if declared not in (shape, shape[::-1]):
             raise UnreadableFilmError(
-                f"{path}: holds {declared[0]} x {declared[1]} samples, and the .ics file says "
+                f"{path}: contains {declared[0]} x {declared[1]} samples, but the .ics file says "
                 f"{shape[0]} x {shape[1]}"
             )
         return ljpeg.decode(data).reshape(shape)
@@ -302,7 +304,7 @@ def _read_samples(path: epath.Path, record: FilmRecord) -> np.ndarray:
 def _grey_levels(scanner: str) -> np.ndarray:
     """Returns the common scale for each grey level of a scanner, uint16 [65536].
 
-    65535 is optical density 0.05 or less, the least exposed film and the densest tissue; 0 is
+    65535 is optical density 0.05 or less, for the least exposed film and the densest tissue; 0 is
     density 3.0 or more.
     """
     density = _OPTICAL_DENSITY[scanner](np.arange(2.0**16))
@@ -312,7 +314,7 @@ def _grey_levels(scanner: str) -> np.ndarray:
 
 
 def _fill(mark: Mark, shape: tuple[int, int]) -> np.ndarray:
-    """Returns the mark's outlines and what they enclose, bool [height, width]."""
+    """Returns the mark's outlines and their interior, bool [height, width]."""
     mask = np.zeros(shape, np.uint8)
     for outline in mark.outlines:
         cv2.fillPoly(mask, [outline], 1)

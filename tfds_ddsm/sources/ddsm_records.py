@@ -1,8 +1,8 @@
-"""The text files beside DDSM's films: a case's .ics, and a film's .OVERLAY with its lesions.
+"""DDSM's text files: the .ics file of a case, and the .OVERLAY file with a film's lesions.
 
 Format: "DDSM: case description", University of South Florida,
 http://www.eng.usf.edu/cvprg/Mammography/DDSM/case_description.html. Thousands of these files were
-typed by hand, so they are read by their keywords; counts, order and indents are not relied on.
+typed by hand, so they are parsed by their keywords, independent of counts, order and indents.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from tfds_ddsm.mammogram import LESION_TYPES, NOT_RECORDED, Description, grade
 MALIGNANT = "MALIGNANT"
 BENIGN = ("BENIGN", "BENIGN_WITHOUT_CALLBACK")
 
-# CBIS-DDSM lists 7 on one film of DDSM at most; each costs a mask of the film's size.
+# CBIS-DDSM lists at most 7 on one film of DDSM; each needs a mask of the film's size.
 _MAX_ABNORMALITIES = 32
 
 _FILM_LINE = re.compile(r"(?:LEFT|RIGHT)_(?:CC|MLO)")
@@ -29,7 +29,7 @@ _BOUNDARY = re.compile(r"^[ \t]*BOUNDARY\b([0-9\s]*#?)", re.MULTILINE)
 
 _NOT_DESCRIBED = Description()
 
-# Columns and rows that the codes 0..7 step: 0 is up, then clockwise.
+# Steps of column and row for the codes 0..7: 0 is up, then clockwise.
 _STEPS = np.array([(0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1)])
 
 
@@ -48,12 +48,12 @@ class FilmRecord:
 
 @dataclasses.dataclass(frozen=True)
 class CaseRecord:
-    """What the .ics file tells of a case.
+    """The content of an .ics file.
 
     Attributes:
-        digitizer: its make: 'DBA', 'HOWTEK' or 'LUMISYS'; '' where the file does not say.
-        films: by 'LEFT_CC', 'LEFT_MLO', 'RIGHT_CC' and 'RIGHT_MLO', those that are listed.
-        density: BI-RADS density of the breasts, 1 to 4; -1 where the file does not say.
+        digitizer: its make: 'DBA', 'HOWTEK' or 'LUMISYS'; '' if not recorded.
+        films: the listed films by 'LEFT_CC', 'LEFT_MLO', 'RIGHT_CC' and 'RIGHT_MLO'.
+        density: BI-RADS density of the breasts, 1 to 4; -1 if not recorded.
     """
 
     digitizer: str
@@ -66,12 +66,12 @@ class Mark:
     """One abnormality of an overlay, as a radiologist marked it.
 
     Attributes:
-        number: 1 for the overlay's first.
-        lesion_type: 'mass' or 'calcification', the first that is named; '' where neither is.
-        pathology: 'MALIGNANT', 'BENIGN', 'BENIGN_WITHOUT_CALLBACK', 'UNPROVEN'; '' where missing.
-        outlines: int32 [points, 2] each, column and row; cores, drawn inside, are left away.
-        problem: why there are no outlines; '' where there are.
-        description: how the radiologist described it.
+        number: 1 for the first in the overlay.
+        lesion_type: 'mass' or 'calcification', the first one named; '' if there is neither.
+        pathology: 'MALIGNANT', 'BENIGN', 'BENIGN_WITHOUT_CALLBACK', 'UNPROVEN'; '' if missing.
+        outlines: int32 [points, 2] each, column and row; without cores, which are drawn inside.
+        problem: why there are no outlines, or ''.
+        description: the radiologist's description.
     """
 
     number: int
@@ -82,7 +82,7 @@ class Mark:
     description: Description = _NOT_DESCRIBED
 
     def why_unusable(self, film: FilmRecord) -> str:
-        """Returns why the mark is no lesion with class, type and place on the film; '' if it is."""
+        """Returns why the mark is not a usable lesion (class, type and place), or ''."""
         if self.problem:
             return self.problem
         if not self.lesion_type:
@@ -102,8 +102,8 @@ class Mark:
 def parse_ics(text: str) -> CaseRecord:
     """Reads an .ics file.
 
-    Lines are known by their first word: blank lines, blanks at their ends, other lines and another
-    order than the usual one do no harm. A film's line that lacks a size counts as not there.
+    Lines are identified by their first word. Blank lines, trailing blanks, other lines and another
+    order are allowed. A film's line without a size is ignored.
     """
     digitizer, films, density = "", {}, NOT_RECORDED
     for words in map(str.split, text.splitlines()):
@@ -120,7 +120,7 @@ def parse_ics(text: str) -> CaseRecord:
 
 
 def _number_after(keyword: str, words: list[str]) -> int:
-    """Returns the whole number behind a keyword, at most 5 digits; 0 where there is none."""
+    """Returns the integer after a keyword, at most 5 digits, or 0."""
     for word, value in itertools.pairwise(words):
         if word == keyword and re.fullmatch("[0-9]{1,5}", value):
             return int(value)
@@ -130,11 +130,12 @@ def _number_after(keyword: str, words: list[str]) -> int:
 def parse_overlay(text: str) -> tuple[Mark, ...]:
     """Reads an .OVERLAY file.
 
-    TOTAL_OUTLINES is wrong in many files and not read. A lesion of two types counts as the first.
-    Where TOTAL_ABNORMALITIES declares more than there are, the last mark stands for those missing.
+    TOTAL_OUTLINES is wrong in many files and is not used. A lesion with two types counts as the
+    first. If TOTAL_ABNORMALITIES is larger than the number of marks, the last mark stands for those
+    missing.
 
     Raises:
-        RecordError: the file is no overlay, or holds too many abnormalities.
+        RecordError: the file is not an overlay, or has too many abnormalities.
     """
     text = "\n".join(text.splitlines())
     total = _TOTAL.search(text)
@@ -145,7 +146,7 @@ def parse_overlay(text: str) -> tuple[Mark, ...]:
         raise RecordError(f"{len(blocks)} abnormalities, more than {_MAX_ABNORMALITIES}")
     marks = [_parse_mark(number, block) for number, block in enumerate(blocks, start=1)]
     if len(marks) < int(total[1]):
-        problem = f"TOTAL_ABNORMALITIES declares {total[1]}, the file holds {len(marks)}"
+        problem = f"TOTAL_ABNORMALITIES is {total[1]}, but the file has {len(marks)}"
         marks.append(Mark(len(marks) + 1, "", "", (), problem))
     return tuple(marks)
 

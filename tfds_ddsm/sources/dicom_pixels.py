@@ -1,9 +1,9 @@
-"""The stored values of a DICOM film, whatever its transfer syntax.
+"""The stored values of a DICOM film, for all transfer syntaxes.
 
-Streams of JPEG, JPEG-LS and JPEG 2000 are decoded by pydicom's decoders in a process of their own
-(`codec_process`). RLE has a decoder here (`dicom_rle`), and so has lossless JPEG: DDSM needs one
-(`ljpeg`), which tells a damaged stream, where libjpeg returns a film. What decides how much memory
-a stream takes is checked against Rows and Columns before it is decoded.
+Streams of JPEG, JPEG-LS and JPEG 2000 are decoded by pydicom's decoders in a separate process
+(`codec_process`). RLE has its own decoder (`dicom_rle`), and so has lossless JPEG: DDSM needs one
+(`ljpeg`), and it detects damaged streams for which libjpeg returns a film. All values that
+determine a stream's memory are checked against Rows and Columns before decoding.
 """
 
 import io
@@ -32,7 +32,7 @@ _PIXEL_GROUP = 0x7FE0
 # Pixel Data, and the extended offset table before it.
 _PIXEL_TAGS = (0x7FE00001, 0x7FE00002, 0x7FE00010)
 _MAX_HEADER_BYTES = 16 * 2**20
-# Where the attributes of a data set without preamble begin: group 2 or 8, little endian.
+# Start of the attributes of a data set without preamble: group 2 or 8, little endian.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _UNCOMPRESSED = (
     uid.ImplicitVRLittleEndian,
@@ -41,7 +41,7 @@ _UNCOMPRESSED = (
     uid.DeflatedExplicitVRLittleEndian,
 )
 _LOSSLESS_JPEG = (uid.JPEGLossless, uid.JPEGLosslessSV1)
-# Which of pydicom's plug-ins decodes; empty: any that is installed.
+# pydicom plug-in used for decoding; empty: any installed one.
 _PLUGINS = {
     uid.JPEGBaseline8Bit: "pillow",
     uid.JPEGExtended12Bit: "",
@@ -53,7 +53,7 @@ _PLUGINS = {
     uid.HTJ2KLosslessRPCL: "pylibjpeg",
     uid.HTJ2K: "pylibjpeg",
 }
-# A film of 50 million pixels takes a tenth of it.
+# A film of 50 million pixels needs a tenth of it.
 _MAX_DECODING_SECONDS = 120
 _END_OF_STREAM = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
 _MAX_TILES = 4096
@@ -67,7 +67,7 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 
 
 def is_dicom(data: bytes) -> bool:
-    """Says whether a file's content begins as DICOM does, with or without its preamble."""
+    """Returns whether a file's content starts like DICOM, with or without a preamble."""
     return data[128:_PREAMBLE_BYTES] == b"DICM" or data[:2] in _FIRST_GROUPS
 
 
@@ -76,11 +76,11 @@ def read(data: bytes, max_bytes: int) -> pydicom.Dataset:
 
     Args:
         data: the file's content.
-        max_bytes: more a deflated data set must not have.
+        max_bytes: limit for the size of a deflated data set.
 
     Raises:
-        ValueError: no pixels are found near the beginning. Damaged attributes raise what pydicom
-            raises.
+        ValueError: no pixels are found near the beginning. Damaged attributes raise pydicom's
+            exceptions.
     """
     buffer = io.BytesIO(data)
     if data[128:_PREAMBLE_BYTES] == b"DICM":
@@ -123,11 +123,11 @@ def read(data: bytes, max_bytes: int) -> pydicom.Dataset:
 
 
 def stored_values(dataset: pydicom.Dataset) -> np.ndarray:
-    """Returns the stored values of the one frame: uint8, uint16, int8 or int16 [height, width].
+    """Returns the stored values of the only frame: uint8, uint16, int8 or int16 [height, width].
 
     Raises:
-        ValueError: the file holds no film, or its stream is damaged. Damaged attributes raise what
-            pydicom raises.
+        ValueError: the file is not a film, or its stream is damaged. Damaged attributes raise
+            pydicom's exceptions.
         StorageError: the machine cannot run the stream's decoder now.
     """
     _check_is_film(dataset)
@@ -190,13 +190,13 @@ def _check_is_film(dataset: pydicom.Dataset) -> None:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises ValueError where a picture has no pixels or more than a film."""
+    """Raises ValueError if an image has no pixels or more than a film."""
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise ValueError(f"{height} x {width} pixels; a film has at least 1, at most {MAX_PIXELS}")
 
 
 def _checked(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """Returns stored values with the sign that the file declares and no bits beyond its depth."""
+    """Returns stored values with the sign declared by the file and no bits beyond its depth."""
     shape = dataset.Rows, dataset.Columns
     if stored.shape != shape:
         raise ValueError(f"the stream holds {stored.shape} pixels, the file declares {shape}")
@@ -219,7 +219,7 @@ def _checked(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _overlays_lie_in_pixels(dataset: pydicom.Dataset) -> bool:
-    """Says whether the bits beyond the depth hold overlays, as older machines wrote them."""
+    """Returns whether the bits beyond the depth contain overlays, as older devices wrote them."""
     return any(
         dataset.get((group, 0x0102)) is not None and (group, 0x3000) not in dataset
         for group in range(0x6000, 0x6020, 2)
@@ -227,7 +227,7 @@ def _overlays_lie_in_pixels(dataset: pydicom.Dataset) -> bool:
 
 
 def _check_jpeg(stream: bytes, shape: tuple[int, int]) -> None:
-    """Raises ValueError unless a JPEG or JPEG-LS stream is whole and of one grey frame `shape`."""
+    """Raises ValueError unless a JPEG or JPEG-LS stream is complete, of one grey frame `shape`."""
     _check_end(stream)
     if stream[:2] != b"\xff\xd8":
         raise ValueError("the stream is no JPEG")
@@ -246,7 +246,7 @@ def _check_jpeg(stream: bytes, shape: tuple[int, int]) -> None:
 
 
 def _check_jpeg2000(stream: bytes, shape: tuple[int, int]) -> None:
-    """Raises ValueError unless a JPEG 2000 stream is whole and of one grey frame `shape`."""
+    """Raises ValueError unless a JPEG 2000 stream is complete and of one grey frame `shape`."""
     _check_end(stream)
     start = stream.find(b"\xff\x4f\xff\x51")  # SOC, SIZ (ITU-T T.800, A.5.1)
     if start < 0:
@@ -298,7 +298,7 @@ def _by_codec(dataset: pydicom.Dataset, frame: bytes, syntax: uid.UID) -> np.nda
             input=content.getvalue(),
             capture_output=True,
             timeout=_MAX_DECODING_SECONDS,
-            # Each further thread of OpenBLAS would take of the process's limited address space.
+            # Each further thread of OpenBLAS would use some of the process's limited address space.
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )
     except subprocess.TimeoutExpired:

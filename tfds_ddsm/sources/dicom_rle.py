@@ -1,8 +1,8 @@
-"""DICOM's RLE (PS3.5, Annex G): the bytes of the pixels plane by plane, each packed as PackBits.
+"""DICOM's RLE (PS3.5, Annex G): the bytes of the pixels plane by plane, each packed with PackBits.
 
-Why an own decoder: pydicom's is in Python and takes 5 times as long, Pillow's takes 3 times as
-long, and pydicom's compiled plug-in ends in a panic of its language on damaged streams. The first
-call in a process compiles for half a second.
+Reasons for our own decoder: pydicom's is in Python and takes 5 times as long, Pillow's takes 3
+times as long, and pydicom's compiled plug-in panics on damaged streams. The first call in a process
+compiles for half a second.
 """
 
 import itertools
@@ -19,15 +19,15 @@ def decode(frame: bytes, height: int, width: int, bits: int) -> np.ndarray:
 
     Args:
         frame: the stream, its header first.
-        height: of the picture in pixels; memory is taken for it, check it before.
-        width: the same.
+        height: height of the image in pixels; memory is allocated for it, so check it before.
+        width: width of the image, likewise.
         bits: 8 or 16 for each pixel.
 
     Returns:
         uint8 or uint16 [height, width].
 
     Raises:
-        ValueError: the stream is damaged, or of another picture.
+        ValueError: the stream is damaged, or of another image.
     """
     if len(frame) < _HEADER.size:
         raise ValueError(f"an RLE header has {_HEADER.size} bytes, received {len(frame)}")
@@ -49,10 +49,10 @@ def decode(frame: bytes, height: int, width: int, bits: int) -> np.ndarray:
 
 @numba.njit
 def _unpack(codes, plane):
-    """Fills `plane` from PackBits (PS3.5, G.3.2); returns how many bytes there were for it.
+    """Fills `plane` from PackBits (PS3.5, G.3.2); returns the number of decoded bytes.
 
-    Behind the last byte there may be padding. A run or a copy that would end beyond the plane or
-    the codes is not carried out.
+    Padding may follow the last byte. A run or copy that would exceed the plane or the codes is not
+    executed.
     """
     at, filled = 0, 0
     while filled < len(plane) and at < len(codes):
@@ -66,7 +66,7 @@ def _unpack(codes, plane):
                 plane[filled + index] = codes[at + index]
             at += length
             filled += length
-        elif code > 128:  # 128 stands for nothing
+        elif code > 128:  # 128 is a no-op
             length = 257 - code
             if at == len(codes) or length > len(plane) - filled:
                 break

@@ -1,4 +1,4 @@
-"""The user's own films: a folder with one table, films.csv, and the films that it names."""
+"""The user's own films: a folder with one table, films.csv, and the films listed in it."""
 
 import dataclasses
 import functools
@@ -27,21 +27,22 @@ _MAX_TABLE_BYTES = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class FilmsSource(Source):
-    """The films that a table lists, with the lesions of its lines.
+    """The films listed in a table, with the lesions of its lines.
 
     Attributes:
-        manual_dir: folder with films.csv; the table's paths start there.
+        manual_dir: folder with films.csv; the table's paths are relative to it.
     """
 
     manual_dir: str | os.PathLike
 
-    # Kept in the instance, and so pickled with it: Beam workers need not read the table again.
+    # Cached in the instance and pickled with it, so that Beam workers need not read the table
+    # again.
     @functools.cached_property
     def table(self) -> FilmsTable:
-        """The table, without a look at the films.
+        """The table, parsed without reading films.
 
         Raises:
-            ValueError: the table is missing or cannot be read as one.
+            ValueError: the table is missing or invalid.
         """
         try:
             return films_table.parse_table(self._table_bytes().decode("utf-8-sig"))
@@ -50,7 +51,7 @@ class FilmsSource(Source):
             raise ValueError(f"{path}: the text is not UTF-8; save it as 'CSV UTF-8'.") from None
 
     def table_sha256(self) -> str:
-        """Returns the SHA-256 of films.csv as it is now, in hexadecimal digits.
+        """Returns the current SHA-256 of films.csv, in hexadecimal digits.
 
         Raises:
             ValueError: the table is missing.
@@ -66,7 +67,7 @@ class FilmsSource(Source):
 
     @functools.cached_property
     def _found(self) -> tuple[Mapping[str, FilmLines], tuple[Skipped, ...]]:
-        """The films that give patches, as far as names tell, and what the others lack."""
+        """The films that give patches, judging by file names, and the skipped items."""
         films = {}
         skipped = [
             Skipped("film" if fault.film_id else "CSV row", fault.film_id, fault.reason)
@@ -92,7 +93,7 @@ class FilmsSource(Source):
         """Returns every film that gives patches, sorted by film_id, without reading pixels.
 
         Raises:
-            ValueError: as `table`, or no film can be used.
+            ValueError: see `table`; or no film can be used.
         """
         films = self.usable_films()
         if not films:
@@ -102,17 +103,17 @@ class FilmsSource(Source):
         return films
 
     def usable_films(self) -> Sequence[Film]:
-        """Returns the films of the index, of which there may be none."""
+        """Returns the films of the index, possibly none."""
         return [lines.film for lines in self._found[0].values()]
 
     def skipped(self) -> Sequence[Skipped]:
-        """Returns lines that cannot be used, missing files, lesions of unknown place."""
+        """Returns invalid lines, missing files, and lesions of unknown place."""
         return self._found[1]
 
     def split_of(self, film: Film) -> str:
-        """Returns the split of the film's patient: the table's, or else by a hash.
+        """Returns the split of the film's patient, from the table or otherwise by a hash.
 
-        Where the table has no validation patients, a tenth of its train patients are validation.
+        If the table has no validation patients, a tenth of its train patients is used.
         """
         by_hash = patches.split_of(film.patient_id)
         named = self._splits.get(film.patient_id)
@@ -138,14 +139,14 @@ class FilmsSource(Source):
     def read(self, film: Film) -> Mammogram:
         """Returns the film's pixels and lesions.
 
-        A malignant lesion of unknown place stands in `left_out`. A benign one does not: patches
-        beside the other lesions are non-malignant all the same.
+        A malignant lesion of unknown place is in `left_out`. A benign one is not, because patches
+        next to the other lesions are non-malignant anyway.
 
         Raises:
-            UnreadableFilmError: a file is damaged, a lesion does not lie on the film, or a mask has
+            UnreadableFilmError: a file is damaged, a lesion is not on the film, or a mask has
                 another size.
             StorageError: a file cannot be read now.
-            ValueError: the film is not one of this source's.
+            ValueError: the film does not belong to this source.
         """
         pixels = self.read_pixels(film)
         if pixels.scale.warning:
@@ -154,12 +155,12 @@ class FilmsSource(Source):
         return self.with_lesions(film, pixels.grey)
 
     def read_pixels(self, film: Film) -> image_file.FilmPixels:
-        """Returns the film without its lesions; raises as `read`."""
+        """Returns the film without its lesions; raises like `read`."""
         lines = self._lines(film)
         return image_file.read_film(self._root / lines.path, lines.bits)
 
     def with_lesions(self, film: Film, image: np.ndarray) -> Mammogram:
-        """Returns the film with its lesions, masks read or drawn; raises as `read`."""
+        """Returns the film with its lesions, from masks or shapes; raises like `read`."""
         lines = self._lines(film)
         lesions = tuple(
             Lesion(
@@ -202,7 +203,7 @@ class FilmsSource(Source):
 
 
 def _hides_malignant(lines: FilmLines) -> tuple[str, ...]:
-    """Returns a line for each malignant lesion that lies anywhere on its film."""
+    """Returns a line for each malignant lesion of unknown place."""
     return tuple(
         f"{lesion.where}: malignant, and the table does not say where on the film"
         for lesion in lines.lesions

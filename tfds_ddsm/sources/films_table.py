@@ -1,7 +1,7 @@
-"""films.csv: the table of a user's own films, a line for each lesion or film without one.
+"""films.csv: the table of a user's own films, with a line for each lesion or film without one.
 
-A line that cannot be used is a fault, and its film is left out: a lesion that is not known would
-pass for healthy tissue.
+The film of an invalid line is skipped, because an unknown lesion could be treated as healthy
+tissue.
 """
 
 import collections
@@ -23,7 +23,7 @@ LABELS = ("malignant", "benign", "normal")
 _REQUIRED = ("film", "patient_id", "label")
 _BOX = ("row_min", "row_max", "col_min", "col_max")
 _CIRCLE = ("center_row", "center_col", "radius")
-# The same in every line of a film.
+# Equal in all lines of a film.
 _OF_FILM = ("patient_id", "laterality", "view", "split", "scanner", "density", "bits")
 _DESCRIPTION = ("assessment", "subtlety", "mass_shape", "mass_margins")
 COLUMNS = (
@@ -41,7 +41,7 @@ _TYPES = {
 }
 _DENSITIES = dict(zip("ABCD", (1, 2, 3, 4), strict=True))
 _LARGEST_NUMBER = 1e6
-_BEYOND_HEADER = "BEYOND"  # key of a row's first cell without a column; columns are in lower case
+_BEYOND_HEADER = "BEYOND"  # key of a row's first cell without a column; columns are lower case
 _MAX_ID = 100
 
 
@@ -51,15 +51,15 @@ class LesionLine:
 
     Attributes:
         where: such as 'films.csv line 3', for messages.
-        malignant: else benign.
+        malignant: True for malignant, False for benign.
         lesion_type: 'mass', 'calcification' or 'other'.
-        shape: its outline; None where it has a mask, or nothing says where it lies.
-        mask: path of its mask below the table's folder; '' where it has none.
+        shape: its outline; None if it has a mask, or its place is unknown.
+        mask: path of its mask relative to the table's folder, or ''.
         from_bottom: whether rows are counted from the film's bottom.
-        description: how a radiologist described it.
+        description: the radiologist's description.
     """
 
-    # Not the lesion's own: other lines may come and go before it.
+    # Not compared, because lines before it may be added or removed.
     where: str = dataclasses.field(compare=False, repr=False)
     malignant: bool
     lesion_type: str
@@ -70,7 +70,7 @@ class LesionLine:
 
     @property
     def has_place(self) -> bool:
-        """Whether the table says where on the film the lesion lies."""
+        """Whether the table gives the lesion's place on the film."""
         return bool(self.shape or self.mask)
 
 
@@ -80,9 +80,9 @@ class FilmLines:
 
     Attributes:
         film: its line in the source's index.
-        path: the film's file below the table's folder.
-        split: 'train', 'validation' or 'test'; '' where the table does not say.
-        bits: the film's depth; None where the table does not say.
+        path: the film's file relative to the table's folder.
+        split: 'train', 'validation' or 'test'; '' if not given.
+        bits: the film's depth; None if not given.
         lesions: in the table's order.
     """
 
@@ -95,11 +95,11 @@ class FilmLines:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A line that cannot be used.
+    """An invalid line.
 
     Attributes:
-        film_id: the film that is left out for it; '' where the line names none.
-        reason: file, line and what is wrong.
+        film_id: the film skipped because of it; '' if the line names none.
+        reason: file, line and error.
     """
 
     film_id: str
@@ -114,7 +114,7 @@ class FilmsTable:
         films: by film_id, sorted.
         faults: in the table's order.
         num_lines: lines below the header.
-        unused_columns: columns of no meaning here.
+        unused_columns: unknown columns.
     """
 
     films: Mapping[str, FilmLines]
@@ -124,17 +124,17 @@ class FilmsTable:
 
 
 class _LineError(ValueError):
-    """A line that cannot be used; the message lacks file and line."""
+    """An invalid line; the message does not include file and line."""
 
 
 def parse_table(text: str) -> FilmsTable:
     """Reads the table.
 
-    Names of columns may be written in capitals, and in any order. A table whose cells are parted by
-    ';', as spreadsheets of some countries write it, is read too.
+    Column names may be in capitals and in any order. The separator may also be ';', as written by
+    spreadsheets in some countries.
 
     Raises:
-        ValueError: the text is no table with the columns that are needed.
+        ValueError: the text is not a table with the required columns.
     """
     header, rows = _rows(text)
     missing = [name for name in _REQUIRED if name not in header]
@@ -171,7 +171,7 @@ def parse_table(text: str) -> FilmsTable:
 
 
 def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Returns the header, and number and cells of every line that is not blank."""
+    """Returns the header, and the numbers and cells of all lines that are not blank."""
     first = text.split("\n", 1)[0]
     delimiter = ";" if ";" in first and "," not in first else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -183,11 +183,11 @@ def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
                 continue
             if not header:
                 header = [cell.lower() for cell in cells]
-                while not header[-1]:  # spreadsheets write columns that were cleared
+                while not header[-1]:  # spreadsheets keep cleared columns
                     header.pop()
                 names = [name for name in header if name]
                 if len(set(names)) < len(names):
-                    raise ValueError(f"{TABLE_NAME}: a column stands twice: {', '.join(names)}.")
+                    raise ValueError(f"{TABLE_NAME}: duplicate column: {', '.join(names)}.")
             else:
                 row = dict(zip(header, cells, strict=False))
                 row[_BEYOND_HEADER] = next(filter(None, cells[len(header) :]), "")
@@ -208,7 +208,7 @@ def _path_below(text: str, column: str) -> str:
 
 
 def _film_ids(paths: Iterable[str]) -> dict[str, str]:
-    """Returns an id for each path; its own characters where that is possible."""
+    """Returns an id for each path, with the path's own characters if possible."""
     plain = {path: re.sub(r"[^A-Za-z0-9.-]+", "_", path) for path in paths}
     counts = collections.Counter(plain.values())
     ids = {}
@@ -225,7 +225,7 @@ def _film_lines(
     """Joins the lines of one film.
 
     Raises:
-        _LineError: one of them cannot be used, or they contradict each other.
+        _LineError: a line is invalid, or lines contradict each other.
     """
     of_film = {}
     for where, row in lines:
@@ -252,7 +252,7 @@ def _film_lines(
             lesion = _lesion(line_where, row)
         except _LineError as error:
             raise _LineError(f"{line_where}: {error}") from None
-        if lesion and lesion not in lesions:  # a line that stands twice is one lesion
+        if lesion and lesion not in lesions:  # a repeated line is one lesion
             lesions.append(lesion)
     labels = {row["label"].lower() for _, row in lines}
     if "normal" in labels and len(labels) > 1:
@@ -298,12 +298,12 @@ def _bits(text: str) -> int | None:
     if not text:
         return None
     if not re.fullmatch(r"[0-9]{1,2}", text, re.ASCII) or not 8 <= int(text) <= 16:
-        raise _LineError(f"bits must be a whole number from 8 to 16, received {text!r}")
+        raise _LineError(f"bits must be an integer from 8 to 16, received {text!r}")
     return int(text)
 
 
 def _lesion(where: str, row: Mapping[str, str]) -> LesionLine | None:
-    """Returns the lesion of a line; None where its film is normal."""
+    """Returns the lesion of a line, or None if its film is normal."""
     if row[_BEYOND_HEADER]:
         raise _LineError(
             "a line has at most as many cells as the header, received "
@@ -387,7 +387,7 @@ def _number(text: str, name: str) -> float:
 
 
 def _in_two_splits(films: Mapping[str, FilmLines]) -> list[tuple[str, str]]:
-    """Returns a fault for every film of a patient whose films are put into different splits."""
+    """Returns a fault for every film of a patient whose films are in different splits."""
     splits = collections.defaultdict(set)
     for lines in films.values():
         if lines.split:

@@ -1,4 +1,4 @@
-"""Walks over the folder trees in which data arrives."""
+"""Walks the folder trees of downloaded data."""
 
 import os
 import pathlib
@@ -14,9 +14,9 @@ _NUM_KINDS = 4
 def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
     """Yields every folder at and below `root` with the names of its files, in no fixed order.
 
-    Links to folders are followed, since large data lies on other disks. No folder that a link leads
-    to is entered twice, so that links in a circle come to an end. Hidden files are left out: a Mac
-    writes '._1-1.dcm' beside '1-1.dcm' on a foreign disk.
+    Links to folders are followed, because large data are often on other disks. Each target folder
+    is visited only once, so circular links end. Hidden files are skipped: macOS writes '._1-1.dcm'
+    next to '1-1.dcm' on foreign disks.
     """
     pending, visited = [root], set()
     while pending:
@@ -27,7 +27,7 @@ def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
         visited.add(real_path)
         for folder, subfolders, files in top.walk():
             yield folder, [name for name in files if not name.startswith(".")]
-            # From Python 3.12 on, links to folders are listed among the files.
+            # Since Python 3.12, links to folders are listed among the files.
             pending += [folder / name for name in subfolders + files if _is_link(folder, name)]
 
 
@@ -36,19 +36,19 @@ def _is_link(folder: epath.Path, name: str) -> bool:
 
 
 def kind_of(file_name: str) -> str:
-    """Returns a name's suffix in lower case; '' where it has none, as in '1-1' and '1.2.840'."""
+    """Returns a name's suffix in lower case, or '', as for '1-1' and '1.2.840'."""
     suffix = pathlib.PurePath(file_name).suffix.lower()
     return suffix if re.fullmatch(r"\.[a-z][a-z0-9_]{0,11}|\.7z", suffix) else ""
 
 
 def advice(counts: Mapping[str, int]) -> str:
-    """Says what lies in a folder in which no film was found, and what to do with it.
+    """Describes the content of a folder without films, with a hint.
 
     Args:
         counts: number of files by `kind_of`.
 
     Returns:
-        A part of a sentence, to be put behind what was not found.
+        A part of a sentence that follows the error.
     """
     if not counts:
         return "; there is no file at all"

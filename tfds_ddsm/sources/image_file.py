@@ -1,7 +1,7 @@
-"""Films and masks from files of outside: DICOM, PNG, PGM, TIFF or JPEG; decoded, or refused.
+"""Decodes films and masks from DICOM, PNG, PGM, TIFF or JPEG files, or refuses them.
 
-The files may be damaged or hostile. All that decides how much memory decoding takes is checked
-before anything is allocated. What a file is, its content says, not its name.
+The files may be damaged or hostile. All values that determine the memory for decoding are checked
+before allocating. The format is detected from the content, not from the name.
 """
 
 import contextlib
@@ -27,28 +27,28 @@ from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
 from tfds_ddsm.sources import dicom_pixels, storage
 from tfds_ddsm.sources.dicom_pixels import MAX_PIXELS
 
-# What it logs of damaged files, with tracebacks, is the reason of the refusal.
+# Its log messages about damaged files, with tracebacks, repeat the reason of the refusal.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
-# 16 bits a pixel, and room for a header and for run lengths that gain nothing.
+# 16 bits per pixel, plus a header and run lengths that do not compress.
 MAX_FILE_BYTES = 2 * MAX_PIXELS * 129 // 128 + 2**20
-# The first bytes of each kind of picture, and Pillow's name of it.
+# The first bytes of each image format, and Pillow's name for it.
 _PICTURES = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"\xff\xd8\xff", "JPEG"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
-    (b"P5", "PPM"),  # Pillow's name of PGM, too
+    (b"P5", "PPM"),  # Pillow's name for PGM too
     (b"P2", "PPM"),
 )
 _GREY_MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I"}
-# Width, height and maximum value; a comment is white space.
+# Width, height and maximum value; a comment counts as white space.
 _PGM_HEADER = re.compile(rb"P[25]" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d+)")
 _SBIT = re.compile(rb"\0\0\0\x01sBIT(.)", re.DOTALL)
 
-# What pydicom and Pillow raise on damaged files; neither documents a closed list.
+# Exceptions of pydicom and Pillow for damaged files; neither documents a complete list.
 _DECODING_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -70,12 +70,12 @@ _DECODING_ERRORS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FilmPixels:
-    """A film as its file holds it.
+    """A film as stored in its file.
 
     Attributes:
-        stored: integers [height, width], 8 or 16 bits, signed or not.
-        scale: what they mean.
-        header: the DICOM attributes without the pixels; None for other files.
+        stored: integers [height, width], 8 or 16 bits, signed or unsigned.
+        scale: grey levels of the stored values.
+        header: the DICOM attributes without the pixels; None for other formats.
     """
 
     stored: np.ndarray
@@ -84,13 +84,13 @@ class FilmPixels:
 
     @functools.cached_property
     def grey(self) -> np.ndarray:
-        """Grey levels, uint16 [height, width], bright is dense tissue."""
+        """Grey levels, uint16 [height, width]; bright is dense tissue."""
         return self.scale.to_grey(self.stored)
 
     def with_grey(self, grey: np.ndarray) -> "FilmPixels":
         """Returns the film with other grey levels.
 
-        Stored values whose grey level stays the same stay the same.
+        Stored values whose grey level does not change are kept.
         """
         changed = grey != self.grey
         stored = self.stored.copy()
@@ -99,12 +99,12 @@ class FilmPixels:
 
 
 def read_film(path: epath.Path, bits: int | None = None, voi: bool = False) -> FilmPixels:
-    """Returns the film of a file; see `decode_film`. A file that cannot be opened is refused."""
+    """Returns the film in a file; see `decode_film`. Refuses a file that cannot be opened."""
     return decode_film(storage.read_bytes(path, MAX_FILE_BYTES), str(path), bits, voi)
 
 
 def read_pixels(path: epath.Path) -> np.ndarray:
-    """Returns the stored values of a file; see `decode`. One that cannot be opened is refused."""
+    """Returns the stored values of a file; see `decode`. Refuses a file that cannot be opened."""
     return decode(storage.read_bytes(path, MAX_FILE_BYTES), str(path))
 
 
@@ -113,12 +113,12 @@ def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = Fal
 
     Args:
         data: the content.
-        name: for messages.
-        bits: depth of the film; None: as the file says, or its values suggest.
+        name: name for messages.
+        bits: depth of the film; None: given by the file, or estimated from its values.
         voi: whether to apply a DICOM file's VOI LUT or window.
 
     Raises:
-        UnreadableFilmError: the file is damaged, too large, or not a grey picture.
+        UnreadableFilmError: the file is damaged, too large, or not a grey image.
         StorageError: the machine cannot decode it now.
     """
     with refusing(name):
@@ -135,13 +135,13 @@ def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = Fal
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """Returns the stored values of a file's content, as of a mask; a high value is bright.
+    """Returns the stored values of a file's content, for instance of a mask; high is bright.
 
     Returns:
         Integers of 8 or 16 bits [height, width], at most `MAX_PIXELS` in all.
 
     Raises:
-        UnreadableFilmError: the file is damaged, too large, or not a grey picture.
+        UnreadableFilmError: the file is damaged, too large, or not a grey image.
         StorageError: the machine cannot decode it now.
     """
     with refusing(name):
@@ -151,11 +151,11 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def refusing(name: str) -> Iterator[None]:
-    """Turns whatever a damaged file raises into one line that names the file."""
+    """Converts all exceptions for damaged files to one line with the file's name."""
     try:
-        # What is used of the header is checked here. pydicom would print broken values whole.
+        # The used attributes are checked here. pydicom would print broken values in full.
         with pydicom.config.disable_value_validation(), warnings.catch_warnings():
-            # Of odd values; those that matter are refused.
+            # Warnings about odd values; important ones are refused.
             warnings.filterwarnings("ignore", module="pydicom")
             yield
     except StorageError as error:
@@ -176,8 +176,8 @@ def _decode(data: bytes) -> tuple[np.ndarray, pydicom.Dataset | None, int | None
     """Decodes a file's content.
 
     Returns:
-        The stored values, a DICOM file's attributes, the stored value of white that a picture
-        states, and whether a picture's low values are bright.
+        The stored values, a DICOM file's attributes, the stored value of white given by another
+        image, and whether low values of that image are bright.
     """
     _check_num_bytes(len(data))
     if dicom_pixels.is_dicom(data):
@@ -196,7 +196,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, pydicom.Dataset | None, int | None
 
 
 def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
-    """Decodes a grey picture of 16 bits, or of 8 and fewer; a JPEG's colours become grey.
+    """Decodes a grey image of 16 bits, or of 8 and fewer; the colours of a JPEG become grey.
 
     Returns:
         The pixels, and whether low values are bright.
@@ -212,9 +212,9 @@ def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
                 f"a grey {kind} has 8 or 16 bits a pixel (mode L or I;16), received {image.mode}"
             )
         pixels = np.asarray(image.convert(_GREY_MODES[image.mode]))
-        # White is 0; Pillow inverts 8 bits alone.
+        # White is 0; Pillow inverts only 8-bit images.
         is_inverted = kind == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0
-    if image.mode == "I":  # Pillow holds a PGM of 16 bits so
+    if image.mode == "I":  # Pillow's mode for a 16-bit PGM
         if pixels.min() < 0 or pixels.max() > grey_levels.WHITE:
             raise ValueError(f"a film has 8 or 16 bits a pixel, received {pixels.max()}")
         pixels = pixels.astype(np.uint16)
@@ -222,10 +222,10 @@ def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
 
 
 def _stated_white(data: bytes, kind: str) -> int | None:
-    """Returns the stored value of white that a picture states; None where it states none.
+    """Returns the stored value of white given by an image, or None.
 
     It is a PGM's maximum value between 8 and 16 bits, or the highest value of the depth in a grey
-    PNG's sBIT chunk (PNG 11.3.2.6), which stands before IDAT.
+    PNG's sBIT chunk (PNG 11.3.2.6), which comes before IDAT.
     """
     if kind == "PPM":
         match = _PGM_HEADER.match(data)

@@ -1,14 +1,14 @@
-"""What a picture of a lesion's mask means."""
+"""Lesion masks from images."""
 
 import numpy as np
 
 
 class UnusableMaskError(Exception):
-    """A lesion's mask cannot be used though its file can be read; the message says why."""
+    """A lesion's mask cannot be used although its file can be read; the message says why."""
 
 
 def binary(pixels: np.ndarray) -> np.ndarray:
-    """Returns bool [height, width]; grey values, as JPEG makes them, are cut at half of the range.
+    """Returns bool [height, width]; grey values, for instance of JPEG, are cut at half the range.
 
     Raises:
         UnusableMaskError: no pixel is set, or all are.

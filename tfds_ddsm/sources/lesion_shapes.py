@@ -1,4 +1,4 @@
-"""Where a lesion lies on its film: a box, a circle or a polygon, and the mask that each stands for.
+"""Lesions given by a box, a circle or a polygon, and their masks.
 
 Rows and columns are counted from 0 at the film's upper left pixel, whose centre is (0, 0).
 """
@@ -10,12 +10,12 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-# A lesion at the edge may be drawn beyond it. One that lies mostly beyond was given in other units.
+# A lesion at the edge may extend beyond it. If most of it does, its units are wrong.
 _MIN_SHARE_ON_FILM = 0.5
 
 
 class OutsideFilmError(ValueError):
-    """A lesion that does not lie on its film; the message names both."""
+    """A lesion that is not on its film; the message describes both."""
 
 
 class Shape(Protocol):
@@ -25,7 +25,7 @@ class Shape(Protocol):
         """Returns first and last row, first and last column."""
 
     def flipped(self, height: int) -> "Shape":
-        """Returns the shape with rows that were counted from the film's bottom."""
+        """Returns the shape with rows counted from the film's bottom converted."""
 
     def draw(self, shape: tuple[int, int]) -> np.ndarray:
         """Returns bool [height, width], set on the lesion."""
@@ -85,7 +85,7 @@ class Circle:
 
 @dataclasses.dataclass(frozen=True)
 class Polygon:
-    """The outline through `points`, pairs of row and column, and what it encloses."""
+    """The outline through `points`, pairs of row and column, and its interior."""
 
     points: tuple[tuple[float, float], ...]
 
@@ -106,18 +106,18 @@ class Polygon:
 
 
 def on_film(outline: Shape, film_shape: tuple[int, int], from_bottom: bool = False) -> np.ndarray:
-    """Returns the mask of a lesion on its film; what sticks out at an edge is cut off.
+    """Returns the mask of a lesion on its film; parts beyond the edge are cut off.
 
     Args:
         outline: the lesion's shape.
         film_shape: height and width.
-        from_bottom: whether its rows are counted from the film's last one upwards.
+        from_bottom: whether its rows are counted upwards from the film's last one.
 
     Returns:
         bool [height, width], with at least one pixel set.
 
     Raises:
-        OutsideFilmError: less than half of the shape's bounding box lies on the film.
+        OutsideFilmError: less than half of the shape's bounding box is on the film.
     """
     if from_bottom:
         outline = outline.flipped(film_shape[0])
@@ -126,7 +126,7 @@ def on_film(outline: Shape, film_shape: tuple[int, int], from_bottom: bool = Fal
     mask = outline.draw(film_shape) if share >= _MIN_SHARE_ON_FILM else np.zeros((1, 1), bool)
     if not mask.any():
         raise OutsideFilmError(
-            f"the lesion (rows {top:g} to {bottom:g}, columns {left:g} to {right:g}) does not lie "
+            f"the lesion (rows {top:g} to {bottom:g}, columns {left:g} to {right:g}) is not "
             f"on the film of {film_shape[0]} x {film_shape[1]} pixels"
         )
     return mask

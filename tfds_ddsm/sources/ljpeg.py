@@ -1,23 +1,23 @@
-"""Lossless JPEG as DDSM stores its films: ITU-T T.81 Annex H with the PVRG encoder's first line.
+"""Lossless JPEG of DDSM's films: ITU-T T.81 Annex H with the first line of the PVRG encoder.
 
 DDSM's films were written by the JPEG coder of Stanford's Portable Video Research Group (PVRG). It
-departs from T.81 in two points, both measured on streams of PVRG-JPEG 1.2.1:
+differs from T.81 in two points, both measured on streams of PVRG-JPEG 1.2.1:
 
-- T.81 (H.1.2.1) predicts the first line from the left neighbour, whatever predictor the scan
+- T.81 (H.1.2.1) predicts the first line from the left neighbour, with any predictor that the scan
   declares. PVRG uses the declared predictor, with a line of 2^(precision - 1) above the image. For
-  predictors 1, 4 and 5 both rules agree. For 2, 3, 6 and 7 (DDSM's, by the reports of its users)
-  a decoder that follows T.81 returns wrong pixels and no error.
-- T.81 (H.1.2.1) starts prediction anew behind a restart marker, PVRG goes on with the line above.
+  predictors 1, 4 and 5 both rules agree. For 2, 3, 6 and 7 (DDSM's, according to its users), a
+  decoder that follows T.81 returns wrong pixels and no error.
+- T.81 (H.1.2.1) restarts prediction after a restart marker; PVRG continues with the line above.
 
-DICOM's lossless JPEG streams (PS3.5, 8.2.1) follow T.81; the decoder knows both rules.
+DICOM's lossless JPEG streams (PS3.5, 8.2.1) follow T.81; the decoder supports both rules.
 
-Why an own decoder, and not a well-kept one whose output is integrated anew by PVRG's rule: that
-needs a compiled pass over the pixels all the same (predictors 5 to 7 round, so the error of the
-first line spreads in no closed form), and it leans on how each library treats differences that
-leave 16 bits (some clamp them) and on its parser for damaged files. Huffman decoding and prediction
-in one compiled pass are 60 lines. A film of 13 million pixels takes 0.2 s on one core; the first
-call in a process compiles for 1.3 s. The compiled code is not kept on disk: loading it saves 0.3 s
-of that, and numba refuses to import where it finds no folder to write to, as in some containers.
+Why not use a library decoder and integrate its output again by PVRG's rule? That also needs a
+compiled pass over the pixels (predictors 5 to 7 round, so the error of the first line spreads in no
+closed form). It would also depend on how each library treats differences beyond 16 bits (some clamp
+them), and on its parser for damaged files. Huffman decoding and prediction in one compiled pass are
+60 lines. A film of 13 million pixels takes 0.2 s on one core; the first call in a process compiles
+for 1.3 s. The compiled code is not cached on disk: that would save 0.3 s, and numba cannot be
+imported without a writable cache folder, as in some containers.
 """
 
 import numba
@@ -36,14 +36,14 @@ def decode(data: bytes, first_line_of_t81: bool = False) -> np.ndarray:
     intervals. Sums are taken modulo 2^16 (H.1.2.1).
 
     Args:
-        data: the whole stream, SOI first. Nothing is allocated for the pixels before the stream
-            proves long enough to hold one bit for each.
-        first_line_of_t81: whether the first line, and each behind a restart marker, is predicted as
-            T.81 says, as in DICOM; else as the PVRG encoder does it.
+        data: the whole stream, starting with SOI. Memory for the pixels is allocated only if the
+            stream has at least one bit for each.
+        first_line_of_t81: whether the first line, and each after a restart marker, is predicted
+            according to T.81, as in DICOM; otherwise like the PVRG encoder.
 
     Returns:
-        uint16 [lines, samples], the size that the stream's own header declares. DDSM headers may
-        swap the two: reshape, do not transpose.
+        uint16 [lines, samples], the size declared in the stream's header. DDSM headers may swap the
+        two: reshape, do not transpose.
 
     Raises:
         LjpegError: the stream is truncated, damaged or of another kind.
@@ -55,7 +55,7 @@ def decode(data: bytes, first_line_of_t81: bool = False) -> np.ndarray:
     if num_samples > num_bits:  # the shortest Huffman code has one bit
         raise LjpegError(
             f"byte {scan.offset}: {frame.num_lines} x {frame.samples_per_line} samples need at "
-            f"least as many bits, the stream holds {num_bits}"
+            f"least as many bits, but the stream has {num_bits}"
         )
     image = np.empty((frame.num_lines, frame.samples_per_line), np.uint16)
     middle = 1 << (frame.precision - 1)
@@ -74,7 +74,7 @@ def _split_at_restarts(data: bytes, scan: Scan) -> list[tuple[int, int]]:
     """Returns start and stop byte of each restart interval's data (T.81 B.1.1.5, E.1.4).
 
     A stream without restarts is one interval. The last one ends at the first marker, or with the
-    stream: whether its data suffice is seen when they are decoded.
+    stream; decoding it shows whether it is complete.
     """
     coded = np.frombuffer(data, np.uint8)
     is_marker = (coded[scan.offset : -1] == 0xFF) & (coded[scan.offset + 1 :] != 0)
@@ -107,20 +107,20 @@ def _decode_interval(
 ) -> None:
     """Decodes one restart interval.
 
-    Lines in messages count from the interval's first.
+    Lines in messages are counted from the first of the interval.
 
     Args:
         coded: uint8 [n], the interval's data.
-        offset: where in the stream they start, for messages.
-        scan: how to decode them.
-        above: int64 [samples], the line above; the interval's last line on return.
+        offset: position of the interval's data in the stream, for messages.
+        scan: parameters for decoding.
+        above: int64 [samples], the line above; replaced by the interval's last line.
         first_sample: prediction of the first sample by T.81's rule; -1: PVRG's rule.
-        lines: uint16 [lines, samples], filled.
+        lines: uint16 [lines, samples], output.
     """
     kept = np.ones(len(coded), bool)
     kept[1:] = (coded[:-1] != 0xFF) | (coded[1:] != 0)  # a zero is stuffed in behind FF (B.1.1.5)
     num_bytes = np.count_nonzero(kept)
-    padded = np.zeros(4 * (num_bytes // 4 + 2), np.uint8)  # 32 bits more: the decoder reads ahead
+    padded = np.zeros(4 * (num_bytes // 4 + 2), np.uint8)  # 32 more bits, for reading ahead
     padded[:num_bytes] = coded[kept]
     words = padded.view(">u4").astype(np.uint32)
     status, line, bit = _decode_lines(
@@ -132,7 +132,7 @@ def _decode_interval(
         )
     if status == _NO_SUCH_CODE:
         raise LjpegError(
-            f"byte {offset + np.flatnonzero(kept)[bit // 8]}: the bits of line {line} start with "
+            f"byte {offset + np.flatnonzero(kept)[bit // 8]}: the bits of line {line} match "
             "no code of the Huffman table"
         )
 
@@ -142,14 +142,14 @@ def _decode_lines(words, num_bits, huffman_lookup, predictor, above, first_sampl
     """Huffman decoding and prediction in one pass (T.81 H.2, Tables H.1 and H.2).
 
     Args:
-        words: uint32 [n], the entropy-coded bits without stuffing, at least 32 zeros behind them.
-        num_bits: how many bits of `words` are the stream's.
+        words: uint32 [n], the entropy-coded bits without stuffing, followed by at least 32 zeros.
+        num_bits: number of bits of `words` from the stream.
         huffman_lookup: uint16 [65536], `Scan.huffman_lookup`.
         predictor: 1..7.
         above: int64 [samples], the line above the first; overwritten.
-        first_sample: prediction of the first sample, the rest of its line is predicted from the
-            left; -1: the first line is predicted as all others.
-        lines: uint16 [lines, samples], filled.
+        first_sample: prediction of the first sample; the rest of its line is predicted from the
+            left. -1: the first line is predicted like all others.
+        lines: uint16 [lines, samples], output.
 
     Returns:
         _DECODED, _CUT_SHORT or _NO_SUCH_CODE; the line reached; the bits consumed.

@@ -1,7 +1,7 @@
 """The header of a lossless JPEG stream: its marker segments up to the coded data (ITU-T T.81 B).
 
-Streams come from outside. What does not make sense is refused with the byte at which it stands,
-and nothing is allocated here but one lookup table of 128 KiB.
+Streams are untrusted input. Invalid data are refused with their byte position, and only one lookup
+table of 128 KiB is allocated here.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ import numpy as np
 MAX_SAMPLES = 50_000_000
 
 _SOF3, _DHT, _SOI, _SOS, _DRI, _COM = 0xC3, 0xC4, 0xD8, 0xDA, 0xDD, 0xFE
-_SKIPPED = frozenset(range(0xE0, 0xF0)) | {_COM}  # APP0..APP15: of no meaning for the pixels
+_SKIPPED = frozenset(range(0xE0, 0xF0)) | {_COM}  # APP0..APP15, irrelevant for the pixels
 
 
 class LjpegError(ValueError):
-    """A stream that cannot be decoded; the message names the byte and the reason."""
+    """A stream that cannot be decoded; the message gives the byte and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class _HuffmanTable:
-    """How many codes of length 1, 2, ..., 16 there are, and the SSSS of each, in their order."""
+    """The number of codes of length 1, 2, ..., 16, and the SSSS of each, in their order."""
 
     counts: bytes
     values: bytes
@@ -40,10 +40,10 @@ class _HuffmanTable:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """All that the entropy-coded data need to become pixels (T.81 B.2.3).
+    """All parameters for decoding the entropy-coded data (T.81 B.2.3).
 
     Attributes:
-        frame: what SOF3 declares.
+        frame: the content of SOF3.
         predictor: 1..7, Table H.1.
         huffman_lookup: uint16 [65536], see `_build_lookup`.
         lines_per_interval: lines between two restart markers; all lines without restarts.
@@ -58,7 +58,7 @@ class Scan:
 
 
 def parse_header(data: bytes) -> Scan:
-    """Reads the marker segments up to and with the scan header (T.81 B.2).
+    """Reads the marker segments up to and including the scan header (T.81 B.2).
 
     Raises:
         LjpegError: a segment is damaged, or the stream is not lossless, Huffman-coded, of one
@@ -90,7 +90,7 @@ def parse_header(data: bytes) -> Scan:
 
 
 def read_marker(data: bytes, offset: int) -> tuple[int, int]:
-    """Returns the marker's second byte and the offset behind it; fill bytes pass (B.1.1.2)."""
+    """Returns the marker's second byte and the offset after it; skips fill bytes (B.1.1.2)."""
     if data[offset : offset + 1] != b"\xff":
         raise LjpegError(
             f"byte {offset}: expected a marker (FF..), got '{data[offset : offset + 1].hex()}'"
@@ -194,13 +194,13 @@ def _parse_scan(
 
 
 def _build_lookup(table: _HuffmanTable) -> np.ndarray:
-    """Tells for each 16-bit prefix which code it starts with.
+    """Returns the code at the start of each 16-bit prefix.
 
-    Codes are handed out in order (T.81 C.2), so left-justified in 16 bits they are adjoining
-    ranges: a code of length n covers 2^(16 - n) prefixes.
+    Codes are assigned in order (T.81 C.2), so left-justified in 16 bits they are adjacent ranges: a
+    code of length n covers 2^(16 - n) prefixes.
 
     Returns:
-        uint16 [65536], 32 * length + SSSS; 0 where no code exists.
+        uint16 [65536], 32 * length + SSSS; 0 if there is no code.
     """
     sizes = np.frombuffer(table.values, np.uint8)
     if max(table.values, default=0) > 16:

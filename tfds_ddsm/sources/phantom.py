@@ -1,8 +1,8 @@
-"""Simulated screen-film mammograms with simulated lesions: needs no data at all.
+"""Simulated screen-film mammograms with simulated lesions; needs no data.
 
-A film is drawn as it comes about: breast of uneven thickness in front of the film, fat and
-fibroglandular tissue mixed by power-law noise, strands of connective tissue, the pectoral muscle on
-MLO views; then the film's characteristic curve, grain, a lead marker and bright film edges.
+A film is drawn in the order of its formation: a breast of uneven thickness, fat and fibroglandular
+tissue mixed by power-law noise, strands of connective tissue, the pectoral muscle on MLO views;
+then the film's characteristic curve, grain, a lead marker and bright film edges.
 """
 
 import dataclasses
@@ -41,16 +41,16 @@ _LETTERS = {
 class PhantomSource(mammogram.Source):
     """Simulated patients with four films each; implements `mammogram.Source`.
 
-    Two patients in five have a malignant lesion in one breast and two in five have benign ones
-    alone; a breast shows the same lesions in both of its views.
+    Two patients in five have a malignant lesion in one breast, and two in five have only benign
+    lesions; both views of a breast show the same lesions.
 
     Attributes:
-        num_patients: how many women.
-        difficulty: 0, lesions stand out and the classes look apart, to 1, faint and overlapping.
+        num_patients: number of patients.
+        difficulty: 0 (lesions stand out and the classes look different) to 1 (faint, overlapping).
         seed: the same seed gives the same films.
 
     Raises:
-        ValueError: a field out of its range.
+        ValueError: a field is out of its range.
     """
 
     num_patients: int
@@ -107,7 +107,7 @@ class PhantomSource(mammogram.Source):
         return mammogram.Mammogram(film=film, image=image, lesions=lesions)
 
     def _rng(self, name: str) -> np.random.Generator:
-        """Returns the generator of one named thing; Python's own hash() differs between runs."""
+        """Returns the generator for a name; Python's own hash() differs between runs."""
         digest = hashlib.sha256(name.encode()).digest()
         entropy = [self.seed, int.from_bytes(digest[:8], "big")]
         return np.random.default_rng(np.random.SeedSequence(entropy))
@@ -136,7 +136,7 @@ class PhantomSource(mammogram.Source):
 
 @dataclasses.dataclass(frozen=True)
 class _Anatomy:
-    """What both breasts and both views of one woman share. Levels are logits of brightness."""
+    """Properties shared by both breasts and views of a patient. Levels are logits of brightness."""
 
     depth_mm: float  # chest wall to nipple
     half_height_mm: float
@@ -168,7 +168,7 @@ def _breast(anatomy, view, rng):
 
     Returns:
         Exposure float32 [height, width] in logits of brightness, and bool [height, width], where
-        lesions may lie: well under the skin, not over the pectoral muscle or at the film's ends.
+        lesions may be: well under the skin, not over the pectoral muscle or at the film's ends.
     """
     shape = (_HEIGHT_PX, _WIDTH_PX)
     y = (np.arange(_HEIGHT_PX, dtype=np.float32) * PIXEL_SIZE_MM)[:, None]
@@ -213,7 +213,7 @@ def _skin_line(y, view, nipple_mm, anatomy, rng):
 
 
 def _depth_under_skin(breast: np.ndarray) -> np.ndarray:
-    """Returns the distance from the skin in mm, negative outside; found on a coarser grid."""
+    """Returns the distance from the skin in mm, negative outside, computed on a coarser grid."""
     coarse = 4
     small = breast[::coarse, ::coarse]
     small = np.pad(small, ((40, 40), (40, 0)), mode="edge")  # no skin at the film's edges
@@ -229,7 +229,7 @@ def _gland_share(x, y, depth_mm, nipple_mm, anatomy, rng):
         depth_mm.shape, PIXEL_SIZE_MM, rng, beta=3.4, shortest_mm=4, stretch=1.3
     )
     under_skin = 1 / (1 + np.exp(-(depth_mm - anatomy.skin_fat_mm - 2 * noise) / 2.0))
-    # A fan that is wide at mid depth and narrows to the nipple; fat behind it and below.
+    # A fan, wide at medium depth and narrow at the nipple; fat behind it and below.
     across = (y - nipple_mm + 6) / anatomy.half_height_mm
     along = x / anatomy.depth_mm
     fan = np.exp(-0.5 * (across / 0.45) ** 2) * np.exp(-0.5 * ((along - 0.5) / 0.35) ** 2)
@@ -238,7 +238,7 @@ def _gland_share(x, y, depth_mm, nipple_mm, anatomy, rng):
 
 
 def _strands(shape, depth_mm, nipple_mm, anatomy, rng):
-    """Returns thin bent lines that run together at the nipple, 0..1: ducts, septa, ligaments."""
+    """Returns thin bent lines that converge at the nipple, 0..1: ducts, septa, ligaments."""
     count, step_mm = 420, 0.1
     length = rng.integers(80, 700, count)[:, None]
     walked = np.arange(700)
@@ -262,7 +262,7 @@ def _strands(shape, depth_mm, nipple_mm, anatomy, rng):
         weight = strength[chosen].ravel()[on_film]
         drawn = np.bincount(where, weight, minlength=lines.size).reshape(shape)
         sigma_px = width / PIXEL_SIZE_MM
-        # A line that is blurred loses height as it gains width.
+        # A blurred line loses height as it gains width.
         lines += ndimage.gaussian_filter(drawn.astype(np.float32), sigma_px, truncate=3) * (
             sigma_px * np.sqrt(2 * np.pi) * step_mm / PIXEL_SIZE_MM
         )
@@ -270,19 +270,19 @@ def _strands(shape, depth_mm, nipple_mm, anatomy, rng):
 
 
 def _with_pectoral(level, x, y, nipple_mm, anatomy, rng):
-    """Lays the pectoral muscle over the corner at the chest wall."""
+    """Draws the pectoral muscle over the corner at the chest wall."""
     top_mm, end_mm = rng.uniform(38, 58), nipple_mm * rng.uniform(0.75, 1.0)
     down = y / end_mm
     edge_mm = top_mm * (1 - down) + rng.uniform(0, 7) * np.sin(np.pi * np.clip(down, 0, 1))
     fibres = power_law_noise(level.shape, PIXEL_SIZE_MM, rng, beta=2.5, longest_mm=20, stretch=0.4)
     muscle = anatomy.gland_level + rng.uniform(-0.4, 0.1) + 0.05 * fibres
-    muscle += 0.25 * (level - anatomy.gland_level)  # breast tissue lies over it
+    muscle += 0.25 * (level - anatomy.gland_level)  # breast tissue in front of it
     share = np.clip((edge_mm - x) / 4.0 + 0.5, 0, 1)
     return level + share**2 * (3 - 2 * share) * (muscle - level), share > 0.5
 
 
 def _develop(exposure, rng):
-    """Turns exposure in logits into a film with grain; uint16 [height, width]."""
+    """Converts exposure in logits to a film with grain; uint16 [height, width]."""
     grain = ndimage.gaussian_filter(
         rng.standard_normal(exposure.shape, dtype=np.float32), 0.6, truncate=3
     )
@@ -291,7 +291,7 @@ def _develop(exposure, rng):
 
 
 def _mark_film(image, film, rng):
-    """Adds the lead marker in the air beside the breast and, now and then, bright film edges."""
+    """Adds the lead marker in the air next to the breast and, in some films, bright film edges."""
     image = image.copy()
     marker = _marker(film.laterality[0] + film.view, rng)
     height, width = marker.shape
@@ -311,7 +311,7 @@ def _mark_film(image, film, rng):
 
 
 def _marker(text, rng):
-    """Returns a turned lead marker; uint16, 0 where there is none."""
+    """Returns a rotated lead marker; uint16, 0 outside."""
     gap = np.zeros((7, 1))
     letters = [np.array([[c == "#" for c in row] for row in _LETTERS[t]], float) for t in text]
     word = np.hstack([part for letter in letters for part in (letter, gap)])

@@ -1,8 +1,8 @@
 """Simulated masses and microcalcification clusters, inserted into real or simulated films.
 
-Brightness is added along the film's own characteristic curve. A screen film answers log exposure
-with a sigmoid (Hurter and Driffield 1890), so a lesion adds to the logit of the brightness: it
-stays visible in fat, fades into dense tissue, carries the grain under it and can never clip.
+Brightness is added along the film's own characteristic curve. A screen film responds to log
+exposure with a sigmoid (Hurter and Driffield 1890), so a lesion adds to the logit of the
+brightness. It is visible in fat, fades into dense tissue, keeps the grain and never clips.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ _ROOM_CELL_MM = 1.0
 
 
 def plan_lesion(malignant: bool, difficulty: float, rng: np.random.Generator) -> LesionPlan:
-    """Draws one lesion's type, size, look and contrast.
+    """Draws one lesion's type, size, appearance and contrast.
 
-    An observer who saw `suspicion` itself would reach AUROC Phi(sqrt(2) * separation): 0.996 at
-    difficulty 0, 0.94 at 0.5 and 0.74 at 1; the pictures show it through noisy shapes.
+    An observer of `suspicion` itself would reach AUROC Phi(sqrt(2) * separation): 0.996 at
+    difficulty 0, 0.94 at 0.5 and 0.74 at 1; the images show it through noisy shapes.
     """
     is_mass = rng.random() < 0.75
     smallest, largest = MASS_DIAMETER_MM if is_mass else CLUSTER_DIAMETER_MM
@@ -52,22 +52,22 @@ def insert_lesions(
     difficulty: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, tuple[mammogram.Lesion, ...]]:
-    """Draws simulated lesions into a film; every other one, from the first, is malignant.
+    """Draws simulated lesions into a film; every second one, starting with the first, is malignant.
 
     Args:
-        image: uint16 [height, width], bright is dense; left as it is.
-        tissue: bool [height, width], where breast is; lesions lie whole within it.
-        occupied: bool [height, width], where lesions are already; kept clear by GAP_MM.
-        num_lesions: how many to draw; those that find no room are left out.
+        image: uint16 [height, width], bright is dense; not changed.
+        tissue: bool [height, width], the breast; lesions are completely inside it.
+        occupied: bool [height, width], existing lesions, with a distance of at least GAP_MM.
+        num_lesions: number of lesions to draw; those without room are omitted.
         pixel_size_mm: side of one pixel in the breast.
         difficulty: 0 (bright, the classes far apart) to 1 (faint, the classes overlap).
-        rng: the only source of chance.
+        rng: random generator.
 
     Returns:
-        The new film and its new lesions, masks bool [height, width].
+        The film with lesions, and the added lesions, masks bool [height, width].
 
     Raises:
-        ValueError: arrays of other shapes or types, or a number out of its range.
+        ValueError: arrays have wrong shapes or types, or a number is out of its range.
     """
     _check_arrays(image, tissue, occupied)
     if num_lesions < 0:
@@ -85,9 +85,9 @@ def insert_planned(
     pixel_size_mm: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, tuple[mammogram.Lesion, ...]]:
-    """Draws the planned lesions into a film, shrinking those that find no room at their size.
+    """Draws the planned lesions into a film, shrinking those without room at their size.
 
-    Arguments, results and errors as in `insert_lesions`.
+    Arguments, results and errors are those of `insert_lesions`.
     """
     _check_arrays(image, tissue, occupied)
     if not 0.01 <= pixel_size_mm <= 1.0:
@@ -100,7 +100,7 @@ def insert_planned(
         if placed is None:
             continue
         step, shape, (top, left) = placed
-        # The faint ends of spicules may leave the film; the outline never does.
+        # The faint ends of spicules may extend beyond the film; the outline never does.
         rows = slice(max(top, 0), min(top + step.shape[0], image.shape[0]))
         columns = slice(max(left, 0), min(left + step.shape[1], image.shape[1]))
         part = (
@@ -120,7 +120,7 @@ def insert_planned(
 
 
 def check_difficulty(difficulty: float) -> None:
-    """Raises ValueError unless difficulty lies in [0, 1]."""
+    """Raises ValueError unless difficulty is in [0, 1]."""
     if not 0 <= difficulty <= 1:
         raise ValueError(f"difficulty must be in [0, 1], 0 easy and 1 hard, got {difficulty}.")
 
@@ -147,7 +147,7 @@ def _add_to_film(pixels: np.ndarray, step: np.ndarray) -> np.ndarray:
 
 
 def _draw_where_it_fits(room, plan, pixel_size_mm, rng):
-    """Returns step, outline and top left corner of a lesion, or None where there is no room."""
+    """Returns step, outline and top left corner of a lesion, or None if there is no room."""
     room_mm = room.radius_mm()
     smallest_mm = (MASS_DIAMETER_MM if plan.lesion_type == "mass" else CLUSTER_DIAMETER_MM)[0]
     while True:
@@ -166,18 +166,18 @@ def _draw_where_it_fits(room, plan, pixel_size_mm, rng):
 
 
 class _Room:
-    """Where lesions fit, in cells of about 1 mm; the film itself is looked through only once."""
+    """The free room for lesions, in cells of about 1 mm; the film itself is scanned only once."""
 
     def __init__(self, tissue: np.ndarray, occupied: np.ndarray, pixel_size_mm: float):
         self.cell_px = max(1, round(_ROOM_CELL_MM / pixel_size_mm))
         self._cell_mm = self.cell_px * pixel_size_mm
-        # One more cell all around counts as outside: lesions keep off the film's edge.
+        # An additional cell all around counts as outside, so that lesions avoid the film's edge.
         free = np.pad(_all_in_cells(tissue, self.cell_px), 1)
         self._to_edge_mm = self._distance_mm(free)
         self._clear = _all_in_cells(~occupied, self.cell_px)
 
     def occupy(self, mask: np.ndarray, rows: slice, columns: slice) -> None:
-        """Takes the room of a lesion that lies within `rows` and `columns` of the film."""
+        """Marks the room of a lesion within `rows` and `columns` of the film as occupied."""
         size = self.cell_px
         top, bottom = rows.start // size, -(-rows.stop // size)
         left, right = columns.start // size, -(-columns.stop // size)
@@ -187,7 +187,7 @@ class _Room:
         self._clear[top : top + height, left : left + width] &= clear
 
     def radius_mm(self) -> np.ndarray:
-        """Returns, for every cell, the radius that is free around its centre."""
+        """Returns the free radius around the centre of every cell."""
         to_lesion_mm = np.inf
         if not self._clear.all():
             clear = np.pad(self._clear, 1, constant_values=True)

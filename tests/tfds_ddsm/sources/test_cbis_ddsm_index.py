@@ -149,7 +149,7 @@ def test_folder_without_csv_files_or_films_is_refused(tmp_path):
         (lambda path: path.with_suffix(".zip"), "6 .zip, 1 .csv: unpack the archives"),
         (
             lambda path: path.parents[3] / f"{path.parent.name}_{path.name}",
-            "among the 6 .dcm and .jpg files here; one lies at CBIS-DDSM/1.3.6.*, and no folder",
+            "among the 6 .dcm and .jpg files here; one is CBIS-DDSM/1.3.6.*, but no folder",
         ),
     ],
 )

@@ -282,7 +282,7 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(tmp_path, monk
     monkeypatch.setattr(ddsm.ljpeg, "decode", None)
 
     path.write_bytes(stream[:7] + bytes((20, 0, 20, 0)) + stream[11:])
-    with pytest.raises(UnreadableFilmError, match="holds 5120 x 5120 samples, and the"):
+    with pytest.raises(UnreadableFilmError, match="contains 5120 x 5120 samples, but the"):
         read(tmp_path)
     path.write_bytes(stream[:7] + b"\xff\xff\xff\xff" + stream[11:])
     with pytest.raises(UnreadableFilmError, match="65535 x 65535 samples; a film has at most"):
@@ -332,7 +332,7 @@ def test_reads_films_of_its_index_only(tmp_path):
         (
             "A-0001-1.ics",
             lambda path: path.write_text(path.read_text().replace(" 40 ", " 41 ")),
-            r"holds 40 x 30 samples, and the .ics file says 41 x 30",
+            r"contains 40 x 30 samples, but the .ics file says 41 x 30",
         ),
         ("A_0001_1.LEFT_CC.OVERLAY", lambda path: path.unlink(), "No such file"),
         (
@@ -405,7 +405,7 @@ def test_missing_abnormalities_are_told(tmp_path):
     mammogram = read(tmp_path)
 
     assert len(mammogram.lesions) == 1
-    assert "TOTAL_ABNORMALITIES declares 3, the file holds 1" in mammogram.left_out[0]
+    assert "TOTAL_ABNORMALITIES is 3, but the file has 1" in mammogram.left_out[0]
 
 
 def test_overlays_are_read_tolerantly(tmp_path):

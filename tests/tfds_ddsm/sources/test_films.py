@@ -132,7 +132,7 @@ def test_a_mask_of_grey_edges_is_cut_at_half(tmp_path):
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"row_min": 500, "row_max": 520, "col_min": 0, "col_max": 9}, "does not lie on the film"),
+        ({"row_min": 500, "row_max": 520, "col_min": 0, "col_max": 9}, "is not on the film"),
         ({"mask": "other.png"}, r"mask has 59 x 40 pixels, its film 60 x 40 .*other.png"),
         ({"mask": "empty.png"}, "the mask is empty"),
         ({"mask": "inverted.png"}, "the mask is set along all edges of the film"),

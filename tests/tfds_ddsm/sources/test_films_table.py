@@ -181,7 +181,7 @@ def test_a_lesion_without_a_place_counts_as_none():
     [
         ("", "film, patient_id, label is missing; received none"),
         ("film,label\na,normal", "patient_id is missing; received film, label"),
-        ("film,film,patient_id,label", "a column stands twice"),
+        ("film,film,patient_id,label", "duplicate column"),
         ("film,patient_id,label\n" + "x" * 200_000, "line 2: field larger"),
     ],
 )

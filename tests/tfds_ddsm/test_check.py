@@ -106,7 +106,7 @@ def test_own_films_are_read_and_their_splits_told(tmp_path):
     assert not has_faults
     text = _words(text)
     for part in (
-        "table films.csv, 4 lines columns that are not used: notes",
+        "table films.csv, 4 lines unused columns: notes",
         "films 4 (scanner: 4 unknown) patients 4",
         "lesions 2: 2 malignant, 0 benign 2 films are normal",
         "depth 16 bits (3 films), 8 bits (1 films)",

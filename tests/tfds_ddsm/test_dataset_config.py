@@ -16,7 +16,7 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
         ("film_size", [1375], "film_size must be"),
         ("film_size", "1375x750", "film_size must be"),
         ("film_size", [1375, 200], "film_size must be .* from patch_size"),
-        ("patches_per_class", 0, "patches_per_class must be a whole number >= 1; received 0."),
+        ("patches_per_class", 0, "patches_per_class must be an integer >= 1; received 0."),
         ("patches_per_class", "many", "patches_per_class"),
         ("background_share", 1.5, "background_share must be a number from 0 to 1; received 1.5."),
         ("background_share", float("nan"), "background_share"),

@@ -406,12 +406,12 @@ def test_a_picture_under_two_patients_stops_the_build_or_gives_no_patch_twice(
     assert {record["patient_id"] for record in records(built)["test"]} == {b"P1", b"P2"}
 
     PIL.Image.open(films / "1.png").save(films / "2.png", compress_level=1)
-    reason = r"2\.png: the same picture as 1\.png of the patient P1"
+    reason = r"2\.png: the same image as 1\.png of the patient P1"
     with pytest.raises(DatasetError, match=rf"{reason}; .*check lists all"):
         build(tmp_path / "data", films, name="twice")
     part = build(tmp_path / "data", films, name="part", allow_skipped=True)
     assert {record["patient_id"] for record in records(part)["test"]} == {b"P1"}
-    assert "film,test,2.png,the same picture" in (part.data_path / "skipped.csv").read_text()
+    assert "film,test,2.png,the same image" in (part.data_path / "skipped.csv").read_text()
 
     table = films / "films.csv"
     table.write_text(table.read_text().replace("P2", "P1"))

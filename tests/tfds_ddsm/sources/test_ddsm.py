@@ -241,7 +241,7 @@ def test_two_cases_of_one_name_whose_records_differ_are_left_out(tmp_path):
     assert [film.view for film in source.index()] == ["MLO", "CC", "MLO"]
     (skipped,) = source.skipped()
     assert (skipped.kind, skipped.name) == ("film", "A_0001_1.LEFT_CC")
-    assert re.search(r"benign_01.*cancer_01.*both hold A_0001_1", skipped.reason)
+    assert re.search(r"benign_01.*cancer_01.*both have A_0001_1", skipped.reason)
 
 
 def test_a_case_that_lies_twice_in_the_same_form_is_one_case(tmp_path):

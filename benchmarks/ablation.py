@@ -1,12 +1,12 @@
-"""Judges generators that `benchmarks.jax_training` trained, and prints a row for each recipe.
+"""Evaluates generators trained by `benchmarks.jax_training`, and prints a row for each recipe.
 
     python -m benchmarks.ablation RUNS --dataset=ddsm_patches/mass64 --patch_size=64 \
         --data_dir=DIR --quality_features=VGG16.npz --max_patches=300
 
-RUNS holds a folder RECIPE_sSEED for each run, with its generator.weights.h5 and run.json. Test
-patches are infilled as the other class by the rule of the synthetic set. A cell is the mean over
-the seeds and their standard deviation; the first row is real patches of other patients.
-RUNS/ablation.json keeps each run's measures, so that a stopped command continues where it was.
+RUNS contains a folder RECIPE_sSEED for each run, with its generator.weights.h5 and run.json. Test
+patches are infilled as the other class by the rule of the synthetic set. A cell is the mean and
+standard deviation over the seeds; the first row is real patches of other patients. The measures of
+each run are kept in RUNS/ablation.json, so that a stopped command resumes.
 """
 
 import json
@@ -40,7 +40,7 @@ def main(runs: str) -> None:
     folders = sorted(path.parent for path in root.glob("*_s*/run.json"))
     if not folders:
         raise UserError(
-            f"The folder of the runs must hold RECIPE_sSEED/run.json. Received: {runs}."
+            f"The folder of the runs must contain RECIPE_sSEED/run.json. Received: {runs}."
         )
     num_patches = preset_quality.MAX_PATCHES.value
     features = preset_quality.remembering(
@@ -61,7 +61,7 @@ def main(runs: str) -> None:
         )
         judged[folder.name] = {"steps": record["steps"], "measures": measures}
         file_io.write_whole(kept, json.dumps(judged) + "\n")
-        print(f"judged {folder.name}", flush=True)
+        print(f"evaluated {folder.name}", flush=True)
     _print_table(judged)
 
 

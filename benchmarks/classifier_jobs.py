@@ -1,10 +1,10 @@
-"""How much sooner two classifiers are trained at once than one after the other.
+"""Speed of training classifiers in parallel compared with one after another.
 
     python -m benchmarks.classifier_jobs --flagfile=cigan_tf/flagfiles/experiment.flags \
         --data_dir=runs/data
 
-trains the classifiers of one arm, `--jobs` seeds of it, by commands of their own: with that many
-jobs and with one, in turn. The time is the whole command's, start and tracing included. The
+trains the classifiers of one arm, with `--jobs` seeds, in separate commands: alternately with that
+many jobs and with one. The time is that of the whole command, including start-up and tracing. The
 dataset is that of the flags; `make experiment` builds it.
 """
 
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-# As cigan_tf.main sets them.
+# Same settings as in cigan_tf.main.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
@@ -24,7 +24,7 @@ from cigan_tf import command_line
 from cigan_tf import flags as cigan_flags
 from cigan_tf.errors import UserError
 
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Commands of either kind that are timed.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed commands of each kind.")
 _ARM = flags.DEFINE_string("timed_arm", "baseline", "The arm whose classifiers are trained.")
 
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _seconds(jobs: int, num_classifiers: int) -> float:
-    """Trains that many classifiers of the arm in a folder of their own; returns the seconds."""
+    """Trains that many classifiers of the arm in a new folder; returns the seconds."""
     given = [argument for argument in sys.argv[1:] if not _is_own(argument)]
     seeds = ",".join(map(str, range(num_classifiers)))
     with tempfile.TemporaryDirectory() as workdir:

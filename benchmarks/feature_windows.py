@@ -1,16 +1,16 @@
-"""What windows save of a recipe's own generator step, on its own patches.
+"""Speed-up of a generator step by windows, for a recipe's settings and patches.
 
     python -m benchmarks.feature_windows --flagfile=cigan_tf/flagfiles/scratch.flags \
         --data_dir=runs/data
 
-Two models that differ in --windowed_feature_loss alone take the same steps in turn, pair by pair,
-so that a machine whose speed varies gives both the same; the median of the pairs' ratios counts.
+Two models that differ only in --windowed_feature_loss take the same steps alternately, so that
+variations of the machine's speed affect both. The result is the median of the ratios.
 """
 
 import dataclasses
 import os
 
-# As cigan_tf.main sets them.
+# Same settings as in cigan_tf.main.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -22,7 +22,7 @@ from cigan_tf import command_line, input_pipeline
 from cigan_tf.flags import config_from_flags
 from cigan_tf.models.cigan import Turn, build_cigan
 
-_PAIRS = flags.DEFINE_integer("pairs", 150, "Steps of either model that are timed.")
+_PAIRS = flags.DEFINE_integer("pairs", 150, "Timed steps of each model.")
 
 _NUM_BATCHES = 8
 _WARM_UP_PAIRS = 10

@@ -1,10 +1,10 @@
-"""Which films the whole-film tools and the dataset's builder read, and what damaged ones cost.
+"""Film formats read by the whole-film tools and the dataset's builder, and a test of damaged files.
 
     python -m benchmarks.film_formats [--damaged=1000]
 
 The first table writes films of each transfer syntax, depth and photometric interpretation, infills
 a square and reads the written film again. The second reads the test files of pydicom. The third
-damages DICOM files, in their attributes, lengths and streams, and reads them.
+damages DICOM files in their attributes, lengths and streams, and reads them.
 """
 
 import collections
@@ -51,9 +51,9 @@ def _print_formats() -> None:
 
 
 def _there_and_back(syntax: uid.UID, bits: int, signed: bool) -> str:
-    """Returns what came of an infilled film: 'exact' or the largest error; '-' if not tried."""
+    """Returns the result for an infilled film: 'exact' or the largest error; '-' if not tried."""
     if signed and syntax == uid.JPEGLSNearLossless:
-        return "-"  # an error of 1 may turn the darkest value into the brightest: the encoder's
+        return "-"  # an error of 1 of the encoder may turn the darkest value into the brightest
     stored = dicom_films.tissue(bits, signed)
     lesion = FilmLesion(np.ones((20, 20), bool), 30, 20, malignant=True)
     outside = ~lesion.on_film(stored.shape)

@@ -1,11 +1,11 @@
-"""How fast training patches come from the disk, what is read for them, and what that costs.
+"""Speed of reading training patches, bytes read, and memory.
 
     python -m benchmarks.input_speed [--checkout=DIR] [--records=200000]
 
-Patches of the real sample films at 256 px, in batches of 8; and, for the first batch, as many
-records as `--records` says, small ones of 32 px repeated. Each arm is a process of its own that
-reads the same files; with `--checkout` another checkout of this package is an arm as well, and the
-two take turns. Bytes are those that the process asked of the system (`rchar` in /proc/self/io).
+Patches of the real sample films at 256 px, in batches of 8; for the first batch, `--records` small
+records of 32 px, repeated. Each arm is a separate process that reads the same files. With
+`--checkout` another checkout of this package is an additional arm, and the two alternate. Bytes are
+those requested by the process from the system (`rchar` in /proc/self/io).
 """
 
 import contextlib
@@ -23,11 +23,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags
 
-_CHECKOUT = flags.DEFINE_string("checkout", None, "Folder of another checkout, measured beside.")
+_CHECKOUT = flags.DEFINE_string("checkout", None, "Folder of another checkout for comparison.")
 _RECORDS = flags.DEFINE_integer("records", 200_000, "Records of the large dataset.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that each arm is timed; the median counts.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed repetitions of each arm; the median is shown.")
 _MEASURE = flags.DEFINE_string("measure", None, "Dataset to be read; for an inner process.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the datasets; made where it is none.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the datasets; default: temporary.")
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _BATCH_SIZE = 8
@@ -41,7 +41,7 @@ def main(_):
     if _MEASURE.value:
         print(json.dumps(_measure(_MEASURE.value, _DATA_DIR.value)))
         return
-    # Not in the inner processes, whose checkout may be another one.
+    # Not in the inner processes, whose checkout may be a different one.
     from benchmarks import repeated_records
 
     with contextlib.ExitStack() as stack:
@@ -73,7 +73,7 @@ def main(_):
 
 
 def _run(root: pathlib.Path, name: str, folder: str) -> dict[str, float]:
-    """Returns what `_measure` finds in a process that imports a checkout."""
+    """Returns the result of `_measure` in a process that imports a checkout."""
     finished = subprocess.run(
         [sys.executable, __file__, f"--measure={name}", f"--data_dir={folder}"],
         env={**os.environ, "PYTHONPATH": str(root)},
@@ -92,7 +92,7 @@ def _measure(name: str, folder: str) -> dict[str, float]:
 
     data = DataConfig(f"ddsm_patches/{name}", data_dir=folder, batch_size=_BATCH_SIZE)
     config = Config(data=data, model=ModelConfig(patch_size=_SIZES_PX[name]))
-    tf.constant(0)  # TensorFlow has started
+    tf.constant(0)  # starts TensorFlow
     start = time.perf_counter()
     batches = iter(input_pipeline.training_batches(config))
     next(batches)
@@ -118,7 +118,7 @@ def _bytes_read() -> int:
 def _lines(first: dict, rounds: list[dict]) -> list[str]:
     lines = [
         f"| | patches/s, 256 px | read per patch, KiB | first batch of {_RECORDS.value} records, s "
-        "| the very first, s | peak, GB |",
+        "| first batch ever, s | peak, GB |",
         "|---|---|---|---|---|---|",
     ]
     for arm, once in first.items():

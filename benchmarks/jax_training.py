@@ -1,18 +1,19 @@
-"""Trains ciGAN's networks on one accelerator through Keras' JAX backend, without TensorFlow.
+"""Trains ciGAN's networks on one accelerator with Keras' JAX backend, without TensorFlow.
 
-The networks, masks and losses are those of `cigan_tf`; the loop is compiled whole and the patches
-lie in the device's memory. It is how the preset `cbis_mass_128` was trained. Two commands, the
-first of them where TensorFlow and the dataset are:
+The networks, masks and losses are those of `cigan_tf`. The whole loop is compiled, and the patches
+are in the device's memory. The preset `cbis_mass_128` was trained in this way. There are two
+commands; the first needs TensorFlow and the dataset:
 
     python -m benchmarks.jax_training pack PATCHES.npz --flagfile=FLAGS --dataset=DATASET ...
     KERAS_BACKEND=jax python -m benchmarks.jax_training train PATCHES.npz OUT
 
-PATCHES.npz holds the configuration and the training patches, rounded to 8 bits. OUT receives
-generator.weights.h5 (the moving average, where there is one), discriminator.weights.h5 and
-run.json with settings, steps, seconds and loss terms.
+PATCHES.npz contains the configuration and the training patches, rounded to 8 bits. OUT receives
+generator.weights.h5 (the moving average, if there is one), discriminator.weights.h5 and run.json
+with settings, steps, seconds and loss terms.
 
-What differs from `cigan_tf.training`: JAX draws the batches and the noise; everything is float32;
-the step size does not decay; the run stops where a gradient is not finite, and does not resume.
+Differences from `cigan_tf.training`: JAX draws the batches and the noise; all arithmetic is
+float32; the learning rate does not decay; the run stops if a gradient is not finite, and cannot
+resume.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def pack(path: pathlib.Path, flags: list[str]) -> None:
-    """Writes a configuration and the training patches that it names."""
+    """Writes a configuration and its training patches."""
     from absl import flags as absl_flags
 
     from cigan_tf import flags as cigan_flags
@@ -87,7 +88,7 @@ def _load(path: pathlib.Path):
         image, mask = packed["image"], packed["mask"]
         label, has_lesion = packed["label"], packed["has_lesion"]
         tissue = packed["tissue_fraction"]
-    # What is not tissue is the darkest part of a patch, as in masks.tissue_share.
+    # The darkest part of a patch is not tissue, as in masks.tissue_share.
     levels = np.sort(image.reshape(len(image), -1), axis=1).astype(np.int16)
     num_air = np.rint((1 - tissue) * levels.shape[1]).astype(int)
     brightest_air = levels[np.arange(len(levels)), np.maximum(num_air - 1, 0)]
@@ -103,7 +104,7 @@ def _load(path: pathlib.Path):
 
 
 def train(path: pathlib.Path, out: pathlib.Path, seconds: float, seed: int | None = None) -> None:
-    """Takes the configured steps, or those of some seconds, and writes both networks' weights."""
+    """Trains for the configured steps or the given seconds, and writes both networks' weights."""
     import jax
     import jax.numpy as jnp
     import keras
@@ -120,7 +121,7 @@ def train(path: pathlib.Path, out: pathlib.Path, seconds: float, seed: int | Non
             config, training=dataclasses.replace(config.training, seed=seed)
         )
     if not config.model.composite or config.training.init_from:
-        sys.exit("Here a run composites its infills and starts from random weights.")
+        sys.exit("This script supports only composited infills and random initial weights.")
     settings = config.training
     patch_size = config.model.patch_size
     keras.utils.set_random_seed(settings.seed)
@@ -210,11 +211,11 @@ class _Steps:
             "steps_in_turn": jnp.int32(0),
             "finite": jnp.bool_(True),
         }
-        # What is donated to a compiled call must not be there twice.
+        # Buffers donated to a compiled call must not appear twice.
         return self._jax.tree.map(jnp.array, state)
 
     def step(self, bank, state, _):
-        """Trains the network whose turn it is: pre-training 0, discriminator 1, generator 2."""
+        """Trains the network of the turn: pre-training 0, discriminator 1, generator 2."""
         jax, jnp, settings = self._jax, self._np, self._config.training
         key = jax.random.fold_in(jax.random.key(settings.seed), state["step"])
         of_batch, of_losses = jax.random.split(key)
@@ -241,7 +242,7 @@ class _Steps:
         }, None
 
     def _draw(self, bank, key):
-        """Returns a batch as `input_pipeline.training_batches` makes it."""
+        """Returns a batch like those of `input_pipeline.training_batches`."""
         jax, jnp, data = self._jax, self._np, self._config.data
         keys = jax.random.split(key, 4)
         half = data.batch_size // 2

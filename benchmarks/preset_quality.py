@@ -1,10 +1,11 @@
-"""Judges a preset on patients that it never saw, and prints the table of its card.
+"""Evaluates a preset on unseen patients, and prints the table of its card.
 
     python -m benchmarks.preset_quality --init_from=cbis_mass_128 --dataset=ddsm_patches/mass128 \
         --data_dir=DIR --quality_features=VGG16.npz --picture=docs/infills.png
 
-The classifier that says whether the class shows is a logistic regression on the same features of
-training patches: it costs minutes instead of hours, and judges infills and real patches alike.
+The classifier for the visibility of the class is a logistic regression on the same features of
+training patches. It takes minutes instead of hours, and is applied to infills and real patches
+alike.
 """
 
 import hashlib
@@ -25,13 +26,13 @@ from cigan_tf.evaluation import drawing, fidelity, memorisation, quality_table, 
 from cigan_tf.models import CiGAN, presets
 
 MAX_PATCHES = absl_flags.DEFINE_integer(
-    "max_patches", 500, "Test patches that are infilled.", lower_bound=20
+    "max_patches", 500, "Number of infilled test patches.", lower_bound=20
 )
 _MAX_TRAINING = absl_flags.DEFINE_integer(
-    "max_training_patches", 1000, "Training patches that the classifier learns from."
+    "max_training_patches", 1000, "Training patches for the classifier."
 )
-_PICTURE = absl_flags.DEFINE_string("picture", None, "PNG that shows infills of test patches.")
-_JSON = absl_flags.DEFINE_string("json", "preset_quality.json", "Receives every measure.")
+_PICTURE = absl_flags.DEFINE_string("picture", None, "PNG with infills of test patches.")
+_JSON = absl_flags.DEFINE_string("json", "preset_quality.json", "Receives all measures.")
 
 _SPECIFICITY = 0.9
 _SHOWN_PER_KIND = 4
@@ -40,7 +41,7 @@ _SHOWN_PER_KIND = 4
 def main() -> None:
     config = flags.config_from_flags()
     if not config.training.init_from:
-        raise UserError("Pass --init_from=PRESET, the preset to judge.")
+        raise UserError("Pass --init_from=PRESET, the preset to evaluate.")
     config = presets.with_architecture(config, flags.is_given)
     preset = presets.read(config.training.init_from)
     generate = CiGAN.from_preset(config.training.init_from).generate
@@ -82,7 +83,7 @@ def main() -> None:
 
 
 def remembering(features: infill_quality.Features) -> infill_quality.Features:
-    """Returns the same features; those of patches that were seen before are not computed again."""
+    """Returns the same function with a cache of its results."""
     known = {}
 
     def remembered(images: np.ndarray) -> np.ndarray:
@@ -97,11 +98,11 @@ def remembering(features: infill_quality.Features) -> infill_quality.Features:
 def linear_classifier(
     config: Config, features: infill_quality.Features
 ) -> tuple[infill_quality.PatchProbability, float]:
-    """Returns the probability of malignancy by a logistic regression, and its operating point.
+    """Returns the malignant probability by a logistic regression, and its operating point.
 
     Args:
-        config: names the splits that it learns from and that fix its threshold.
-        features: of patches, which are given as lesion windows.
+        config: names the splits for training it and for its threshold.
+        features: feature function of patches, called with lesion windows.
     """
 
     def of_lesions(patches):

@@ -1,7 +1,7 @@
-"""ciGAN's training step in plain PyTorch, as one would write it down from the paper (section 2).
+"""ciGAN's training step in plain PyTorch, written directly from the paper (section 2).
 
-The peer of `benchmarks/training.py`: the same layers, the same losses on the same patches, Adam,
-eager, NCHW. Nothing here is tuned, and nothing is left out that the paper asks for.
+The baseline for `benchmarks/training.py`: the same layers, the same losses on the same patches,
+Adam, eager, NCHW. It is not tuned, and contains everything in the paper.
 """
 
 import math
@@ -92,7 +92,7 @@ class VggFeatures(nn.Module):
 
 
 def boundary_map(mask):
-    """Returns the mask's inner rim under a Gaussian."""
+    """Returns the mask's inner rim, blurred by a Gaussian."""
     rim = mask * functional.max_pool2d(1 - mask, 3, stride=1, padding=1)
     radius = 4 * BOUNDARY_SIGMA_PX
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
@@ -107,7 +107,7 @@ class CiGAN:
 
     Args:
         patch_size: side of a patch in pixels, a power of two up to 256.
-        learning_rate: Adam's.
+        learning_rate: Adam's learning rate.
     """
 
     def __init__(self, patch_size: int, learning_rate: float = 1e-4):
@@ -119,7 +119,7 @@ class CiGAN:
         )
 
     def infill(self, image, mask, class_maps):
-        """Returns patches with their masks filled."""
+        """Returns patches with their masks infilled."""
         context = torch.where(mask > 0.5, torch.rand_like(image), image)
         generated = self.generator(torch.cat([context, mask, class_maps], dim=1))
         return torch.where(mask > 0.5, generated, image)

@@ -1,7 +1,8 @@
-"""Datasets whose splits repeat their records until they are as large as asked for.
+"""Datasets with repeated records, for large splits.
 
-What grows with the number of records is measured on them: the index, the shuffling, the reading,
-the evaluation. Building as many patches from films would take hours and change none of it.
+They are used to measure the parts whose cost grows with the number of records: index, shuffling,
+reading, evaluation. Building as many patches from films would take hours without changing the
+result.
 """
 
 import contextlib
@@ -15,9 +16,9 @@ def build(folder: str, num_records: dict[str, int], **settings) -> None:
     """Builds a dataset of patches and repeats the records of its splits.
 
     Args:
-        folder: the TFDS data folder; a dataset of that name in it is taken as it is.
-        num_records: records that a split has afterwards, at least; other splits stay as built.
-        **settings: of `DdsmPatchesConfig`, `name` among them.
+        folder: the TFDS data folder; an existing dataset of that name in it is reused.
+        num_records: minimum number of records per split afterwards; other splits are not changed.
+        **settings: fields of `DdsmPatchesConfig`, including `name`.
     """
     from tfds_ddsm.dataset_config import DdsmPatchesConfig
     from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
@@ -37,7 +38,7 @@ def build(folder: str, num_records: dict[str, int], **settings) -> None:
 
 
 def forget_index(folder: str) -> None:
-    """Removes the record indexes of all datasets: the next run makes them."""
+    """Removes the record indexes of all datasets; the next run builds them again."""
     for index in pathlib.Path(folder).rglob("record_index"):
         shutil.rmtree(index)
 

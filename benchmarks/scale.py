@@ -1,13 +1,13 @@
-"""How time, memory and bytes grow when the dataset, its test split and the patches grow.
+"""Growth of time, memory and bytes with the sizes of the dataset, its test split and the patches.
 
     python -m benchmarks.scale [--records=200000] [--test_records=20000] [--tables=input,infill]
 
-Patches of simulated films of 32 px, repeated to a sixteenth, a quarter and all of the records asked
-for; where patches themselves grow, patches of 64 to 512 px. Each row is measured in a process of
-its own, whose peak of memory is in the row. Bytes are those that the process asked of the system
-(`rchar` in /proc/self/io). The table `whole` trains ten steps, exports the generator, classifies
-the test split and judges 2,000 infills of it, on the largest dataset. The hours that the paper's
-size takes on this machine follow by arithmetic. How the build grows with the films:
+Patches of simulated films of 32 px, repeated to a sixteenth, a quarter and all of the requested
+records; for growing patches, 64 to 512 px. Each row is measured in a separate process, whose peak
+memory is in the row. Bytes are those requested by the process from the system (`rchar` in
+/proc/self/io). The table `whole` trains ten steps, exports the generator, classifies the test split
+and evaluates 2,000 infills of it, on the largest dataset. From these rates, the hours for the
+paper's sizes are computed. For the growth of the build with the number of films, see
 `benchmarks.dataset_build --copies=N`.
 """
 
@@ -30,14 +30,14 @@ from benchmarks import repeated_records
 _NAMES = ("input", "workers", "checkpoint", "infill", "score", "judge", "whole")
 _RECORDS = flags.DEFINE_integer("records", 200_000, "Training records of the largest dataset.")
 _TEST_RECORDS = flags.DEFINE_integer("test_records", 20_000, "Test records of the largest dataset.")
-_TABLES = flags.DEFINE_list("tables", list(_NAMES), "Tables that are measured.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the datasets; by default temporary.")
+_TABLES = flags.DEFINE_list("tables", list(_NAMES), "Tables to measure.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the datasets; default: temporary.")
 _ROW = flags.DEFINE_string("row", None, "One row, TABLE:NUMBER; for the inner processes.")
 
 _PATCH_PX = 32
-# The datasets `times_N`, as large as N / 16 of the records asked for.
+# The datasets `times_N` have N / 16 of the requested records.
 _TIMES = (1, 4, 16)
-# Patch sizes of the datasets `px_N`, all with one field of view: 64 px of a 344 x 188 film.
+# Patch sizes of the datasets `px_N`, which all cover the same area: 64 px of a 344 x 188 film.
 _SIZES_PX = (64, 128, 256, 512)
 _NUMBERS = {
     "input": (*_TIMES, 256),
@@ -52,12 +52,12 @@ _BATCH_SIZE = 8
 _WARM_UP_BATCHES, _MEASURED_BATCHES = 20, 500
 _INFILLS = 512
 _JUDGED_PATCHES = 2000
-# What the paper trains on: its training patches, and our reading of its steps (paper.flags).
+# The paper's training: its training patches, and our interpretation of its steps (paper.flags).
 _PAPER_RECORDS, _PAPER_STEPS, _PAPER_PX = 160_000, 110_000, 256
 
 
 def main(_):
-    """Prints the tables, or measures one row of one."""
+    """Prints the tables, or measures one row."""
     if _ROW.value:
         table, _, number = _ROW.value.partition(":")
         row = globals()[f"_{table}_row"](int(number), _DATA_DIR.value)
@@ -92,7 +92,7 @@ def _text(value: str | int | float) -> str:
 
 
 def _at_the_papers_size(rows: dict[tuple[str, int], dict]) -> list[str]:
-    """Returns the hours and GB of the paper's training, at the rates that were measured."""
+    """Returns the hours and GB of the paper's training at the measured rates."""
     lines = []
     if ("input", _PAPER_PX) in rows:
         row, patches = rows["input", _PAPER_PX], _PAPER_STEPS * _BATCH_SIZE
@@ -167,13 +167,13 @@ def _num_records(config, split: str) -> int:
 
 
 def _input_row(number: int, folder: str) -> dict:
-    """Reads training batches; the first start makes the index of the records."""
+    """Reads training batches; the first start builds the index of the records."""
     import tensorflow as tf
 
     from cigan_tf import input_pipeline
 
     config = _config(number, folder)
-    tf.constant(0)  # TensorFlow has started
+    tf.constant(0)  # starts TensorFlow
     first_batch_s = []
     for _ in range(2):
         start = time.perf_counter()
@@ -193,7 +193,7 @@ def _input_row(number: int, folder: str) -> dict:
 
 
 def _read(batches) -> tuple[float, int]:
-    """Returns the seconds and bytes that `_MEASURED_BATCHES` take."""
+    """Returns the seconds and bytes of `_MEASURED_BATCHES`."""
     for _ in range(_WARM_UP_BATCHES):
         next(batches)
     start, before = time.perf_counter(), _bytes_read()
@@ -207,7 +207,7 @@ def _bytes_read() -> int:
 
 
 def _workers_row(num_workers: int, folder: str) -> dict:
-    """Reads the same steps as all of the workers, each in a process of its own, at once."""
+    """Reads the same steps with all workers at once, each in a separate process."""
     arguments = [f"--data_dir={folder}"]
     processes = [
         subprocess.Popen(
@@ -227,7 +227,7 @@ def _workers_row(num_workers: int, folder: str) -> dict:
 
 
 def _worker_row(number: int, folder: str) -> dict:
-    """Reads the part of one worker; `number` is 100 times the workers, and which of them."""
+    """Reads the part of one worker; `number` is 100 times the workers plus the worker's number."""
     import numpy as np
 
     from cigan_tf import input_pipeline
@@ -236,13 +236,13 @@ def _worker_row(number: int, folder: str) -> dict:
     patches = input_pipeline.TrainingInput(_config(_TIMES[-1], folder))
     _, num_bytes = _read(iter(patches.batches(0, worker, num_workers)))
     num_patches = _MEASURED_BATCHES * _BATCH_SIZE / num_workers
-    # A record has its length and two checksums around it, 16 bytes (TFRecord).
+    # A record is surrounded by its length and two checksums, 16 bytes (TFRecord).
     mean_bytes = float(np.mean(patches.index.length)) + 16
     return {"bytes": num_bytes, "bytes of records": num_patches * mean_bytes}
 
 
 def _checkpoint_row(number: int, folder: str) -> dict:
-    """Saves and restores networks and optimizers whose every number is drawn."""
+    """Saves and restores networks and optimizers with random values."""
     import numpy as np
 
     from cigan_tf.models.cigan import build_cigan
@@ -299,7 +299,7 @@ def _infill_row(number: int, folder: str) -> dict:
     contexts = context_patches.Contexts(builder, index, records, donors, 0, patch_px)
     generate = build_cigan(config).generate
     for _ in synthetic_set.infilled_records(contexts, generate, 0, _INFILLS // 8):
-        pass  # TensorFlow traces, and starts its threads.
+        pass  # for tracing, and for starting TensorFlow's threads
     start = time.perf_counter()
     for _ in synthetic_set.infilled_records(contexts, generate, 0, num_infills):
         pass
@@ -343,7 +343,7 @@ def _judge_row(number: int, folder: str) -> dict:
 
 
 def _judge(config, generate) -> int:
-    """Computes every measure of infills of the test split; returns how many there were."""
+    """Computes all measures of infills of the test split; returns the number of infills."""
     from cigan_tf import input_pipeline
     from cigan_tf.classifier import infill_quality
     from cigan_tf.classifier.network import build_classifier

@@ -1,17 +1,18 @@
-"""How fast one patch is infilled: the exported SavedModel beside peers that run the same network.
+"""Speed of infilling a patch: the exported SavedModel and other runtimes with the same network.
 
     python -m benchmarks.serving_speed
 
-Arms with the same weights on the same 256 px patches: the SavedModel as `export.saved_model` writes
-it; its folded graph in LiteRT, ONNX Runtime and OpenVINO, from `export.graph.runtime_formats`; the
-SavedModel that Keras itself exports of the generator; PyTorch (eager, inference mode); and ONNX
-Runtime on what PyTorch exports. Each lives in a process of its own with the number
-of threads asked for; they answer in turn, so that whatever else the machine does meets all of them
-alike, and each time twice: the second answer is timed. Outputs are compared first. The SavedModel
-of this package draws the noise, checks its inputs and composites besides, the other folded arms
-composite; the rest are handed the finished context.
+Arms with the same weights on the same 256 px patches: the SavedModel written by
+`export.saved_model`; its folded graph in LiteRT, ONNX Runtime and OpenVINO, from
+`export.graph.runtime_formats`; the SavedModel that Keras exports of the generator; PyTorch (eager,
+inference mode); and ONNX Runtime on PyTorch's export. Each runs in a separate process with the
+given number of threads. The arms alternate, so that other load on the machine affects all of them.
+Each makes two calls, and the second is timed. Outputs are compared first. The SavedModel of this
+package also draws the noise, checks its inputs and composites; the other folded arms composite; the
+rest get the finished context image.
 
-The ceiling is the network's arithmetic, counted as written, at the speed of a large matrix product.
+The ceiling is the time of the network's arithmetic as written, at the speed of a large matrix
+product.
 """
 
 import functools
@@ -50,7 +51,7 @@ _MATRIX = 1024
 
 
 def main(_):
-    """Prints the tables, or is one arm."""
+    """Prints the tables, or runs one arm."""
     if _ARM.value:
         _answer(_ARM.value, pathlib.Path(_FOLDER.value), int(_THREADS.value[0]))
         return
@@ -72,7 +73,7 @@ def _print_table(threads: int, folder: pathlib.Path, gflop: float) -> None:
     gemm_gflops = workers["torch"].ask("gemm", 1)
     ceiling_ms = gflop / gemm_gflops * 1e3
     print(f"\n{_PATCH_PX.value} px, {threads} thread{'s' if threads > 1 else ''}; ceiling", end=" ")
-    print(f"{ceiling_ms:.1f} ms a patch ({gflop:.2f} GFLOP at {gemm_gflops:.0f} GFLOP/s)")
+    print(f"{ceiling_ms:.1f} ms per patch ({gflop:.2f} GFLOP at {gemm_gflops:.0f} GFLOP/s)")
     print(f"{'':27}{'batch':>6}{'p50 ms':>9}{'p99 ms':>9}{'ms/patch':>10}{'/ ceiling':>10}", end="")
     print(f"{'eager / it':>11}{'ONNX / it':>11}")
     for batch in map(int, _BATCHES.value):
@@ -80,7 +81,7 @@ def _print_table(threads: int, folder: pathlib.Path, gflop: float) -> None:
         seconds = {arm: [] for arm in _ARMS}
         for call in range(calls + 1):
             for arm, worker in workers.items():
-                # Not timed: threads of the arm before may still spin for work on the same cores.
+                # Not timed: threads of the previous arm may still be spinning on the same cores.
                 worker.ask("time", batch)
                 took = worker.ask("time", batch)
                 if call:  # the first calls of a shape build plans and buffers
@@ -98,7 +99,7 @@ def _print_table(threads: int, folder: pathlib.Path, gflop: float) -> None:
 
 
 class _Worker:
-    """An arm in a process of its own, asked through pipes."""
+    """An arm in a separate process, called through pipes."""
 
     def __init__(self, arm: str, folder: pathlib.Path, threads: int):
         command = [sys.executable, __file__, f"--arm={arm}", f"--folder={folder}"]
@@ -144,7 +145,7 @@ def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
     rng = np.random.default_rng(0)
     convolutions = [layer for layer in generator.layers if isinstance(layer, keras.layers.Conv2D)]
     for layer in convolutions:
-        layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))  # at zero they would be folded away
+        layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))  # zeros would be folded away
     arrays = {}
     for i, layer in enumerate(convolutions):
         arrays[f"kernel{i}"], arrays[f"bias{i}"] = layer.kernel.numpy(), layer.bias.numpy()
@@ -159,8 +160,8 @@ def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
 
     label = np.arange(max_batch, dtype=np.int32) % 2
     seed = np.arange(max_batch, dtype=np.int32)
-    # Under a mask of ones the context is the noise that a seed stands for, and the infill is all
-    # of the generator's output.
+    # With a mask of ones, the context image is the noise of a seed, and the infill is the whole
+    # output of the generator.
     noise = [tf.random.stateless_uniform((side, side, 1), [s, 0]).numpy() for s in seed]
     context = np.stack(noise)
     np.savez(
@@ -173,7 +174,7 @@ def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
 
 
 def _answer(arm: str, folder: pathlib.Path, threads: int) -> None:
-    """Answers questions on standard input until it ends."""
+    """Answers requests on standard input until it ends."""
     if arm == "onnx-export":
         _export_onnx(folder)
         return

@@ -1,11 +1,12 @@
-"""How fast ciGAN trains on this machine: this package beside plain PyTorch (pytorch_cigan.py).
+"""Speed of training ciGAN on this machine, compared with plain PyTorch (pytorch_cigan.py).
 
     python -m benchmarks.training [--markdown=RESULTS.md]
 
-One generator step and one discriminator step at 256 px and batch 8, on noise with the same masks
-for both sides: ellipses in boxes of 80 px, the median lesion. Each side is a process of its own
-that sleeps while the other one is timed; they take turns, and medians are compared. The input
-pipeline reads patches of the real sample films. The first step is timed from a bare interpreter.
+One generator step and one discriminator step at 256 px and batch size 8, on noise, with the same
+masks for both sides: ellipses in boxes of 80 px, the median lesion. Each side is a separate process
+that sleeps while the other one is timed. They alternate, and medians are compared. The input
+pipeline reads patches of the real sample films. The first step is timed from the start of the
+interpreter.
 """
 
 import contextlib
@@ -21,21 +22,21 @@ import sys
 import tempfile
 import time
 
-# As cigan_tf.main sets them.
+# Same settings as in cigan_tf.main.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
 from absl import app, flags
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each arm is timed; the median counts.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed repetitions of each arm; the median is shown.")
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 256, "Side of a patch in pixels.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Patches per step.")
 _LESION_PX = flags.DEFINE_integer("lesion_px", 80, "Side of the lesions' bounding boxes.")
 _MARKDOWN = flags.DEFINE_string(
     "markdown", None, "File whose section 'Training speed' receives the table."
 )
-_FIRST_STEP = flags.DEFINE_bool("first_step", False, "One step and no more; for an inner process.")
+_FIRST_STEP = flags.DEFINE_bool("first_step", False, "Take only one step; for an inner process.")
 
 _SECTION = "## Training speed\n"
 _ROUNDS_OF_PARTS = 3
@@ -75,7 +76,7 @@ def _in_alternation() -> tuple[dict, dict, dict]:
         for name, arm in arms.items():
             for step in steps:
                 elapsed = arm.ask("step", step)
-                if round_number:  # the first one builds graphs and fills caches
+                if round_number:  # the first round builds graphs and fills caches
                     times[name][step].append(elapsed)
     seconds = {
         name: {step: statistics.median(values) for step, values in by_step.items()}
@@ -91,7 +92,7 @@ def _in_alternation() -> tuple[dict, dict, dict]:
 
 
 class _Process:
-    """One side of the comparison in a process of its own; it sleeps until it is asked."""
+    """One side of the comparison in a separate process, which sleeps until it is called."""
 
     def __init__(self, name: str):
         self._pipe, theirs = multiprocessing.get_context("spawn").Pipe()
@@ -100,7 +101,7 @@ class _Process:
         self._process.start()
 
     def ask(self, *request):
-        """Returns what the method that `request` names returns for its arguments."""
+        """Calls the method named in `request` with its arguments and returns the result."""
         self._pipe.send(request)
         return self._pipe.recv()
 
@@ -175,7 +176,7 @@ class _OursArm(_Arm):
         return step_seconds(self._model, self._batches, Turn[network.upper()])
 
     def parts(self) -> dict[str, float]:
-        """Returns the seconds that VGG-19, generator and discriminator take of both steps."""
+        """Returns the seconds of VGG-19, generator and discriminator in both steps."""
         import tensorflow as tf
 
         model, batch = self._model, self._batch
@@ -222,7 +223,7 @@ class _OursArm(_Arm):
         }
 
     def matrix_product_flops(self) -> float:
-        """Returns the floating-point operations a second of a float32 matrix product."""
+        """Returns the floating-point operations per second of a float32 matrix product."""
         import tensorflow as tf
 
         side = 2048
@@ -230,7 +231,7 @@ class _OursArm(_Arm):
         return 2 * side**3 / _median_seconds(lambda: _wait(tf.linalg.matmul(matrix, matrix)))
 
     def plain_flop(self) -> float:
-        """Returns the floating-point operations of both steps, every patch computed whole."""
+        """Returns the floating-point operations of both steps on whole patches."""
         import keras
 
         from cigan_tf.models import vgg_features
@@ -251,7 +252,7 @@ class _OursArm(_Arm):
                 vgg += 2 * np.prod(layer.kernel.shape) * side**2
             else:
                 side //= 2
-        # Passes: forwards; backwards to the input; backwards to the weights.
+        # Passes: forward; backward to the input; backward to the weights.
         in_generator_step = 3 * vgg + 3 * generator + 2 * discriminator
         in_discriminator_step = generator + 2 * 3 * discriminator
         return float((in_generator_step + in_discriminator_step) * len(self._batch["image"]))
@@ -274,7 +275,7 @@ def _median_seconds(work) -> float:
 
 
 def _batch() -> dict[str, np.ndarray]:
-    """Returns patches of noise with an ellipse in a box of the asked size, anywhere inside."""
+    """Returns patches of noise with an ellipse in a box of the given size, anywhere inside."""
     rng = np.random.default_rng(0)
     size, box = _PATCH_SIZE.value, _LESION_PX.value
     mask = np.zeros((_BATCH_SIZE.value, size, size, 1), np.float32)
@@ -300,7 +301,7 @@ def _first_step_seconds() -> float:
 
 
 def _input_patches_per_second() -> float:
-    """Returns how fast patches of the sample's films come out of the input pipeline."""
+    """Returns the rate of the input pipeline for patches of the sample films."""
     from cigan_tf import input_pipeline
     from cigan_tf.config import Config, DataConfig, ModelConfig
     from tfds_ddsm.dataset_config import DdsmPatchesConfig
@@ -317,7 +318,7 @@ def _input_patches_per_second() -> float:
         batches = iter(
             input_pipeline.training_batches(Config(data=data, model=ModelConfig(patch_size=size)))
         )
-        for _ in range(10):  # fills what is read ahead
+        for _ in range(10):  # fills the prefetch buffers
             next(batches)
         start, count = time.perf_counter(), 0
         while time.perf_counter() < start + _INPUT_SECONDS:
@@ -352,11 +353,12 @@ def _shares_table(parts: dict, windowed: dict) -> list[str]:
     ceiling_s = parts["plain_flop"] / parts["ceiling_flops"]
     return [
         "",
-        f"Both steps in windows, by network timed alone: {shares}.",
+        f"Share of each network in both steps with windows, each timed separately: {shares}.",
         "",
-        f"Ceiling: the arithmetic of whole patches is {parts['plain_flop'] / 1e12:.2f} TFLOP; at "
-        f"this machine's matrix products ({parts['ceiling_flops'] / 1e9:.0f} GFLOP/s, float32) it "
-        f"would take {ceiling_s:.2f} s: windows take {total / ceiling_s:.2f} of that.",
+        f"Lower limit: the arithmetic of whole patches is {parts['plain_flop'] / 1e12:.2f} TFLOP. "
+        f"At this machine's speed for matrix products ({parts['ceiling_flops'] / 1e9:.0f} GFLOP/s, "
+        f"float32) it would take {ceiling_s:.2f} s; windows take {total / ceiling_s:.2f} times "
+        "that.",
     ]
 
 
@@ -365,8 +367,8 @@ def _input_lines(windowed: dict) -> list[str]:
     eaten = _BATCH_SIZE.value / statistics.mean(windowed.values())
     return [
         "",
-        f"Input pipeline: {made:.0f} patches/s; training eats {eaten:.1f}: {made / eaten:.0f} "
-        "times as many.",
+        f"Input pipeline: {made:.0f} patches/s, {made / eaten:.0f} times the {eaten:.1f} that "
+        "training consumes.",
     ]
 
 
@@ -397,7 +399,7 @@ def _cpu() -> str:
 
 
 def write_section(path: pathlib.Path, text: str) -> None:
-    """Replaces the file's section 'Training speed', or adds it; other sections stay."""
+    """Replaces the file's section 'Training speed', or adds it; other sections are kept."""
     before = path.read_text() if path.exists() else "# Results\n"
     head, found, rest = before.partition(_SECTION)
     _, next_section, tail = rest.partition("\n## ") if found else ("", "", "")

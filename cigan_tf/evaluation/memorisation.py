@@ -25,6 +25,8 @@ _LEAST_CELLS = 32
 _MAX_CELL_PX = 8
 # Training patches per query compared at full resolution.
 _CANDIDATES = 32
+# Share of the training patches that are tried with every shift of a small mask.
+_SCREENED_SHARE = 0.05
 # Number of shrunk training patches processed together; templates are made once per group.
 _TRAINING_AT_A_TIME = 4096
 # Degree of the polynomial in row and column that is subtracted.
@@ -39,6 +41,9 @@ _NOISE = 0.1
 _MAX_PLANTED = 100
 # No progress bar for searches shorter than this.
 _SILENT_S = 2
+
+# Pairs (down, right) in pixels.
+Shifts = list[tuple[int, int]]
 
 PLANTED = ("plain", "flipped", "shifted", "noisy")
 
@@ -168,21 +173,45 @@ class _Query:
         self.cell_px = _cell_px(int(inside.sum()))
         # Every shift is less than a pixel, or half a cell, away from one of these steps.
         step = max(1, min(SHIFT_PX, self.cell_px // 2))
-        steps = [at for at in range(-SHIFT_PX, SHIFT_PX + 1) if at % step == 0]
-        self._shifts = [(down, right) for down in steps for right in steps]
+        self._shifts = _grid(step)
+        # A few shifts tell most patches apart from the mask's content; all are tried on the rest.
+        self._screening = _grid(SHIFT_PX)
         self.index, self._pose = np.zeros(0, int), np.zeros(0, int)
         self._score = np.zeros(0, np.float32)
         self.correlation, self.nearest = -np.inf, -1
 
     def consider(self, first: int, shrunk: np.ndarray, group: np.ndarray | None) -> None:
         """Updates the best candidates with shrunk training patches [cells, cells, m]."""
+        places = np.arange(shrunk.shape[-1])
+        excluded = np.zeros(len(places), bool)
+        if self._group is not None:
+            excluded = np.asarray(group) == self._group
+        num_kept = max(_CANDIDATES, int(_SCREENED_SHARE * len(places)))
+        if len(self._screening) < len(self._shifts) and num_kept < len(places):
+            score, _ = self._best_poses(shrunk, self._screening)
+            score[excluded] = -np.inf
+            places = np.sort(np.argpartition(-score, num_kept)[:num_kept])
+            shrunk = shrunk[..., places]
+        score, pose = self._best_poses(shrunk, self._shifts)
+        others = ~excluded[places]
+        index = np.concatenate([self.index, first + places[others]])
+        score = np.concatenate([self._score, score[others]])
+        pose = np.concatenate([self._pose, pose[others]])
+        kept = np.argsort(-score, kind="stable")[:_CANDIDATES]
+        self.index, self._score, self._pose = index[kept], score[kept], pose[kept]
+
+    def _best_poses(self, shrunk: np.ndarray, shifts: Shifts) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the best correlation of each training patch, and its pose: both [m].
+
+        The pose is the orientation times the number of shifts, plus the index of the shift.
+        """
         best = np.full(shrunk.shape[-1], -np.inf, np.float32)
         pose = np.zeros(shrunk.shape[-1], int)
         for orientation in range(_ORIENTATIONS):
             box, template, weights = _templates(
                 _oriented(self._image, orientation),
                 _oriented(self._inside, orientation),
-                self._shifts,
+                shifts,
                 self.cell_px,
             )
             found = _correlations(template, weights, shrunk[box].reshape(-1, best.size))
@@ -190,17 +219,8 @@ class _Query:
             score = np.take_along_axis(found, which[None], axis=0)[0]
             better = score > best
             best[better] = score[better]
-            pose[better] = orientation * len(self._shifts) + which[better]
-        places = np.arange(best.size)
-        if self._group is not None:
-            places = places[np.asarray(group) != self._group]
-        index, score = (
-            np.concatenate(pair)
-            for pair in ((self.index, first + places), (self._score, best[places]))
-        )
-        pose = np.concatenate([self._pose, pose[places]])
-        kept = np.argsort(-score, kind="stable")[:_CANDIDATES]
-        self.index, self._score, self._pose = index[kept], score[kept], pose[kept]
+            pose[better] = orientation * len(shifts) + which[better]
+        return best, pose
 
     def compare(self, first: int, images: np.ndarray) -> None:
         """Correlates the detail of the candidates among images [m, p, p] with that of the patch."""
@@ -375,6 +395,12 @@ def _chunks(training, shape) -> Iterator[tuple[int, np.ndarray, np.ndarray | Non
         raise UserError("there must be at least one training patch; received none.")
 
 
+def _grid(step_px: int) -> Shifts:
+    """Returns the shifts of up to 3 px in both directions, in steps."""
+    steps = [at for at in range(-SHIFT_PX, SHIFT_PX + 1) if at % step_px == 0]
+    return [(down, right) for down in steps for right in steps]
+
+
 def _cell_px(area_px: int) -> int:
     cell_px = 1
     while cell_px < _MAX_CELL_PX and area_px >= _LEAST_CELLS * (2 * cell_px) ** 2:
@@ -417,7 +443,7 @@ def _pixels_of(shape: tuple[int, int], orientation: int) -> np.ndarray:
     return at
 
 
-def _around(shift: tuple[int, int]) -> list[tuple[int, int]]:
+def _around(shift: tuple[int, int]) -> Shifts:
     return [
         (down, right)
         for down in range(shift[0] - 1, shift[0] + 2)
@@ -426,7 +452,7 @@ def _around(shift: tuple[int, int]) -> list[tuple[int, int]]:
     ]
 
 
-def _templates(image: np.ndarray, inside: np.ndarray, shifts, cell_px: int):
+def _templates(image: np.ndarray, inside: np.ndarray, shifts: Shifts, cell_px: int):
     """Returns the box of cells that a shifted mask can cover, and templates and weights in it.
 
     Templates are [shifts, cells] with weighted mean 0 and norm 1; a weight is the share of a cell
@@ -456,7 +482,7 @@ def _templates(image: np.ndarray, inside: np.ndarray, shifts, cell_px: int):
     return tuple(box), centred / np.sqrt(np.where(flat, np.inf, energy)), weights
 
 
-def _shifted(image: np.ndarray, shifts) -> np.ndarray:
+def _shifted(image: np.ndarray, shifts: Shifts) -> np.ndarray:
     """Returns an image [h, w] moved by each shift, [shifts, h, w], padded with zeros."""
     down, right = np.transpose(shifts)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, SHIFT_PX), image.shape)

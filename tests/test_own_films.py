@@ -88,8 +88,10 @@ def run(*command):
 
 
 def test_ten_films_in_five_formats_become_patches_a_generator_and_an_infill(tmp_path):
+    # Brackets are a pattern to glob, a blank is a separator to a shell: to us they are letters.
+    tmp_path = tmp_path / "year [2024]"
     films = tmp_path / "films"
-    films.mkdir()
+    films.mkdir(parents=True)
     rows = []
     for number, (suffix, bits, split, label) in enumerate(FILMS):
         level = {"malignant": 0.3, "benign": 0.15, "normal": 0}[label]

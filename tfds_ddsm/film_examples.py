@@ -94,7 +94,7 @@ def film_examples(
         counts: malignant, benign and background patches to draw; fewer if the film has fewer
             corners that follow the rules of `patches`. If benign and background patches are both
             requested, one kind replaces missing patches of the other.
-            asked for, one kind makes up for what the other lacks.
+            requested, one kind replaces missing patches of the other.
         config: patch size, film size and seed.
 
     Returns:

@@ -189,7 +189,7 @@ def _trace(chain: str) -> np.ndarray:
     if len(codes) < 3 or any(len(number) > 5 for number in start):
         raise RecordError("the outline's chain code has no start and at least 3 steps")
     if not set(codes) <= set("01234567"):
-        raise RecordError("the outline's chain code holds steps other than 0 to 7")
+        raise RecordError("the outline's chain code has steps other than 0 to 7")
     steps = _STEPS[np.array(codes, np.int64)]
     origin = np.array([start], np.int64)
     return np.concatenate((origin, origin + np.cumsum(steps, axis=0))).astype(np.int32)

@@ -97,7 +97,7 @@ def read(data: bytes, max_bytes: int) -> pydicom.Dataset:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         data, start = inflater.decompress(data[start:], max_bytes), 0
         if not inflater.eof:
-            raise ValueError("the deflated data set is cut short, or larger than a film can be")
+            raise ValueError("the deflated data set is truncated, or larger than a film can be")
     # Millions of empty elements would take minutes and gigabytes.
     buffer = io.BytesIO(data[: start + _MAX_HEADER_BYTES])
     buffer.seek(start)
@@ -118,7 +118,9 @@ def read(data: bytes, max_bytes: int) -> pydicom.Dataset:
     if dataset.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
         raise ValueError("a DICOMDIR lists files; pass one of them")
     if "PixelData" not in dataset:
-        raise ValueError(f"the first {min(len(data), _MAX_HEADER_BYTES)} bytes hold no pixel data")
+        raise ValueError(
+            f"the first {min(len(data), _MAX_HEADER_BYTES)} bytes contain no pixel data"
+        )
     return dataset
 
 
@@ -137,8 +139,8 @@ def stored_values(dataset: pydicom.Dataset) -> np.ndarray:
         return _checked(stored, dataset)
     if syntax not in (uid.RLELossless, *_LOSSLESS_JPEG, *_PLUGINS):
         raise ValueError(
-            f"transfer syntax {uid.UID(syntax).name!r} is not one of still pictures; convert the "
-            "file, as by dcmtk's dcmconv or gdcmconv --raw"
+            f"transfer syntax {uid.UID(syntax).name!r} is not for still images; convert the "
+            "file, for instance with dcmtk's dcmconv or gdcmconv --raw"
         )
     (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
     shape = dataset.Rows, dataset.Columns
@@ -163,8 +165,8 @@ def _check_is_film(dataset: pydicom.Dataset) -> None:
     num_frames = dataset.get("NumberOfFrames") or 1
     if class_uid == _TOMOSYNTHESIS or num_frames != 1:
         raise ValueError(
-            f"NumberOfFrames must be 1, received {num_frames}: tomosynthesis and other stacks are "
-            "no films; pass the view's 2-D mammogram, or one frame as a file of its own"
+            f"NumberOfFrames must be 1, received {num_frames}: tomosynthesis and other multi-frame "
+            "images are not films; pass the view's 2-D mammogram, or one frame as a separate file"
         )
     for keyword in _REQUIRED:
         if dataset.get(keyword) is None:
@@ -174,7 +176,7 @@ def _check_is_film(dataset: pydicom.Dataset) -> None:
     if colours != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(
             f"PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, received "
-            f"{interpretation!r} with {colours} samples a pixel: colour pictures are no films; "
+            f"{interpretation!r} with {colours} samples per pixel: colour images are not films; "
             "export the film in grey"
         )
     for keyword, allowed in (
@@ -199,7 +201,7 @@ def _checked(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """Returns stored values with the sign declared by the file and no bits beyond its depth."""
     shape = dataset.Rows, dataset.Columns
     if stored.shape != shape:
-        raise ValueError(f"the stream holds {stored.shape} pixels, the file declares {shape}")
+        raise ValueError(f"the stream has {stored.shape} pixels, but the file declares {shape}")
     bits, allocated = dataset.BitsStored, dataset.BitsAllocated
     if stored.dtype.itemsize * 8 != allocated:
         if (brightest := int(stored.max())) >= 2**allocated:
@@ -230,7 +232,7 @@ def _check_jpeg(stream: bytes, shape: tuple[int, int]) -> None:
     """Raises ValueError unless a JPEG or JPEG-LS stream is complete, of one grey frame `shape`."""
     _check_end(stream)
     if stream[:2] != b"\xff\xd8":
-        raise ValueError("the stream is no JPEG")
+        raise ValueError("the stream is not JPEG")
     offset = 2
     while True:
         while stream[offset : offset + 2] == b"\xff\xff":
@@ -250,7 +252,7 @@ def _check_jpeg2000(stream: bytes, shape: tuple[int, int]) -> None:
     _check_end(stream)
     start = stream.find(b"\xff\x4f\xff\x51")  # SOC, SIZ (ITU-T T.800, A.5.1)
     if start < 0:
-        raise ValueError("the stream is no JPEG 2000")
+        raise ValueError("the stream is not JPEG 2000")
     right, bottom, left, top, across, down = struct.unpack_from(">6I", stream, start + 8)
     (colours,) = struct.unpack_from(">H", stream, start + 40)
     _check_frame((bottom - top, right - left), colours, shape)
@@ -260,13 +262,13 @@ def _check_jpeg2000(stream: bytes, shape: tuple[int, int]) -> None:
 
 def _check_end(stream: bytes) -> None:
     if _END_OF_STREAM not in stream.rstrip(b"\0")[-4:]:  # padding may follow
-        raise ValueError("the stream is cut short: it has no end marker")
+        raise ValueError("the stream is truncated: it has no end marker")
 
 
 def _check_frame(size: tuple[int, int], colours: int, shape: tuple[int, int]) -> None:
     if size != shape or colours != 1:
         raise ValueError(
-            f"the stream holds {size[0]} x {size[1]} pixels of {colours} samples, the file "
+            f"the stream has {size[0]} x {size[1]} pixels of {colours} samples, but the file "
             f"declares {shape[0]} x {shape[1]} of 1"
         )
 
@@ -278,7 +280,7 @@ def _by_codec(dataset: pydicom.Dataset, frame: bytes, syntax: uid.UID) -> np.nda
     elif (
         syntax == uid.JPEGExtended12Bit and "pylibjpeg" not in get_decoder(syntax).available_plugins
     ):
-        raise ValueError("12-bit JPEG needs one more decoder: pip install pylibjpeg-libjpeg")
+        raise ValueError("12-bit JPEG needs an additional decoder: pip install pylibjpeg-libjpeg")
     alone = pydicom.Dataset()
     for keyword in (
         *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns"),
@@ -302,21 +304,23 @@ def _by_codec(dataset: pydicom.Dataset, frame: bytes, syntax: uid.UID) -> np.nda
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )
     except subprocess.TimeoutExpired:
-        raise ValueError("the stream is damaged: its decoder does not end") from None
+        raise ValueError("the stream is damaged: its decoder does not finish") from None
     except OSError as error:
         raise StorageError(
             f"the decoder cannot be started ({error.strerror}); run the same command again when "
-            "the machine has memory and processes to spare"
+            "the machine has free memory and processes"
         ) from error
     if finished.returncode in (-signal.SIGKILL, -signal.SIGTERM):
         raise StorageError(
-            f"the decoder was ended by signal {-finished.returncode}, as where a machine runs out "
-            "of memory; run the same command again with fewer processes"
+            f"the decoder was killed by signal {-finished.returncode}, for instance because the "
+            "machine ran out of memory; run the same command again with fewer processes"
         )
     if finished.returncode != 0:
         lines = finished.stderr.decode(errors="replace").strip().splitlines()
         reason = (
-            lines[-1].strip() if lines else f"its decoder ended by signal {-finished.returncode}"
+            lines[-1].strip()
+            if lines
+            else f"its decoder was killed by signal {-finished.returncode}"
         )
         raise ValueError(f"the stream cannot be decoded: {reason}")
     return np.load(io.BytesIO(finished.stdout), allow_pickle=False)

@@ -51,7 +51,7 @@ def advice(counts: Mapping[str, int]) -> str:
         A part of a sentence that follows the error.
     """
     if not counts:
-        return "; there is no file at all"
+        return "; there are no files"
     names = [
         f"{count} {kind or 'without a suffix'}"
         for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -192,7 +192,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, pydicom.Dataset | None, int | None
                 scaled = stored.astype(np.uint32) * np.uint32(white) + np.uint32(half)
                 stored = (scaled // grey_levels.WHITE).astype(np.uint16)
             return stored, None, white, is_inverted
-    raise ValueError("the file is none of DICOM, PNG, PGM, TIFF and JPEG")
+    raise ValueError("the file is not DICOM, PNG, PGM, TIFF or JPEG")
 
 
 def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
@@ -206,17 +206,17 @@ def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
         if kind == "JPEG":
             return np.asarray(image.convert("L")), False
         if getattr(image, "n_frames", 1) != 1:
-            raise ValueError(f"a film is one picture, the file holds {image.n_frames}")
+            raise ValueError(f"a film is one image, but the file has {image.n_frames}")
         if image.mode not in _GREY_MODES:
             raise ValueError(
-                f"a grey {kind} has 8 or 16 bits a pixel (mode L or I;16), received {image.mode}"
+                f"a grey {kind} has 8 or 16 bits per pixel (mode L or I;16), received {image.mode}"
             )
         pixels = np.asarray(image.convert(_GREY_MODES[image.mode]))
         # White is 0; Pillow inverts only 8-bit images.
         is_inverted = kind == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0
     if image.mode == "I":  # Pillow's mode for a 16-bit PGM
         if pixels.min() < 0 or pixels.max() > grey_levels.WHITE:
-            raise ValueError(f"a film has 8 or 16 bits a pixel, received {pixels.max()}")
+            raise ValueError(f"a film has 8 or 16 bits per pixel, received {pixels.max()}")
         pixels = pixels.astype(np.uint16)
     return pixels, is_inverted
 

@@ -78,7 +78,7 @@ def parse_header(data: bytes) -> Scan:
             tables |= _parse_huffman_tables(segment, offset)
         elif marker == _DRI:
             if len(segment) != 2:
-                raise LjpegError(f"byte {offset}: DRI holds 2 bytes, got {len(segment)}")
+                raise LjpegError(f"byte {offset}: DRI has 2 bytes, got {len(segment)}")
             restart_interval = int.from_bytes(segment)
         elif marker == _SOS:
             return _parse_scan(segment, offset, frame, tables, restart_interval)
@@ -109,7 +109,7 @@ def _read_segment(data: bytes, offset: int, marker: int) -> bytes:
     if length < 2 or len(segment) != length - 2:
         raise LjpegError(
             f"byte {offset}: the segment of marker FF{marker:02X} declares {length} bytes, "
-            f"the stream holds {len(data) - offset}"
+            f"but the stream has {len(data) - offset}"
         )
     return segment
 
@@ -117,7 +117,7 @@ def _read_segment(data: bytes, offset: int, marker: int) -> bytes:
 def _parse_frame(segment: bytes, offset: int) -> Frame:
     if len(segment) != 9 or segment[5] != 1:
         raise LjpegError(
-            f"byte {offset}: SOF3 of one component holds 9 bytes, got {len(segment)} bytes and "
+            f"byte {offset}: SOF3 of one component has 9 bytes, got {len(segment)} bytes and "
             f"{segment[5] if len(segment) > 5 else 0} components"
         )
     frame = Frame(
@@ -150,7 +150,7 @@ def _parse_huffman_tables(segment: bytes, offset: int) -> dict[int, _HuffmanTabl
         values = segment[start + 17 : start + 17 + sum(counts)]
         if len(counts) != 16 or len(values) != sum(counts):
             raise LjpegError(
-                f"byte {offset + 2 + start}: a Huffman table of {sum(counts)} codes is cut short"
+                f"byte {offset + 2 + start}: a Huffman table of {sum(counts)} codes is truncated"
             )
         tables[segment[start]] = _HuffmanTable(counts, values, offset + 2 + start)
         start += 17 + len(values)

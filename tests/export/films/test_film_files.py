@@ -53,7 +53,7 @@ def test_a_dicom_film_brings_its_header(sample_film):
         (png(PIXELS)[:500], "film.png: "),
         (huge_png_header(20_000), "film.png: .*(pixels|exceeds limit)"),
         (b"", "the file is empty"),
-        (b"plain text", "film.png: the file is none of DICOM, PNG"),
+        (b"plain text", "film.png: the file is not DICOM, PNG"),
     ],
     ids=["colour", "truncated", "huge", "empty", "text"],
 )

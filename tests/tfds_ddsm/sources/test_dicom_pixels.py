@@ -110,11 +110,11 @@ def test_an_overlay_in_the_unused_bits_is_no_part_of_the_film():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("SC_rgb_jpeg_dcmtk", "received 'YBR_FULL' with 3 samples a pixel: colour"),
-        ("examples_palette", "received 'PALETTE COLOR' with 1 samples a pixel: colour"),
-        ("rtdose", "received 15: tomosynthesis and other stacks are no films"),
+        ("SC_rgb_jpeg_dcmtk", "received 'YBR_FULL' with 3 samples per pixel: colour"),
+        ("examples_palette", "received 'PALETTE COLOR' with 1 samples per pixel: colour"),
+        ("rtdose", "received 15: tomosynthesis and other multi-frame images are not films"),
         ("liver_1frame", "BitsAllocated must be 8 or 16, received 1"),
-        ("rtplan", "hold no pixel data"),
+        ("rtplan", "contain no pixel data"),
         ("DICOMDIR", "a DICOMDIR lists files; pass one of them"),
         ("MR_truncated", "less than expected"),
     ],
@@ -147,7 +147,7 @@ def with_stream(syntax, change):
 @pytest.mark.parametrize("syntax", [*CODECS, uid.JPEGLosslessSV1], ids=lambda syntax: syntax.name)
 def test_a_stream_that_is_cut_short_is_refused(syntax):
     assert image_file.decode(with_stream(syntax, bytes), "F.dcm").shape == (80, 64)
-    with pytest.raises(UnreadableFilmError, match="the stream is cut short: it has no end marker"):
+    with pytest.raises(UnreadableFilmError, match="the stream is truncated: it has no end marker"):
         image_file.decode(with_stream(syntax, lambda stream: stream[:-20]), "F.dcm")
 
 
@@ -157,7 +157,7 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(syntax):
         start = {uid.JPEGLSLossless: 7, uid.JPEG2000Lossless: 10}[syntax]
         return stream[:start] + b"\x40" + stream[start + 1 :]
 
-    with pytest.raises(UnreadableFilmError, match=r"the stream holds .* declares 80 x 64"):
+    with pytest.raises(UnreadableFilmError, match=r"the stream has .* declares 80 x 64"):
         image_file.decode(with_stream(syntax, grow), "F.dcm")
 
 
@@ -174,7 +174,7 @@ def test_a_decoder_that_does_not_end_is_ended(monkeypatch):
     # CharLS loops for ever on some streams that are cut short, with or without an end marker.
     monkeypatch.setattr(dicom_pixels, "_MAX_DECODING_SECONDS", 0.01)
     with pytest.raises(
-        UnreadableFilmError, match="the stream is damaged: its decoder does not end"
+        UnreadableFilmError, match="the stream is damaged: its decoder does not finish"
     ):
         image_file.decode(with_stream(uid.JPEGLSLossless, bytes), "F.dcm")
 
@@ -183,7 +183,7 @@ def test_a_decoder_that_does_not_end_is_ended(monkeypatch):
     ("decoder", "message"),
     [
         (None, r"cannot be started \(No such file or directory\)"),
-        ("#!/bin/sh\nkill -9 $$\n", "was ended by signal 9"),
+        ("#!/bin/sh\nkill -9 $$\n", "was killed by signal 9"),
     ],
 )
 def test_a_machine_that_fails_is_no_damaged_film(tmp_path, monkeypatch, decoder, message):

@@ -37,7 +37,7 @@ def test_absent_folder_holds_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("names", "advice"),
     [
-        ([], "; there is no file at all"),
+        ([], "; there are no files"),
         (
             ["1-1", "1.2.840.113"],
             "; the files here are 2 without a suffix: if those .* name them .dcm",

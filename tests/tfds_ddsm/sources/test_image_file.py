@@ -107,16 +107,16 @@ def test_every_value_of_a_pgm_comes_back():
 def test_a_tiff_of_two_pages_is_refused(tmp_path):
     page = PIL.Image.fromarray(PIXELS)
     page.save(tmp_path / "film.tif", save_all=True, append_images=[page])
-    with pytest.raises(UnreadableFilmError, match="a film is one picture, the file holds 2"):
+    with pytest.raises(UnreadableFilmError, match="a film is one image, but the file has 2"):
         image_file.read_pixels(epath.Path(tmp_path / "film.tif"))
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"plain text", "none of DICOM, PNG, PGM, TIFF and JPEG"),
-        (b"BM\x46\0\0\0", "none of DICOM"),
-        (b"\x1f\x8b\x08", "none of DICOM"),
+        (b"plain text", "the file is not DICOM, PNG, PGM, TIFF or JPEG"),
+        (b"BM\x46\0\0\0", "the file is not DICOM"),
+        (b"\x1f\x8b\x08", "the file is not DICOM"),
     ],
     ids=["text", "BMP", "gzip"],
 )
@@ -160,12 +160,12 @@ def test_real_film():
         ("Rows", 65535, "65535 x 31 pixels"),
         ("Rows", 41, "expected"),
         ("Columns", 0, "40 x 0 pixels"),
-        ("SamplesPerPixel", 3, "with 3 samples a pixel: colour pictures are no films; export"),
-        ("PhotometricInterpretation", "PALETTE COLOR", "colour pictures are no films"),
+        ("SamplesPerPixel", 3, "with 3 samples per pixel: colour images are not films; export"),
+        ("PhotometricInterpretation", "PALETTE COLOR", "colour images are not films"),
         (
             "NumberOfFrames",
             1000,
-            "received 1000: tomosynthesis and other stacks are no films; pass",
+            "received 1000: tomosynthesis and other multi-frame images are not films; pass",
         ),
         ("SOPClassUID", TOMOSYNTHESIS, "tomosynthesis"),
         ("PixelRepresentation", 2, "PixelRepresentation must be 0 or 1, received 2"),
@@ -217,14 +217,14 @@ def deflated(data, appended=b""):
 def test_a_deflated_data_set_is_read(tmp_path):
     data = deflated(_dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS)))
     np.testing.assert_array_equal(image_file.decode(data, "1-1.dcm"), PIXELS)
-    with pytest.raises(UnreadableFilmError, match="cut short, or larger than a film can be"):
+    with pytest.raises(UnreadableFilmError, match="truncated, or larger than a film can be"):
         image_file.decode(data[:-9], "1-1.dcm")
 
 
 def test_a_deflated_data_set_is_refused_before_it_is_inflated_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(image_file, "MAX_FILE_BYTES", 2**20)
     data = _dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS))
-    with pytest.raises(UnreadableFilmError, match="cut short, or larger than a film can be"):
+    with pytest.raises(UnreadableFilmError, match="truncated, or larger than a film can be"):
         image_file.decode(deflated(data, bytes(2**26)), "1-1.dcm")
 
 

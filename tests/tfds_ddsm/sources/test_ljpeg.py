@@ -118,7 +118,7 @@ def _replaced(stream, marker, position, value):
         (lambda s: _replaced(s, 0xC3, 5, b"\3"), "SOF3 of one component"),
         (lambda s: _replaced(s, 0xC4, 1, b"\3\0"), "more codes than their lengths allow"),
         (lambda s: _replaced(s, 0xC4, 17, b"\x11"), "SSSS is 0 to 16 .*, got 17"),
-        (lambda s: _replaced(s, 0xC4, 16, b"\xff"), "a Huffman table of 271 codes is cut short"),
+        (lambda s: _replaced(s, 0xC4, 16, b"\xff"), "a Huffman table of 271 codes is truncated"),
         (lambda s: _replaced(s, 0xDA, 1, b"\2"), "the frame's one component 1"),
         (lambda s: _replaced(s, 0xDA, 2, b"\x10"), "Huffman table 1, never defined"),
         (lambda s: _replaced(s, 0xDA, 3, b"\0"), "the predictor is 1 to 7, got 0"),

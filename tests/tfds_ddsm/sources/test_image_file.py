@@ -121,7 +121,7 @@ def test_a_tiff_of_two_pages_is_refused(tmp_path):
     ids=["text", "BMP", "gzip"],
 )
 def test_what_is_no_film_is_named_as_such(data, message):
-    with pytest.raises(UnreadableFilmError, match=f"F.dcm: the file is {message}"):
+    with pytest.raises(UnreadableFilmError, match=f"F.dcm: {message}"):
         image_file.decode_film(data, "F.dcm")
 
 

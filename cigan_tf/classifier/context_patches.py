@@ -192,7 +192,7 @@ def generator_facts(config: Config, generator: ExportedGenerator, record: dict) 
 
 
 def refuse_differing(name: str, trained_on: object, given: object) -> None:
-    """Raises UserError where a generator was trained on other patches than those given."""
+    """Raises UserError if a generator was trained on other patches than the given ones."""
     if trained_on != given:
         raise UserError(
             f"Infills are made of their generator's training patches: its {name} was "

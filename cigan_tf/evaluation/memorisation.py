@@ -25,7 +25,7 @@ _LEAST_CELLS = 32
 _MAX_CELL_PX = 8
 # Training patches per query compared at full resolution.
 _CANDIDATES = 32
-# Share of the training patches that are tried with every shift of a small mask.
+# Share of the training patches that are compared at every shift of a small mask.
 _SCREENED_SHARE = 0.05
 # Number of shrunk training patches processed together; templates are made once per group.
 _TRAINING_AT_A_TIME = 4096
@@ -174,7 +174,7 @@ class _Query:
         # Every shift is less than a pixel, or half a cell, away from one of these steps.
         step = max(1, min(SHIFT_PX, self.cell_px // 2))
         self._shifts = _grid(step)
-        # A few shifts tell most patches apart from the mask's content; all are tried on the rest.
+        # A few shifts are enough to rule out most patches; all shifts are tried on the rest.
         self._screening = _grid(SHIFT_PX)
         self.index, self._pose = np.zeros(0, int), np.zeros(0, int)
         self._score = np.zeros(0, np.float32)

@@ -1,1 +1,1 @@
-"""A training run: steps, strategies, checkpoints, health, and what is logged."""
+"""A training run: steps, strategies, checkpoints, health, and logging."""

@@ -22,7 +22,7 @@ PICTURES_PER_KIND = 4
 
 
 class Observer:
-    """What a run reports to. This one shows nothing: it is that of every worker but the chief."""
+    """Receives the events of a run. This one has no output; it is used by all but the chief."""
 
     def begin(self, facts: dict[str, Any]) -> None:
         """Shows the facts of the run's start, from start.py."""

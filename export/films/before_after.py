@@ -56,7 +56,7 @@ def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLe
         _outline(pair[0], mask[place], colours[number])
         name = f"lesion {number + 1}" if num_shown > 1 else "lesion"
         pairs.append([(f"{name}, before", pair[0]), (f"{name}, after", pair[1])])
-    # Two views below each other or, of several lesions, a row for each.
+    # Two views, one above the other, or one row per lesion if there are several.
     columns += [list(views) for views in (pairs if num_shown == 1 else zip(*pairs, strict=True))]
     widths = [column[0][1].shape[1] for column in columns]
     size = (sum(widths) + _GAP_PX * (len(widths) - 1), _HEIGHT_PX)

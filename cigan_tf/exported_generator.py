@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from cigan_tf import provenance
+from cigan_tf import file_io, provenance
 from cigan_tf.errors import UserError
 from cigan_tf.models import CiGAN, presets
 
@@ -128,7 +128,7 @@ def open_generator(source: str | os.PathLike) -> ExportedGenerator | PresetGener
 def weights_sha256(path: epath.Path) -> str:
     """Returns the SHA-256 of a SavedModel's graph and weights, in hexadecimal digits."""
     digest = hashlib.sha256()
-    for file in [path / _GRAPH_FILE, *sorted(path.glob("variables/*"))]:
+    for file in [path / _GRAPH_FILE, *file_io.matching(path / "variables", "*")]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

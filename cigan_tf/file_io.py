@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import fnmatch
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,26 @@ LOCK_FILE = ".lock"
 def on_disk(path: str | os.PathLike) -> bool:
     """Returns whether a path is in a file system of this machine, not an address like gs://."""
     return "://" not in os.fspath(path)
+
+
+def matching(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
+    """Returns the files and folders in a folder whose names match a pattern, sorted.
+
+    Unlike `glob`, it takes brackets in the folder's own name literally.
+
+    Args:
+        folder: may be missing; then nothing matches.
+        pattern: of `fnmatch`; names that begin with a dot match only a pattern that does.
+    """
+    folder = epath.Path(folder)
+    if not folder.exists():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if fnmatch.fnmatchcase(path.name, pattern)
+        and path.name.startswith(".") <= pattern.startswith(".")
+    )
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ def write_training(
     """
     path = epath.Path(workdir) / FILE_NAME
     before = read(path)
-    if before is None and any((path.parent / run_folder.CHECKPOINT_DIR).glob("*")):
+    if before is None and file_io.matching(path.parent / run_folder.CHECKPOINT_DIR, "*"):
         print(
             f"warning: the run in {str(workdir)!r} was started without {FILE_NAME}: its data are "
             "not recorded, and its generator is refused for an experiment.",

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "cigan_tf.work_ahead": [],
     "cigan_tf.accelerators": ["errors", "hardware_config"],
     "cigan_tf.pictures": ["randomness"],
-    "cigan_tf.exported_generator": ["errors", "models", "provenance"],
+    "cigan_tf.exported_generator": ["errors", "file_io", "models", "provenance"],
     "cigan_tf.input_pipeline": [
         *["errors", "config", "masks", "randomness", "patch_format", "record_index"],
     ],

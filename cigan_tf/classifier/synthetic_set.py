@@ -242,7 +242,7 @@ def _complete_set(
         check_data=False,
     )
     provenance.write(path / provenance.FILE_NAME, record)
-    for beside in path.glob(".*"):
+    for beside in file_io.matching(path, ".*"):
         beside.unlink()  # left by a run that was killed while writing
     file_io.write_whole(path / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
     (path / _BEGUN_FILE).unlink()

@@ -89,7 +89,7 @@ def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Pat
 
 def _judged(workdir: epath.Path) -> tuple[dict[str, epath.Path], dict[str, epath.Path]]:
     """Returns the files of measures and pictures by generator, '' for an unnamed one."""
-    names = sorted({path.stem for path in (workdir / QUALITY_DIR).glob("*.*")})
+    names = sorted({path.stem for path in file_io.matching(workdir / QUALITY_DIR, "*.*")})
     files = {"": quality_files(workdir, None)}
     files |= {name: quality_files(workdir, name) for name in names}
     measures, shown = ({name: pair[i] for name, pair in files.items()} for i in range(2))

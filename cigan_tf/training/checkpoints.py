@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 from etils import epath
 
+from cigan_tf import file_io
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.models.cigan import CiGAN, build_optimizers
@@ -227,7 +228,7 @@ def _is_damage(error: Exception) -> bool:
 def _by_step(directory: epath.Path) -> list[str]:
     """Returns the checkpoints in a folder, the newest last."""
     numbered = {}
-    for index in directory.glob("ckpt-*.index"):
+    for index in file_io.matching(directory, "ckpt-*.index"):
         if match := re.fullmatch(r"ckpt-(\d+)", index.stem):
             numbered[int(match[1])] = str(index.with_suffix(""))
     return [numbered[step] for step in sorted(numbered)]
@@ -236,13 +237,13 @@ def _by_step(directory: epath.Path) -> list[str]:
 def _remove_all_but(kept: list[str], directory: epath.Path) -> None:
     """Removes checkpoints that were complete but not yet listed when a process was killed."""
     for path in set(_by_step(directory)) - set(kept):
-        for file in directory.glob(f"{os.path.basename(path)}.*"):
+        for file in file_io.matching(directory, f"{os.path.basename(path)}.*"):
             file.unlink()
 
 
 def _remove_unfinished(directory: epath.Path) -> None:
     """Removes partial files of a killed process or a full disk."""
-    for leftover in directory.glob("ckpt-*"):
+    for leftover in file_io.matching(directory, "ckpt-*"):
         if leftover.is_dir():
             leftover.rmtree(missing_ok=True)
         elif not leftover.with_suffix(".index").exists():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from etils import epath
 
-from cigan_tf import input_pipeline, interruption, provenance, run_folder
+from cigan_tf import file_io, input_pipeline, interruption, provenance, run_folder
 from cigan_tf.config import Config, TrainingConfig
 from cigan_tf.errors import UserError
 from cigan_tf.models import presets
@@ -85,8 +85,8 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
 
 def _start_from_preset(model: CiGAN, workdir: epath.Path, config: Config) -> presets.Preset | None:
     """Loads the weights of the preset into a new run and returns the preset; otherwise None."""
-    if not config.training.init_from or any(
-        (workdir / run_folder.CHECKPOINT_DIR).glob("ckpt-*.index")
+    if not config.training.init_from or file_io.matching(
+        workdir / run_folder.CHECKPOINT_DIR, "ckpt-*.index"
     ):
         return None
     preset = presets.read(config.training.init_from)

@@ -86,7 +86,7 @@ def _publish(version: pathlib.Path, output_dir: epath.Path) -> epath.Path:
 
 
 def _remove_abandoned(output_dir: epath.Path) -> None:
-    for path in output_dir.glob(f"{_UNFINISHED}*"):
+    for path in file_io.matching(output_dir, f"{_UNFINISHED}*"):
         with contextlib.suppress(FileNotFoundError):  # its export has just finished
             if time.time() - os.stat(path).st_mtime > _ABANDONED_AFTER_S:
                 shutil.rmtree(path, ignore_errors=True)

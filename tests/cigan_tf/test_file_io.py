@@ -24,3 +24,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         file_io.write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def test_brackets_in_a_folders_name_are_no_pattern(tmp_path):
+    for folder in (tmp_path / "year [2024]", tmp_path / "year 2"):
+        folder.mkdir()
+        for name in ("ckpt-2.index", "ckpt-1.index", "other", ".ckpt-3.index"):
+            (folder / name).touch()
+    found = file_io.matching(tmp_path / "year [2024]", "ckpt-*.index")
+    assert [path.name for path in found] == ["ckpt-1.index", "ckpt-2.index"]
+    assert {path.parent for path in found} == {tmp_path / "year [2024]"}
+    assert [path.name for path in file_io.matching(found[0].parent, ".*")] == [".ckpt-3.index"]
+    assert file_io.matching(tmp_path / "absent", "*") == []

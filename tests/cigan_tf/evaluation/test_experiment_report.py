@@ -106,7 +106,7 @@ def test_infills_their_quality_and_the_time_taken_are_shown_where_they_are_there
     assert text.count("data:image/png;base64,") == 3
     assert "Quality of the generator" in text
     assert "<td>0.5</td><td>40 infills</td>" in text
-    assert "trained for 5 min 50 s in all" in text
+    assert "took 5 min 50 s in total" in text
 
 
 def test_each_generator_has_its_own_measures(experiment):

@@ -34,7 +34,7 @@ def test_the_record_is_in_the_card(exported):
     card = (exported / "MODEL_CARD.md").read_text()
     record = provenance.read(exported / "assets.extra" / "provenance.json")
     for text in (
-        f"| fingerprint of its records | {record['dataset']['fingerprint'][:12]} |",
+        f"| fingerprint of the records | {record['dataset']['fingerprint'][:12]} |",
         "`ddsm_patches/tiny`, version",
         "films rescaled to about 344 x 188",
         "patches of the split `train`, 1 patient(s)",

@@ -40,6 +40,23 @@ def matching(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
 
 
 @contextlib.contextmanager
+def literal_path(path: str | os.PathLike) -> Iterator[str]:
+    """Yields a path under which TensorFlow reads the file, folder or prefix at `path`.
+
+    TensorFlow reads checkpoints by patterns and finds none in a folder whose name has brackets.
+    Such a folder is read through a link in the temporary folder.
+    """
+    path = epath.Path(path)
+    if not on_disk(path) or not set(os.fspath(path)) & set("[]*?\\"):
+        yield os.fspath(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "link")
+        os.symlink(os.path.abspath(path.parent), link)
+        yield os.path.join(link, path.name)
+
+
+@contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[epath.Path]:
     """Yields a temporary path; the file written there is renamed to `path` when it is complete."""
     path = epath.Path(path)

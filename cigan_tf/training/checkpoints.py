@@ -190,7 +190,8 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
     saved = _by_step(directory)
     for path in reversed(saved):
         try:
-            restore(path).assert_existing_objects_matched()
+            with file_io.literal_path(path) as literal_path:
+                restore(literal_path).assert_existing_objects_matched()
         except _FAILURE as error:
             if _is_damage(error):
                 reason = _first_line(error)

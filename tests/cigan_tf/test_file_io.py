@@ -1,6 +1,7 @@
 """Files are whole or absent."""
 
 import pytest
+import tensorflow as tf
 
 from cigan_tf import file_io
 
@@ -36,3 +37,15 @@ def test_brackets_in_a_folders_name_are_no_pattern(tmp_path):
     assert {path.parent for path in found} == {tmp_path / "year [2024]"}
     assert [path.name for path in file_io.matching(found[0].parent, ".*")] == [".ckpt-3.index"]
     assert file_io.matching(tmp_path / "absent", "*") == []
+
+
+def test_tensorflow_reads_a_checkpoint_below_brackets(tmp_path):
+    saved, restored = (tf.train.Checkpoint(value=tf.Variable(value)) for value in (7, 0))
+    prefix = saved.write(str(tmp_path / "year [2024]" / "ckpt"))
+    with pytest.raises(tf.errors.NotFoundError):
+        restored.read(prefix)
+    with file_io.literal_path(prefix) as path:
+        restored.read(path).assert_consumed()
+    assert int(restored.value) == 7
+    with file_io.literal_path(tmp_path / "plain") as path:
+        assert path == str(tmp_path / "plain")

@@ -3,13 +3,12 @@
 import functools
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
-from cigan_tf.errors import DivergedError, Preempted, UserError
+from cigan_tf.errors import DivergedError, Preempted, UserError, storage_errors
 
 # The shell's exit code after Ctrl-C.
 _CTRL_C = 130
@@ -33,7 +32,8 @@ def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
 
     def guarded(argv: list[str]) -> int:
         try:
-            main(*argv[1:])
+            with storage_errors():
+                main(*argv[1:])
         except (UserError, DivergedError) as error:
             return fail(str(error), error.exit_code)
         except Preempted as stop:
@@ -45,6 +45,8 @@ def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
         return 0
 
     _show_help_of(main)
+    # In a log, too, a line comes when it is written and not when the command ends.
+    sys.stdout.reconfigure(line_buffering=True)
     app.run(guarded, flags_parser=functools.partial(_parse, arguments))
 
 
@@ -89,7 +91,7 @@ def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
 
 
 def _expand_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
-    """Replaces each --flagfile=FILE by the lines of the file.
+    """Replaces each --flagfile=FILE, or --flagfile FILE, by the lines of the file.
 
     absl does so too, but cannot find the recipes of an installed package by name. Here a FILE that
     does not exist may be the name of a recipe, e.g. paper.flags. absl handles all others.
@@ -98,9 +100,14 @@ def _expand_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> Iter
         argv: arguments, or the lines of a flagfile.
         inside: the flagfiles being read.
     """
-    for argument in argv:
-        match = re.fullmatch(r"--?flagfile=(.+)", argument.strip())
-        path = pathlib.Path(match[1]).expanduser() if match else None
+    arguments = iter(argv)
+    for argument in arguments:
+        name, _, value = argument.strip().partition("=")
+        is_flagfile = name in ("--flagfile", "-flagfile")
+        if is_flagfile and "=" not in argument:
+            value = next(arguments, "")
+            argument = f"{name}={value}" if value else argument
+        path = pathlib.Path(value).expanduser() if is_flagfile and value else None
         if path is not None and not path.is_file() and path.parent in _RECIPES_AS_TYPED:
             path = _RECIPES / path.name
         if path is None or not path.is_file():

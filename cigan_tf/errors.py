@@ -1,6 +1,8 @@
 """Errors that end a command with a one-line message, and their exit codes."""
 
 import contextlib
+import sys
+import traceback
 from collections.abc import Iterator
 
 
@@ -39,3 +41,34 @@ def prefix_errors(what: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """Raises UserError where a bucket cannot be read or written; other errors pass unchanged."""
+    try:
+        yield
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"A file cannot be read or written ({reason}). Check the address and this account's "
+            "permissions, then run the same command again."
+        ) from error
+
+
+def is_storage_error(error: Exception) -> bool:
+    """Returns whether an error comes from TensorFlow's file systems, which read buckets.
+
+    They raise errors of TensorFlow, not OSError, and computations raise the same classes.
+    """
+    tensorflow = sys.modules.get("tensorflow")  # an import would take seconds
+    classes = getattr(tensorflow, "errors", None)
+    if classes is None or not isinstance(error, classes.OpError):
+        return False
+    # No computation asks for permissions. Checkpoints are read and written by operations.
+    if isinstance(error, (classes.PermissionDeniedError, classes.UnauthenticatedError)):
+        return True
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return innermost.f_globals.get("__name__", "").startswith("tensorflow.python.lib.io.")

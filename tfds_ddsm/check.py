@@ -270,7 +270,8 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"unknown argument {argv[1]!r}; the folder goes to --manual_dir=DIR.")
         if not _MANUAL_DIR.value:
             raise ValueError("--manual_dir=DIR must name the folder with the downloaded films.")
-        text, has_faults = describe(_MANUAL_DIR.value, _PATCHES_PER_CLASS.value, _SOURCE.value)
+        with storage.bucket_errors():
+            text, has_faults = describe(_MANUAL_DIR.value, _PATCHES_PER_CLASS.value, _SOURCE.value)
         print(text)
     except (ValueError, StorageError) as error:
         print(f"tfds_ddsm.check: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ from cigan_tf.classifier import batches, infill_quality, parallel
 from cigan_tf.classifier.classifier_run import train_classifier
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, storage_errors
 from cigan_tf.evaluation import score_file
 from cigan_tf.evaluation.experiment_report import write_report
 from cigan_tf.experiment_config import Cell
@@ -68,14 +68,15 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
         # A given SavedModel belongs to the only generator; several generators have their own.
         exported = saved_model if name is None else None
         try:
-            infill_quality.write_infill_quality(
-                config,
-                workdir,
-                exported or generator / "saved_model",
-                SyntheticSet(folder, config.model.patch_size),
-                calibration(),
-                name,
-            )
+            with storage_errors():
+                infill_quality.write_infill_quality(
+                    config,
+                    workdir,
+                    exported or generator / "saved_model",
+                    SyntheticSet(folder, config.model.patch_size),
+                    calibration(),
+                    name,
+                )
         except UserError as error:
             # An error in this additional evaluation must not discard hours of training.
             of = f" of {name}" if name else ""

@@ -9,7 +9,7 @@ from tensorflow.python.eager import context
 
 from cigan_tf import accelerators
 from cigan_tf.config import Config
-from cigan_tf.errors import Preempted, UserError
+from cigan_tf.errors import Preempted, UserError, is_storage_error
 from cigan_tf.hardware_config import HardwareConfig
 from cigan_tf.training import cluster
 
@@ -79,7 +79,7 @@ def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
         raise  # all workers agreed to stop
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, tf.errors.OpError):
+        if isinstance(error, tf.errors.OpError) and not is_storage_error(error):
             if told := _TOLD.search(reason):
                 raise UserError(f"Worker {told[1]} has failed: {told[2]}") from None
             if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):

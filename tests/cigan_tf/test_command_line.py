@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
+
+from cigan_tf.errors import UserError, storage_errors
 
 SCRIPT = """
 from cigan_tf import command_line, errors
@@ -32,6 +35,22 @@ def test_an_early_end_is_one_line_and_a_code_of_its_own(error, exit_code, line):
     )
     assert finished.returncode == exit_code
     assert finished.stderr.splitlines() == [line]
+
+
+def test_a_bucket_that_refuses_is_one_line_and_other_faults_of_tensorflow_are_not():
+    refused = tf.errors.PermissionDeniedError(None, None, "HTTP response code 403\nof gs://b/x")
+    with (
+        pytest.raises(UserError, match=r"PermissionDeniedError: .* of gs://b/x\)"),
+        storage_errors(),
+    ):
+        raise refused
+    # Both are a NotFoundError; the first one is of a file system.
+    with pytest.raises(UserError, match="NotFoundError"), storage_errors():
+        tf.io.gfile.listdir("/a folder that does not exist")
+    with pytest.raises(tf.errors.NotFoundError), storage_errors():
+        raise tf.errors.NotFoundError(None, None, "of a computation")
+    with pytest.raises(tf.errors.InvalidArgumentError), storage_errors():
+        tf.reshape(tf.zeros(3), (2, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Reads files from disks and networks that may fail temporarily or permanently."""
 
+import contextlib
 import errno
 import os
+import sys
 import time
+from collections.abc import Iterator
 
 from absl import logging
 from etils import epath
@@ -49,17 +52,46 @@ def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
                     f"{path}: {num_bytes} bytes are more than a film can have"
                 )
             return path.read_bytes()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            if isinstance(error, FileNotFoundError) or error.errno in _OF_THE_FILE:
+        except Exception as error:
+            if not isinstance(error, (OSError, *_bucket_errors("OpError"))):
+                raise
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            code = getattr(error, "errno", None)
+            missing = FileNotFoundError, *_bucket_errors("NotFoundError")
+            if isinstance(error, missing) or code in _OF_THE_FILE:
                 raise UnreadableFilmError(f"{path}: {reason}") from None
-            if delay is None or isinstance(error, PermissionError):
+            refused = _bucket_errors("PermissionDeniedError", "UnauthenticatedError")
+            if delay is None or isinstance(error, (PermissionError, *refused)):
                 raise StorageError(
                     f"{path} cannot be read ({reason}); run the same command again when it can: "
                     "finished films are kept"
                 ) from error
         logging.warning("%s: %s; next try in %d s.", path, reason, delay)
         time.sleep(delay)
+
+
+@contextlib.contextmanager
+def bucket_errors() -> Iterator[None]:
+    """Raises StorageError where a bucket cannot be read or written."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, _bucket_errors("OpError")):
+            raise
+        text = " ".join(str(error).split())
+        raise StorageError(
+            f"A file cannot be read or written ({type(error).__name__}: {text}); check the address "
+            "and this account's permissions, then run the same command again."
+        ) from error
+
+
+def _bucket_errors(*names: str) -> tuple[type[Exception], ...]:
+    """Returns classes of TensorFlow's errors: its file systems, which read buckets, raise those.
+
+    Without TensorFlow no bucket is read: it is not imported here, which would take seconds.
+    """
+    classes = getattr(sys.modules.get("tensorflow"), "errors", None)
+    return tuple(getattr(classes, name) for name in names) if classes else ()
 
 
 def state(path: epath.Path) -> str:

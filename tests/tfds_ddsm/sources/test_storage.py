@@ -1,6 +1,7 @@
 import errno
 
 import pytest
+import tensorflow as tf
 from etils import epath
 
 from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
@@ -74,3 +75,32 @@ def test_the_state_of_a_file_changes_with_its_content(tmp_path, path):
     path.write_bytes(b"pixel")
     assert storage.state(path) != before
     assert storage.state(tmp_path / "absent") == str(tmp_path / "absent")
+
+
+def bucket_error(name):
+    return getattr(tf.errors, name)(
+        None, None, "HTTP response code 4xx\nwhen reading gs://b/film.dcm"
+    )
+
+
+def test_a_bucket_fails_as_a_disk_does(path, waits):
+    failing = FailingPath(path, *[bucket_error("UnavailableError")] * 3)
+    assert storage.read_bytes(failing, 100) == b"pixels"
+    assert waits == [1, 5, 25]
+    for name in ("PermissionDeniedError", "UnauthenticatedError"):
+        with pytest.raises(StorageError, match="cannot be read"):
+            storage.read_bytes(FailingPath(path, bucket_error(name)), 100)
+    with pytest.raises(UnreadableFilmError, match=r"film\.dcm"):
+        storage.read_bytes(FailingPath(path, bucket_error("NotFoundError")), 100)
+    assert waits == [1, 5, 25]
+
+
+def test_what_a_bucket_refuses_is_one_line():
+    with (
+        pytest.raises(StorageError, match=r"PermissionDeniedError.* when reading gs://b") as raised,
+        storage.bucket_errors(),
+    ):
+        raise bucket_error("PermissionDeniedError")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(KeyError), storage.bucket_errors():
+        raise KeyError("another fault")

@@ -37,11 +37,10 @@ def measure(
     """Reads a few films and estimates the cost of all.
 
     Args:
-        examples_of: returns a film's examples, given its share of the plan.
-        shares: all films with their shares of the plan. The last films are read, because a killed
-            build has not finished them yet.
+        examples_of: reads a film and returns its examples, given its share of the plan.
+        shares: all films with their shares of the plan. Films at equal distances are read.
     """
-    tried = shares[:: -max(1, len(shares) // (4 * _NUM_TRIED))][:_NUM_TRIED]
+    tried = shares[:: max(1, len(shares) // _NUM_TRIED)][:_NUM_TRIED]
     start = time.monotonic()
     sizes = [
         len(example["image"]) + len(example["mask"]) + _OTHER_FEATURES_BYTES

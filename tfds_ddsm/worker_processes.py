@@ -69,29 +69,40 @@ def started(
         initializer=_start,
         initargs=(shipped.name,),
     )
-    with _without_main_module():
-        for _ in range(num_workers):
-            executor.submit(os.getpid)  # a worker starts with its first task
 
     def read_ahead(shares: Sequence[Share]) -> Callable[[Film], None]:
-        futures = {film.film_id: executor.submit(_keep, film, counts) for film, counts in shares}
+        # A worker that found another one idle starts now.
+        with _without_main_module(), _ended_worker_in_one_line(num_workers):
+            futures = {
+                film.film_id: executor.submit(_keep, film, counts) for film, counts in shares
+            }
 
         def wait_for(film: Film) -> None:
-            try:
+            with _ended_worker_in_one_line(num_workers):
                 futures.pop(film.film_id).result()
-            except BrokenProcessPool as error:
-                raise DatasetError(
-                    "A worker process was killed, perhaps for lack of memory: run the same command "
-                    f"again to resume, perhaps with {_VARIABLE} less than {num_workers}."
-                ) from error
 
         return wait_for
 
     try:
+        with _without_main_module(), _ended_worker_in_one_line(num_workers):
+            for _ in range(num_workers):
+                executor.submit(os.getpid)  # a worker starts with its first task
         yield read_ahead
     finally:
         executor.shutdown(cancel_futures=True)
         os.unlink(shipped.name)
+
+
+@contextlib.contextmanager
+def _ended_worker_in_one_line(num_workers: int) -> Iterator[None]:
+    """Raises DatasetError where a worker ended: no other takes its place."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "A worker process was killed, perhaps for lack of memory: run the same command "
+            f"again to resume, perhaps with {_VARIABLE} less than {num_workers}."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -71,6 +71,15 @@ def test_a_worker_that_fails_stops_the_build_and_what_is_finished_stays(tmp_path
     assert cache.num_finished() >= 2
 
 
+def test_films_for_workers_that_have_ended_are_refused_in_one_line(tmp_path):
+    source = FailingSource(4, failing="P_00000_LEFT_CC", is_killed=True)
+    shares = shares_of(source)
+    with worker_processes.started(FilmCache(tmp_path, {}, ""), source, CONFIG, 1) as read_ahead:
+        for given in (shares[:1], shares[1:]):
+            with pytest.raises(DatasetError, match="worker process was killed"):
+                read_ahead(given)(given[0][0])
+
+
 def test_workers_end_with_a_build_that_is_killed(tmp_path):
     program = """
 import multiprocessing, pathlib, sys

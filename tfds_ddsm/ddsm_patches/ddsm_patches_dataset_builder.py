@@ -68,6 +68,15 @@ def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Sou
             return FilmsSource(manual_dir)
 
 
+@contextlib.contextmanager
+def _bucket_errors_in_one_line() -> Iterator[None]:
+    try:
+        with storage.bucket_errors():
+            yield
+    except StorageError as error:
+        raise DatasetError(str(error)) from error
+
+
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Patches of mammograms with lesion masks."""
 
@@ -121,7 +130,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def __init__(self, *, data_dir: epath.PathLike | None = None, **kwargs):
         _check_location(data_dir, "data_dir")
-        super().__init__(data_dir=data_dir, **kwargs)
+        with _bucket_errors_in_one_line():
+            super().__init__(data_dir=data_dir, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.patch_size
@@ -164,13 +174,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         own = [OTHER_LESION] if self.builder_config.source == "films" else []
         return ["none", *LESION_TYPES, *own]
 
+    @_bucket_errors_in_one_line()
     def download_and_prepare(self, *, download_config=None, file_format=None, **kwargs) -> None:
         """Like TFDS, but one process at a time.
 
         Raises:
             DatasetError: a dataset with another recipe was built under the same name, the file
-                format is not supported by training, or the films are in an unreadable bucket or
-                cannot be used.
+                format is not supported by training, or a bucket cannot be read, written or used.
         """
         download_config = download_config or tfds.download.DownloadConfig()
         _check_location(download_config.manual_dir, "manual_dir")
@@ -324,7 +334,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         shares = self._shares()
         if len(shares) < build_cost.MIN_FILMS:
             return
-        cost = build_cost.measure(lambda *share: self._read(source, *share)[1], shares)
+        # Not from the cache: it may hold these films already, and reading them there takes no time.
+        cost = build_cost.measure(lambda *share: self._read(source, *share, cache=None)[1], shares)
         build_cost.announce(
             cost,
             len(shares) - (self._cache.num_finished() if self._cache else 0),
@@ -343,7 +354,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for film in tqdm_utils.tqdm(films, desc=f"Reading {split} films", unit=" films"):
             if num_left == 0:
                 break
-            report, examples = self._read(source, film, plan[film.film_id])
+            report, examples = self._read(source, film, plan[film.film_id], self._cache)
             checked = self._checked(report)
             if checked.error:
                 report, examples = checked, iter(())
@@ -356,11 +367,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._check_any_patch(split)
 
     def _read(
-        self, source: Source, film: Film, counts: tuple[int, int, int]
+        self, source: Source, film: Film, counts: tuple[int, int, int], cache: FilmCache | None
     ) -> tuple[FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
-        read = self._cache.examples if self._cache else encoded_examples
+        read = cache.examples if cache else encoded_examples
         try:
-            self._wait_for(film)
+            if cache:
+                self._wait_for(film)
             return read(source, film, counts, self.builder_config)
         except StorageError as error:
             raise DatasetError(str(error)) from error

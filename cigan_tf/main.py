@@ -5,17 +5,11 @@
 Flags after a flagfile override it; --dry_run prints the resulting configuration.
 """
 
-import os
-
-# TensorFlow's C++ start-up messages hide our own lines; errors are still shown.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# TensorFlow disables oneDNN's convolutions on processors without AVX-512, but they are faster there
-# too.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
 from absl import flags as absl_flags
+from etils import epath
 
-from cigan_tf import command_line, flags
+from cigan_tf import command_line, flags, run_folder, tensorflow_loading
+from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 
 # --help shows only the flags of the main module.
@@ -26,9 +20,10 @@ def main() -> None:
     """Runs the selected mode."""
     config = flags.config_from_flags()
     if config.training.init_from:
+        tensorflow_loading.load_tensorflow()
         from cigan_tf.models import presets
 
-        config = presets.with_architecture(config, flags.is_given)
+        config = presets.with_architecture(config, flags.is_given, _begun(flags.WORKDIR.value))
     if flags.DRY_RUN.value:
         print(config.to_json(), end="")
         return
@@ -39,7 +34,8 @@ def main() -> None:
     workdir = flags.WORKDIR.value
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of the run.")
-    # Imported here so that a wrong flag is reported before TensorFlow loads.
+    # Here, so that a wrong flag is reported before TensorFlow loads.
+    tensorflow_loading.load_tensorflow()
     if flags.MODE.value == "train":
         from cigan_tf.training.train import train
 
@@ -61,6 +57,13 @@ def main() -> None:
         from cigan_tf.classifier.experiment import run_experiment
 
         print(run_experiment(config, workdir, flags.SAVED_MODEL.value, flags.JOBS.value))
+
+
+def _begun(workdir: str | None) -> Config | None:
+    """Returns the settings of the run in a workdir, None if there is none."""
+    if workdir is None or not (epath.Path(workdir) / run_folder.CONFIG_FILE).exists():
+        return None
+    return run_folder.load_config(epath.Path(workdir))
 
 
 def run() -> None:

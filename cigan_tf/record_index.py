@@ -18,9 +18,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 from etils import epath
 
+from cigan_tf import terminal
 from cigan_tf.errors import UserError
 
 _FOLDER = "record_index"
@@ -183,7 +183,9 @@ def _save(place: epath.Path, arrays: dict[str, np.ndarray], state: str) -> bool:
 def _scan(files: tuple[str, ...], split: str) -> dict[str, np.ndarray]:
     """Returns the arrays of an index from the records themselves."""
     columns = {name: [] for name in ("file_number", "start", "length", "checksum", *_FACTS)}
-    with tqdm.tqdm(desc=f"Indexing the {split} split", unit="record", delay=_SILENT_S) as progress:
+    with terminal.progress_bar(
+        desc=f"Indexing the {split} split", unit="record", delay=_SILENT_S
+    ) as progress:
         for number, file in enumerate(files):
             headers = np.array(list(_headers(epath.Path(file))), np.uint64).reshape(-1, 2)
             ends = np.cumsum(headers[:, 0].astype(np.int64) + _HEADER.size + _FOOTER.size)

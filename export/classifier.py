@@ -6,10 +6,11 @@ writes DIR/<version>/ and the files that a server needs. The folder does not dep
 It includes provenance.json, the record of the classifier, if there is one.
 """
 
+from cigan_tf import tensorflow_loading
+
+tensorflow_loading.load_tensorflow()
+
 import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import pathlib
 import sys
 from typing import Any

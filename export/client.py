@@ -9,17 +9,13 @@ or, from Python, with arrays or PNGs:
     infilled = client.infill(image, mask, label, seed)
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import pathlib
 import time
 
 import numpy as np
 from absl import flags
 
-from cigan_tf import command_line, file_io, infill_inputs
+from cigan_tf import command_line, file_io, infill_inputs, tensorflow_loading
 from cigan_tf.errors import UserError
 from cigan_tf.patch_format import CLASS_NAMES
 
@@ -138,6 +134,8 @@ def main() -> None:
     """Sends one patch, as given by the flags, and writes the answer."""
     if flags.FLAGS.output is None:
         raise UserError("Pass --output=FILE.png.")
+    if flags.FLAGS.server.startswith("grpc"):
+        tensorflow_loading.load_tensorflow()
     client = Client(
         flags.FLAGS.server, flags.FLAGS.model, flags.FLAGS.version, flags.FLAGS.timeout_s
     )

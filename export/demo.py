@@ -6,9 +6,9 @@ The generator is the package's preset unless --saved_model names another. Only t
 reach the page unless --address is given; there is no authentication.
 """
 
-import os
+from cigan_tf import tensorflow_loading
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+tensorflow_loading.load_tensorflow()
 
 import contextlib
 import re

@@ -7,9 +7,9 @@ OUT_seg.dcm and OUT_mask.png mark the synthetic pixels, and OUT_before_after.png
 The generator is the package's preset unless --saved_model names another.
 """
 
-import os
+from cigan_tf import tensorflow_loading
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+tensorflow_loading.load_tensorflow()
 
 import pathlib
 import re

@@ -6,10 +6,11 @@ writes DIR/saved_model/<version>/, with the next free number. The folder does no
 package; it needs only TensorFlow.
 """
 
+from cigan_tf import tensorflow_loading
+
+tensorflow_loading.load_tensorflow()
+
 import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,14 @@ import tensorflow as tf
 from absl import flags
 from etils import epath
 
-from cigan_tf import command_line, exported_generator, input_pipeline, provenance, run_folder
+from cigan_tf import (
+    command_line,
+    exported_generator,
+    input_pipeline,
+    provenance,
+    run_folder,
+    terminal,
+)
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.models.generator import Generator
@@ -81,6 +89,7 @@ def export(
             "can be served, but is refused for an experiment.",
             file=sys.stderr,
         )
+    terminal.say(f"Writing the SavedModel of step {step} ...")
     archive = build_archive(generator, config)
 
     def write(folder: pathlib.Path) -> None:
@@ -94,6 +103,7 @@ def export(
         card = model_card.render(workdir, config, step, generator.count_params(), of_version)
         (folder / "MODEL_CARD.md").write_text(card)
         if patches is not None:
+            terminal.say(f"Writing {', '.join(other_formats)}, and comparing their answers ...")
             infill = folded_generator.fold_infill(generator, config.model)
             runtime_formats.write(folder, other_formats, infill, config.model.patch_size)
             _compare(folder, other_formats, patches)

@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "cigan_tf.file_io": ["errors"],
     "cigan_tf.run_folder": ["errors", "file_io", "config", "experiment_config"],
     "cigan_tf.command_line": ["errors"],
+    "cigan_tf.terminal": [],
+    "cigan_tf.tensorflow_loading": ["terminal"],
     "cigan_tf.interruption": ["errors"],
     "cigan_tf.masks": [],
     "cigan_tf.losses": [],
@@ -32,7 +34,7 @@ MAY_IMPORT = {
     "cigan_tf.input_pipeline": [
         *["errors", "config", "masks", "randomness", "patch_format", "record_index"],
     ],
-    "cigan_tf.record_index": ["errors"],
+    "cigan_tf.record_index": ["errors", "terminal"],
     "cigan_tf.provenance": [
         *["errors", "config", "file_io", "run_folder", "input_pipeline", "__version__"],
     ],
@@ -44,29 +46,30 @@ MAY_IMPORT = {
         *["errors", "config", "hardware_config", "file_io", "run_folder"],
         *["masks", "losses", "pictures", "randomness", "interruption"],
         *["input_pipeline", "models", "provenance", "training"],
-        *["evaluation.fidelity", "evaluation.roc", "accelerators"],
+        *["evaluation.fidelity", "evaluation.roc", "accelerators", "terminal"],
     ],
     "cigan_tf.evaluation": [
         *["errors", "config", "experiment_config", "file_io", "run_folder"],
-        *["pictures", "randomness", "patch_format"],
+        *["pictures", "randomness", "patch_format", "terminal"],
         *["exported_generator", "input_pipeline", "provenance", "evaluation"],
     ],
     "cigan_tf.classifier": [
         *["errors", "config", "experiment_config", "file_io", "run_folder"],
         *["masks", "pictures", "randomness", "models", "record_index"],
-        *["work_ahead", "accelerators", "patch_format"],
+        *["work_ahead", "accelerators", "patch_format", "terminal", "tensorflow_loading"],
         *["exported_generator", "interruption", "input_pipeline", "provenance"],
         *["evaluation", "classifier"],
     ],
     "cigan_tf.flags": ["errors", "config", "experiment_config"],
     "cigan_tf.main": [
         *["errors", "command_line", "flags", "models", "training", "classifier", "evaluation"],
+        *["config", "run_folder", "tensorflow_loading"],
     ],
     "export": [
         *["errors", "command_line", "config", "file_io", "run_folder", "masks"],
         *["input_pipeline", "models", "training", "evaluation", "pictures"],
         *["exported_generator", "provenance", "randomness", "patch_format"],
-        "infill_inputs",
+        *["infill_inputs", "terminal", "tensorflow_loading"],
     ],
 }
 # What each folder of the export may import of the export; the commands above them import any.

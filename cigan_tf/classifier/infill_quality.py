@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from cigan_tf import file_io, input_pipeline, pictures, provenance, run_folder
+from cigan_tf import file_io, input_pipeline, pictures, provenance, run_folder, terminal
 from cigan_tf.classifier.classifier_run import CLASSIFIER_FILE
 from cigan_tf.classifier.context_patches import Contexts, infill
 from cigan_tf.classifier.synthetic_set import SyntheticSet
@@ -119,9 +119,12 @@ def write_infill_quality(
     record = provenance.require(generator.provenance, generator.path)
     provenance.refuse_leaks(record, real["patient_id"].tolist())
     training = TrainingPatches(config)
+    terminal.say(f"Infilling test patches with {generator.path} ...")
+    infills = infilled_patches(config, generator)
+    terminal.say("Comparing the infills with real patches ...")
     quality = judge_infills(
         real,
-        infilled_patches(config, generator),
+        infills,
         training,
         feature_function(config.experiment.quality_features, classifier),
         lambda patches: classifier.predict(patches["image"], batch_size=_BATCH_SIZE, verbose=0)[

@@ -5,11 +5,12 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterator
 
-from cigan_tf import interruption
-from cigan_tf.errors import Preempted, UserError
+from cigan_tf import interruption, tensorflow_loading
+from cigan_tf.errors import Preempted, UserError, storage_errors
 
 # Interval between checks for signals while the processes work.
 _POLL_S = 0.5
@@ -32,11 +33,12 @@ def run(function: Callable, arguments: tuple, jobs: int) -> None:
     environments = _environments(jobs)
     # A forked TensorFlow hangs; spawned processes import it again, with their own environment.
     context = multiprocessing.get_context("spawn")
+    task = pickle.dumps((function, arguments))
     with interruption.watch() as interrupted, contextlib.ExitStack() as stack:
         workers = {}
         for environment in environments:
             receiver, sender = context.Pipe(duplex=False)
-            worker = context.Process(target=_call, args=(sender, function, arguments), daemon=True)
+            worker = context.Process(target=_call, args=(sender, task), daemon=True)
             with _environment(environment), _ctrl_c_blocked():
                 worker.start()
             sender.close()
@@ -52,10 +54,12 @@ def run(function: Callable, arguments: tuple, jobs: int) -> None:
                 _raise_failure(*workers.pop(sentinel))
 
 
-def _call(sender, function: Callable, arguments: tuple) -> None:
+def _call(sender, task: bytes) -> None:
     """Runs in its own process; sends a failure that must be shown to the user."""
+    with tensorflow_loading.without_notes():
+        function, arguments = pickle.loads(task)  # imports TensorFlow if the function needs it
     try:
-        with interruption.ending():
+        with interruption.ending(), storage_errors():
             function(*arguments)
     except (UserError, Preempted) as error:
         sender.send(error)

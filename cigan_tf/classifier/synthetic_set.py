@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-import tqdm
 from etils import epath
 
-from cigan_tf import file_io, input_pipeline, interruption, provenance, run_folder
+from cigan_tf import file_io, input_pipeline, interruption, provenance, run_folder, terminal
 from cigan_tf.classifier.context_patches import (
     BATCH_SIZE,
     Contexts,
@@ -211,8 +210,8 @@ def _complete_set(
     records = infilled_records(
         contexts, generator, first, num_patches, lambda: interrupted.requested
     )
-    with tqdm.tqdm(
-        desc="infilling", initial=first, total=num_patches, unit="patch", dynamic_ncols=True
+    with terminal.progress_bar(
+        desc="infilling", initial=first, total=num_patches, unit="patch"
     ) as progress:
         for shard, length in list(zip(shards, lengths, strict=True))[num_finished:]:
             of_shard = list(itertools.islice(records, length))
@@ -340,12 +339,11 @@ def _write_png(
 ) -> None:
     """Writes the patches (16 bit) and masks (0 and 255) that are missing in the folder."""
     folder.mkdir(exist_ok=True)
-    records = tqdm.tqdm(
+    records = terminal.progress_bar(
         synthetic.records().as_numpy_iterator(),
         desc="writing PNG",
         total=synthetic.facts["num_patches"],
         unit="patch",
-        dynamic_ncols=True,
     )
     for number, record in enumerate(records):
         if interrupted.requested:

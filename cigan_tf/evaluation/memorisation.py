@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
+from cigan_tf import terminal
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import fidelity
 
@@ -137,7 +137,7 @@ def nearest_training_patch(
             patches[..., 0], masks[..., 0], patches if groups is None else groups, strict=True
         )
     ]
-    with tqdm.tqdm(
+    with terminal.progress_bar(
         desc=f"Comparing {len(queries)} patches with", unit=" training patches", delay=_SILENT_S
     ) as progress:
         for first, images, group in _chunks(training, patches.shape[1:]):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from etils import epath
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cigan_tf import file_io, input_pipeline, pictures, run_folder
+from cigan_tf import file_io, input_pipeline, pictures, run_folder, terminal
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import drawing, origin, page
@@ -46,11 +46,13 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
             f"but the run in {str(workdir)!r} has {config.model.patch_size} px; pass its own "
             "export."
         )
+    terminal.say("Infilling held-out patches ...")
     split = config.data.validation_split
     batch = input_pipeline.picture_patches(config, split, _PATCHES_PER_KIND)
     before = _began_from(config)
     columns = (*pictures.COLUMNS, pictures.BEFORE) if before else pictures.COLUMNS
     rows = pictures.comparison_rows(batch, generator, config.training.seed, before)
+    terminal.say("Drawing the report ...")
     sheet = drawing.comparison_sheet(batch["kind"], rows, columns)
     file_io.write_whole(workdir / "infills.png", sheet)
     curves = read_scalars(workdir / run_folder.LOG_DIR)

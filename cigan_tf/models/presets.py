@@ -168,17 +168,23 @@ def write(
     return folder
 
 
-def with_architecture(config: Config, is_given: Callable[[str], bool]) -> Config:
+def with_architecture(
+    config: Config, is_given: Callable[[str], bool], begun: Config | None = None
+) -> Config:
     """Returns a configuration with the architecture of its initial preset.
 
     Args:
         config: names the preset in `init_from`.
         is_given: returns whether the user has set the setting of that name; those are kept.
+        begun: settings of the run if it has begun. With the same preset they contain its
+            architecture, and the preset is not read again.
 
     Raises:
         UserError: the preset does not exist.
     """
-    of_preset = read(config.training.init_from).config.model
+    preset = config.training.init_from
+    is_begun = begun is not None and begun.training.init_from == preset
+    of_preset = begun.model if is_begun else read(preset).config.model
     taken = {
         name: getattr(of_preset, name)
         for name in (*_OF_GENERATOR, *_OF_DISCRIMINATOR)
@@ -238,7 +244,9 @@ def _fetched(address: str) -> pathlib.Path:
         )
     try:
         import huggingface_hub
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "huggingface_hub":
+            raise
         raise UserError(
             f"{address!r} needs the package huggingface_hub: pip install huggingface_hub, or pass "
             "a preset's folder."

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 from etils import epath
 
-from cigan_tf import file_io, run_folder
+from cigan_tf import file_io, run_folder, terminal
 from cigan_tf.config import HELD_OUT_TERMS, Config
 from cigan_tf.models import quality_features
 from cigan_tf.models.cigan import CiGAN, Turn
@@ -87,11 +86,11 @@ class Chief(Observer):
         self._logdir = str(workdir / run_folder.LOG_DIR)
         self._writer = tensorboard.RunWriter(self._logdir, config, step)
         self._monitor = health.CollapseMonitor(self._settings, step, int(model.turns_taken.numpy()))
-        self._progress = tqdm.tqdm(
+        self._progress = terminal.progress_bar(
             initial=step,
             total=self._settings.total_steps,
+            desc="training",
             unit="step",
-            dynamic_ncols=True,
             smoothing=0.05,
         )
         self._since_log, self._steps_since_log = time.monotonic(), 0
@@ -102,6 +101,7 @@ class Chief(Observer):
         self._facts = facts
         for line in start.lines(facts):
             self._progress.write(line)
+        self._progress.write("The first steps take longer: TensorFlow traces and compiles them.")
         for warning in start.warnings(facts):
             self.warn(int(self._model.step.numpy()), warning)
         self._write_facts()
@@ -134,7 +134,6 @@ class Chief(Observer):
         rate = self._steps_since_log / (time.monotonic() - self._since_log)
         self._values = tensorboard.scalars(self._model, rate)
         self._writer.write_scalars(step, self._values)
-        self._progress.set_description(Turn(int(self._values["turn/network"])).name.lower())
         self._progress.set_postfix(_shown_on_terminal(self._values))
         self._model.reset_metrics()
         self._since_log, self._steps_since_log = time.monotonic(), 0
@@ -174,9 +173,10 @@ class Chief(Observer):
 
     def end(self, checkpoint: str) -> None:
         self._progress.write(
-            f"Trained to step {self._settings.total_steps}: {checkpoint}. Curves and pictures: "
-            f"tensorboard --logdir={self._logdir}. Next: cigan-export "
-            f"--workdir={self._workdir} --output_dir={self._workdir / 'saved_model'}"
+            f"Trained to step {self._settings.total_steps}: {checkpoint}\n"
+            f"Curves and pictures: tensorboard --logdir={self._logdir}\n"
+            f"Next: cigan-export --workdir={self._workdir}, then "
+            f"cigan --mode=report --workdir={self._workdir}"
         )
 
     def close(self) -> None:
@@ -225,4 +225,5 @@ def _shown_on_terminal(values: dict[str, float]) -> dict[str, str]:
         "loss/adversarial_generator_loss": "G",
         "loss/adversarial_discriminator_loss": "D",
     }
-    return {name: f"{values[tag]:.3g}" for tag, name in short.items() if tag in values}
+    losses = {name: f"{values[tag]:.3g}" for tag, name in short.items() if tag in values}
+    return losses | {"turn": Turn(int(values["turn/network"])).name.lower()}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from etils import epath
 
-from cigan_tf import file_io, input_pipeline, interruption, provenance, run_folder
+from cigan_tf import file_io, input_pipeline, interruption, provenance, run_folder, terminal
 from cigan_tf.config import Config, TrainingConfig
 from cigan_tf.errors import UserError
 from cigan_tf.models import presets
@@ -44,6 +44,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
             config.data.validation_split,
             max(observers.PICTURES_PER_KIND, config.training.held_out_per_kind),
         )
+        terminal.say("Building the networks and loading VGG-19 ...")
         model = build_cigan(config)
         preset = _start_from_preset(model, workdir, config)
         chief = strategies.is_chief(strategy)

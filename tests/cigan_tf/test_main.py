@@ -30,7 +30,7 @@ def dry_run(*arguments):
 
 
 @pytest.mark.parametrize("flagfile", FLAGFILES, ids=[path.stem for path in FLAGFILES])
-def test_every_flagfile_resolves_and_begins_with_its_recipe(flagfile):
+def test_every_flagfile_resolves_and_begins_with_a_comment(flagfile):
     assert dry_run(f"--flagfile={flagfile}")["training"]["seed"] == 0
     assert flagfile.read_text().startswith("# ")
 
@@ -45,7 +45,7 @@ def test_the_paper_flagfile_is_the_paper():
 
 
 def test_the_command_line_overrides_the_flagfile():
-    config = dry_run("--flagfile=cigan_tf/flagfiles/paper.flags", "--batch_size=16")
+    config = dry_run("--flagfile", "paper.flags", "--batch_size=16")
     assert config["data"]["batch_size"] == 16
     assert config["model"]["patch_size"] == 256
 
@@ -82,6 +82,7 @@ def test_the_kubernetes_job_has_an_index_for_every_cell():
         (["--mode=guess"], "--mode=guess"),
         (["--lerning_rate=1"], "learning_rate"),
         (["--flagfile=absent.flags"], "absent.flags"),
+        (["--flagfile"], "--flagfile"),
         (["train"], "'train'"),
         ([], "--workdir=DIR"),
         (
@@ -94,11 +95,10 @@ def test_the_kubernetes_job_has_an_index_for_every_cell():
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, named, tmp_path):
     finished = run(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert finished.returncode == 2
-    # TensorFlow writes notes of its own to stderr as soon as it is imported.
-    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, finished.stderr
-    assert named in errors[0]
-    assert "Traceback" not in finished.stderr
+    *before, error = finished.stderr.splitlines()
+    assert before in ([], ["Loading TensorFlow ..."])
+    assert error.startswith("error: ")
+    assert named in error
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,55 @@
+"""Loads TensorFlow for a command, without the notes that its libraries write while they load."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from cigan_tf import terminal
+
+# How the C++ libraries begin a line of information, and what they write before the first.
+_NOTE = r"^(WARNING: All log messages before absl::InitializeLog\(\)|I[0-9]{4} )"
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow with the environment that commands want, and says so: it takes seconds."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow disables oneDNN's convolutions on processors without AVX-512, but they are faster
+    # there too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if "tensorflow" in sys.modules:
+        return
+    terminal.say("Loading TensorFlow ...")
+    with without_notes():
+        import tensorflow  # noqa: F401
+
+
+@contextlib.contextmanager
+def without_notes() -> Iterator[None]:
+    """Removes from stderr what TensorFlow's libraries note while they are loaded in the context.
+
+    They write it before they read TF_CPP_MIN_LOG_LEVEL. Where that is 0, nothing is removed. The
+    filter is a process of its own, so that a library's last words before it aborts are shown.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        command = ["grep", "--line-buffered", "-vE", _NOTE]
+        grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr)
+    except OSError:  # no grep
+        os.close(stderr)
+        yield
+        return
+    os.dup2(grep.stdin.fileno(), 2)
+    grep.stdin.close()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        grep.wait()

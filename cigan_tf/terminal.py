@@ -1,0 +1,55 @@
+"""What a command says while it works: progress bars, or lines where its output goes to a file."""
+
+import sys
+import time
+
+import tqdm
+
+# Lines are written this often at first, and later when this share of the elapsed time has passed:
+# a log of days stays readable.
+_LINE_EVERY_S = 5.0
+_LINE_EVERY_SHARE = 0.05
+
+
+def progress_bar(**options) -> tqdm.tqdm:
+    """Returns a progress bar on stderr.
+
+    Args:
+        **options: of `tqdm.tqdm`.
+    """
+    kind = tqdm.tqdm if sys.stderr.isatty() else _Lines
+    return kind(file=sys.stderr, dynamic_ncols=True, **options)
+
+
+def say(text: str) -> None:
+    """Writes a line on stderr about work that takes seconds."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Lines(tqdm.tqdm):
+    """A bar whose states are lines: in a file, carriage returns replace nothing."""
+
+    _first_at = _next_at = _last = None
+
+    def display(self, msg=None, pos=None):
+        now = time.monotonic()
+        if msg is None and (self._next_at is None or now >= self._next_at):
+            self._first_at = self._first_at or now
+            elapsed = now - self._first_at
+            self._next_at = now + max(_LINE_EVERY_S, _LINE_EVERY_SHARE * elapsed)
+            self._write_line()
+        return False
+
+    def clear(self, *args, **kwargs):
+        pass
+
+    def close(self):
+        if not self.disable and self._last is not None and self._last != self.n:
+            self._write_line()
+        self.leave = False  # the last line stands already
+        super().close()
+
+    def _write_line(self):
+        self._last = self.n
+        self.fp.write(f"{self}\n")
+        self.fp.flush()

@@ -25,6 +25,9 @@ from cigan_tf.work_ahead import map_ahead
 
 # Each random stream uses the classifier's seed and its own number.
 _STREAMS = ("real", "synthetic", "mixing", "augmentation")
+# Number of the rule that draws batches. A change of the rule needs another number: interrupted runs
+# then start again, because a resumed run would mix both orders.
+ORDER = 1
 # Many small patches are scored at once, because ResNet-50's weights need more memory than its maps.
 _SCORED_PX_AT_ONCE = 2**20
 # Number of batches infilled ahead of the classifier.

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
 from etils import epath
 
-from cigan_tf import accelerators, file_io, interruption, provenance, run_folder
+from cigan_tf import accelerators, file_io, interruption, provenance, run_folder, terminal
 from cigan_tf.classifier import batches, curves, infill_choice
 from cigan_tf.classifier.context_patches import OnTheFly
 from cigan_tf.classifier.network import build_classifier
@@ -31,6 +30,7 @@ from cigan_tf.models.precision import POLICIES, default_policy
 SETTINGS_FILE = "settings.json"
 CLASSIFIER_FILE = "classifier.keras"
 _CHECKPOINT_DIR = "checkpoints"
+_ORDER = "order of the patches"
 
 
 def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: epath.Path):
@@ -44,7 +44,8 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
         run_dir: receives settings.json, logs/ (TensorBoard), classifier.keras,
             provenance.json, infills_used.json (with synthetic patches), validation_scores.csv and,
             last, scores.csv. If scores.csv exists, the run is finished and nothing is done. A run
-            with other data, or with patches of another generator, is trained again.
+            with other data, or with patches of another generator, is trained again;
+            one that was interrupted under another rule for the order of its patches, too.
 
     Raises:
         UserError: the data cannot be used, the generator or the confirming classifier was trained
@@ -62,6 +63,7 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
         "dataset": fingerprint,
         "synthetic set": synthetic and synthetic.facts,
         "confirming classifier": confirming and _sha256(confirming),
+        _ORDER: batches.ORDER,
     }
     if _claim(config, seed, run_dir, made_from, synthetic):
         return
@@ -146,12 +148,11 @@ def _run_steps(
     iterator = iter(batches_from(int(step)))
     writer = curves.ClassifierWriter(str(run_dir / run_folder.LOG_DIR), settings)
     name = f"{run_dir.parent.name}, seed {seed}"
-    progress = tqdm.tqdm(
+    progress = terminal.progress_bar(
         initial=int(step),
         total=settings.classifier_steps,
         desc=name,
         unit="step",
-        dynamic_ncols=True,
     )
     losses = []
     since, steps_since = time.monotonic(), 0
@@ -305,6 +306,8 @@ def _remove_outdated(
     path = run_dir / provenance.FILE_NAME
     before = provenance.read(path)
     was = _identity(before) if before else {}
+    if was and (run_dir / score_file.FILE_NAME).exists():
+        was[_ORDER] = now[_ORDER]  # a finished run needs no other batch
     if was == now:
         return
     begun = [
@@ -327,7 +330,8 @@ def _remove_outdated(
     record = provenance.training_record(dataclasses.replace(config, data=seen))
     of_set = {**synthetic.record, "set": synthetic.facts} if synthetic else None
     confirmed_by = now["confirming classifier"]
-    provenance.write(path, {**record, "synthetic": of_set, "confirmed_by": confirmed_by})
+    of_run = {"synthetic": of_set, "confirmed_by": confirmed_by, "order": now[_ORDER]}
+    provenance.write(path, record | of_run)
 
 
 def _identity(record: dict) -> dict[str, object]:
@@ -337,4 +341,5 @@ def _identity(record: dict) -> dict[str, object]:
         "dataset": record["dataset"]["fingerprint"],
         "synthetic set": synthetic and synthetic["set"],
         "confirming classifier": record.get("confirmed_by"),
+        _ORDER: record.get("order"),
     }

@@ -94,11 +94,13 @@ def test_building_a_classifier_leaves_the_process_random_state_alone():
 
 def test_a_finished_classifier_is_not_run_again(finished, discs_config, monkeypatch):
     monkeypatch.setattr(classifier_run, "build_classifier", None)
+    monkeypatch.setattr(batches, "ORDER", batches.ORDER + 1)
     classifier_run.train_classifier(discs_config, 0, finished, finished)
 
 
+@pytest.mark.parametrize("order", [batches.ORDER, batches.ORDER - 1])
 def test_an_interrupted_run_ends_as_the_undisturbed_one(
-    finished, discs_config, tmp_path, monkeypatch
+    finished, discs_config, tmp_path, monkeypatch, capsys, order
 ):
     write = classifier_run.curves.ClassifierWriter.write
 
@@ -109,10 +111,12 @@ def test_an_interrupted_run_ends_as_the_undisturbed_one(
 
     with monkeypatch.context() as patched:
         patched.setattr(classifier_run.curves.ClassifierWriter, "write", interrupt)
+        patched.setattr(batches, "ORDER", order)
         with pytest.raises(KeyboardInterrupt):
             classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
     assert not (tmp_path / score_file.FILE_NAME).exists()
     classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
+    assert ("(order of the patches)" in capsys.readouterr().err) == (order != batches.ORDER)
     expected, found = (
         score_file.read(folder / score_file.FILE_NAME) for folder in (finished, tmp_path)
     )

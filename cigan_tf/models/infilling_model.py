@@ -60,6 +60,7 @@ class InfillingModel(ReplicatedModel):
         self.patch_size = generator.outputs[0].shape[1]
         self.generator_optimizer = self.discriminator_optimizer = None
         self.preset = None
+        self._preset_records = []  # of the preset that the weights began from, None if it has none
         self._infill_of_seed = tf.function(self.call, reduce_retracing=True, autograph=False)
         self.step = self.counter("step", "int64")
 
@@ -95,6 +96,7 @@ class InfillingModel(ReplicatedModel):
         model = cls(**{**arguments_of(found.config, policy), **settings})
         presets.load_weights(found, generator=model.generator, discriminator=model.discriminator)
         model.preset = found
+        model._preset_records = [found.record]
         return model
 
     def save_to_preset(
@@ -146,10 +148,11 @@ class InfillingModel(ReplicatedModel):
             hardware=HardwareConfig(mixed_precision=precisions[self.generator.dtype_policy.name]),
         )
         if record is None:
-            untouched = self.preset and int(self.step.numpy()) == 0
-            record = self.preset.record if untouched else None
-        elif self.preset is not None:
-            record = provenance.begun_from(record, provenance.of_weights(self.preset.record))
+            untouched = self._preset_records and int(self.step.numpy()) == 0
+            record = self._preset_records[0] if untouched else None
+        else:
+            for of_preset in self._preset_records:
+                record = provenance.begun_from(record, provenance.of_weights(of_preset))
         with self.averaged_generator():
             networks = {"generator": self.generator, "discriminator": self.discriminator}
             presets.write(folder, config, networks, record, card, half_precision)
@@ -165,16 +168,21 @@ class InfillingModel(ReplicatedModel):
             "name": self.name,
             **dataclasses.asdict(self.loss_config),
             **dataclasses.asdict(self.training_config),
+            "preset_records": self._preset_records,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Returns the model described by `get_config`, with new random weights."""
+        config = dict(config)
+        preset_records = config.pop("preset_records", [])
         networks = {
             name: keras.saving.deserialize_keras_object(config[name], custom_objects)
             for name in ("generator", "discriminator")
         }
-        return cls(**{**config, **networks})
+        model = cls(**{**config, **networks})
+        model._preset_records = preset_records
+        return model
 
     def call(self, inputs, training=False):
         """Infills a batch, [N, p, p, 1] in [0, 1].

@@ -1,5 +1,6 @@
 """Presets: written, found, read, and refused where their files are hostile."""
 
+import dataclasses
 import json
 import shutil
 
@@ -71,7 +72,11 @@ def test_a_preset_is_the_model_again(model, saved, tmp_path):
     loaded.save_to_preset(tmp_path / "known", record={**RECORD, "patients": ["P_3"]})
     record = presets.read(tmp_path / "known").record
     assert record["patients"] == ["P_1", "P_2", "P_3"]
-    with pytest.raises(UserError, match="on 1 of the test patients, 'P_2'"):
+    loaded.save(tmp_path / "model.keras")
+    later = keras.models.load_model(tmp_path / "model.keras")
+    later.save_to_preset(tmp_path / "later", record={**RECORD, "patients": ["P_3"]})
+    assert presets.read(tmp_path / "later").record["patients"] == record["patients"]
+    with pytest.raises(UserError, match="on 1 of the test patients, including 'P_2'"):
         provenance.refuse_leaks(record, ["P_2"])
 
 
@@ -192,6 +197,9 @@ def test_a_run_takes_the_architecture_that_its_user_does_not_name(saved, capsys)
     )
     assert presets.fitting(preset, own) == ("generator",)
     (warning,) = capsys.readouterr().err.splitlines()
-    assert "discriminator_view: 'lesion' there, 'patch' given" in warning
-    with pytest.raises(UserError, match="patch_size: 32 there, 64 given"):
+    assert "discriminator_view: 'lesion' in the preset, 'patch' given" in warning
+    begun = dataclasses.replace(config, training=TrainingConfig(init_from="hf://far/away"))
+    resumed = Config(training=TrainingConfig(init_from="hf://far/away"))
+    assert presets.with_architecture(resumed, lambda name: False, begun).model == config.model
+    with pytest.raises(UserError, match="patch_size: 32 in the preset, 64 given"):
         presets.fitting(preset, start(saved, patch_size=64))

@@ -7,7 +7,7 @@ from cigan_tf.randomness import consecutive_seeds, noise_of_seed
 COLUMNS = ("original", "input", "same class", "opposite class")
 # An additional column for the generator that training started from.
 BEFORE = "opposite class before training"
-_GAP_PX = 4
+GAP_PX = 4
 
 
 def display_window(image: np.ndarray) -> tuple[float, float]:
@@ -68,8 +68,8 @@ def comparison_rows(
 def grid(rows: list[list[np.ndarray]]) -> np.ndarray:
     """Returns rows of uint8 [p, p] pictures as one picture with white gaps."""
     height, width = rows[0][0].shape
-    step_y, step_x = height + _GAP_PX, width + _GAP_PX
-    canvas = np.full((len(rows) * step_y - _GAP_PX, len(rows[0]) * step_x - _GAP_PX), 255, np.uint8)
+    step_y, step_x = height + GAP_PX, width + GAP_PX
+    canvas = np.full((len(rows) * step_y - GAP_PX, len(rows[0]) * step_x - GAP_PX), 255, np.uint8)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             canvas[r * step_y : r * step_y + height, c * step_x : c * step_x + width] = picture

@@ -41,16 +41,29 @@ def comparison_sheet(
 ) -> bytes:
     """Returns the rows of `pictures.comparison_rows`, with the kinds of patches side by side."""
     names = list(dict.fromkeys(kinds.tolist()))
+    labels = [name.replace(" ", "\n") for name in columns]
+    # One inch for each picture, and room for the title and the columns' labels.
     width_in = len(columns) * len(names)
-    figure = matplotlib.figure.Figure(figsize=(width_in, 5.6), layout="constrained")
+    pictures_in = max(np.unique(kinds, return_counts=True)[1])
+    title_in, label_in = 0.5, 0.25 + 0.2 * max(label.count("\n") for label in labels)
+    height_in = title_in + pictures_in + label_in
+    figure = matplotlib.figure.Figure(figsize=(width_in, height_in))
+    figure.subplots_adjust(
+        left=0.01,
+        right=0.99,
+        bottom=label_in / height_in,
+        top=1 - title_in / height_in,
+        wspace=0.04,
+    )
     for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         chosen = [row for row, of_kind in zip(rows, kinds, strict=True) if of_kind == kind]
         axes.imshow(pictures.grid(chosen), cmap="gray", interpolation="bicubic")
         axes.set_title(kind.capitalize(), fontsize=13, pad=8)
         width = chosen[0][0].shape[1]
-        centres = (np.arange(len(columns)) + 0.5) * width
-        axes.set_xticks(centres, [name.replace(" ", "\n") for name in columns])
+        centres = np.arange(len(columns)) * (width + pictures.GAP_PX) + width / 2
+        axes.set_xticks(centres, labels)
         axes.set_yticks([])
+        axes.set_anchor("N")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     return _encode(figure)

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from cigan_tf import pictures
 from cigan_tf.evaluation import drawing
 from cigan_tf.evaluation.experiment_table import compare_arms
 
@@ -29,6 +30,23 @@ def test_small_pictures_are_enlarged():
     image = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
     assert decode(drawing.picture(image)).shape == (256, 256, 3)
     assert decode(drawing.picture(np.zeros((300, 300), np.uint8))).shape == (300, 300, 3)
+
+
+@pytest.mark.parametrize("columns", [pictures.COLUMNS, (*pictures.COLUMNS, pictures.BEFORE)])
+@pytest.mark.parametrize("counts", [(5, 5, 5), (1,), (5, 2)])
+def test_all_words_of_a_sheet_of_infills_are_inside_it(monkeypatch, columns, counts):
+    kinds = np.repeat(["malignant lesion", "benign lesion", "no lesion"][: len(counts)], counts)
+    rows = [[np.zeros((32, 32), np.uint8)] * len(columns)] * len(kinds)
+    monkeypatch.setattr(drawing, "_encode", lambda figure: figure)
+    figure = drawing.comparison_sheet(kinds, rows, columns)
+    figure.draw_without_rendering()
+    page, boxes = figure.bbox.padded(0.5), []
+    for axes in figure.axes:
+        boxes += [text.get_window_extent() for text in (axes.title, *axes.get_xticklabels())]
+    assert len(boxes) == len(counts) * (1 + len(columns))
+    for number, box in enumerate(boxes):
+        assert page.contains(*box.min) and page.contains(*box.max)  # noqa: PT018
+        assert not any(box.overlaps(other) for other in boxes[:number])
 
 
 def test_a_forest_has_a_row_per_arm_and_pair(make_table):

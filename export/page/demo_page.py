@@ -108,6 +108,7 @@ class FilmPage:
         self.infilled: tuple[np.ndarray, list[FilmLesion], list[InfilledLesion]] | None = None
         self._files: dict[str, bytes] | None = None  # of the infilled film; None: not made yet
         self._shape = None  # of a placed outline; None: a circle
+        self._is_forgotten = False
         self._samples = _samples()
         self.view = FilmView(document)
         self._build_outlines()
@@ -222,6 +223,7 @@ class FilmPage:
 
         May be called for another visitor's request, which does not hold this document's lock.
         """
+        self._is_forgotten = True
         self.film, self.infilled, self._files = None, None, None
         self.view.forget()
 
@@ -425,7 +427,11 @@ class FilmPage:
         """
 
         async def work() -> None:
-            await asyncio.get_running_loop().run_in_executor(_WORKER, method)
+            try:
+                await asyncio.get_running_loop().run_in_executor(_WORKER, method)
+            finally:
+                if self._is_forgotten:  # meanwhile: what came of it is nobody's
+                    self.forget()
 
         self.say(saying)
         self._document.add_next_tick_callback(work)

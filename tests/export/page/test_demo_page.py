@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import io
 import pathlib
@@ -227,3 +228,21 @@ def test_without_the_samples_it_waits_for_a_film(infill, monkeypatch):
     assert page.status.text.startswith("Open a film to start.")
     page.infill()
     assert page.status.text == "Open a film first."
+
+
+@pytest.mark.parametrize("is_forgotten", [True, False])
+def test_nothing_is_kept_of_work_that_outlasts_its_visitor(page, is_forgotten):
+    place_disc(page, 1800, 500)
+    page._work("Infilling ...", page.infill)
+    (callback,) = page._document.session_callbacks
+
+    async def work():
+        running = asyncio.ensure_future(callback.callback())
+        await asyncio.sleep(0)  # the work has begun
+        if is_forgotten:
+            page.forget()
+        await running
+
+    asyncio.run(work())
+    assert (page.infilled is None) == is_forgotten
+    assert (page.film is None) == is_forgotten

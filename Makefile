@@ -115,9 +115,10 @@ test-server: .venv/.test
 	SERVER_PYTHON=$(CURDIR)/.venv-server/bin/python .venv/bin/python -m pytest \
 	  tests/export/test_c_api.py
 
-# The tests of the demo page use Debian's Chromium; without it they are skipped with a message.
+# The tests of the demo page use Chrome or Chromium; without one they are skipped with a message.
 browser:
-	@if ! { command -v chromium && command -v chromedriver; } > /dev/null \
+	@if ! { { command -v google-chrome || command -v chromium || command -v chromium-browser; } \
+	    && command -v chromedriver; } > /dev/null \
 	    && command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
 	  echo "Installing chromium and chromium-driver for the page's tests"; \
 	  export DEBIAN_FRONTEND=noninteractive; \
@@ -133,6 +134,8 @@ lint: .venv/.test
 
 # Needs no network: the API reference is made from the sources, and pages load no external files.
 docs: .venv/.docs
+	@mkdir -p runs/api
+	@ln -sfn ../../export runs/api/cigan_export  # its name in an installed package
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
 	@echo "Open runs/site/index.html"
 

@@ -12,6 +12,16 @@ import setuptools
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "cigan_tf/__init__.py").read_text(), re.M)[1]
 
+
+def long_description() -> str:
+    """Returns the README without pictures and relative links, which no package page resolves."""
+    text = (ROOT / "README.md").read_text()
+    relative = r"\((?!https?://)[^)]*\)"
+    # A picture goes with the caption in italics below it.
+    text = re.sub(rf"!\[[^\]]*\]{relative}\s*(\*[^*]+\*\n)?\s*", "", text)
+    return re.sub(rf"\[([^\]]*)\]{relative}", r"\1", text)
+
+
 INSTALL_REQUIRES = [
     # A minor version of TensorFlow may break the training steps and the folded graph.
     "tensorflow>=2.21,<2.22",
@@ -87,7 +97,7 @@ setuptools.setup(
     name="cigan",
     version=VERSION,
     description="Conditional infilling GAN for lesions in mammogram patches",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

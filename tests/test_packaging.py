@@ -1,8 +1,10 @@
 """What pip installs is whole: the wheel of the source distribution works without a checkout."""
 
 import concurrent.futures
+import email
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +84,16 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
     assert top_level == set(PACKAGES.values())
 
 
+def test_the_description_has_no_link_that_leads_nowhere_outside_the_checkout(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+    description = email.message_from_bytes(archive.read(name)).get_payload()
+    assert description.startswith("# ciGAN")
+    targets = re.findall(r"\]\(([^)]*)\)", description)
+    assert targets
+    assert all(target.startswith("https://") for target in targets)
+
+
 def test_every_command_shows_its_flags(installed, tmp_path):
     def shown(command):
         return run(installed / "bin" / command, "--help", cwd=tmp_path)[1]
@@ -96,6 +108,10 @@ def test_a_command_names_the_extra_that_it_lacks(installed, tmp_path):
     code, _, errors = run(installed / "bin" / "cigan-client", cwd=tmp_path, PYTHONPATH=tmp_path)
     assert code == 2
     assert errors.strip() == "error: requests is not installed: pip install 'cigan[serving]'."
+    (tmp_path / "requests.py").write_text("import of_another_package\n")
+    code, _, errors = run(installed / "bin" / "cigan-client", cwd=tmp_path, PYTHONPATH=tmp_path)
+    assert code == 1
+    assert "No module named 'of_another_package'" in errors.splitlines()[-1]
 
 
 def test_the_packages_work_without_a_checkout(installed, tmp_path):

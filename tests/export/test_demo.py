@@ -26,9 +26,15 @@ from export.demo import page_server
 from tests.tfds_ddsm.sources import dicom_films
 from tfds_ddsm.sources.image_file import MAX_FILE_BYTES
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+# Chrome first: a driver beside both is Chrome's.
+_BROWSERS = ("google-chrome", "chromium", "chromium-browser")
+CHROMIUM, DRIVER = (
+    next(filter(None, map(shutil.which, _BROWSERS)), None),
+    shutil.which("chromedriver"),
+)
 pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium and chromedriver (Debian: chromium-driver) missing"
+    not (CHROMIUM and DRIVER),
+    reason="Chrome or Chromium, or chromedriver (Debian: chromium-driver), is missing",
 )
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -450,8 +456,8 @@ def test_requests_that_are_none_leave_it_standing(server):
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
             answer = connection.recv(100)
-            assert b" 200 " not in answer
-            assert b" 500 " not in answer
+            # What is no HTTP may be hung up on; a request is answered that the fault is its own.
+            assert answer.startswith(b"HTTP/1.1 4") or (not answer and request in garbage[:4])
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server, timeout=60)) as good:
         good.request("GET", "/")
         assert good.getresponse().status == 200

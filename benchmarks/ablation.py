@@ -6,9 +6,11 @@
 RUNS contains a folder RECIPE_sSEED for each run, with its generator.weights.h5 and run.json. Test
 patches are infilled as the other class by the rule of the synthetic set. A cell is the mean and
 standard deviation over the seeds; the first row is real patches of other patients. The measures of
-each run are kept in RUNS/ablation.json, so that a stopped command resumes.
+each run are kept in RUNS/ablation.json, so that a stopped command resumes; a run whose weights or
+settings have changed is evaluated again.
 """
 
+import hashlib
 import json
 import pathlib
 from collections import defaultdict
@@ -49,9 +51,12 @@ def main(runs: str) -> None:
     real = input_pipeline.drawn_patches(config, config.experiment.test_split, num_patches)
     probability, _ = preset_quality.linear_classifier(config, features)
     kept = root / "ablation.json"
-    judged = json.loads(kept.read_text()) if kept.exists() else {}
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    judged = {}
     for folder in folders:
-        if folder.name in judged:
+        of = _fingerprint(folder, config, num_patches)
+        if before.get(folder.name, {}).get("of") == of:
+            judged[folder.name] = before[folder.name]
             continue
         record = json.loads((folder / "run.json").read_text())
         generate = _generator(folder, Config.from_json(json.dumps(record["config"]))).generate
@@ -59,10 +64,18 @@ def main(runs: str) -> None:
         measures = infill_quality.compare(
             real, infills, features, probability, config.training.seed
         )
-        judged[folder.name] = {"steps": record["steps"], "measures": measures}
-        file_io.write_whole(kept, json.dumps(judged) + "\n")
+        judged[folder.name] = {"of": of, "steps": record["steps"], "measures": measures}
+        file_io.write_whole(kept, json.dumps(before | judged) + "\n")
         print(f"evaluated {folder.name}", flush=True)
     _print_table(judged)
+
+
+def _fingerprint(folder: pathlib.Path, config: Config, num_patches: int) -> str:
+    """Returns a SHA-256 of what a run's measures depend on."""
+    digest = hashlib.sha256(json.dumps([config.to_json(), num_patches]).encode())
+    for name in ("run.json", "generator.weights.h5"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def _generator(folder: pathlib.Path, config: Config) -> CiGAN:

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from cigan_tf import input_pipeline
 from tests.export.serving_process import RefusedError, ServingProcess
@@ -73,12 +72,6 @@ def test_every_signature_answers_as_in_python(server, exported, floats, pngs):
         assert set(in_c) == set(in_python)
         for output, value in in_python.items():
             np.testing.assert_array_equal(in_c[output], value.numpy())
-
-
-def test_an_older_server_may_load_it(exported):
-    stored = saved_model_pb2.SavedModel.FromString((exported / "saved_model.pb").read_bytes())
-    # The graph version of TensorFlow 1.0: no operation of the graph asks for a later one.
-    assert stored.meta_graphs[0].graph_def.versions.min_consumer == 12
 
 
 def malformed(rng, floats, pngs):

@@ -173,7 +173,7 @@ def test_bootstrap_is_the_plain_resampling_of_patients():
     assert (result.num_resamples, result.num_redrawn) == (400, 0)
 
 
-def test_bootstrap_does_not_depend_on_how_it_is_cut(monkeypatch):
+def test_bootstrap_without_redraws_does_not_depend_on_how_it_is_cut(monkeypatch):
     y_true, scores_a, scores_b = random_scores(np.random.default_rng(4), 30, 30, 100)
     arguments = (y_true, scores_a, scores_b, np.arange(60) // 3, 50)
     whole = roc.paired_bootstrap(*arguments, seed=1)

@@ -44,6 +44,13 @@ def curve(events, tag):
 
 def test_every_curve_is_there(events):
     assert set(events.Tags()["tensors"]) >= TAGS
+    for tag in TAGS - {"validation/infills"}:
+        values = list(curve(events, tag).values())
+        assert np.isfinite(values).all(), tag
+        if tag.startswith(("loss/", "optimizer/", "speed/", "validation/")):
+            assert min(values) > 0, tag
+        if tag.startswith("discriminator/accuracy"):
+            assert 0 <= min(values) <= max(values) <= 1, tag
 
 
 def test_a_term_shows_up_only_where_it_was_computed(events):

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
+from tensorflow.core.protobuf import saved_model_pb2
 
 from cigan_tf.errors import UserError
 from export.films.film_infill import (
@@ -172,16 +173,21 @@ def test_a_film_size_below_the_patch_is_named(exported, film_size):
         FilmInfiller(exported, film_size)
 
 
-def test_the_id_tells_generators_apart(infill, exported, tmp_path):
-    assert infill.generator_id.startswith("SavedModel ")
-    assert infill.generator_id == FilmInfiller(exported.parent, (344, 188)).generator_id
-
-
 @pytest.fixture
 def without_record(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "1")
     (tmp_path / "1" / "assets.extra" / "provenance.json").unlink()
     return tmp_path / "1"
+
+
+def test_the_id_tells_generators_apart(infill, exported, without_record):
+    assert infill.generator_id.startswith("SavedModel ")
+    assert infill.generator_id == FilmInfiller(exported.parent, (344, 188)).generator_id
+    graph = without_record / "saved_model.pb"
+    stored = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
+    stored.meta_graphs[0].meta_info_def.meta_graph_version = "another"
+    graph.write_bytes(stored.SerializeToString())
+    assert infill.generator_id != FilmInfiller(without_record, (344, 188)).generator_id
 
 
 def test_the_scale_is_that_of_the_training(exported):

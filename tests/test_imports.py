@@ -1,4 +1,4 @@
-"""Imports run one way, and only commands know of flags."""
+"""Imports run in one direction, and only commands use flags."""
 
 import ast
 import importlib.util

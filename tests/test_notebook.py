@@ -1,4 +1,4 @@
-"""The documentation's notebook runs from its first cell to its last."""
+"""The documentation's notebook runs from the first cell to the last."""
 
 import os
 import pathlib

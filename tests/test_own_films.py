@@ -1,4 +1,4 @@
-"""From ten films in five formats, listed in films.csv, to an infill, by the commands alone."""
+"""From ten films in five formats, listed in films.csv, to an infill, using only commands."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""What pip installs is whole: the wheel of the source distribution works without a checkout."""
+"""The installed package is complete: the wheel works without a checkout."""
 
 import concurrent.futures
 import email
@@ -57,7 +57,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """An environment with the wheel; its requirements are those of the running one."""
+    """An environment with the wheel and the requirements of the running environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"

@@ -391,9 +391,9 @@ def _difference(first: Scores, run: Scores) -> str:
         return f"there are scores of {run.patch.size} patches, not of {first.patch.size} as in"
     if not np.array_equal(run.patch, first.patch):
         if np.array_equal(np.sort(run.patch), np.sort(first.patch)):
-            return "the patches stand in another order than in"
+            return "the patches are in another order than in"
         at = int(np.argmax(run.patch != first.patch))
-        return f"patch {str(run.patch[at])!r} stands where {str(first.patch[at])!r} stands in"
+        return f"patch {str(run.patch[at])!r} is in the place of {str(first.patch[at])!r} in"
     for name in _FACTS:
         unlike = getattr(run, name) != getattr(first, name)
         if unlike.any():

@@ -1,4 +1,4 @@
-"""What GPUs are given, on a machine that has none."""
+"""Settings for GPUs, on a machine without any."""
 
 import pytest
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""A SavedModel in use."""
+"""Loading and calling a SavedModel."""
 
 import shutil
 

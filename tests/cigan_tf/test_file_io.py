@@ -1,4 +1,4 @@
-"""Files are whole or absent."""
+"""Files are complete or do not exist."""
 
 import pytest
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Batches of real patches: balance, masks, flips, order, and what is refused."""
+"""Batches of real patches: balance, masks, flips, order, and refusals."""
 
 import collections
 import dataclasses

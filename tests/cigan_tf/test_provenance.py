@@ -1,4 +1,4 @@
-"""What is recorded of a run's data, and what is refused by it."""
+"""The record of a run's data, and the refusals based on it."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ from cigan_tf.errors import UserError
 
 @pytest.fixture
 def copied(tiny_config, replace, tmp_path):
-    """The tiny dataset in a folder of its own: its configuration and its first training shard."""
+    """A copy of the tiny dataset: its configuration and its first training shard."""
     folder = tmp_path / "elsewhere"
     shutil.copytree(pathlib.Path(tiny_config.data.data_dir), folder)
     (shard,) = folder.glob("ddsm_patches/tiny/*/*-train.*")
@@ -177,5 +177,5 @@ def test_a_generator_that_saw_a_test_patient_is_refused():
     record = {"patients": ["P_1", "P_2", "P_3"]}
     provenance.refuse_leaks(record, ["P_4", "P_5"])
     provenance.refuse_leaks(record, [])
-    with pytest.raises(UserError, match="on 2 of the test patients, 'P_2'"):
+    with pytest.raises(UserError, match="on 2 of the test patients, including 'P_2'"):
         provenance.refuse_leaks(record, iter(["P_3", "P_4", "P_2"]))

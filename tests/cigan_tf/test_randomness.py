@@ -1,4 +1,4 @@
-"""Seeds that are passed, and a process whose own random state stays as it was."""
+"""Explicit seeds, without changes to the process's random state."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""What is kept of each record, where it is kept, and when it is read again."""
+"""The content of the index, where it is stored, and when it is rebuilt."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ from cigan_tf.errors import UserError
 
 @pytest.fixture
 def copied(tiny_config, replace, tmp_path, monkeypatch):
-    """The tiny dataset in a folder of its own without an index, and its training shard."""
+    """A copy of the tiny dataset without an index, and its training shard."""
     folder = tmp_path / "elsewhere"
     without = shutil.ignore_patterns("record_index")
     shutil.copytree(pathlib.Path(tiny_config.data.data_dir), folder, ignore=without)

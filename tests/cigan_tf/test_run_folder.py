@@ -23,7 +23,7 @@ def test_a_run_may_be_taken_up_for_longer(tmp_path):
 
 def test_another_configuration_is_refused_with_its_differences(tmp_path):
     run_folder.claim(tmp_path, Config())
-    with pytest.raises(UserError, match=r"feature_weight: 10.0 there, 1.0 given") as error:
+    with pytest.raises(UserError, match=r"feature_weight: 10.0 in the run, 1.0 given") as error:
         run_folder.claim(tmp_path, Config(loss=LossConfig(feature_weight=1.0)))
     assert "\n" not in str(error.value)
     assert run_folder.load_config(tmp_path) == Config()

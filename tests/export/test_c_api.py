@@ -1,4 +1,4 @@
-"""The exported generator in TensorFlow's C++ loader, asked rightly and wrongly."""
+"""The exported generator in TensorFlow's C++ loader, with valid and invalid requests."""
 
 import struct
 import zlib
@@ -50,7 +50,7 @@ def encode(picture):
 
 
 def png_that_claims(width, height, colour_type=0):
-    """A few bytes of PNG, whole in every chunk, of any size."""
+    """A small PNG file with valid chunks that claims any size."""
 
     def chunk(kind, data):
         return (

@@ -32,7 +32,7 @@ STATUS = {"UNAVAILABLE": 503, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404}
 
 
 class GrpcServer(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """PredictionService.Predict; keeps every request, refuses as often as it is told to."""
+    """PredictionService.Predict; records every request, and refuses a given number of them."""
 
     def __init__(self, signatures):
         self.signatures, self.requests, self.refusals, self.delay_s = signatures, [], [], 0
@@ -166,7 +166,7 @@ def pngs(arrays):
 
 
 def answered_by(loaded, signature, inputs):
-    """What the SavedModel itself answers."""
+    """The output of the SavedModel itself."""
     tensors = {
         name: tf.constant(values, tf.int32 if name in ("label", "seed") else None)
         for name, values in inputs.items()

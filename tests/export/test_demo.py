@@ -53,7 +53,7 @@ _FIRST_MENU_ITEM = """
 
 @pytest.fixture(scope="module")
 def server(exported):
-    """The command, as a user starts it; yields the port that it says."""
+    """The command as started by a user; yields the port that it prints."""
     command = [sys.executable, "-m", "export.demo", f"--saved_model={exported}"]
     process = subprocess.Popen(
         [*command, "--port=0", "--address=0.0.0.0", "--origin=films.example.org,other:81"],
@@ -74,7 +74,7 @@ def server(exported):
 
 
 class Visitor:
-    """What a person does on the page."""
+    """A person's actions on the page."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -148,7 +148,7 @@ class Visitor:
 
 
 class Tunnel:
-    """Hands on what reaches a port of its own, until it is cut."""
+    """Forwards the traffic of its own port until it is cut."""
 
     def __init__(self, port):
         self._port = port

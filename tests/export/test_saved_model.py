@@ -1,4 +1,4 @@
-"""The exported generator: its signatures, its promises, and that it stands alone."""
+"""The exported generator: its signatures, its guarantees, and its independence of the package."""
 
 import os
 import shutil

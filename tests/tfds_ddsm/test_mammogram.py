@@ -1,4 +1,4 @@
-"""What sources say in text, as grades and words."""
+"""Grades and words parsed from the texts of sources."""
 
 import pytest
 

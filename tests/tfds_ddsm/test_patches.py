@@ -198,7 +198,7 @@ def test_the_plan_does_not_depend_on_the_order_of_the_films():
 
 
 def synthetic_film():
-    """Returns a film of 900 x 600 pixels with all that may lie beside a breast, and the breast."""
+    """Returns a film of 900 x 600 pixels with all possible artefacts, and the breast mask."""
     rng = np.random.default_rng(0)
     shape = (900, 600)
     breast = disc(shape, 450, -60, 380)

@@ -45,7 +45,7 @@ def test_films_lie_in_the_cache_in_their_order(tmp_path):
 
     @dataclasses.dataclass(frozen=True)
     class NoSource(Source):
-        """Films that are not to be read."""
+        """Films that must not be read."""
 
     for film, counts in shares:
         _, expected = film_examples.encoded_examples(source, film, counts, CONFIG)

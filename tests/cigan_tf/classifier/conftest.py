@@ -75,7 +75,7 @@ def store(folder, name, splits):
 
 @pytest.fixture(scope="session")
 def discs_dir(tmp_path_factory):
-    """Folder of the datasets `discs` and, for what is to be refused, `one_class` and `shared`."""
+    """Folder of the datasets `discs` and, for tests of refusals, `one_class` and `shared`."""
     folder = tmp_path_factory.mktemp("discs")
     store(folder, "discs", {split: draw_patches(names) for split, names in PATIENTS.items()})
     benign_alone = [(key, e) for key, e in draw_patches(PATIENTS["train"]) if e["label"] == 0]
@@ -111,7 +111,7 @@ def discs_config(discs_dir):
 
 
 def record_as_trained_on(config, saved_model, folder):
-    """Copies a SavedModel, with the record of a generator that was trained as `config` says."""
+    """Copies a SavedModel, with the record of a generator trained with `config`."""
     copied = pathlib.Path(shutil.copytree(saved_model, folder))
     record = provenance.training_record(config)
     sha256 = ExportedGenerator(saved_model).sha256

@@ -1,4 +1,4 @@
-"""A classifier of seconds; a module of its own, so that spawned processes can import it."""
+"""A classifier trained in seconds, in a separate module so that spawned processes can import it."""
 
 import keras
 

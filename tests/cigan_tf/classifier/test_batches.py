@@ -1,4 +1,4 @@
-"""Batches of the classifier: shares, classes, seeds, what is refused."""
+"""Batches of the classifier: shares, classes, seeds, refusals."""
 
 import collections
 import dataclasses
@@ -20,7 +20,7 @@ def synthetic(synthetic_folder):
 
 @pytest.fixture(scope="module")
 def known(discs_config, synthetic):
-    """Says of an image whether it is a real or a synthetic training patch."""
+    """Returns whether an image is a real or a synthetic training patch."""
     pictures = {
         record["image"].tobytes(): "synthetic" for record in synthetic.records().as_numpy_iterator()
     }

@@ -1,4 +1,4 @@
-"""A whole experiment in a bucket, for which TensorFlow's memory stands, and what a bucket lacks."""
+"""An experiment in a bucket, simulated by TensorFlow's memory file system, and its limits."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def upload(folder, address):
 
 @pytest.fixture
 def in_bucket(discs_config, discs_dir, bucket):
-    """A run of seconds whose dataset lies in the bucket."""
+    """A run of seconds with its dataset in the bucket."""
     upload(discs_dir, f"{bucket}/data")
     training = TrainingConfig(
         seed=3,

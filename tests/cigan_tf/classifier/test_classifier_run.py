@@ -1,4 +1,4 @@
-"""One classifier: what a run leaves, that it is run once, that an interrupted one goes on."""
+"""One classifier: the files of a run, that it runs only once, and that it resumes."""
 
 import dataclasses
 import json
@@ -195,7 +195,9 @@ def test_synthetic_patches_of_more_patients_are_refused(
     config = with_classifier(
         discs_config, synthetic_use="mixed", patient_share=0.5, synthetic_dir=str(synthetic_folder)
     )
-    with pytest.raises(UserError, match=r"knows 1 of the training patients.*patient_share is 0\.5"):
+    with pytest.raises(
+        UserError, match=r"made with 1 of the training patients.*patient_share is 0\.5"
+    ):
         classifier_run.train_classifier(config, 0, tmp_path, tmp_path)
 
 
@@ -208,7 +210,7 @@ def test_more_infills_of_a_patch_than_there_are_are_refused(
         synthetic_per_real=1.5,
         synthetic_dir=str(synthetic_folder),
     )
-    with pytest.raises(UserError, match=r"holds 1 infills.*is 1\.5.*--infills_per_patch=2"):
+    with pytest.raises(UserError, match=r"has 1 infills.*is 1\.5.*--infills_per_patch=2"):
         classifier_run.train_classifier(config, 0, tmp_path, tmp_path)
 
 

@@ -18,7 +18,7 @@ from tests.cigan_tf.classifier.small_classifier import build_small_classifier
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Records what would be trained."""
+    """Records the classifiers that would be trained."""
     runs = []
     monkeypatch.setattr(
         experiment,
@@ -96,7 +96,7 @@ def test_a_cell_that_another_process_trains_is_left_to_it(discs_config, trained,
 
 
 def train_small_cells(config, folder, cells):
-    """Trains cells with a network of seconds, in a process where no fixture is at work."""
+    """Trains cells with a fast network, in a process without fixtures."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(classifier_run, "build_classifier", build_small_classifier)
         experiment.train_free_cells(config, folder, cells)
@@ -226,7 +226,7 @@ def test_a_generator_that_saw_a_test_patient_is_refused(
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "patients": [*record["patients"], "gil"]}))
     write_synthetic_set(discs_config, tmp_path, str(generator))
-    with pytest.raises(UserError, match="test patients, 'gil'"):
+    with pytest.raises(UserError, match="test patients, including 'gil'"):
         experiment.train_cells(discs_config, tmp_path, cells_of(discs_config))
 
 

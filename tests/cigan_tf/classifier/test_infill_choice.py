@@ -1,4 +1,4 @@
-"""Which infills are used: so many per patch, and those that a classifier confirms."""
+"""Selection of infills: number per patch, and confirmation by a classifier."""
 
 import json
 
@@ -90,7 +90,7 @@ def test_a_class_that_is_never_confirmed_is_named(discs_config, synthetic, tmp_p
 
 
 def confirming(config, folder, patients):
-    """Leaves a classifier that saw these patients where the baseline's is looked for."""
+    """Puts a classifier trained on these patients in the place of the baseline's."""
     path = run_folder.cell_dir(folder, Cell("baseline", None, 0)) / classifier_run.CLASSIFIER_FILE
     brightness_classifier(path, brightest=0.4)
     record = {**provenance.training_record(config), "patients": patients}

@@ -14,7 +14,7 @@ SIZE = 16
 
 
 def make_patches(seed, num=48, num_patients=8, prefix="held_out"):
-    """Noise with a disc that is brighter where the patch is malignant."""
+    """Noise with a disc, brighter in malignant patches."""
     rng = np.random.default_rng(seed)
     label = np.arange(num) % 2
     mask = np.zeros((num, SIZE, SIZE, 1), np.float32)

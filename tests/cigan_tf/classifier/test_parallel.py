@@ -1,4 +1,4 @@
-"""Processes that work at once, and what becomes of one that fails."""
+"""Parallel processes, and the effect of failures."""
 
 import os
 import pathlib
@@ -39,7 +39,7 @@ def be_asked_to_stop(folder):
 
 
 def stop_everything(folder, number):
-    """One of two processes sends their parent a signal; both save when they are asked to."""
+    """One of two processes sends their parent a signal; both save on request."""
     file = pathlib.Path(folder, str(os.getpid()))
     with interruption.watch() as interrupted:
         os.kill(os.getpid(), signal.SIGINT)  # as a terminal does; the parent answers it

@@ -1,4 +1,4 @@
-"""Tests of what infills of the own class, and there and back, change."""
+"""Tests of the changes made by infills of the same class, and of both classes in sequence."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests of the figures: they are drawn, of their size, and differ with what they show."""
+"""Tests of the figures: they are drawn, have the right size, and depend on the data."""
 
 import cv2
 import numpy as np

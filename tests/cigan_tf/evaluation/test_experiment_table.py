@@ -125,7 +125,7 @@ def test_one_films_id_may_be_that_of_another_patients(scores):
 
 
 def described(scores):
-    """Returns the scores with lesions described: those of every second malignant patient a mass."""
+    """Returns the scores with descriptions: every second malignant patient has masses."""
     malignant, number = scores["cigan"][0].label == 1, np.arange(240) // 4
     return of_all(
         scores,

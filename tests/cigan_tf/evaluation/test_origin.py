@@ -1,4 +1,4 @@
-"""Tests of what the numbers come from."""
+"""Tests of the provenance of the numbers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Tests of what all pages share."""
+"""Tests of the common parts of all pages."""
 
 import pytest
 

@@ -94,7 +94,7 @@ def test_markdown_is_aligned_and_names_its_numbers(table):
     arm = table.arms["cigan"]
     assert f"| cigan    | {arm.auc_mean:.3f} ± {arm.auc_sd:.3f} " in text
     assert "240 patches (80 malignant) of 120 films of 60 patients (20 with a malignant" in text
-    assert "p by 100 resamples of the patients" in text
+    assert "p from 100 resamples of the patients" in text
     assert 'a\\|b, "c" <b>' in text
 
 

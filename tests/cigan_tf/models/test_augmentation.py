@@ -1,4 +1,4 @@
-"""Differentiable augmentation: what it changes, what it keeps, and that gradients pass."""
+"""Differentiable augmentation: changes, invariants and gradients."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Whose turn it is, what a step moves, and what the model learns from real arithmetic."""
+"""Turns, updated weights, and learning with the real arithmetic."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The feature loss in windows beside the same loss on whole patches."""
+"""The feature loss in windows compared with the same loss on whole patches."""
 
 import keras
 import numpy as np

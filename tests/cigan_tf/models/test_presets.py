@@ -1,4 +1,4 @@
-"""Presets: written, found, read, and refused where their files are hostile."""
+"""Presets: writing, finding, reading, and refusal of hostile files."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Weights files, whole and partial."""
+"""Weights files, complete and partial."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, for the tests beside this file.
+"""Runs in separate processes, for the tests in this folder.
 
 python forked_runs.py killed CONFIG_JSON FOLDER NUM_KILLS: trains one run undisturbed, and the same
 run killed at random moments.
@@ -34,7 +34,7 @@ from cigan_tf.training.train import train
 
 
 def fork(function: Callable, *arguments) -> int:
-    """Calls a function in a process of its own; returns the process."""
+    """Calls a function in a separate process; returns the process."""
     process = os.fork()
     if process:
         return process
@@ -90,7 +90,7 @@ def newest_step(workdir: pathlib.Path) -> int:
 
 
 def wait_for_progress(workdir: pathlib.Path, beyond: int, at_most_s: float) -> float:
-    """Returns once a checkpoint is there that is newer, or the time is over; says how long."""
+    """Waits for a newer checkpoint or the timeout; returns the waiting time."""
     began = time.monotonic()
     while newest_step(workdir) <= beyond and time.monotonic() - began < at_most_s:
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, that it is whole, and what is said when it cannot be read or written."""
+"""Content and integrity of checkpoints, and messages if they cannot be read or written."""
 
 import pathlib
 import resource

@@ -50,7 +50,7 @@ def test_the_chief_comes_first(monkeypatch, workers, task, expected):
         ("", "it is not set"),
         ("{'cluster'", "it is not JSON"),
         ("[]", "'cluster' is not an object"),
-        ({"cluster": {}}, "'cluster' is not an object with content"),
+        ({"cluster": {}}, "'cluster' is not an object or is empty"),
         ({"cluster": TWO}, "'task' is not an object"),
         ({"cluster": TWO, "task": {"index": 0}}, "type is None"),
         ({"cluster": TWO, "task": {"type": "worker", "index": 2}}, "index is 2 among 2"),

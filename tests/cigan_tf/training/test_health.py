@@ -1,4 +1,4 @@
-"""Signs that a run is not worth going on with, told from arithmetic of known outcome."""
+"""Signs of failed training, computed from known values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is measured on held-out patches: all of them, whatever the batch."""
+"""Measures of held-out patches use all of them, for any batch size."""
 
 import numpy as np
 import pytest

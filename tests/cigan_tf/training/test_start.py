@@ -1,4 +1,4 @@
-"""The first lines of a run, and the warnings about where it runs."""
+"""The first lines of a run, and the warnings about its device."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What TensorBoard is given."""
+"""The output for TensorBoard."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run from the first step to the last: taken up again, stopped, killed, and what it leaves."""
+"""A run from the first step to the last: resumed, stopped, killed, and its files."""
 
 import json
 import os

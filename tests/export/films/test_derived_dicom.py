@@ -71,7 +71,7 @@ def test_it_is_a_derived_image_that_says_it_is_synthetic(source):
 
 
 def values(dataset, *representations):
-    """Returns every value of some representations, those in sequences too."""
+    """Returns every value of some representations, including those in sequences."""
     elements = dataset.iterall()
     return {str(element.value) for element in elements if element.VR in representations}
 
@@ -357,7 +357,7 @@ def test_the_masks_come_back_from_the_segmentation(source, tmp_path):
 
 
 def conform(source):
-    """Adds what a mammogram must have."""
+    """Adds the required attributes of a mammogram."""
     for keyword in ("SeriesNumber", "InstanceNumber", "DetectorType"):
         setattr(source, keyword, "1" if keyword != "DetectorType" else "DIRECT")
     source.Manufacturer, source.PresentationIntentType = "ACME", "FOR PRESENTATION"
@@ -377,7 +377,7 @@ def conform(source):
 
 
 def errors_of(content, path):
-    """Returns what Debian's dicom3tools find wrong with a DICOM file."""
+    """Returns the errors that Debian's dicom3tools report for a DICOM file."""
     path.write_bytes(content)
     checked = subprocess.run(["dciodvfy", path], capture_output=True, text=True, timeout=60)
     # Synthetic Data (0008,001C) is younger than that validator.

@@ -93,7 +93,7 @@ def test_what_is_sharper_than_grain_does_not_survive(infill, sample_film, lesion
 
 def test_no_step_is_left_at_the_masks_edge(infill, sample_film, lesion, infilled):
     def step(patch):
-        """The mean over the outermost pixels of the mask, less that over those around it."""
+        """The mean of the outermost pixels inside the mask minus that of the pixels around it."""
         mask = part.patch_mask
         rim = mask & ~ndimage.binary_erosion(mask)
         around = ndimage.binary_dilation(mask) & ~mask

@@ -23,7 +23,7 @@ def page(infill):
 
 
 def upload(widget, content, name):
-    """Sets what the browser alone may set."""
+    """Sets values that normally only the browser sets."""
     widget.set_from_json("value", base64.b64encode(content).decode())
     widget.set_from_json("filename", name)
 
@@ -125,7 +125,7 @@ def test_a_film_is_opened_in_place_of_the_sample(page):
 
 
 def malformed():
-    """Yields functions of a page that each ask for something impossible, and what is answered."""
+    """Yields invalid requests as functions of a page, and the expected messages."""
     colour = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
     deep = cv2.imencode(".png", np.zeros((900, 500), np.uint16))[1].tobytes()
     files = [

@@ -1,4 +1,4 @@
-"""The model card says what the run's files say."""
+"""The model card agrees with the files of the run."""
 
 import json
 import pathlib

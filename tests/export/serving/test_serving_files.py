@@ -1,4 +1,4 @@
-"""What lies beside the SavedModel is what a server reads."""
+"""The files next to the SavedModel are those that a server reads."""
 
 import threading
 

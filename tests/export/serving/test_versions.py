@@ -1,4 +1,4 @@
-"""Versions appear whole, one number each, and a failed one leaves nothing behind."""
+"""Versions appear complete, with unique numbers, and a failed export leaves no files."""
 
 import os
 import pathlib

@@ -78,7 +78,7 @@ def ellipses(film, count, seed):
 
 @pytest.fixture(scope="module")
 def abnormalities(films):
-    """A patient of each split; the first film stands in a mass and in a calcification file."""
+    """A patient of each split; the first film is in both a mass and a calcification file."""
     first, second, third = (np.ascontiguousarray(film) for film in films)
     masks = ellipses(first, 3, 0)
     malignant = cbis_ddsm_tree.Abnormality(first, masks[0], "P_00001", pathology="MALIGNANT")
@@ -518,7 +518,7 @@ def test_bad_films_stop_the_build_or_stand_in_the_table(tmp_path, abnormalities,
 
 
 def write_ddsm(root, films, outlines):
-    """Writes one case of each hospital with a digitizer of its own; returns the truth."""
+    """Writes one case per hospital, each with another digitizer; returns the ground truth."""
     truth = {}
     digitizers = {"A_0001_1": "HOWTEK 43.5", "B_0009_1": "LUMISYS", "D_0002_1": "HOWTEK"}
     curves = {

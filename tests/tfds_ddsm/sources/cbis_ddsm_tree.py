@@ -155,7 +155,7 @@ def _path(layout: str, first_folder: str, series: str, description: str, number:
 
 
 def write_image(path: pathlib.Path, pixels: np.ndarray) -> None:
-    """Writes DICOM, or JPEG where the suffix says so: of 16 bits the upper 8."""
+    """Writes DICOM, or JPEG (the upper 8 of 16 bits), depending on the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jpg":
         pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Writes lossless JPEG streams as the PVRG encoder does, for tests of what reads them."""
+"""Writes lossless JPEG streams like the PVRG encoder, for tests of the decoder."""
 
 import numpy as np
 

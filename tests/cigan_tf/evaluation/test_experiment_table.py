@@ -212,7 +212,7 @@ def test_an_arm_is_the_mean_of_its_generators(synthetic_scores):
     [
         (lambda s: {name: getattr(s, name)[:-1] for name in vars(s)}, "of 239 patches, not of 240"),
         (lambda s: {name: getattr(s, name)[::-1] for name in vars(s)}, "in another order than in"),
-        (lambda s: {"patch": np.char.add(s.patch, "x")}, "'patch_0x' stands where 'patch_0'"),
+        (lambda s: {"patch": np.char.add(s.patch, "x")}, "'patch_0x' is in the place of 'patch_0'"),
         (lambda s: {"label": 1 - s.label}, "the label of patch 'patch_0' is another"),
         (lambda s: {"patient_id": s.film_id}, "the patient_id of patch 'patch_0' is another"),
     ],

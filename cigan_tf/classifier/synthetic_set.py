@@ -340,7 +340,7 @@ def _write_png(
     """Writes the patches (16 bit) and masks (0 and 255) that are missing in the folder."""
     folder.mkdir(exist_ok=True)
     records = terminal.progress_bar(
-        synthetic.records().as_numpy_iterator(),
+        iterable=synthetic.records().as_numpy_iterator(),
         desc="writing PNG",
         total=synthetic.facts["num_patches"],
         unit="patch",

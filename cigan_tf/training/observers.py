@@ -101,7 +101,8 @@ class Chief(Observer):
         self._facts = facts
         for line in start.lines(facts):
             self._progress.write(line)
-        self._progress.write("The first steps take longer: TensorFlow traces and compiles them.")
+        if self._progress.n < self._settings.total_steps:
+            self._progress.write("The first steps are slow: TensorFlow traces and compiles them.")
         for warning in start.warnings(facts):
             self.warn(int(self._model.step.numpy()), warning)
         self._write_facts()
@@ -175,8 +176,9 @@ class Chief(Observer):
         self._progress.write(
             f"Trained to step {self._settings.total_steps}: {checkpoint}\n"
             f"Curves and pictures: tensorboard --logdir={self._logdir}\n"
-            f"Next: cigan-export --workdir={self._workdir}, then "
-            f"cigan --mode=report --workdir={self._workdir}"
+            "Next, export the generator and write the report:\n"
+            f"  cigan-export --workdir={self._workdir}\n"
+            f"  cigan --mode=report --workdir={self._workdir}"
         )
 
     def close(self) -> None:

@@ -75,8 +75,11 @@ def test_a_finished_run_is_not_trained_again(trained_run, tiny_config, capsys):
     model = train_lib.train(tiny_config, trained_run)
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("Device: ")
-    assert "ckpt-6" in said[-1]
-    assert f"cigan-export --workdir={trained_run} " in said[-1]
+    assert "ckpt-6" in said[-5]
+    assert said[-2:] == [
+        f"  cigan-export --workdir={trained_run}",
+        f"  cigan --mode=report --workdir={trained_run}",
+    ]
     assert int(model.step.numpy()) == tiny_config.training.total_steps
     assert int(model.generator_optimizer.iterations) == 4
     assert int(model.discriminator_optimizer.iterations) == 2

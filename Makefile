@@ -84,8 +84,7 @@ experiment: .venv/.quickstart
 	  $(VGG16_WEIGHTS),--quality_features=$(VGG16_WEIGHTS)))
 
 # The same on CBIS-DDSM's real masses, for each share of the training patients. It needs a GPU.
-mass_experiment: .venv/.quickstart
-	@test -n "$(DIR)" || { echo "Pass the folder of CBIS-DDSM: make mass_experiment DIR=DIR"; exit 2; }
+mass_experiment: $(if $(DIR),.venv/.gpu,no_dir)
 	@echo "[1/2] Patches of the films in $(DIR)"
 	@mkdir -p runs
 	.venv/bin/tfds build ddsm_patches --imports tfds_ddsm --data_dir=$(DATA_DIR) \
@@ -96,6 +95,10 @@ mass_experiment: .venv/.quickstart
 	  $(call run_experiment,cbis_mass.flags,$(MASS_EXPERIMENT)/$$share,$(MASS_GENERATOR_SEEDS),\
 	    --train_patient_share=$$share --patient_share=$$share $(MASS_FLAGS)) || exit; \
 	done
+
+.PHONY: no_dir
+no_dir:
+	@echo "Pass the folder of CBIS-DDSM: make mass_experiment DIR=DIR"; exit 2
 
 test: .venv/.test browser
 	.venv/bin/python -m pytest -n 2 --dist=loadfile
@@ -158,6 +161,11 @@ bench: .venv/.bench
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
+
+# CUDA comes with TensorFlow's extra; a machine without a GPU does not need it.
+.venv/.gpu: .venv/.quickstart
+	! command -v nvidia-smi > /dev/null || $(PIP) -e '.[sample,gpu]'
+	touch $@
 
 .venv/.quickstart: .venv/bin/python setup.py constraints.txt
 	@echo "[0/4] Installing TensorFlow and what else setup.py names into .venv: about two minutes"

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 
-# Same settings as in cigan_tf.main.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags

@@ -46,7 +46,8 @@ def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
 
     _show_help_of(main)
     # In a log, too, a line comes when it is written and not when the command ends.
-    sys.stdout.reconfigure(line_buffering=True)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
     app.run(guarded, flags_parser=functools.partial(_parse, arguments))
 
 

@@ -15,6 +15,15 @@ class UserError(ValueError):
     exit_code = 2
 
 
+class StorageError(UserError):
+    """A file system does not answer now, or is full: the same command may succeed later.
+
+    The exit code is EX_IOERR of sysexits.h.
+    """
+
+    exit_code = 74
+
+
 class DivergedError(ArithmeticError):
     """A loss or gradient became NaN or infinite, and the run is configured to stop."""
 
@@ -45,17 +54,27 @@ def prefix_errors(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """Raises UserError where a bucket cannot be read or written; other errors pass unchanged."""
+    """Raises UserError where TensorFlow cannot read or write a file, other errors unchanged.
+
+    Raises:
+        UserError: the file does not exist, or the account has no right to it.
+        StorageError: the file system is full or does not answer.
+    """
     try:
         yield
     except Exception as error:
         if not is_storage_error(error):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(
-            f"A file cannot be read or written ({reason}). Check the address and this account's "
-            "permissions, then run the same command again."
-        ) from error
+        failure = f"A file cannot be read or written ({reason})."
+        errors = sys.modules["tensorflow"].errors
+        if isinstance(error, errors.ResourceExhaustedError):
+            raise StorageError(f"{failure} Free space, then run the same command again.") from error
+        if isinstance(
+            error, (errors.UnavailableError, errors.DeadlineExceededError, errors.AbortedError)
+        ):
+            raise StorageError(f"{failure} Run the same command again later.") from error
+        raise UserError(f"{failure} Check the address and this account's permissions.") from error
 
 
 def is_storage_error(error: Exception) -> bool:

@@ -40,8 +40,7 @@ class ExportedGenerator:
         self.path = _newest_version(epath.Path(path))
         self._batch_size = batch_size
         # The signature's tensors live only as long as the loaded object.
-        with file_io.literal_path(self.path) as path:
-            self._loaded = tf.saved_model.load(path)
+        self._loaded = tf.saved_model.load(file_io.literal_path(self.path))
         try:
             self._signature = self._loaded.signatures["serving_default"]
             _, inputs = self._signature.structured_input_signature

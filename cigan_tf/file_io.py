@@ -1,9 +1,12 @@
 """Atomic writing of files, on a disk or in a bucket, and locks of folders."""
 
+import atexit
 import contextlib
 import fcntl
 import fnmatch
+import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -39,21 +42,29 @@ def matching(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
     )
 
 
-@contextlib.contextmanager
-def literal_path(path: str | os.PathLike) -> Iterator[str]:
-    """Yields a path under which TensorFlow reads the file, folder or prefix at `path`.
+def literal_path(path: str | os.PathLike) -> str:
+    """Returns a path under which TensorFlow finds the folder, or the files with the prefix, `path`.
 
-    TensorFlow reads checkpoints by patterns and finds none in a folder whose name has brackets.
-    Such a folder is read through a link in the temporary folder.
+    TensorFlow reads and removes checkpoints by patterns: below a folder whose name has brackets it
+    finds none, or those of another folder. Such a folder is reached through a link in the temporary
+    folder, which is removed when the process ends. The folder that is linked to is created.
     """
     path = epath.Path(path)
     if not on_disk(path) or not set(os.fspath(path)) & set("[]*?\\"):
-        yield os.fspath(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        link = os.path.join(folder, "link")
-        os.symlink(os.path.abspath(path.parent), link)
-        yield os.path.join(link, path.name)
+        return os.fspath(path)
+    if path.is_dir():
+        return _link(os.path.abspath(path))
+    return os.path.join(_link(os.path.abspath(path.parent)), path.name)
+
+
+@functools.cache
+def _link(folder: str) -> str:
+    os.makedirs(folder, exist_ok=True)
+    links = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, links, ignore_errors=True)
+    link = os.path.join(links, "link")
+    os.symlink(folder, link)
+    return link
 
 
 @contextlib.contextmanager

@@ -32,13 +32,13 @@ def without_notes() -> Iterator[None]:
     They write it before they read TF_CPP_MIN_LOG_LEVEL. Where that is 0, nothing is removed. The
     filter is a process of its own, so that a library's last words before it aborts are shown.
     """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0" or sys.stderr is None:
         yield
         return
     sys.stderr.flush()
     stderr = os.dup(2)
     try:
-        command = ["grep", "--line-buffered", "-vE", _NOTE]
+        command = ["grep", "--text", "--line-buffered", "-vE", _NOTE]
         grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr)
     except OSError:  # no grep
         os.close(stderr)

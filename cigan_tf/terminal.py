@@ -17,13 +17,16 @@ def progress_bar(**options) -> tqdm.tqdm:
     Args:
         **options: of `tqdm.tqdm`.
     """
+    if sys.stderr is None:
+        return tqdm.tqdm(disable=True, **options)
     kind = tqdm.tqdm if sys.stderr.isatty() else _Lines
     return kind(file=sys.stderr, dynamic_ncols=True, **options)
 
 
 def say(text: str) -> None:
     """Writes a line on stderr about work that takes seconds."""
-    print(text, file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
 
 
 class _Lines(tqdm.tqdm):

@@ -59,7 +59,9 @@ def read_all(source: FilmsSource) -> Findings:
         title = _LINES if item.reason in table_faults else _MISSING
         findings.add(_NO_PLACE if item.kind == "lesion" else title, item.reason)
     films_by_picture: dict[str, Film] = {}
-    for film in tqdm.tqdm(source.usable_films(), desc="Reading films", unit=" films"):
+    # None: no bar where stderr is a file, which would keep each of its states.
+    films = tqdm.tqdm(source.usable_films(), desc="Reading films", unit=" films", disable=None)
+    for film in films:
         path = source.table.films[film.film_id].path
         try:
             pixels = source.read_pixels(film)

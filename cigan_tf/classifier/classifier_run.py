@@ -143,7 +143,8 @@ def _run_steps(
         step=step,
         earlier_losses=earlier_losses,
     )
-    manager = tf.train.CheckpointManager(checkpoint, str(run_dir / _CHECKPOINT_DIR), max_to_keep=1)
+    directory = file_io.literal_path(run_dir / _CHECKPOINT_DIR)
+    manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=1)
     manager.restore_or_initialize()
     iterator = iter(batches_from(int(step)))
     writer = curves.ClassifierWriter(str(run_dir / run_folder.LOG_DIR), settings)

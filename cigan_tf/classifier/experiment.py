@@ -13,7 +13,7 @@ from cigan_tf.classifier import batches, infill_quality, parallel
 from cigan_tf.classifier.classifier_run import train_classifier
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError, storage_errors
+from cigan_tf.errors import StorageError, UserError, storage_errors
 from cigan_tf.evaluation import score_file
 from cigan_tf.evaluation.experiment_report import write_report
 from cigan_tf.experiment_config import Cell
@@ -77,6 +77,8 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
                     calibration(),
                     name,
                 )
+        except StorageError:
+            raise  # the same command evaluates it later
         except UserError as error:
             # An error in this additional evaluation must not discard hours of training.
             of = f" of {name}" if name else ""

@@ -86,12 +86,12 @@ class RunCheckpoints:
             _ = checkpoint.save_counter
         self._newest = tf.train.CheckpointManager(
             self._checkpoint,
-            str(self.directory),
+            file_io.literal_path(self.directory),
             max_to_keep=config.training.checkpoints_to_keep,
             step_counter=model.step.value,
         )
         self._best = tf.train.CheckpointManager(
-            best, str(self.directory / _BEST_DIR), max_to_keep=1
+            best, file_io.literal_path(self.directory / _BEST_DIR), max_to_keep=1
         )
 
     def restore(self) -> None:
@@ -190,8 +190,7 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
     saved = _by_step(directory)
     for path in reversed(saved):
         try:
-            with file_io.literal_path(path) as literal_path:
-                restore(literal_path).assert_existing_objects_matched()
+            restore(file_io.literal_path(path)).assert_existing_objects_matched()
         except _FAILURE as error:
             if _is_damage(error):
                 reason = _first_line(error)
@@ -237,8 +236,9 @@ def _by_step(directory: epath.Path) -> list[str]:
 
 def _remove_all_but(kept: list[str], directory: epath.Path) -> None:
     """Removes checkpoints that were complete but not yet listed when a process was killed."""
-    for path in set(_by_step(directory)) - set(kept):
-        for file in file_io.matching(directory, f"{os.path.basename(path)}.*"):
+    saved, kept = (set(map(os.path.basename, paths)) for paths in (_by_step(directory), kept))
+    for name in saved - kept:
+        for file in file_io.matching(directory, f"{name}.*"):
             file.unlink()
 
 

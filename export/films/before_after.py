@@ -17,6 +17,8 @@ from .film_infill import FilmLesion
 # Outlines, by class.
 CLASS_COLOURS = ("#3fc1c9", "#ff7849")
 _HEIGHT_PX, _GAP_PX = 960, 12
+# Bounds the picture of a film of any shape.
+_MAX_FILM_WIDTH_PX = 2 * _HEIGHT_PX
 # More lesions would be too small to see.
 _MAX_LESIONS = 3
 # Side of the square around a lesion, relative to the longer side of its bounding box.
@@ -39,6 +41,7 @@ def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLe
     masks = [lesion.on_film(before.shape) for lesion in lesions]
     colours = [CLASS_COLOURS[lesion.malignant] for lesion in lesions]
     width = round(before.shape[1] * _HEIGHT_PX / before.shape[0])
+    width = min(max(width, 1), _MAX_FILM_WIDTH_PX)
     # Every fourth pixel gives the same percentiles.
     window = pictures.display_window(before[::4, ::4] / WHITE)
     whole = [_view(film, (width, _HEIGHT_PX), window) for film in (before, after)]

@@ -44,8 +44,19 @@ def test_tensorflow_reads_a_checkpoint_below_brackets(tmp_path):
     prefix = saved.write(str(tmp_path / "year [2024]" / "ckpt"))
     with pytest.raises(tf.errors.NotFoundError):
         restored.read(prefix)
-    with file_io.literal_path(prefix) as path:
-        restored.read(path).assert_consumed()
+    restored.read(file_io.literal_path(prefix)).assert_consumed()
     assert int(restored.value) == 7
-    with file_io.literal_path(tmp_path / "plain") as path:
-        assert path == str(tmp_path / "plain")
+    assert file_io.literal_path(tmp_path / "plain") == str(tmp_path / "plain")
+
+
+def test_a_checkpoint_manager_below_brackets_removes_its_own_checkpoints_only(tmp_path):
+    ours, other = tmp_path / "run [12]", tmp_path / "run 1"
+    for folder in (other, ours):
+        folder.mkdir()
+        checkpoint = tf.train.Checkpoint(value=tf.Variable(1))
+        path = file_io.literal_path(folder)
+        manager = tf.train.CheckpointManager(checkpoint, path, max_to_keep=1)
+        manager.save(checkpoint_number=1)
+    manager.save(checkpoint_number=2)
+    assert [path.name for path in file_io.matching(ours, "*.index")] == ["ckpt-2.index"]
+    assert [path.name for path in file_io.matching(other, "*.index")] == ["ckpt-1.index"]

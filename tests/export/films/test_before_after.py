@@ -61,3 +61,12 @@ def test_three_lesions_of_many_are_shown_from_near():
     crops = picture[:, 2 * (FILM_WIDTH_PX + GAP_PX) :]
     gaps = np.flatnonzero((crops[:, 0] == 255).all(axis=-1))
     assert len(gaps) == 2 * GAP_PX
+
+
+@pytest.mark.parametrize("shape", [(4000, 2), (2, 4000)])
+def test_a_film_of_any_shape_gives_a_picture(shape):
+    film = np.full(shape, 30_000, np.uint16)
+    picture = before_after(film, film, [FilmLesion(np.ones((2, 2), bool), 0, 0, malignant=True)])
+    decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape[0] == 960
+    assert decoded.shape[1] < 5000

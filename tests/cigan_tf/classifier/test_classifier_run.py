@@ -102,6 +102,7 @@ def test_a_finished_classifier_is_not_run_again(finished, discs_config, monkeypa
 def test_an_interrupted_run_ends_as_the_undisturbed_one(
     finished, discs_config, tmp_path, monkeypatch, capsys, order
 ):
+    tmp_path = tmp_path / "run [1]"  # to TensorFlow a pattern
     write = classifier_run.curves.ClassifierWriter.write
 
     def interrupt(self, step, *arguments):

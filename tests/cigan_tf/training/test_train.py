@@ -100,12 +100,12 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     with monkeypatch.context() as patched:
         patched.setattr(observers.Chief, "count", stop_at_4)
         with pytest.raises(Preempted, match=r"after step 4 and saved as .*ckpt-4"):
-            train_lib.train(config, tmp_path / "stopped")
+            train_lib.train(config, tmp_path / "stopped [1]")
     assert signal.getsignal(signal.SIGTERM) == before
     assert Preempted.exit_code == 75
-    model = train_lib.train(config, tmp_path / "stopped")
+    model = train_lib.train(config, tmp_path / "stopped [1]")
     assert int(model.step.numpy()) == 6
-    stopped, undisturbed = curves(tmp_path / "stopped"), curves(tmp_path / "undisturbed")
+    stopped, undisturbed = curves(tmp_path / "stopped [1]"), curves(tmp_path / "undisturbed")
     assert stopped.keys() == undisturbed.keys()
     for tag, points in undisturbed.items():
         assert stopped[tag].keys() == points.keys(), tag

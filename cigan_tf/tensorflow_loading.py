@@ -14,12 +14,12 @@ _NOTE = r"^(WARNING: All log messages before absl::InitializeLog\(\)|I[0-9]{4} )
 
 def load_tensorflow() -> None:
     """Imports TensorFlow with the environment that commands want, and says so: it takes seconds."""
+    if "tensorflow" in sys.modules:
+        return  # it has read its environment
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow disables oneDNN's convolutions on processors without AVX-512, but they are faster
     # there too.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    if "tensorflow" in sys.modules:
-        return
     terminal.say("Loading TensorFlow ...")
     with without_notes():
         import tensorflow  # noqa: F401

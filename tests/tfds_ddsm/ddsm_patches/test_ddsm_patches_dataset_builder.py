@@ -212,7 +212,7 @@ def test_a_name_stands_for_one_recipe(built):
     data_dir = built.data_path.parents[2]
     builder(data_dir, simulated_lesions=1).download_and_prepare()  # built already: nothing to do
 
-    with pytest.raises(DatasetError, match="another patches_per_class, simulated_lesions: give"):
+    with pytest.raises(DatasetError, match="another patches_per_class, simulated_lesions: use"):
         builder(data_dir, patches_per_class=50).download_and_prepare()
 
 
@@ -244,7 +244,7 @@ def test_a_trial_build_neither_misstates_its_numbers_nor_stands_in_for_the_whole
     whole = phantom(tmp_path)
     whole.download_and_prepare(download_config=anew)
     assert sum(split.num_examples for split in whole.info.splits.values()) == 48
-    with pytest.raises(DatasetError, match="another max_examples_per_split: give"):
+    with pytest.raises(DatasetError, match="another max_examples_per_split: use"):
         phantom(tmp_path).download_and_prepare(download_config=capped(5))
 
 

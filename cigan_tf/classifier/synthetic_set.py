@@ -106,13 +106,22 @@ class SyntheticSet:
         patches = input_pipeline.encoded_patches(self.builder, SPLIT)
         if used is None:
             return patches
-        used = tf.constant(used)
-        return patches.enumerate().filter(lambda i, _: used[i]).map(lambda _, patch: patch)
+        used = tf.data.Dataset.from_tensor_slices(used)
+        chosen = tf.data.Dataset.zip(used, patches).filter(_is_used)
+        return chosen.map(_patch_of)
 
     def records(self) -> tf.data.Dataset:
         """Returns all stored features of each patch, images decoded, in the order of the set."""
         in_order = tfds.ReadConfig(interleave_cycle_length=1)
         return self.builder.as_dataset(split=SPLIT, read_config=in_order)
+
+
+def _is_used(used: tf.Tensor, _: dict[str, tf.Tensor]) -> tf.Tensor:
+    return used
+
+
+def _patch_of(_: tf.Tensor, patch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return patch
 
 
 def read_facts(folder: str | os.PathLike) -> dict | None:

@@ -289,7 +289,7 @@ def test_the_largest_films_open_and_what_is_larger_is_not_even_sent(visitor, tmp
     upload.send_keys(str(tmp_path / "large.dcm"))
     visitor.says("large.dcm: 6400 x 6400 pixels.")
     upload.send_keys(str(tmp_path / "too_large.dcm"))
-    visitor.says("too_large.dcm has 102 MB; a film has at most 101 MB.")
+    visitor.says("too_large.dcm has 102 MB; the limit is 101 MB.")
     assert visitor.model("upload", "filename") != "too_large.dcm"
 
 

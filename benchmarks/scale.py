@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -61,7 +60,7 @@ def main(_):
     if _ROW.value:
         table, _, number = _ROW.value.partition(":")
         row = globals()[f"_{table}_row"](int(number), _DATA_DIR.value)
-        row["peak, GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        row["peak, GB"] = _peak_gb()
         print(json.dumps(row))
         return
     with contextlib.ExitStack() as stack:
@@ -69,6 +68,7 @@ def main(_):
         _build(folder)
         rows = {}
         for table in _TABLES.value:
+            repeated_records.forget_index(folder)
             for number in _NUMBERS[table]:
                 row = rows[table, number] = _run(table, number, folder)
                 if number == _NUMBERS[table][0]:
@@ -88,7 +88,13 @@ def _run(table: str, number: int, folder: str) -> dict:
 def _text(value: str | int | float) -> str:
     if isinstance(value, str):
         return value
-    return f"{value:,}" if isinstance(value, int) or value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.3g}"
+
+
+def _peak_gb() -> float:
+    # ru_maxrss would begin with the peak of the process that started this one.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024**2
 
 
 def _at_the_papers_size(rows: dict[tuple[str, int], dict]) -> list[str]:
@@ -140,7 +146,6 @@ def _build(folder: str) -> None:
             film_size=(size_px * 344 // 64, size_px * 188 // 64),
             patches_per_class=100,
         )
-    repeated_records.forget_index(folder)
 
 
 def _config(number: int, folder: str):

@@ -36,7 +36,7 @@ def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLe
         lesions: the infilled lesions; the first three have close-ups.
 
     Returns:
-        An RGB PNG file, 960 pixels high below the titles.
+        An RGB PNG file, 960 pixels high.
     """
     masks = [lesion.on_film(before.shape) for lesion in lesions]
     colours = [CLASS_COLOURS[lesion.malignant] for lesion in lesions]
@@ -65,12 +65,12 @@ def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLe
     size = (sum(widths) + _GAP_PX * (len(widths) - 1), _HEIGHT_PX)
     sheet = PIL.Image.new("RGB", size, "white")
     left = 0
-    for column, width in zip(columns, widths, strict=True):
+    for column, column_width in zip(columns, widths, strict=True):
         top = 0
         for title, view in column:
             sheet.paste(_titled(view, title), (left, top))
             top += view.shape[0] + _GAP_PX
-        left += width + _GAP_PX
+        left += column_width + _GAP_PX
     encoded = io.BytesIO()
     sheet.save(encoded, "png")
     return encoded.getvalue()

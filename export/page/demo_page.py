@@ -13,6 +13,7 @@ import importlib.util
 import io
 import itertools
 import pathlib
+import threading
 import zipfile
 from collections.abc import Callable
 
@@ -109,6 +110,7 @@ class FilmPage:
         self._files: dict[str, bytes] | None = None  # of the infilled film; None: not made yet
         self._shape = None  # of a placed outline; None: a circle
         self._is_forgotten = False
+        self._working = threading.Lock()  # held while a method of `_work` runs
         self._samples = _samples()
         self.view = FilmView(document)
         self._build_outlines()
@@ -224,8 +226,10 @@ class FilmPage:
         May be called for another visitor's request, which does not hold this document's lock.
         """
         self._is_forgotten = True
-        self.film, self.infilled, self._files = None, None, None
-        self.view.forget()
+        if self._working.acquire(blocking=False):  # otherwise the work releases them at its end
+            self.film, self.infilled, self._files = None, None, None
+            self.view.forget()
+            self._working.release()
 
     def _open(self, film: film_files.FilmFile) -> None:
         self.film, self.infilled, self._files, self._sample_id = film, None, None, None
@@ -426,11 +430,16 @@ class FilmPage:
         Bokeh holds the document's lock meanwhile: this page's next message waits, other pages work.
         """
 
+        def unless_forgotten() -> None:
+            with self._working:
+                if not self._is_forgotten:
+                    method()
+
         async def work() -> None:
             try:
-                await asyncio.get_running_loop().run_in_executor(_WORKER, method)
+                await asyncio.get_running_loop().run_in_executor(_WORKER, unless_forgotten)
             finally:
-                if self._is_forgotten:  # meanwhile: what came of it is nobody's
+                if self._is_forgotten:  # meanwhile: nobody will see the result
                     self.forget()
 
         self.say(saying)

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import io
 import pathlib
+import threading
 import zipfile
 
 import cv2
@@ -231,18 +232,38 @@ def test_without_the_samples_it_waits_for_a_film(infill, monkeypatch):
 
 
 @pytest.mark.parametrize("is_forgotten", [True, False])
-def test_nothing_is_kept_of_work_that_outlasts_its_visitor(page, is_forgotten):
+def test_nothing_is_kept_of_work_that_outlasts_its_visitor(page, monkeypatch, is_forgotten):
     place_disc(page, 1800, 500)
+    begun, may_go_on = threading.Event(), threading.Event()
+    lesions = page.lesions
+
+    def wait_amid_infilling():
+        begun.set()
+        assert may_go_on.wait(60)
+        return lesions()
+
+    monkeypatch.setattr(page, "lesions", wait_amid_infilling)
     page._work("Infilling ...", page.infill)
     (callback,) = page._document.session_callbacks
 
     async def work():
         running = asyncio.ensure_future(callback.callback())
-        await asyncio.sleep(0)  # the work has begun
+        assert await asyncio.to_thread(begun.wait, 60)
         if is_forgotten:
             page.forget()
+        may_go_on.set()
         await running
 
     asyncio.run(work())
     assert (page.infilled is None) == is_forgotten
     assert (page.film is None) == is_forgotten
+
+
+def test_work_of_a_visitor_who_left_is_not_begun(page):
+    calls = []
+    page._work("Opening ...", lambda: calls.append("work"))
+    (callback,) = page._document.session_callbacks
+    page.forget()
+    asyncio.run(callback.callback())
+    assert not calls
+    assert page.film is None

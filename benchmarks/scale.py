@@ -130,7 +130,7 @@ def _build(folder: str) -> None:
             },
             name=f"times_{times}",
             source="phantom",
-            num_patients=40,
+            num_patients=160,  # too few would leave half of a class of the test split empty
             patch_size=_PATCH_PX,
             film_size=(344, 188),
             patches_per_class=500,

@@ -10,7 +10,6 @@ damages DICOM files in their attributes, lengths and streams, and reads them.
 import collections
 import os
 import pathlib
-import resource
 import signal
 import time
 import warnings
@@ -20,6 +19,7 @@ import pydicom
 from absl import app, flags
 from pydicom import uid
 
+from benchmarks import process_counters
 from export.films import film_files
 from export.films.film_infill import FilmLesion
 from tests.tfds_ddsm.sources import dicom_films
@@ -99,7 +99,7 @@ def _print_damage() -> None:
 
     signal.signal(signal.SIGALRM, hangs)
     print(f"\n{'damaged films of':58}{'read':>6}{'refused':>9}{'slowest s':>11}")
-    before = _peak_mb()
+    before = process_counters.peak_gb()
     for number, syntax in enumerate(_SYNTAXES):
         bits = 8 if syntax == uid.JPEGBaseline8Bit else 12
         data = dicom_films.encoded(dicom_films.film(bits=bits), syntax)
@@ -117,13 +117,8 @@ def _print_damage() -> None:
             slowest = max(slowest, time.perf_counter() - start)
         read, refused = results["read"], results["refused"]
         print(f"{syntax.name[:56]:58}{read:6}{refused:9}{slowest:11.1f}", flush=True)
-    print(f"peak memory: {before} MB before, {_peak_mb()} MB after")
+    print(f"peak memory: {before:.2f} GB before, {process_counters.peak_gb():.2f} GB after")
     print(f"on {os.cpu_count()} cores; the mean load was {os.getloadavg()[2]:.1f}")
-
-
-def _peak_mb() -> int:
-    """Returns this process's peak memory; each decoder's is limited by `codec_process`."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags
 
-from benchmarks import repeated_records
+from benchmarks import process_counters, repeated_records
 
 _NAMES = ("input", "workers", "checkpoint", "infill", "score", "judge", "whole")
 _RECORDS = flags.DEFINE_integer("records", 200_000, "Training records of the largest dataset.")
@@ -60,7 +60,7 @@ def main(_):
     if _ROW.value:
         table, _, number = _ROW.value.partition(":")
         row = globals()[f"_{table}_row"](int(number), _DATA_DIR.value)
-        row["peak, GB"] = _peak_gb()
+        row["peak, GB"] = process_counters.peak_gb()
         print(json.dumps(row))
         return
     with contextlib.ExitStack() as stack:
@@ -89,12 +89,6 @@ def _text(value: str | int | float) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.3g}"
-
-
-def _peak_gb() -> float:
-    # ru_maxrss would begin with the peak of the process that started this one.
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024**2
 
 
 def _at_the_papers_size(rows: dict[tuple[str, int], dict]) -> list[str]:
@@ -201,14 +195,10 @@ def _read(batches) -> tuple[float, int]:
     """Returns the seconds and bytes of `_MEASURED_BATCHES`."""
     for _ in range(_WARM_UP_BATCHES):
         next(batches)
-    start, before = time.perf_counter(), _bytes_read()
+    start, before = time.perf_counter(), process_counters.bytes_read()
     for _ in range(_MEASURED_BATCHES):
         next(batches)
-    return time.perf_counter() - start, _bytes_read() - before
-
-
-def _bytes_read() -> int:
-    return int(pathlib.Path("/proc/self/io").read_text().split()[1])
+    return time.perf_counter() - start, process_counters.bytes_read() - before
 
 
 def _workers_row(num_workers: int, folder: str) -> dict:

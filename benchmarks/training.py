@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import pathlib
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
 from absl import app, flags
+
+from benchmarks import process_counters
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed repetitions of each arm; the median is shown.")
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 256, "Side of a patch in pixels.")
@@ -121,7 +122,7 @@ def _serve(pipe, name: str, batch: dict) -> None:
 class _Arm:
     def peak_mb(self) -> float:
         """Returns the largest resident set of this process so far."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return process_counters.peak_gb() * 1024
 
 
 class _PyTorchArm(_Arm):

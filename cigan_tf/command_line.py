@@ -45,7 +45,7 @@ def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
         return 0
 
     _show_help_of(main)
-    # In a log, too, a line comes when it is written and not when the command ends.
+    # Flush every line, so that a log file is up to date while the command runs.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     app.run(guarded, flags_parser=functools.partial(_parse, arguments))

@@ -189,7 +189,7 @@ class TrainingConfig:
 
     pretraining_steps: int = setting(10_000, "Generator steps on the feature loss only.")
     adversarial_steps: int = setting(
-        100_000, "Steps after pre-training, of both networks together."
+        100_000, "Steps after pre-training, counted over both networks."
     )
     init_from: str = setting(
         "",
@@ -199,7 +199,8 @@ class TrainingConfig:
     learning_rate: float = setting(1e-4, "Adam's learning rate, both networks.")
     learning_rate_decay_rate: float = setting(
         1.0,
-        "Factor on the learning rate after every learning_rate_decay_steps updates of a network.",
+        "Factor applied to the learning rate after every learning_rate_decay_steps updates of a "
+        "network.",
     )
     learning_rate_decay_steps: int = setting(
         500, "Updates of a network per decay; continuous decay."

@@ -57,8 +57,8 @@ def storage_errors() -> Iterator[None]:
     """Raises UserError where TensorFlow cannot read or write a file, other errors unchanged.
 
     Raises:
-        UserError: the file does not exist, or the account has no right to it.
-        StorageError: the file system is full or does not answer.
+        UserError: the file does not exist, or the account has no permission for it.
+        StorageError: the file system is full or does not respond.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def is_storage_error(error: Exception) -> bool:
     classes = getattr(tensorflow, "errors", None)
     if classes is None or not isinstance(error, classes.OpError):
         return False
-    # No computation asks for permissions. Checkpoints are read and written by operations.
+    # Computations never raise these two. The operations that read and write checkpoints do.
     if isinstance(error, (classes.PermissionDeniedError, classes.UnauthenticatedError)):
         return True
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)

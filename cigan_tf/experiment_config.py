@@ -35,7 +35,9 @@ class ClassifierConfig:
     classifier_steps: int = setting(10_000, "Training steps of a classifier.")
     classifier_batch_size: int = setting(32, "Patches per step; even: half of each class.")
     classifier_learning_rate: float = setting(1e-5, "Adam's initial learning rate.")
-    classifier_decay_rate: float = setting(0.9, "Factor on the learning rate at every decay.")
+    classifier_decay_rate: float = setting(
+        0.9, "Factor applied to the learning rate at every decay."
+    )
     classifier_decay_steps: int = setting(2000, "Steps between decays.")
     traditional_augmentation: bool = setting(
         False, "Randomly rotate, mirror and scale training patches."
@@ -333,14 +335,16 @@ def _parse_arm(text: str, classifier: ClassifierConfig) -> tuple[str, Classifier
     name, colon, rest = text.partition(":")
     require(
         bool(colon) and re.fullmatch(_NAME, name) is not None,
-        "An arm is 'NAME: setting=value ...'; the name may have letters, digits, '_', '-', '.'.",
+        "An arm is 'NAME: setting=value ...'; the name may contain letters, digits, '_', '-', '.'.",
         arm=text,
     )
     fields = {field.name: field.type for field in dataclasses.fields(ClassifierConfig)}
     values = {}
     for assignment in rest.split():
         key, _, value = assignment.partition("=")
-        require(key in fields, f"Settings of an arm: {', '.join(fields)}.", arm=assignment)
+        require(
+            key in fields, f"An arm's setting must be one of {', '.join(fields)}.", arm=assignment
+        )
         values[key] = _parse_value(fields[key], value, assignment)
     settings = dataclasses.replace(classifier, **values)
     try:

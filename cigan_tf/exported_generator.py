@@ -31,7 +31,7 @@ class ExportedGenerator:
             SavedModel has no record.
 
     Raises:
-        UserError: the SavedModel does not exist, or its record is damaged or of other weights.
+        UserError: the SavedModel does not exist; its record is damaged or belongs to other weights.
     """
 
     kind = "SavedModel"
@@ -53,7 +53,8 @@ class ExportedGenerator:
         self.provenance = provenance.read(self.path / PROVENANCE_FILE)
         if self.provenance and self.provenance.get("weights_sha256") != self.sha256:
             raise UserError(
-                f"The provenance record of the SavedModel {str(self.path)!r} is of other weights; "
+                f"The provenance record of the SavedModel {str(self.path)!r} belongs to different "
+                "weights; "
                 "export it again with cigan-export --workdir=DIR."
             )
 

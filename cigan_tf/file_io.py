@@ -142,7 +142,7 @@ def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("wb")
     except OSError as error:
-        raise UserError(f"The folder {str(folder)!r} cannot be written: {error}.") from None
+        raise UserError(f"The folder {str(folder)!r} cannot be written to: {error}.") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

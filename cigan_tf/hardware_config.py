@@ -10,7 +10,7 @@ PRECISIONS = ("none", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True)
 class HardwareConfig:
-    """Devices, precision and compilation; these do not change the result of a step."""
+    """Devices, precision and compilation. Only precision changes results noticeably."""
 
     strategy: str = setting(
         "one_device",
@@ -31,9 +31,7 @@ class HardwareConfig:
         "Maximum training steps per call into TensorFlow (Keras' steps_per_execution); 0: 20 on a "
         "GPU or TPU, 1 on a CPU.",
     )
-    agree_every_steps: int = setting(
-        10, "Steps between checks of the workers whether one of them must stop."
-    )
+    agree_every_steps: int = setting(10, "Steps between the workers' checks for a request to stop.")
     deterministic: bool = setting(
         False, "Bit-for-bit reproducible on one device, also across restarts; slower on GPUs."
     )

@@ -36,7 +36,7 @@ def check(image, mask, label, seed, patch_size: int | None = None) -> dict[str, 
         raise UserError(f"image must be of shape [N, {p}, {p}, 1]. Received: {list(shape)}.")
     if arrays["mask"].shape != shape:
         raise UserError(
-            f"mask must be of the image's shape {list(shape)}. "
+            f"mask must have the shape of image, {list(shape)}. "
             f"Received: {list(arrays['mask'].shape)}."
         )
     for name, values in arrays.items():

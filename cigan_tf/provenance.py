@@ -144,7 +144,7 @@ def _continued(before: dict, record: dict, workdir: str | os.PathLike, resume_ch
     if was != now:
         if not resume_changed:
             raise UserError(
-                f"The run in {str(workdir)!r} was trained on other records of "
+                f"The run in {str(workdir)!r} was trained on different records of "
                 f"{before['dataset']['name']} (fingerprint {was[:12]}, now {now[:12]}); pass "
                 "--resume_changed to resume it with these records, or another --workdir."
             )

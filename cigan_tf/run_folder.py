@@ -76,15 +76,15 @@ def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> 
         differences = _differences(load_config(workdir), config)
         if differences and not resume_changed:
             raise UserError(
-                f"The workdir {str(workdir)!r} has a run with other settings "
-                f"({'; '.join(differences)}); pass those, or --resume_changed to resume with the "
-                "given ones, or another --workdir."
+                f"The workdir {str(workdir)!r} contains a run with different settings "
+                f"({'; '.join(differences)}); pass those settings, or --resume_changed "
+                "to resume with the given ones, or another --workdir."
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file_io.write_whole(path, config.to_json())
     except OSError as error:
-        raise UserError(f"The workdir {str(workdir)!r} cannot be written: {error}.") from None
+        raise UserError(f"The workdir {str(workdir)!r} cannot be written to: {error}.") from None
 
 
 def load_config(workdir: epath.Path, file_name: str = CONFIG_FILE) -> Config:

@@ -1,4 +1,4 @@
-"""Loads TensorFlow for a command, without the notes that its libraries write while they load."""
+"""Loads TensorFlow for a command, without its libraries' log messages."""
 
 import contextlib
 import os
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 from cigan_tf import terminal
 
-# How the C++ libraries begin a line of information, and what they write before the first.
+# Start of the C++ libraries' INFO lines, and their notice before the first one.
 _NOTE = r"^(WARNING: All log messages before absl::InitializeLog\(\)|I[0-9]{4} )"
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow with the environment that commands want, and says so: it takes seconds."""
+    """Imports TensorFlow with the environment for commands; prints a line first."""
     if "tensorflow" in sys.modules:
-        return  # it has read its environment
+        return  # too late to change its environment
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow disables oneDNN's convolutions on processors without AVX-512, but they are faster
     # there too.
@@ -27,10 +27,10 @@ def load_tensorflow() -> None:
 
 @contextlib.contextmanager
 def without_notes() -> Iterator[None]:
-    """Removes from stderr what TensorFlow's libraries note while they are loaded in the context.
+    """Removes from stderr the INFO lines that TensorFlow's libraries write while being loaded.
 
-    They write it before they read TF_CPP_MIN_LOG_LEVEL. Where that is 0, nothing is removed. The
-    filter is a process of its own, so that a library's last words before it aborts are shown.
+    They write them before reading TF_CPP_MIN_LOG_LEVEL. If that is 0, nothing is removed. The
+    filter is a separate process, so the last message of a library that aborts is still shown.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0" or sys.stderr is None:
         yield

@@ -1,12 +1,12 @@
-"""What a command says while it works: progress bars, or lines where its output goes to a file."""
+"""Progress output of commands: bars in a terminal, lines in a file."""
 
 import sys
 import time
 
 import tqdm
 
-# Lines are written this often at first, and later when this share of the elapsed time has passed:
-# a log of days stays readable.
+# Interval between lines at first; later, this share of the elapsed time, so that a log of days
+# stays short.
 _LINE_EVERY_S = 5.0
 _LINE_EVERY_SHARE = 0.05
 
@@ -30,7 +30,7 @@ def say(text: str) -> None:
 
 
 class _Lines(tqdm.tqdm):
-    """A bar whose states are lines: in a file, carriage returns replace nothing."""
+    """A progress bar that writes lines: in a file, carriage returns do not overwrite text."""
 
     _first_at = _next_at = _last = None
 
@@ -49,7 +49,7 @@ class _Lines(tqdm.tqdm):
     def close(self):
         if not self.disable and self._last is not None and self._last != self.n:
             self._write_line()
-        self.leave = False  # the last line stands already
+        self.leave = False  # the last line is already written
         super().close()
 
     def _write_line(self):

@@ -105,7 +105,7 @@ def _split(text: str) -> tuple[str | None, str | None, str, str]:
     for value in (row, column):
         if value is not None and not re.fullmatch(r"[0-9]{1,6}", value):
             raise UserError(
-                f"lesion's row and column must be integers from 0, in pixels. Received: "
+                f"lesion's row and column must be integers of at least 0, in pixels. Received: "
                 f"{value!r} in {text!r}."
             )
     return row, column, path, label
@@ -155,8 +155,8 @@ def run() -> None:
     flags.DEFINE_bool(
         "keep_patient",
         False,
-        "Keep the source's patient and study. By default, the film is in a new study without a "
-        "patient.",
+        "Keep the source's patient and study. By default, the film is in a new study without "
+        "patient data.",
     )
     flags.DEFINE_bool("overwrite", False, "Replace existing files; inputs are never replaced.")
     flags.DEFINE_bool("voi", False, "Apply the VOI LUT or window of a DICOM film.")

@@ -267,7 +267,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the text; returns the exit code."""
     try:
         if len(argv) > 1:
-            raise ValueError(f"unknown argument {argv[1]!r}; the folder goes to --manual_dir=DIR.")
+            raise ValueError(f"unknown argument {argv[1]!r}; pass the folder as --manual_dir=DIR.")
         if not _MANUAL_DIR.value:
             raise ValueError("--manual_dir=DIR must name the folder with the downloaded films.")
         with storage.bucket_errors():

@@ -225,8 +225,8 @@ def _cut_out(
             key,
             {
                 "image": image[window][..., None],
-                # All lesions of the patch's class, not only the one it was drawn for: the rest
-                # after removing them belongs to the other class.
+                # All lesions of the patch's class, not only the one it was drawn for: without
+                # these lesions, the patch belongs to the other class.
                 "mask": masks[draw.kind][window][..., None].astype(np.uint8),
                 "label": "malignant" if draw.kind == "malignant" else "non_malignant",
                 "lesion_type": draw.lesion_type,

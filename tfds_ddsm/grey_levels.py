@@ -20,8 +20,9 @@ MIN_BITS, MAX_BITS = 8, 16
 # Films are 8, 10, 12, 14 or 16 bits deep. One of 14 bits fills a quarter of a 16-bit file.
 _DEPTHS = (8, 10, 12, 14)
 
-# A few values below 0, or values slightly below it, are hardly tissue of a film whose black is the
-# lowest value. They are noise, the edge of a filter, or padding that the file does not state.
+# If only a few values are below 0, or only slightly, they are probably not tissue of a film whose
+# black is the lowest value. They are noise, the edge of a filter, or padding that the file
+# does not state.
 _MAX_STRAY_SHARE = 0.01
 _MAX_STRAY_DEPTH = 1 / 8  # of the highest value
 

@@ -71,7 +71,7 @@ def started(
     )
 
     def read_ahead(shares: Sequence[Share]) -> Callable[[Film], None]:
-        # A worker that found another one idle starts now.
+        # The pool starts no process while one is idle; these tasks start the remaining ones.
         with _without_main_module(), _ended_worker_in_one_line(num_workers):
             futures = {
                 film.film_id: executor.submit(_keep, film, counts) for film, counts in shares

@@ -229,8 +229,8 @@ def _refuse_other_set(
         )
     if synthetic.facts["dataset_fingerprint"] != fingerprint:
         raise UserError(
-            f"The synthetic set in {str(folder)!r} was made from other records of "
-            f"{config.data.dataset} than the training uses (fingerprint "
+            f"The synthetic set in {str(folder)!r} was made from different records of "
+            f"{config.data.dataset} than training uses (fingerprint "
             f"{synthetic.facts['dataset_fingerprint'][:12]}, now {fingerprint[:12]}); delete it, "
             "train ciGAN on these records, and write it again with --mode=infill."
         )
@@ -288,7 +288,7 @@ def _claim(
     path = run_dir / SETTINGS_FILE
     if path.exists() and json.loads(path.read_text()) != given:
         raise UserError(
-            f"The folder {str(run_dir)!r} has a classifier with other settings (see its "
+            f"The folder {str(run_dir)!r} contains a classifier with different settings (see its "
             f"{SETTINGS_FILE}); delete it, or pass another --workdir."
         )
     try:
@@ -296,7 +296,7 @@ def _claim(
         _remove_outdated(run_dir, config, made_from, synthetic)
         file_io.write_whole(path, json.dumps(given, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"The folder {str(run_dir)!r} cannot be written: {error}.") from None
+        raise UserError(f"The folder {str(run_dir)!r} cannot be written to: {error}.") from None
     return (run_dir / score_file.FILE_NAME).exists()
 
 

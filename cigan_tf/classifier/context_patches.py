@@ -195,7 +195,7 @@ def refuse_differing(name: str, trained_on: object, given: object) -> None:
     """Raises UserError if a generator was trained on other patches than the given ones."""
     if trained_on != given:
         raise UserError(
-            f"Infills are made of their generator's training patches: its {name} was "
+            f"Infills must be made from the generator's training patches: its {name} was "
             f"{_short(trained_on)}. Received: {name}={_short(given)}."
         )
 

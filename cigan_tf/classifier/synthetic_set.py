@@ -35,7 +35,7 @@ from cigan_tf.work_ahead import map_ahead
 
 SPLIT = "train"
 _NAME, _VERSION = "synthetic", "1.1.0"
-# Written last: a set without it is unfinished; the other file has the facts it is to have.
+# The first is written last and marks a finished set; the second has the facts of an unfinished one.
 _FACTS_FILE, _BEGUN_FILE = "synthetic.json", "begun.json"
 _PNG_DIR = "png"
 # Whole batches, so that a patch is computed together with the same others after a resume.
@@ -74,7 +74,7 @@ class SyntheticSet:
         if facts["patch_size"] != patch_size:
             raise UserError(
                 f"The synthetic patches in {str(folder)!r} are {facts['patch_size']} px wide, but "
-                f"real ones {patch_size} px."
+                f"the real ones are {patch_size} px wide."
             )
         self.facts = facts
         record = provenance.read(self._path / provenance.FILE_NAME)

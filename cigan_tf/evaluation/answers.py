@@ -123,7 +123,7 @@ def _helped(config: Config, table: ExperimentTable) -> Card:
     shown = asked.bootstrap_p_holm <= _LEVEL
     difference = asked.bootstrap.difference
     if shown:
-        answer, tone = ("Yes", "good") if difference > 0 else ("No, it harmed", "bad")
+        answer, tone = ("Yes", "good") if difference > 0 else ("No, it made it worse", "bad")
     else:
         answer, tone = "Not shown", "open"
     answer += f": {_signed(difference)} AUC, {asked.arm} − {asked.other}"
@@ -193,7 +193,11 @@ def _good(qualities) -> Card:
 def _told(infills: Mapping, real: Mapping | None) -> str:
     """Names the fault if a classifier separates infills from real patches better than real ones."""
     highest = max(_HARD_TO_TELL_AUC, real["value"] if real else 0)
-    return f"differ from real, AUC {infills['value']:.2f}" if infills["value"] > highest else ""
+    return (
+        f"they differ from real lesions, AUC {infills['value']:.2f}"
+        if infills["value"] > highest
+        else ""
+    )
 
 
 def _far(infills: Mapping, real: Mapping | None) -> str:
@@ -204,7 +208,10 @@ def _far(infills: Mapping, real: Mapping | None) -> str:
     # An unbiased distance between real lesions may be below 0.
     if infills["value"] <= max(0, real["value"]) + 2 * spread:
         return ""
-    return f"farther than real lesions, KID {infills['value']:.3g}"
+    return (
+        "they are farther from real lesions than other real lesions are, KID "
+        f"{infills['value']:.3g}"
+    )
 
 
 def _seamed(infills: Mapping, real: Mapping | None) -> str:

@@ -41,7 +41,7 @@ def check_scores(scores, num_patches: int) -> np.ndarray:
     num_bad = np.count_nonzero(~np.isfinite(scores))
     if num_bad:
         raise UserError(
-            f"scores must be finite; received {num_bad} NaN or infinite of {scores.size}. "
+            f"scores must be finite; {num_bad} of {scores.size} are NaN or infinite. "
             "Check the classifier that produced them."
         )
     return scores

@@ -151,8 +151,8 @@ def compare_arms(
     first, first_validation = _same_patches(scores), _same_patches(validation)
     if set(validation) != set(scores):
         raise UserError(
-            f"every arm needs validation scores; received those of {', '.join(validation)} for "
-            f"{', '.join(scores)}."
+            f"every arm must have validation scores; received scores of "
+            f"{', '.join(validation)} for the arms {', '.join(scores)}."
         )
     rows = rows or {name: {None: name} for name in scores}
     unknown = [name for pair in pairs for name in pair if name not in rows]
@@ -391,12 +391,12 @@ def _difference(first: Scores, run: Scores) -> str:
         return f"there are scores of {run.patch.size} patches, not of {first.patch.size} as in"
     if not np.array_equal(run.patch, first.patch):
         if np.array_equal(np.sort(run.patch), np.sort(first.patch)):
-            return "the patches are in another order than in"
+            return "the patches are in a different order than in"
         at = int(np.argmax(run.patch != first.patch))
         return f"patch {str(run.patch[at])!r} is in the place of {str(first.patch[at])!r} in"
     for name in _FACTS:
         unlike = getattr(run, name) != getattr(first, name)
         if unlike.any():
             patch = str(run.patch[np.argmax(unlike)])
-            return f"the {name} of patch {patch!r} is another than in"
+            return f"the {name} of patch {patch!r} differs from that in"
     return ""

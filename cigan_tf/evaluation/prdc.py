@@ -50,7 +50,7 @@ def prdc(real: np.ndarray, generated: np.ndarray, num_neighbours: int = NUM_NEIG
         )
     if min(len(real), len(generated)) < 2:
         raise UserError(
-            "there must be at least 2 patches of each side; "
+            "each side must have at least 2 patches; "
             f"received {len(real)} real and {len(generated)} generated ones."
         )
     num_neighbours = min(num_neighbours, len(real) - 1, len(generated) - 1)

@@ -301,7 +301,7 @@ def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingP
     best = np.flatnonzero(np.rint(fall_out * num_others) <= allowed)[-1]
     threshold = thresholds[best]
     if np.isinf(threshold):
-        # JSON has no infinity; at the next float also no patch is classified as malignant.
+        # JSON has no infinity; the next larger float also classifies no patch as malignant.
         threshold = np.nextafter(scores.max(), np.inf)
     return OperatingPoint(float(sensitivity[best]), float(1 - fall_out[best]), float(threshold))
 

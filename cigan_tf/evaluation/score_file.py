@@ -127,7 +127,9 @@ def _from_table(header: list[str], rows: list[list[str]]) -> Scores:
         raise UserError("there are no rows after the header.")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
-            raise UserError(f"row {number} has {len(row)} values, but the header {len(header)}.")
+            raise UserError(
+                f"row {number} has {len(row)} values, but the header has {len(header)}."
+            )
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     present = [name for name in _COLUMNS if name in columns]
     return Scores(

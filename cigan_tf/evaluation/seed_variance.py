@@ -46,7 +46,7 @@ def split_variance(aucs) -> SeedVariance:
     if aucs.ndim != 2 or aucs.size == 0 or not np.isfinite(aucs).all():
         raise UserError(
             "aucs must be finite, of shape (generators, seeds); received shape "
-            f"{aucs.shape}, {np.count_nonzero(~np.isfinite(aucs))} of them not finite."
+            f"{aucs.shape}, {np.count_nonzero(~np.isfinite(aucs))} values are not finite."
         )
     num_generators, num_seeds = aucs.shape
     unknown = float("nan")

@@ -60,7 +60,7 @@ class InfillingModel(ReplicatedModel):
         self.patch_size = generator.outputs[0].shape[1]
         self.generator_optimizer = self.discriminator_optimizer = None
         self.preset = None
-        self._preset_records = []  # of the preset that the weights began from, None if it has none
+        self._preset_records = []  # of the initial preset; None if that preset has no record
         self._infill_of_seed = tf.function(self.call, reduce_retracing=True, autograph=False)
         self.step = self.counter("step", "int64")
 

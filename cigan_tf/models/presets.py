@@ -94,7 +94,7 @@ def read(preset: str | os.PathLike) -> Preset:
         config = Config.from_groups(groups)
         record = provenance.read(folder / provenance.FILE_NAME)
         if record and record.get("weights_sha256") != _weights_sha256(folder):
-            raise UserError(f"{provenance.FILE_NAME} belongs to other weights.")
+            raise UserError(f"{provenance.FILE_NAME} belongs to different weights.")
     return Preset(folder, config, record)
 
 

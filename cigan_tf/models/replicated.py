@@ -141,8 +141,9 @@ class ReplicatedModel(keras.Model):
         size = min(tensor.shape[0] or 0 for tensor in batch.values()) * self.num_batch_parts
         if not size or size % self.num_replicas:
             raise UserError(
-                f"With {self.num_replicas} replicas, the batch size must be a multiple of that: "
-                f"batch the dataset with drop_remainder=True. Received: batches of {size or None}."
+                f"With {self.num_replicas} replicas, the batch size must be a multiple of "
+                f"{self.num_replicas}: batch the dataset with drop_remainder=True. "
+                f"Received: batches of {size or None}."
             )
         per_replica = size // self.num_replicas
 

@@ -205,15 +205,16 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
             ) from None
         except (ValueError, AssertionError) as error:
             raise UserError(
-                f"The checkpoint {path} has other networks or optimizers: {_first_line(error)} "
+                f"The checkpoint {path} was saved with different networks or optimizers: "
+                f"{_first_line(error)} "
                 "Pass the settings that it was trained with, or another --workdir."
             ) from None
         else:
             return True
     if saved:
         raise UserError(
-            f"No checkpoint in {str(directory)!r} can be read, {len(saved)} are damaged; restore "
-            "one from a backup, or pass another --workdir."
+            f"No checkpoint in {str(directory)!r} can be read: all {len(saved)} are damaged; "
+            "restore one from a backup, or pass another --workdir."
         )
     return False
 

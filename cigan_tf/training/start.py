@@ -67,7 +67,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"Device: {', '.join(facts['devices'])}; {facts['precision']}, {xla}, "
         f"strategy {facts['strategy']}.",
         f"Data: {facts['dataset']}, {facts['train_split']} split: {patients}, "
-        f"{size} x {size} px, {facts['batch_size']} a step.",
+        f"{size} x {size} px, {facts['batch_size']} per step.",
         f"Steps: {facts['total_steps']}{pace}.",
     ]
 
@@ -79,13 +79,14 @@ def warnings(facts: dict[str, Any]) -> list[str]:
     found = []
     if has_nvidia_gpu():
         found.append(
-            "This machine has an NVIDIA GPU, but this TensorFlow cannot use it: install it with "
-            "CUDA by pip install 'cigan[gpu]' (in a checkout: pip install -e '.[gpu]')."
+            "This machine has an NVIDIA GPU, but the installed TensorFlow cannot use it; install "
+            "TensorFlow with CUDA: pip install 'cigan[gpu]' (in a checkout: pip install -e "
+            "'.[gpu]')."
         )
     if facts["patch_size"] > _MOST_PX_ON_CPU:
         found.append(
-            f"Patches of {facts['patch_size']} px on a CPU: a step takes seconds, the run days. "
-            "Train on a GPU, or on a dataset of 32 or 64 px patches."
+            f"Patches of {facts['patch_size']} px on a CPU: a step takes seconds and the run takes "
+            "days. Train on a GPU, or on a dataset of 32 or 64 px patches."
         )
     return found
 

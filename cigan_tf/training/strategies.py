@@ -154,6 +154,6 @@ def _tpu(hardware: HardwareConfig) -> tf.distribute.Strategy:
     except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"No TPU responds as --tpu={hardware.tpu!r}: {reason}. A TPU also needs a build of "
+            f"No TPU responds at --tpu={hardware.tpu!r}: {reason}. A TPU also needs a build of "
             "TensorFlow for it (pip install tensorflow-tpu)."
         ) from None

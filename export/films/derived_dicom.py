@@ -1,7 +1,7 @@
 """A film with infilled lesions as DICOM objects: the film, and the masks as a segmentation.
 
 The film is a derived image (DICOM PS3.3, C.7.6.1.1.3 and C.12.1.1) with a description of the change
-and the flag Synthetic Data. It is in a new study without a patient. From its source it keeps only
+and the flag Synthetic Data, in a new study without patient data. From its source it keeps only
 attributes that describe the image: none that identify persons, places or times (PS3.15, Annex E),
 and no private elements, which may contain them. On request it stays with its source's patient and
 study.
@@ -287,7 +287,9 @@ def _describing_the_picture(source: pydicom.Dataset) -> pydicom.Dataset:
 def _same_study(source: pydicom.Dataset) -> pydicom.Dataset:
     """Returns all attributes of a source that are valid for the infilled film."""
     if not source.get("StudyInstanceUID"):
-        raise ValueError("the film names no study that a new one could stay in (StudyInstanceUID)")
+        raise ValueError(
+            "the film has no StudyInstanceUID, so the new film cannot stay in its study"
+        )
     film = copy.deepcopy(source)
     for keyword in _OF_THE_SOURCE_ALONE:
         film.pop(keyword, None)

@@ -121,7 +121,7 @@ def files_of(
         seed: seed of the first infill; each following infill adds 1.
         generator_id: identifies the generator, at most 64 characters.
         keep_patient: whether the film stays with the source's patient and study; otherwise it is in
-            a new study without a patient.
+            a new study without patient data.
 
     Returns:
         `_seg.dcm`: the lesions' masks as DICOM segmentation. `_mask.png`: the same as one image,
@@ -173,12 +173,12 @@ def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) 
             ) from None
         if is_read:
             raise UserError(
-                f"output {str(output)!r} would replace its own input {str(path)!r}; "
+                f"output {str(output)!r} would overwrite the input {str(path)!r}; "
                 "pass another name."
             )
         if is_there and not overwrite:
             raise UserError(
-                f"output {str(path)!r} exists already; pass another name, or --overwrite."
+                f"output {str(path)!r} already exists; pass another name, or --overwrite."
             )
 
 

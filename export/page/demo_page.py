@@ -305,7 +305,7 @@ class FilmPage:
         )
         self.sample.on_change("value", lambda attr, old, new: self._choose_sample(new))
         self.upload = FileInput(name="upload", title="Or a film: DICOM, PNG, PGM, TIFF, JPEG")
-        self.shape_upload = FileInput(name="shape", title="Or the shape of a mask image")
+        self.shape_upload = FileInput(name="shape", title="Or take the shape from a mask image")
         for widget, opened in (
             (self.upload, self.open_upload),
             (self.shape_upload, self.open_shape),

@@ -76,7 +76,7 @@ def write_server_files(output_dir: epath.Path, model: str) -> None:
             for name, text in _server_files(output_dir, model).items():
                 file_io.write_whole(output_dir / name, text)
     except OSError as error:
-        raise UserError(f"output_dir {str(output_dir)!r} cannot be written: {error}.") from None
+        raise UserError(f"output_dir {str(output_dir)!r} cannot be written to: {error}.") from None
 
 
 def _server_files(output_dir: epath.Path, model: str) -> dict[str, str]:

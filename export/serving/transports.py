@@ -158,6 +158,6 @@ class GrpcTransport:
             raise ServerError(error.code().name, f"{self._host}: {error.details()}") from None
         if output not in response.outputs:
             raise ServerError(
-                "UNKNOWN", f"{self._host} answered without {output}: {list(response.outputs)}."
+                "UNKNOWN", f"{self._host} returned no {output}, only {list(response.outputs)}."
             )
         return tf.make_ndarray(response.outputs[output])

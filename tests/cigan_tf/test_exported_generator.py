@@ -31,7 +31,7 @@ def test_a_record_of_other_weights_is_refused(exported, tmp_path):
     path = tmp_path / "1" / "assets.extra" / "provenance.json"
     assert ExportedGenerator(tmp_path / "1").provenance["dataset"]["name"] == "ddsm_patches/tiny"
     path.write_text(path.read_text().replace("weights_sha256", "other_sha256"))
-    with pytest.raises(UserError, match="is of other weights"):
+    with pytest.raises(UserError, match="belongs to different weights"):
         ExportedGenerator(tmp_path / "1")
 
 

@@ -36,7 +36,7 @@ def test_good_inputs_come_back_in_the_generators_dtypes(count):
         ({"image": np.full((3, 32, 32, 1), np.nan)}, "image must be in"),
         ({"image": np.full((3, 32, 32, 1), 40000)}, "divide 16-bit grey levels"),
         ({"image": np.full((3, 32, 32, 1), -0.1)}, "image must be in"),
-        ({"mask": np.zeros((2, 32, 32, 1))}, "mask must be of the image's shape"),
+        ({"mask": np.zeros((2, 32, 32, 1))}, "mask must have the shape of image"),
         ({"mask": np.full((3, 32, 32, 1), 255)}, "mask must contain only 0 and 1"),
         ({"mask": np.full((3, 32, 32, 1), 0.5)}, "mask must contain only 0 and 1"),
         ({"label": [0, 1, 2]}, "label must be 0"),

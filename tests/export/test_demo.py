@@ -289,7 +289,7 @@ def test_the_largest_films_open_and_what_is_larger_is_not_even_sent(visitor, tmp
     upload.send_keys(str(tmp_path / "large.dcm"))
     visitor.says("large.dcm: 6400 x 6400 pixels.")
     upload.send_keys(str(tmp_path / "too_large.dcm"))
-    visitor.says("too_large.dcm has 102 MB; the limit is 101 MB.")
+    visitor.says("too_large.dcm is 102 MB; the limit is 101 MB.")
     assert visitor.model("upload", "filename") != "too_large.dcm"
 
 
@@ -428,7 +428,7 @@ def test_who_is_away_for_longest_makes_room(infill):
         pages += [await body_of(url) for _ in range(2)]
         assert await kept(url, pages) == [True, False, True]
         stays.append(await stay(url, pages[2]))
-        assert "This page has reached its limit of visitors" in await body_of(url)
+        assert "The maximum number of visitors has been reached" in await body_of(url)
         assert await kept(url, pages) == [True, False, True]
         for connection in stays:
             connection.close()

@@ -66,9 +66,9 @@ def test_a_16_bit_png_will_do(infill, sample_film, tmp_path):
         ("1800,500,{},cancer", "lesion must be ROW,COLUMN,MASK,CLASS .* Received: '1800,500,"),
         ("malignant", "lesion must be"),
         (",malignant", "lesion must be"),
-        ("-1,500,{},malignant", "integers from 0, in pixels. Received: '-1' in '-1,500,"),
-        ("1800,500.5,{},malignant", "integers from 0, in pixels. Received: '500.5'"),
-        ("1e3,500,{},malignant", "integers from 0, in pixels. Received: '1e3'"),
+        ("-1,500,{},malignant", "integers of at least 0, in pixels. Received: '-1' in '-1,500,"),
+        ("1800,500.5,{},malignant", "integers of at least 0, in pixels. Received: '500.5'"),
+        ("1e3,500,{},malignant", "integers of at least 0, in pixels. Received: '1e3'"),
         ("1800,500,absent.png,malignant", "'absent.png' cannot be read"),
         ("{},malignant", "the film's size, 4432 x 2864 pixels. Received: 281 x 281"),
     ],
@@ -89,11 +89,11 @@ def test_a_refused_output_costs_no_file_and_no_infill(tmp_path, sample_film, mas
     output.write_bytes(b"mine")
     with pytest.raises(UserError, match=r"'absent.dcm' cannot be read: No such file"):
         insert_lesions("absent.dcm", lesion, never, output, seed=0)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         insert_lesions(str(sample_film[0]), lesion, never, output, seed=0)
     mask = tmp_path / "film_mask.png"
     mask.write_bytes(mask_file.read_bytes())
-    with pytest.raises(UserError, match=r"would replace its own input .*film_mask.png"):
+    with pytest.raises(UserError, match=r"would overwrite the input .*film_mask.png"):
         insert_lesions(
             *(str(sample_film[0]), [f"9,9,{mask},malignant"], never, output),
             seed=0,

@@ -84,7 +84,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Initial release.",
         "1.1.0": "Adds density, assessment, subtlety, mass_shape and mass_margins.",
-        "1.2.0": "Finds the breast on films that it fills; no patch beside a vanished lesion.",
+        "1.2.0": "Finds the breast on films that it fills; no patch on a lesion too small for "
+        "the rescaled film.",
         "1.3.0": "Reads grey levels of PGM, signed and padded films as their files define them.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """

@@ -26,8 +26,9 @@ from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex, LesionFiles, build_
 from tfds_ddsm.sources.image_file import FilmPixels, read_film, read_pixels
 from tfds_ddsm.sources.lesion_mask import UnusableMaskError
 
-# A mask on another grid than its film was drawn on a scan with another pitch: 4386 / 5041 = 0.870 =
-# 43.5 um / 50 um. The digitizers' pitches of 42, 43.5 and 50 um give factors of 0.84 to 1.19.
+# A mask whose grid differs from its film's was drawn on a scan with a different pitch:
+# 4386 / 5041 = 0.870 = 43.5 um / 50 um. The digitizers' pitches of 42, 43.5 and
+# 50 um give factors of 0.84 to 1.19.
 _MIN_MASK_SCALE, _MAX_MASK_SCALE = 0.8, 1.25
 # Rounding of sizes to whole pixels changes their ratio by less than this at the film's edge.
 _MASK_TOLERANCE_PIXELS = 2
@@ -120,7 +121,7 @@ class CbisDdsmSource(Source):
         """
         files = self.catalogue.films.get(film.film_id)
         if files is None:
-            raise ValueError(f"film_id must be one of the index, received {film.film_id!r}.")
+            raise ValueError(f"film_id must be in the index, received {film.film_id!r}.")
         image = _grey(read_film(self._root / files.path), files.path)
         lesions, left_out = [], list(files.left_out)
         for lesion in files.lesions:

@@ -225,7 +225,7 @@ class DdsmSource(Source):
     def _folder(self, film_id: str) -> epath.Path:
         found = self._catalogue.folders.get(film_id)
         if found is None:
-            raise ValueError(f"film_id must be one of the index, received {film_id!r}.")
+            raise ValueError(f"film_id must be in the index, received {film_id!r}.")
         return epath.Path(found)
 
     def _read_records(self, film_id: str) -> tuple[str, int, FilmRecord, tuple[Mark, ...]]:

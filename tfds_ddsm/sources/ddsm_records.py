@@ -187,7 +187,7 @@ def _trace(chain: str) -> np.ndarray:
         raise RecordError("the outline's chain code ends without '#'")
     start, codes = chain[:-1].split()[:2], chain[:-1].split()[2:]
     if len(codes) < 3 or any(len(number) > 5 for number in start):
-        raise RecordError("the outline's chain code has no start and at least 3 steps")
+        raise RecordError("the outline's chain code must have a start and at least 3 steps")
     if not set(codes) <= set("01234567"):
         raise RecordError("the outline's chain code has steps other than 0 to 7")
     steps = _STEPS[np.array(codes, np.int64)]

@@ -257,7 +257,10 @@ def _check_jpeg2000(stream: bytes, shape: tuple[int, int]) -> None:
     (colours,) = struct.unpack_from(">H", stream, start + 40)
     _check_frame((bottom - top, right - left), colours, shape)
     if not across or not down or -(-right // across) * -(-bottom // down) > _MAX_TILES:
-        raise ValueError(f"tiles of {down} x {across} pixels; a film has at most {_MAX_TILES}")
+        raise ValueError(
+            f"an image must have at most {_MAX_TILES} tiles, received tiles of {down} x {across} "
+            "pixels"
+        )
 
 
 def _check_end(stream: bytes) -> None:

@@ -177,7 +177,7 @@ class FilmsSource(Source):
     def _lines(self, film: Film) -> FilmLines:
         lines = self._found[0].get(film.film_id)
         if lines is None:
-            raise ValueError(f"film_id must be one of the index, received {film.film_id!r}.")
+            raise ValueError(f"film_id must be in the index, received {film.film_id!r}.")
         return lines
 
     def _mask(self, lesion: LesionLine, film_shape: tuple[int, int]) -> np.ndarray:

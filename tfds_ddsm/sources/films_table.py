@@ -233,7 +233,7 @@ def _film_lines(
             value, (first, known) = row[name], of_film.get(name, ("", ""))
             if value and known and value != known:
                 raise _LineError(
-                    f"{where}: {name} of the film {path} is {value!r}, and {known!r} in {first}"
+                    f"{where}: {name} of the film {path} is {value!r}, but {known!r} in {first}"
                 )
             if value and not known:
                 of_film[name] = where, value
@@ -306,8 +306,8 @@ def _lesion(where: str, row: Mapping[str, str]) -> LesionLine | None:
     """Returns the lesion of a line, or None if its film is normal."""
     if row[_BEYOND_HEADER]:
         raise _LineError(
-            "a line has at most as many cells as the header, received "
-            f"{row[_BEYOND_HEADER][:40]!r} beyond it; are commas in quotation marks?"
+            "a line must not have more cells than the header, received the extra cell "
+            f"{row[_BEYOND_HEADER][:40]!r}; are texts with commas in quotation marks?"
         )
     label = row["label"].lower()
     if label not in LABELS:
@@ -323,10 +323,12 @@ def _lesion(where: str, row: Mapping[str, str]) -> LesionLine | None:
         if any(row[column] for column in columns)
     ]
     if len(given) > 1:
-        raise _LineError(f"a lesion has one of mask, box, circle and polygon, received {given}")
+        raise _LineError(
+            f"a lesion must have only one of mask, box, circle and polygon, received {given}"
+        )
     if label == "normal":
         if given:
-            raise _LineError(f"a normal film has no lesion, received a {given[0]}")
+            raise _LineError(f"a normal film must have no lesion, received a {given[0]}")
         return None
     origin = row["origin"].lower()
     if origin not in ("", "top", "bottom"):
@@ -349,7 +351,7 @@ def _shape(kind: str, row: Mapping[str, str]) -> Shape:
     columns = _BOX if kind == "box" else _CIRCLE
     missing = [name for name in columns if not row[name]]
     if missing:
-        raise _LineError(f"a {kind} has {', '.join(columns)}, {', '.join(missing)} is missing")
+        raise _LineError(f"a {kind} needs {', '.join(columns)}; missing: {', '.join(missing)}")
     numbers = {name: _number(row[name], name) for name in columns}
     if kind == "circle":
         if numbers["radius"] <= 0:

@@ -216,7 +216,10 @@ def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
         is_inverted = kind == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0
     if image.mode == "I":  # Pillow's mode for a 16-bit PGM
         if pixels.min() < 0 or pixels.max() > grey_levels.WHITE:
-            raise ValueError(f"a film has 8 or 16 bits per pixel, received {pixels.max()}")
+            raise ValueError(
+                f"stored values must be in [0, {grey_levels.WHITE}], received {pixels.min()} to "
+                f"{pixels.max()}"
+            )
         pixels = pixels.astype(np.uint16)
     return pixels, is_inverted
 

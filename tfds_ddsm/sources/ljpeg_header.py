@@ -84,7 +84,7 @@ def parse_header(data: bytes) -> Scan:
             return _parse_scan(segment, offset, frame, tables, restart_interval)
         elif marker not in _SKIPPED:
             raise LjpegError(
-                f"byte {offset}: marker FF{marker:02X} has no place in a lossless (SOF3) header"
+                f"byte {offset}: marker FF{marker:02X} is not allowed in a lossless (SOF3) header"
             )
         offset += 2 + len(segment)
 
@@ -169,7 +169,7 @@ def _parse_scan(
         raise LjpegError(f"byte {offset}: a scan before any lossless frame header (SOF3)")
     if len(segment) != 6 or segment[0] != 1 or segment[1] != frame.component:
         raise LjpegError(
-            f"byte {offset}: the scan is of the frame's one component {frame.component}, "
+            f"byte {offset}: the scan must contain only the frame's component {frame.component}, "
             f"got scan header '{segment.hex()}'"
         )
     table, predictor, point_transform = segment[2] >> 4, segment[3], segment[5] & 15

@@ -88,7 +88,11 @@ def test_what_was_trained_on_what(ask):
 
 @pytest.mark.parametrize(
     ("cigan", "answer", "tone"),
-    [(3.0, "Yes: +0.", "good"), (1.05, "Not shown: ", "open"), (0.0, "No, it harmed: −0.", "bad")],
+    [
+        (3.0, "Yes: +0.", "good"),
+        (1.05, "Not shown: ", "open"),
+        (0.0, "No, it made it worse: −0.", "bad"),
+    ],
 )
 def test_infilled_patches_are_set_against_the_best_arm_without(cigan, answer, tone, ask):
     _, helped, *_ = ask({"baseline": 0.3, "traditional": 1.0, "cigan": cigan})
@@ -126,11 +130,15 @@ def test_one_arm_helps_nobody(ask):
     ("measures", "answer", "tone"),
     [
         (judged(), "Yes: no fault found", "good"),
-        (judged(feature_auc=(0.86, 0.5)), "No: differ from real, AUC 0.86", "bad"),
-        (judged(texture_auc=(0.7, None)), "No: differ from real, AUC 0.70", "bad"),
+        (judged(feature_auc=(0.86, 0.5)), "No: they differ from real lesions, AUC 0.86", "bad"),
+        (judged(texture_auc=(0.7, None)), "No: they differ from real lesions, AUC 0.70", "bad"),
         # Real patches of two groups of patients are told apart as well.
         (judged(texture_auc=(0.7, 0.72)), "Yes: no fault found", "good"),
-        (judged(kernel_distance=(0.03, -0.001)), "No: farther than real lesions, KID 0.03", "bad"),
+        (
+            judged(kernel_distance=(0.03, -0.001)),
+            "No: they are farther from real lesions than other real lesions are, KID 0.03",
+            "bad",
+        ),
         (judged(seam_ratio=(1.4, None)), "No: the edge is visible, seam ratio 1.40", "bad"),
         (judged(seam_ratio=(0.5, None)), "No: the edge is visible, seam ratio 0.50", "bad"),
         (judged()[1:], "No fault found, but some measures are missing", "open"),
@@ -168,7 +176,7 @@ def test_of_several_generators_the_worst_answers(ask):
         "b": {"measures": [*judged(feature_auc=(0.7, 0.5)), *audit(share=0.5)]},
     }
     *_, good, copied = ask({"baseline": 1.0, "cigan": 1.0}, qualities=qualities)
-    assert good.answer == "No: differ from real, AUC 0.70"
+    assert good.answer == "No: they differ from real lesions, AUC 0.70"
     assert good.lines[0].value == "0.52 to 0.7 (real 0.5)"
     assert copied.tone == "bad"
     assert copied.lines[0].value == "1.0% to 50.0% (real 1.0%)"

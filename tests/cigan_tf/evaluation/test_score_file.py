@@ -60,7 +60,7 @@ def test_columns_may_stand_in_any_order_with_others_beside_them(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"probability": [0.5] * 7 + [np.nan]}, "1 NaN or infinite of 8"),
+        ({"probability": [0.5] * 7 + [np.nan]}, "1 of 8 are NaN or infinite"),
         ({"probability": [0.5] * 7}, r"\(8,\), like the labels; received \(7,\)"),
         ({"density": [1]}, r"density must be of shape \(8,\)"),
         ({"film_id": ["f"]}, r"film_id must be of shape \(8,\)"),
@@ -84,7 +84,7 @@ HEADER = "patch,patient_id,film_id,scanner,label,probability\n"
         ("", "columns patch, .*probability are missing"),
         ("patch,label\na,1\n", "columns patient_id, film_id, scanner, probability are missing"),
         (HEADER, "no rows after the header"),
-        (HEADER + "a,p,f,s,1\n", "row 1 has 5 values, but the header 6"),
+        (HEADER + "a,p,f,s,1\n", "row 1 has 5 values, but the header has 6"),
         (HEADER + "a,p,f,s,1,nan\n", "NaN"),
         (HEADER + "a,p,f,s,1,high\n", "'high'"),
         (HEADER + "a,p,f,s,malignant,0.5\n", "'malignant'"),

@@ -52,7 +52,7 @@ def test_a_worker_that_fails_ends_the_others_with_its_reason(tiny_config, replac
     )
     folder = forked_runs("failing", config)
     chief, other = ((folder / f"claimed_{i}.txt").read_text() for i in range(2))
-    assert "has a run with other settings (learning_rate" in chief
+    assert "contains a run with different settings (learning_rate" in chief
     assert other == f"Worker 0 has failed: {chief}"
     assert "can no longer be reached" in (folder / "killed_1.txt").read_text()
     assert float((folder / "waited_s").read_text()) < 60
@@ -81,7 +81,7 @@ def test_multi_worker_without_tf_config_is_explained(tiny_config, replace, monke
 
 
 def test_a_tpu_that_is_not_there_is_named(tiny_config, replace):
-    with pytest.raises(UserError, match=r"No TPU responds as --tpu="):
+    with pytest.raises(UserError, match=r"No TPU responds at --tpu="):
         strategies.build(replace(tiny_config, strategy="tpu"))
 
 

@@ -240,7 +240,7 @@ def test_a_film_without_uids_is_taken(keyword, keep_patient):
 
 
 def test_without_a_study_there_is_none_to_stay_in():
-    with pytest.raises(UserError, match=r"F.dcm: the film names no study"):
+    with pytest.raises(UserError, match=r"F.dcm: the film has no StudyInstanceUID"):
         there_and_back(keep_patient=True, edit=lambda source: source.pop("StudyInstanceUID"))
     there_and_back(edit=lambda source: source.pop("StudyInstanceUID"))
 

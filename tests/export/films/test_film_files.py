@@ -153,7 +153,7 @@ def test_no_output_may_be_an_input(tmp_path, ending):
     (tmp_path / "link").symlink_to(mine)
     for path in (mine, tmp_path / "link"):
         for overwrite in (False, True):
-            with pytest.raises(UserError, match=r"x.dcm' would replace its own input"):
+            with pytest.raises(UserError, match=r"x.dcm' would overwrite the input"):
                 film_files.check_outputs(tmp_path / "x.dcm", ["absent", str(path)], overwrite)
     assert mine.read_bytes() == b"mine"
 
@@ -162,7 +162,7 @@ def test_no_output_may_be_an_input(tmp_path, ending):
 def test_nothing_is_overwritten_unless_asked_for(tmp_path, ending):
     film_files.check_outputs(tmp_path / "x.dcm", [], overwrite=False)
     (tmp_path / f"x{ending}").touch()
-    with pytest.raises(UserError, match=f"x{ending}' exists already; .* or --overwrite"):
+    with pytest.raises(UserError, match=f"x{ending}' already exists; .* or --overwrite"):
         film_files.check_outputs(tmp_path / "x.dcm", [], overwrite=False)
     film_files.check_outputs(tmp_path / "x.dcm", [], overwrite=True)
 

@@ -65,7 +65,9 @@ def test_thresholds_come_from_the_validation_patches(scores, synthetic_scores):
         assert point.specificity != chosen.specificity
 
     del validation["traditional"]
-    with pytest.raises(UserError, match="of baseline, cigan for the arms baseline, traditional, cigan"):
+    with pytest.raises(
+        UserError, match="of baseline, cigan for the arms baseline, traditional, cigan"
+    ):
         compare_arms(scores, validation, [], 50, 0)
 
 
@@ -217,7 +219,10 @@ def test_an_arm_is_the_mean_of_its_generators(synthetic_scores):
         ),
         (lambda s: {"patch": np.char.add(s.patch, "x")}, "'patch_0x' is in the place of 'patch_0'"),
         (lambda s: {"label": 1 - s.label}, "the label of patch 'patch_0' differs from that in"),
-        (lambda s: {"patient_id": s.film_id}, "the patient_id of patch 'patch_0' differs from that in"),
+        (
+            lambda s: {"patient_id": s.film_id},
+            "the patient_id of patch 'patch_0' differs from that in",
+        ),
     ],
 )
 def test_runs_of_other_patches_are_refused_by_name(change, message, scores):

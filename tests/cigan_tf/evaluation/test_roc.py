@@ -315,7 +315,10 @@ LABELS, SCORES = [0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9]
         (lambda: roc.auc([1, 1, 1, 1], SCORES), "received 4 malignant and 0 non-malignant"),
         (lambda: roc.auc(LABELS, SCORES[:3]), r"scores must be of shape \(4,\).* received \(3,\)"),
         (lambda: roc.auc(LABELS, [0.1, np.nan, np.inf, 1]), "2 of 4 are NaN or infinite"),
-        (lambda: roc.delong_test(LABELS, SCORES, [0.1, np.nan, 1, 2]), "1 of 4 are NaN or infinite"),
+        (
+            lambda: roc.delong_test(LABELS, SCORES, [0.1, np.nan, 1, 2]),
+            "1 of 4 are NaN or infinite",
+        ),
         (lambda: roc.delong_test([0, 0, 1], [1, 2, 3], [1, 2, 3]), "at least 2 patches"),
         (lambda: roc.auc_confidence_interval(LABELS, SCORES, level=95), "0.9"),
         (lambda: roc.paired_bootstrap(LABELS, SCORES, SCORES, [1, 2, 3, 3], 9, 0), "1 with a mal"),

@@ -379,7 +379,10 @@ def test_damaged_files_are_named_with_the_reason(tmp_path, name, damage, message
             "the outline (columns 28..30, rows 39..41) leaves the film of 30 x 40 pixels",
         ),
         (abnormality(chain="1 1 6 6 0 #"), "columns -1..1, rows 0..1"),
-        (abnormality(chain="99999999999999999999 1 2 2 2 #"), "must have a start and at least 3 steps"),
+        (
+            abnormality(chain="99999999999999999999 1 2 2 2 #"),
+            "must have a start and at least 3 steps",
+        ),
         (abnormality(chain="10 20 2 8 2 #"), "steps other than 0 to 7"),
         (abnormality(chain=SQUARE[:-1]), "ends without '#'"),
         (abnormality(chain="#"), "must have a start and at least 3 steps"),

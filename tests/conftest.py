@@ -117,3 +117,16 @@ def forked_runs(tmp_path):
         return tmp_path
 
     return run
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """An address in TensorFlow's in-memory file system, which etils takes for a bucket's."""
+    from etils.epath import backend, gpath, register
+
+    monkeypatch.setattr(gpath, "_URI_PREFIXES", (*gpath._URI_PREFIXES, "ram://"))
+    monkeypatch.setattr(gpath, "_URI_SCHEMES", gpath._URI_SCHEMES | {"ram"})
+    monkeypatch.setitem(gpath._URI_MAP_ROOT, "ram://", "/ram/")
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "ram", backend.tf_backend)
+    monkeypatch.setitem(register._URI_PREFIXES_TO_CLS, "ram://", gpath.PosixGPath)
+    return f"ram://{tmp_path.name}"  # what is there stays until the process ends

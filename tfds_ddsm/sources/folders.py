@@ -1,5 +1,6 @@
 """Walks the folder trees of downloaded data."""
 
+import collections
 import os
 import pathlib
 import re
@@ -16,8 +17,12 @@ def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
 
     Links to folders are followed, because large data are often on other disks. Each target folder
     is visited only once, so circular links end. Hidden files are skipped: macOS writes '._1-1.dcm'
-    next to '1-1.dcm' on foreign disks.
+    next to '1-1.dcm' on foreign disks. A bucket gets one request per level of folders, which lists
+    everything below `root`, instead of one per file.
     """
+    if "://" in os.fspath(root):
+        yield from _walk_bucket(root)
+        return
     pending, visited = [root], set()
     while pending:
         top = pending.pop()
@@ -29,6 +34,19 @@ def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
             yield folder, [name for name in files if not name.startswith(".")]
             # Since Python 3.12, links to folders are listed among the files.
             pending += [folder / name for name in subfolders + files if _is_link(folder, name)]
+
+
+def _walk_bucket(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
+    # Brackets in the address are not a pattern.
+    top = epath.Path(re.sub(r"([*?\[\]\\])", r"\\\1", os.fspath(root)))
+    names = collections.defaultdict(list)  # of the files and folders in each folder
+    pattern = "*"
+    while found := list(top.glob(pattern)):
+        for path in found:
+            names[path.parent].append(path.name)
+        pattern += "/*"
+    for folder, children in names.items():
+        yield folder, [n for n in children if not n.startswith(".") and folder / n not in names]
 
 
 def _is_link(folder: epath.Path, name: str) -> bool:

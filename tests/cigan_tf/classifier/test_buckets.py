@@ -9,7 +9,6 @@ import signal
 import pytest
 import tensorflow as tf
 from etils import epath
-from etils.epath import backend, gpath, register
 
 from cigan_tf import file_io
 from cigan_tf.classifier.experiment import run_experiment, train_cells
@@ -20,17 +19,6 @@ from cigan_tf.evaluation.report import write_report
 from cigan_tf.training import observers
 from cigan_tf.training.train import train
 from export import saved_model
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    """An address in TensorFlow's in-memory file system, which etils takes for a bucket's."""
-    monkeypatch.setattr(gpath, "_URI_PREFIXES", (*gpath._URI_PREFIXES, "ram://"))
-    monkeypatch.setattr(gpath, "_URI_SCHEMES", gpath._URI_SCHEMES | {"ram"})
-    monkeypatch.setitem(gpath._URI_MAP_ROOT, "ram://", "/ram/")
-    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "ram", backend.tf_backend)
-    monkeypatch.setitem(register._URI_PREFIXES_TO_CLS, "ram://", gpath.PosixGPath)
-    return f"ram://{tmp_path.name}"  # what is there stays until the process ends
 
 
 def upload(folder, address):

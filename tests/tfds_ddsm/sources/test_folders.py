@@ -2,6 +2,7 @@ import collections
 import re
 
 import pytest
+import tensorflow as tf
 from etils import epath
 
 from tfds_ddsm.sources import folders
@@ -32,6 +33,26 @@ def test_hidden_files_are_left_out(tmp_path):
 
 def test_absent_folder_holds_nothing(tmp_path):
     assert _found(tmp_path / "absent") == []
+
+
+def test_a_bucket_is_asked_once_per_level_and_not_once_per_file(bucket, monkeypatch):
+    root = epath.Path(f"{bucket} [1]")
+    for name in ("table.csv", "P_1/left/1-1.dcm", "P_1/left/._1-1.dcm", "P_2/1-1.dcm", "P_2/1-2"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    elsewhere = epath.Path(f"{bucket} 1")
+    elsewhere.mkdir()
+    (elsewhere / "1-1.dcm").touch()
+    requests = []
+    for name in ("exists", "glob", "isdir", "listdir", "stat", "walk"):
+        asked = getattr(tf.io.gfile, name)
+        monkeypatch.setattr(
+            tf.io.gfile, name, lambda *args, n=name, f=asked: requests.append(n) or f(*args)
+        )
+    assert _found(root) == [
+        f"{root}/{name}" for name in ("P_1/left/1-1.dcm", "P_2/1-1.dcm", "P_2/1-2", "table.csv")
+    ]
+    assert requests == 4 * ["glob"]
 
 
 @pytest.mark.parametrize(

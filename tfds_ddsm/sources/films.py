@@ -19,7 +19,7 @@ from tfds_ddsm.mammogram import (
     Source,
     UnreadableFilmError,
 )
-from tfds_ddsm.sources import films_table, image_file, lesion_mask, lesion_shapes, storage
+from tfds_ddsm.sources import films_table, folders, image_file, lesion_mask, lesion_shapes, storage
 from tfds_ddsm.sources.films_table import TABLE_NAME, FilmLines, FilmsTable, LesionLine
 
 _MAX_TABLE_BYTES = 2**30
@@ -68,22 +68,31 @@ class FilmsSource(Source):
     @functools.cached_property
     def _found(self) -> tuple[Mapping[str, FilmLines], tuple[Skipped, ...]]:
         """The films that give patches, judging by file names, and the skipped items."""
-        films = {}
+        films, in_bucket = {}, self._in_bucket()
         skipped = [
             Skipped("film" if fault.film_id else "CSV row", fault.film_id, fault.reason)
             for fault in self.table.faults
         ]
         for film_id, lines in self.table.films.items():
             paths = [lines.path, *(lesion.mask for lesion in lines.lesions if lesion.mask)]
-            missing = [path for path in paths if not (self._root / path).exists()]
+            paths = [self._root / path for path in paths]
+            missing = [path for path in paths if path not in in_bucket and not path.exists()]
             if missing:
-                skipped.append(Skipped("film", film_id, f"{self._root / missing[0]} is missing"))
+                skipped.append(Skipped("film", film_id, f"{missing[0]} is missing"))
             elif _hides_malignant(lines) and not lines.film.num_malignant:
                 reason = f"{_hides_malignant(lines)[0]}; the film gives no patch"
                 skipped.append(Skipped("lesion", film_id, reason))
             else:
                 films[film_id] = lines
         return films, tuple(skipped)
+
+    def _in_bucket(self) -> frozenset[epath.Path]:
+        """Returns the files in a bucket, by a few requests for all; none on disk."""
+        if "://" not in os.fspath(self._root):
+            return frozenset()
+        return frozenset(
+            folder / name for folder, names in folders.walk(self._root) for name in names
+        )
 
     @property
     def _root(self) -> epath.Path:

@@ -1,10 +1,13 @@
 import csv
 import io
+import os
 import pickle
 
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
+from etils import epath
 
 from tests.tfds_ddsm.sources import cbis_ddsm_tree
 from tfds_ddsm import patches
@@ -42,6 +45,19 @@ def write_table(root, *rows):
 
 def line(film="a.png", patient="P1", label="normal", **values):
     return {"film": film, "patient_id": patient, "label": label} | values
+
+
+def test_films_in_a_bucket_are_found_without_a_request_for_each(bucket, monkeypatch):
+    rows = [line(f"{number}/a.png", f"P{number}") for number in range(20)]
+    source = write_table(epath.Path(bucket), *rows, line("absent.png"))
+    for row in rows:
+        (epath.Path(bucket) / row["film"]).parent.mkdir()
+        (epath.Path(bucket) / row["film"]).touch()
+    asked, exists = [], tf.io.gfile.exists
+    monkeypatch.setattr(tf.io.gfile, "exists", lambda path: asked.append(path) or exists(path))
+    assert len(source.index()) == 20
+    assert source.skipped()[0].reason == f"{bucket}/absent.png is missing"
+    assert [os.path.basename(path) for path in asked] == ["absent.png"]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +253,7 @@ def test_pickled_source_does_not_read_the_table_again(tmp_path, monkeypatch):
     copy = pickle.loads(pickle.dumps(source))
     monkeypatch.setattr(films.films_table, "parse_table", None)
     assert len(copy.read(film).lesions) == 1
-    with pytest.raises(ValueError, match=r"one of the index, received 'x'"):
+    with pytest.raises(ValueError, match=r"in the index, received 'x'"):
         copy.read(Film("x", "P1", "", "", "", 0, 0))
 
 

@@ -47,6 +47,8 @@ _NUMBERS = {
     "judge": _TIMES,
     "whole": _TIMES[-1:],
 }
+# The datasets that a table needs.
+_SIZES_OF = _NUMBERS | {"workers": _TIMES[-1:], "checkpoint": ()}
 _BATCH_SIZE = 8
 _WARM_UP_BATCHES, _MEASURED_BATCHES = 20, 500
 _INFILLS = 512
@@ -65,7 +67,7 @@ def main(_):
         return
     with contextlib.ExitStack() as stack:
         folder = _DATA_DIR.value or stack.enter_context(tempfile.TemporaryDirectory())
-        _build(folder)
+        _build(folder, {number for table in _TABLES.value for number in _SIZES_OF[table]})
         rows = {}
         for table in _TABLES.value:
             repeated_records.forget_index(folder)
@@ -113,8 +115,8 @@ def _at_the_papers_size(rows: dict[tuple[str, int], dict]) -> list[str]:
     return lines
 
 
-def _build(folder: str) -> None:
-    for times in _TIMES:
+def _build(folder: str, numbers: set[int]) -> None:
+    for times in numbers.intersection(_TIMES):
         share = times / _TIMES[-1]
         repeated_records.build(
             folder,
@@ -129,7 +131,7 @@ def _build(folder: str) -> None:
             film_size=(344, 188),
             patches_per_class=500,
         )
-    for size_px in _SIZES_PX:
+    for size_px in numbers.intersection(_SIZES_PX):
         repeated_records.build(
             folder,
             {},

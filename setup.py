@@ -52,6 +52,7 @@ INSTALL_REQUIRES = [
     "scipy>=1.17",
     # Message types of the warm-up requests that the export writes. Follows TensorFlow's versions.
     "tensorflow-serving-api>=2.21,<2.22",
+    "threadpoolctl>=3.8",
     "tqdm>=4.70",
 ]
 

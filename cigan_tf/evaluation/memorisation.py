@@ -7,11 +7,14 @@ lesions are similar in brightness and differ in detail. The audit reports its ow
 planted copies that it must find and patches of unseen patients that it must not flag.
 """
 
+import concurrent.futures
 import functools
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import threadpoolctl
 
 from cigan_tf import terminal
 from cigan_tf.errors import UserError
@@ -137,15 +140,26 @@ def nearest_training_patch(
             patches[..., 0], masks[..., 0], patches if groups is None else groups, strict=True
         )
     ]
-    with terminal.progress_bar(
-        desc=f"Comparing {len(queries)} patches with", unit=" training patches", delay=_SILENT_S
-    ) as progress:
+    with (
+        terminal.progress_bar(
+            desc=f"Comparing {len(queries)} patches with", unit=" training patches", delay=_SILENT_S
+        ) as progress,
+        # One thread per patch, because the products are too small to be shared by several.
+        threadpoolctl.threadpool_limits(1),
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
         for first, images, group in _chunks(training, patches.shape[1:]):
-            shrunk: dict[int, np.ndarray] = {}
-            for number, query in enumerate(queries, start=1):
-                if query.cell_px not in shrunk:
-                    shrunk[query.cell_px] = _shrunk(images, query.cell_px)
-                query.consider(first, shrunk[query.cell_px], group)
+            shrunk = {
+                cell_px: _shrunk(images, cell_px)
+                for cell_px in sorted({query.cell_px for query in queries})
+            }
+            considered = pool.map(
+                lambda query, first=first, shrunk=shrunk, group=group: query.consider(
+                    first, shrunk[query.cell_px], group
+                ),
+                queries,
+            )
+            for number, _ in enumerate(considered, start=1):
                 progress.update(first + len(images) * number // len(queries) - progress.n)
     if not all(len(query.index) for query in queries):
         raise UserError("there must be at least one training patch to compare with.")
@@ -175,7 +189,7 @@ class _Query:
         step = max(1, min(SHIFT_PX, self.cell_px // 2))
         self._shifts = _grid(step)
         # A few shifts are enough to rule out most patches; all shifts are tried on the rest.
-        self._screening = _grid(SHIFT_PX)
+        self._is_screened = len(self._shifts) > len(_grid(SHIFT_PX))
         self.index, self._pose = np.zeros(0, int), np.zeros(0, int)
         self._score = np.zeros(0, np.float32)
         self.correlation, self.nearest = -np.inf, -1
@@ -187,12 +201,12 @@ class _Query:
         if self._group is not None:
             excluded = np.asarray(group) == self._group
         num_kept = max(_CANDIDATES, int(_SCREENED_SHARE * len(places)))
-        if len(self._screening) < len(self._shifts) and num_kept < len(places):
-            score, _ = self._best_poses(shrunk, self._screening)
+        if self._is_screened and num_kept < len(places):
+            score, _ = self._best_poses(shrunk, self._screening_templates)
             score[excluded] = -np.inf
             places = np.sort(np.argpartition(-score, num_kept)[:num_kept])
             shrunk = shrunk[..., places]
-        score, pose = self._best_poses(shrunk, self._shifts)
+        score, pose = self._best_poses(shrunk, self._templates(self._shifts))
         others = ~excluded[places]
         index = np.concatenate([self.index, first + places[others]])
         score = np.concatenate([self._score, score[others]])
@@ -200,26 +214,38 @@ class _Query:
         kept = np.argsort(-score, kind="stable")[:_CANDIDATES]
         self.index, self._score, self._pose = index[kept], score[kept], pose[kept]
 
-    def _best_poses(self, shrunk: np.ndarray, shifts: Shifts) -> tuple[np.ndarray, np.ndarray]:
+    @functools.cached_property
+    def _screening_templates(self) -> list[tuple]:
+        return self._templates(_grid(SHIFT_PX))
+
+    def _templates(self, shifts: Shifts) -> list[tuple]:
+        """Returns the result of `_templates` for each orientation."""
+        return [
+            _templates(
+                _oriented(self._image, orientation),
+                _oriented(self._inside, orientation),
+                shifts,
+                self.cell_px,
+            )
+            for orientation in range(_ORIENTATIONS)
+        ]
+
+    def _best_poses(
+        self, shrunk: np.ndarray, templates: list[tuple]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the best correlation of each training patch, and its pose: both [m].
 
         The pose is the orientation times the number of shifts, plus the index of the shift.
         """
         best = np.full(shrunk.shape[-1], -np.inf, np.float32)
         pose = np.zeros(shrunk.shape[-1], int)
-        for orientation in range(_ORIENTATIONS):
-            box, template, weights = _templates(
-                _oriented(self._image, orientation),
-                _oriented(self._inside, orientation),
-                shifts,
-                self.cell_px,
-            )
+        for orientation, (box, template, weights) in enumerate(templates):
             found = _correlations(template, weights, shrunk[box].reshape(-1, best.size))
             which = found.argmax(axis=0)
             score = np.take_along_axis(found, which[None], axis=0)[0]
             better = score > best
             best[better] = score[better]
-            pose[better] = orientation * len(shifts) + which[better]
+            pose[better] = orientation * len(template) + which[better]
         return best, pose
 
     def compare(self, first: int, images: np.ndarray) -> None:

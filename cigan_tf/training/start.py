@@ -1,4 +1,4 @@
-"""First lines of a run: device, data and duration, and warnings about them."""
+"""First lines of a run: device, data and duration, and warnings about device and scale."""
 
 import pathlib
 import shutil
@@ -26,6 +26,7 @@ def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
     """
     hardware, data = config.hardware, config.data
     known = record or {}
+    of_preset = known.get("init_from", {}).get("dataset") or {}
     return {
         "devices": devices(),
         "strategy": hardware.strategy,
@@ -36,6 +37,8 @@ def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
         "num_patients": len(known["patients"]) if known else None,
         "num_patches": known.get("num_patches"),
         "patch_size": config.model.patch_size,
+        "film_size": known.get("dataset", {}).get("film_size"),
+        "film_size_of_preset": of_preset.get("film_size"),
         "batch_size": data.batch_size,
         "total_steps": config.training.total_steps,
         "seconds_per_step": None,
@@ -73,10 +76,17 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def warnings(facts: dict[str, Any]) -> list[str]:
-    """Returns a line for each sign that the run is not on the intended device."""
-    if facts["devices"] != ["CPU"]:
-        return []
+    """Returns a line for each sign of the wrong device, or of a scale unlike the preset's."""
     found = []
+    sizes = facts["film_size"], facts["film_size_of_preset"]
+    if all(sizes) and sizes[0] != sizes[1]:
+        found.append(
+            "The preset was trained on films rescaled to about {1[0]} x {1[1]} px, this dataset's "
+            "films to {0[0]} x {0[1]} px, so its lesions have another scale. Build the dataset "
+            "with the film_size of the preset.".format(*sizes)
+        )
+    if facts["devices"] != ["CPU"]:
+        return found
     if has_nvidia_gpu():
         found.append(
             "This machine has an NVIDIA GPU, but the installed TensorFlow cannot use it; install "

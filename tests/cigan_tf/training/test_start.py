@@ -46,6 +46,18 @@ def test_a_run_on_the_wrong_device_is_warned_of(replace, monkeypatch, settings, 
         assert text in warning
 
 
+@pytest.mark.parametrize(
+    ("of_preset", "warned"), [([688, 375], True), ([344, 188], False), (None, False)]
+)
+def test_a_preset_of_another_scale_is_warned_of(replace, monkeypatch, of_preset, warned):
+    dataset = RECORD["dataset"] | {"film_size": [344, 188]}
+    preset = {"dataset": {"film_size": of_preset}}
+    monkeypatch.setitem(RECORD, "dataset", dataset)
+    monkeypatch.setitem(RECORD, "init_from", preset)
+    found = start.warnings(facts(replace, monkeypatch, ["A100"]))
+    assert [("688 x 375" in line, "344 x 188" in line) for line in found] == warned * [(True, True)]
+
+
 def test_an_nvidia_gpu_is_found_by_its_driver(tmp_path):
     assert not start.has_nvidia_gpu(tmp_path)
     (tmp_path / "0000:00:1e.0").mkdir()

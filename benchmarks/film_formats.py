@@ -86,7 +86,7 @@ def _print_pydicoms_files() -> None:
             result = str(error).removeprefix("file: ")
         else:
             same = np.array_equal(stored, pydicom.dcmread(path).pixel_array)
-            result = "read as pydicom reads it" if same else "READ OTHERWISE"
+            result = "read as pydicom reads it" if same else "READ DIFFERENTLY"
         found[result].append(path.stem)
     print()
     for result, names in sorted(found.items(), key=lambda item: -len(item[1])):

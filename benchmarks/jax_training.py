@@ -45,8 +45,8 @@ def main() -> None:
     training = commands.add_parser("train", help="needs JAX and KERAS_BACKEND=jax")
     training.add_argument("patches", type=pathlib.Path)
     training.add_argument("out", type=pathlib.Path)
-    training.add_argument("--seconds", type=float, default=float("inf"), help="of steps at most")
-    training.add_argument("--seed", type=int, help="instead of the configuration's")
+    training.add_argument("--seconds", type=float, default=float("inf"), help="time limit")
+    training.add_argument("--seed", type=int, help="replaces the configuration's")
     given, flags = parser.parse_known_args()
     if flags and given.command == "train":
         parser.error(f"unrecognized arguments: {' '.join(flags)}")

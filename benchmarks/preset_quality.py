@@ -3,7 +3,7 @@
     python -m benchmarks.preset_quality --init_from=cbis_mass_128 --dataset=ddsm_patches/mass128 \
         --data_dir=DIR --quality_features=VGG16.npz --picture=docs/infills.png
 
-The classifier for the visibility of the class is a logistic regression on the same features of
+The visibility of the class is measured by a logistic regression on the same features, fitted to
 training patches. It takes minutes instead of hours, and is applied to infills and real patches
 alike.
 """
@@ -32,7 +32,7 @@ _MAX_TRAINING = absl_flags.DEFINE_integer(
     "max_training_patches", 1000, "Training patches for the classifier."
 )
 _PICTURE = absl_flags.DEFINE_string("picture", None, "PNG with infills of test patches.")
-_JSON = absl_flags.DEFINE_string("json", "preset_quality.json", "Receives all measures.")
+_JSON = absl_flags.DEFINE_string("json", "preset_quality.json", "JSON file for all measures.")
 
 _SPECIFICITY = 0.9
 _SHOWN_PER_KIND = 4
@@ -98,7 +98,7 @@ def remembering(features: infill_quality.Features) -> infill_quality.Features:
 def linear_classifier(
     config: Config, features: infill_quality.Features
 ) -> tuple[infill_quality.PatchProbability, float]:
-    """Returns the malignant probability by a logistic regression, and its operating point.
+    """Returns a logistic regression as a function of patches, and its threshold.
 
     Args:
         config: names the splits for training it and for its threshold.

@@ -54,7 +54,7 @@ class ClassifierConfig:
     )
     real_share_reading: str = setting(
         "share_x1.2",
-        "How the share of real patches grows from one half, every real_share_steps: 'share_x1.2', "
+        "Growth of the share of real patches from one half, every real_share_steps: 'share_x1.2', "
         "the share x 1.2, at most 0.9; 'synthetic_x0.8', the weight of synthetic patches x 0.8; "
         "'plus_20_points', 0.5, 0.7, 0.9.",
     )
@@ -65,8 +65,8 @@ class ClassifierConfig:
     synthetic_per_real: float = setting(
         1.0,
         "Infills used per training patch of the generator; the share of synthetic patches in a "
-        "step still follows real_share_reading. Above 1, needs a set with that many "
-        "--infills_per_patch; a fraction is drawn with the classifier's seed.",
+        "step still follows real_share_reading. Values above 1 need a set with at least that "
+        "many --infills_per_patch. A fraction is chosen at random with the classifier's seed.",
     )
     confirmed_by: str = setting(
         "",
@@ -163,7 +163,7 @@ class ClassifierConfig:
 
     @property
     def infills_folder(self) -> str:
-        """Name of the folder in the workdir of a run that infills come from."""
+        """Name of the subfolder of a run's workdir from which infills are read."""
         return "saved_model" if self.infills_on_the_fly else "synthetic"
 
     @property
@@ -307,7 +307,7 @@ class ExperimentConfig:
         return [None]
 
     def pairs(self, arms: list[str]) -> list[tuple[str, str]]:
-        """Returns the pairs of arms to test; the second of a pair comes first in `arms`."""
+        """Returns the pairs of arms to test: `comparisons`, or every arm with each earlier one."""
         if self.comparisons:
             return [tuple(pair.split(":")) for pair in self.comparisons]
         return [(arm, other) for other, arm in itertools.combinations(arms, 2)]

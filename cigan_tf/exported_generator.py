@@ -24,7 +24,7 @@ class ExportedGenerator:
         batch_size: patches per call of the signature.
 
     Attributes:
-        kind: what the generator was loaded from, as text for users.
+        kind: kind of source, for messages.
         path: the loaded folder.
         patch_size: side of its patches in pixels.
         provenance: the record of its training run with `step` and `weights_sha256`; None if the

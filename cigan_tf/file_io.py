@@ -29,7 +29,7 @@ def matching(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
 
     Args:
         folder: may be missing; then nothing matches.
-        pattern: of `fnmatch`; names that begin with a dot match only a pattern that does.
+        pattern: of `fnmatch`; a name with a leading dot matches only a pattern with a leading dot.
     """
     folder = epath.Path(folder)
     if not folder.exists():
@@ -43,11 +43,12 @@ def matching(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
 
 
 def literal_path(path: str | os.PathLike) -> str:
-    """Returns a path under which TensorFlow finds the folder, or the files with the prefix, `path`.
+    """Returns a path without pattern characters by which TensorFlow finds a folder or file prefix.
 
-    TensorFlow reads and removes checkpoints by patterns: below a folder whose name has brackets it
-    finds none, or those of another folder. Such a folder is reached through a link in the temporary
-    folder, which is removed when the process ends. The folder that is linked to is created.
+    TensorFlow reads and removes checkpoints by patterns: brackets in a folder's name make it find
+    no checkpoints, or those of another folder. Such a folder is reached through a link in the
+    temporary folder, which is removed when the process ends. The folder that is linked to is
+    created.
     """
     path = epath.Path(path)
     if not on_disk(path) or not set(os.fspath(path)) & set("[]*?\\"):
@@ -71,19 +72,20 @@ def _link(folder: str) -> str:
 def whole_file(path: str | os.PathLike) -> Iterator[epath.Path]:
     """Yields a temporary path; the file written there is renamed to `path` when it is complete."""
     path = epath.Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    yield beside
-    if on_disk(beside):
-        # Some file systems rename before writing; after a power failure the file would be empty.
-        with beside.open("rb") as file:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    yield temporary
+    if on_disk(temporary):
+        # Some file systems commit a rename before the data; after a power failure the file would be
+        # empty.
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a file atomically."""
-    with whole_file(path) as beside:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
@@ -108,9 +110,9 @@ def written_locally(path: str | os.PathLike) -> Iterator[str]:
     path = epath.Path(path)
     if on_disk(path):
         # Some writers choose the format by the file's extension.
-        beside = path.with_name(f".{os.getpid()}.{path.name}")
-        yield os.fspath(beside)
-        beside.replace(path)
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        yield os.fspath(temporary)
+        temporary.replace(path)
         return
     with tempfile.TemporaryDirectory() as folder:
         local = epath.Path(folder) / path.name

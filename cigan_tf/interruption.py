@@ -57,7 +57,7 @@ def ending() -> Iterator[None]:
         del frame
         interruption = Interruption()
         interruption.signal = signal.Signals(number)
-        raise interruption.error("between two saves; run the same command to resume.")
+        raise interruption.error("without saving; the same command resumes from the last save.")
 
     with _handled_by(end):
         yield

@@ -1,6 +1,6 @@
 """The loss terms of the paper, section 2.2: one pure function each, returning batch means.
 
-A term of both networks has two functions, xxx_generator_loss and xxx_discriminator_loss. Every
+A term used by both networks has two functions, xxx_generator_loss and xxx_discriminator_loss. Every
 term is the mean over the given batch. Only the train step divides by the number of replicas.
 """
 
@@ -11,7 +11,7 @@ def adversarial_generator_loss(fake_logits):
     """Returns the non-saturating loss, -log D(c, S) (Goodfellow et al. 2014, section 3).
 
     Args:
-        fake_logits: [N, 1], the discriminator on infilled patches, in (-inf, inf).
+        fake_logits: [N, 1], the discriminator's output for infilled patches, in (-inf, inf).
 
     Returns:
         Scalar >= 0; log 2 = 0.693 if the discriminator is at chance.
@@ -33,13 +33,13 @@ def adversarial_discriminator_loss(
     same for both networks.
 
     Args:
-        real_logits: [N, 1], the discriminator on real patches, in (-inf, inf).
-        fake_logits: [N, 1], the discriminator on infilled patches, in (-inf, inf).
-        wrong_class_logits: [N, 1], the discriminator on real patches given the other class; they
-            count as fakes.
+        real_logits: [N, 1], the discriminator's output for real patches, in (-inf, inf).
+        fake_logits: [N, 1], the discriminator's output for infilled patches, in (-inf, inf).
+        wrong_class_logits: [N, 1], the discriminator's output for real patches given the other
+            class; they count as fakes.
         wrong_class_weight: their weight relative to the infilled patches.
-        opposite_logits: [N, 1], the discriminator on patches infilled as the opposite class, given
-            that class; they count as fakes.
+        opposite_logits: [N, 1], the discriminator's output for patches infilled as the opposite
+            class, given that class; they count as fakes.
         opposite_class_weight: their weight relative to patches infilled as their own class.
 
     Returns:

@@ -17,8 +17,8 @@ MIN_TISSUE_SHARE = 0.9
 # A Gaussian is truncated where it has fallen to exp(-8), the default of scipy.ndimage.
 _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 
-# Detail is what this filter removes. Its width does not depend on the patch size, because a film's
-# grain and the threads of its tissue are a few pixels wide.
+# Detail is the part of the image that this filter removes. Its width does not depend on the patch
+# size, because a film's grain and the threads of its tissue are a few pixels wide.
 _DETAIL_SIGMA_PX = 2.0
 # Wide compared with the detail, so that a lesion smoother than the surrounding tissue stays smooth.
 _CONTRAST_SIGMA_PX = 6.0

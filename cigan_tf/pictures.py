@@ -11,7 +11,7 @@ GAP_PX = 4
 
 
 def display_window(image: np.ndarray) -> tuple[float, float]:
-    """Returns the grey levels shown as black and white, from the patch's own tissue.
+    """Returns the grey levels displayed as black and white, computed from the patch itself.
 
     Args:
         image: [p, p] or [p, p, 1] in [0, 1].
@@ -44,7 +44,7 @@ def comparison_rows(
         before: like `infill`, of the generator that training started from.
 
     Returns:
-        N rows of uint8 [p, p] pictures: `COLUMNS`, those of the paper's Fig. 1 plus one, and
+        N rows of uint8 [p, p] pictures: `COLUMNS`, which include those of the paper's Fig. 1, and
         `BEFORE` if `before` is given.
     """
     image, mask, label = batch["image"], batch["mask"], batch["label"]
@@ -57,7 +57,7 @@ def comparison_rows(
     rows = []
     for original, in_mask, speckle, *infilled in zip(image, mask, noise, *infills, strict=True):
         window = display_window(original)
-        # Noise is drawn between this window's limits; otherwise it would look like a bright disc.
+        # Noise is scaled to this window; otherwise it would look like a bright disc.
         speckle = window[0] + speckle * (window[1] - window[0])
         corrupted = np.where(in_mask > 0.5, speckle, original)
         columns = [original, corrupted, *infilled]

@@ -1,8 +1,8 @@
 """Index of a split: the position of each record and the facts used to select records.
 
-With the index, a record is read by its number, and the records of a class, a patient or with a
-lesion are found without reading any. The index is stored in `record_index/` next to the records, or
-in the user's cache if that folder cannot be written. It is rebuilt if a file of the split has
+With the index, a record is read by its number, and the records of a class or patient, or those with
+a lesion, are found without reading any. The index is stored in `record_index/` next to the records,
+or in the user's cache if that folder cannot be written. It is rebuilt if a file of the split has
 changed.
 """
 
@@ -153,7 +153,7 @@ def _places(folder: str, split: str) -> list[epath.Path]:
 
 
 def _load(place: epath.Path, state: str) -> dict[str, np.ndarray] | None:
-    """Returns the stored arrays; None if they are missing, damaged or of other files."""
+    """Returns the stored arrays; None if they are missing, damaged or outdated."""
     try:
         with place.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["state"]) != state:

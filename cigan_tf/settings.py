@@ -13,7 +13,8 @@ def setting(default: Any, help_text: str, repeated: bool = False) -> Any:
     Args:
         default: the value if the flag is not given.
         help_text: help text of the flag.
-        repeated: whether the flag is repeated for each entry; otherwise a tuple is a comma list.
+        repeated: whether the flag is repeated for each entry; otherwise a tuple is a
+            comma-separated list.
     """
     return dataclasses.field(default=default, metadata={"help": help_text, "repeated": repeated})
 

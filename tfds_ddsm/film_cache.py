@@ -41,8 +41,8 @@ def _rules() -> str:
 class FilmCache:
     """The finished films of one recipe and one folder of films. Picklable.
 
-    A film's file contains its report and then its examples: a line of JSON each, followed by the
-    images of the example. It is reused as long as this package's code, the film's line in the index
+    A film's file contains the report as a line of JSON, then for each example a line of JSON and
+    its images. It is reused as long as this package's code, the film's line in the index
     and the film's own files are unchanged.
 
     Args:

@@ -1,7 +1,7 @@
-"""Grey PNG files (ISO/IEC 15948), encoded with ISA-L: as small as with zlib, and five times faster.
+"""Grey PNG files (ISO/IEC 15948), encoded with ISA-L: as small as with zlib, five times as fast.
 
-TFDS stores encoded images unchanged. PNG libraries use their own deflate, which takes almost all of
-their time; the rest of the format is a header and a checksum.
+TFDS stores encoded images unchanged. PNG libraries do not let the caller replace deflate, which
+takes almost all of their time; the rest of the format is a header and a checksum.
 """
 
 import struct

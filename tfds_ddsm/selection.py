@@ -10,7 +10,7 @@ from tfds_ddsm.mammogram import SPLITS, Film, Skipped, Source, StorageError
 
 MAX_SKIPPED_SHARE = 0.05
 
-# Two patients cannot fill three splits by a hash. All malignant lesions are P_00820's.
+# A hash cannot spread two patients over three splits. All malignant lesions belong to P_00820.
 _SAMPLE_SPLITS = {"P_00820": "train", "P_00173": "validation"}
 
 
@@ -95,8 +95,8 @@ def too_many_skipped(example: str, config: DdsmPatchesConfig) -> DatasetError:
 def picture_check(source_name: str) -> Callable[[FilmReport], FilmReport]:
     """Returns a function to call with the reports of all films in order.
 
-    For a user's own films it finds the same image under two patients, who could be in the train and
-    in the test split. It then returns an error report for the later film.
+    For a user's own films, it detects an image that is listed under two patients, who could be in
+    the train and in the test split. It then returns an error report for the later film.
     """
     if source_name != "films":
         return lambda report: report

@@ -12,7 +12,7 @@ from cigan_tf.experiment_config import ClassifierConfig
 
 
 def augment(image: tf.Tensor, seed: tf.Tensor, settings: ClassifierConfig) -> tf.Tensor:
-    """Rotates, mirrors and scales a patch about its centre, as drawn by `seed`.
+    """Rotates, mirrors and scales a patch about its centre by amounts drawn with `seed`.
 
     Args:
         image: float32 [p, p, 1].

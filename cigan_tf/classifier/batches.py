@@ -160,8 +160,8 @@ def _shuffled(
         if num_patients < 2:
             raise UserError(
                 f"A classifier needs patches of at least two patients; the {data.train_split} "
-                f"split of {data.dataset} has {origin} {class_name} patches of {num_patients}. Use "
-                f"a larger --patient_share or dataset."
+                f"split of {data.dataset} has {origin} {class_name} patches of only "
+                f"{num_patients}. Use a larger --patient_share or dataset."
             )
         stream = (seed, _STREAMS.index(origin), label)
         orders.append(input_pipeline.Shuffled(of_class, stream).at)

@@ -210,8 +210,8 @@ def _open_synthetic(
         raise UserError(
             f"The generator or synthetic set in {str(folder)!r} was made with "
             f"{synthetic.facts['train_patient_share']:g} of the training patients, but the arm's "
-            f"patient_share is {settings.patient_share:g}; pass --synthetic_dir of one trained "
-            "with --train_patient_share of at most that."
+            f"patient_share is {settings.patient_share:g}; pass the --synthetic_dir of a generator "
+            "trained with at most that --train_patient_share."
         )
     return synthetic
 

@@ -192,7 +192,7 @@ def generator_facts(config: Config, generator: ExportedGenerator, record: dict) 
 
 
 def refuse_differing(name: str, trained_on: object, given: object) -> None:
-    """Raises UserError if a generator was trained on other patches than the given ones."""
+    """Raises UserError if a generator was trained on different patches."""
     if trained_on != given:
         raise UserError(
             f"Infills must be made from the generator's training patches: its {name} was "
@@ -201,4 +201,4 @@ def refuse_differing(name: str, trained_on: object, given: object) -> None:
 
 
 def _short(value: object) -> object:
-    return f"one with the fingerprint {value[:12]}" if len(str(value)) == 64 else value
+    return f"fingerprint {value[:12]}" if len(str(value)) == 64 else value

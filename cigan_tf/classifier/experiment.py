@@ -35,7 +35,7 @@ def run_experiment(
         Path of the report.
 
     Raises:
-        UserError: an error of one of its three parts.
+        UserError: training, evaluation or the report failed.
         Preempted: SIGTERM or Ctrl-C was received.
     """
     with interruption.ending():
@@ -90,7 +90,7 @@ def train_cells(
 ) -> list[epath.Path]:
     """Trains the unfinished classifiers of these cells, each in its own folder.
 
-    Several processes may do so in one workdir; each cell is trained by one of them.
+    Several processes may call this with the same workdir; each cell is trained by one of them.
 
     Args:
         config: the arms and generators.
@@ -130,14 +130,14 @@ def train_cells(
             parallel.run(train_free_cells, (config, workdir, cells), jobs)
         else:
             train_free_cells(config, workdir, cells)
-        # A cell of another process is finished, or trained here, when its lock is released.
+        # Waits for the cells of other processes, and trains those that they did not finish.
         for cell in cells:
             _train_cell(config, workdir, cell, wait=True)
     return [run_folder.cell_dir(workdir, cell) for cell in cells]
 
 
 def train_free_cells(config: Config, workdir: epath.Path, cells: Sequence[Cell]) -> None:
-    """Trains the cells, in order, that no other process is training."""
+    """Trains, in order, the cells that no other process is training."""
     for cell in cells:
         _train_cell(config, workdir, cell, wait=False)
 

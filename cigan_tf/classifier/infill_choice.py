@@ -52,7 +52,7 @@ def choose_infills(
             raise UserError(
                 f"The classifier {str(confirming)!r} confirms none of "
                 f"{np.count_nonzero(label[used] == of_class)} {name} infills; train it longer, "
-                "pass --confirmed_by of another arm, or omit it."
+                "name another arm in --confirmed_by, or omit it."
             )
     return confirmed
 

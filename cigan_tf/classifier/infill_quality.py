@@ -274,7 +274,7 @@ def judge_infills(
     for name, patches in (("real patches", real), ("infills", infills)):
         lengths = {key: len(values) for key, values in patches.items()}
         if len(set(lengths.values())) > 1:
-            raise UserError(f"{name}: there must be one of each per patch; received {lengths}.")
+            raise UserError(f"{name}: arrays must have one entry per patch; received {lengths}.")
     for name, patches in (("real patches", real), ("infills", infills)):
         with prefix_errors(name):
             checks.check_labels(patches["label"], at_least=2)

@@ -74,7 +74,7 @@ def _raise_failure(worker, receiver) -> None:
         raise Preempted("Stopped by SIGTERM; run the same command to resume.")
     if worker.exitcode:
         raise UserError(
-            f"One of the --jobs ended with code {worker.exitcode}; its output is above (-9 may "
+            f"A training process ended with code {worker.exitcode}; its output is above (-9 may "
             "mean out of memory: pass fewer --jobs). Run the same command to resume."
         )
 

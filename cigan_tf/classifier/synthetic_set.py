@@ -69,7 +69,7 @@ class SyntheticSet:
         if facts is None:
             raise UserError(
                 f"There is no synthetic set in {str(folder)!r}; write it with --mode=infill, or "
-                "pass its --synthetic_dir."
+                "pass its folder as --synthetic_dir."
             )
         if facts["patch_size"] != patch_size:
             raise UserError(

@@ -30,7 +30,7 @@ _RELIABILITY_PARTS = 10
 
 
 def picture(image: np.ndarray) -> bytes:
-    """Returns a uint8 [h, w] picture, smoothly enlarged if it is small."""
+    """Returns a PNG of a uint8 [h, w] picture, enlarged by cubic interpolation if it is small."""
     if image.shape[0] < _SHOWN_PX:
         image = cv2.resize(image, (_SHOWN_PX, _SHOWN_PX), interpolation=cv2.INTER_CUBIC)
     return cv2.imencode(".png", image)[1].tobytes()

@@ -51,7 +51,7 @@ def write_report(workdir: str | os.PathLike) -> epath.Path:
 
     Raises:
         UserError: there is no experiment; a classifier has not finished; scores cannot be compared;
-            classifiers have other data or generators than the rest of the table.
+            classifiers were trained on different data or generators than the rest of the table.
     """
     workdir = epath.Path(workdir)
     config = run_folder.load_config(workdir, run_folder.EXPERIMENT_FILE)

@@ -14,7 +14,13 @@ class WeightedAuc:
     """
 
     def __init__(self, malignant: np.ndarray, scores: np.ndarray, patient_of_patch: np.ndarray):
-        """Prepares bool, float and int arrays [n]; patients are numbered from 0."""
+        """Sorts the patches by score.
+
+        Args:
+            malignant: bool [n].
+            scores: float [n].
+            patient_of_patch: int [n], patients numbered from 0.
+        """
         order = np.argsort(scores, kind="stable")
         self._malignant, self._patients = malignant[order], patient_of_patch[order]
         self._starts_of_ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
@@ -57,11 +63,11 @@ def draw_patients(
 ) -> tuple[np.ndarray, int]:
     """Draws as many patients as there are, with replacement, `num_draws` times.
 
-    A draw without patches of a class has no AUC and is repeated.
+    A draw without patches of a class has no AUC and is drawn again.
 
     Returns:
         Multiplicity of each patient in each draw, int [num_draws, patients], and the number of
-        repeated draws.
+        rejected draws.
     """
     num_patients = len(num_patches)
     shares = np.full(num_patients, 1 / num_patients)

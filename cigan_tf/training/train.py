@@ -1,4 +1,4 @@
-"""The training run: input, steps, and output on the way."""
+"""The training run: input, steps, and output during training."""
 
 import contextlib
 import os
@@ -85,7 +85,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
 
 
 def _start_from_preset(model: CiGAN, workdir: epath.Path, config: Config) -> presets.Preset | None:
-    """Loads the weights of the preset into a new run and returns the preset; otherwise None."""
+    """Loads the preset's weights into a new run and returns the preset; None for any other run."""
     if not config.training.init_from or file_io.matching(
         workdir / run_folder.CHECKPOINT_DIR, "ckpt-*.index"
     ):
@@ -105,8 +105,8 @@ def _run_steps(
     interrupted: interruption.Interruption,
     config: Config,
 ) -> None:
-    # Keras' fit is not used: an exact resume starts the input at the model's step and stops between
-    # any two steps, but Keras' callbacks save at the end of epochs.
+    # Keras' fit is not used: a run must be able to stop after any step, save, and resume its input
+    # at exactly that step.
     settings = config.training
     step = int(model.step.numpy())
     finite = health.FiniteCheck(model, settings)

@@ -71,7 +71,7 @@ class FilmLesion:
         """Returns the mask on a film's grid, bool `shape`; raises UserError if it does not fit."""
         rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
         if not rows.size:
-            raise UserError("The lesion mask is empty; its bright pixels are the lesion.")
+            raise UserError("The lesion mask has no bright pixels; draw the lesion in white.")
         top, bottom = self.row + rows[0], self.row + rows[-1] + 1
         left, right = self.column + columns[0], self.column + columns[-1] + 1
         if top < 0 or left < 0 or bottom > shape[0] or right > shape[1]:

@@ -39,7 +39,7 @@ def shape_checks(**inputs: tuple[tf.Tensor, tuple[int, ...]]) -> list[tf.Operati
             x=shape, y=tf.stack([batch, *rest]), incompatible_shape_error=False
         )
         in_words = f"[{','.join(['N', *map(str, rest)])}]"
-        of = "" if name == first else f", N as of {first}"
+        of = "" if name == first else f", with the N of {first}"
         message = f"{name} must be of shape {in_words}{of}. Received:"
         holds = tf.reduce_all(equal) & (tf.size(shape) > 0)
         checks.append(tf.debugging.Assert(holds, [message, shape], summarize=8))

@@ -33,7 +33,7 @@ def require_installed(formats: Sequence[str]) -> None:
     for name in formats:
         if name not in FILE_NAMES:
             raise UserError(
-                f"format must be saved_model, {', '.join(FILE_NAMES)}. Received: {name!r}."
+                f"format must be one of saved_model, {', '.join(FILE_NAMES)}. Received: {name!r}."
             )
         missing = [module for module in _NEEDED[name] if importlib.util.find_spec(module) is None]
         if missing:

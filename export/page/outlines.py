@@ -53,7 +53,7 @@ def outline_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     padded = np.pad(mask.astype(np.uint8), 1)
     contours, _ = cv2.findContours(padded, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
-        raise UserError("The lesion mask is empty; its bright pixels are the lesion.")
+        raise UserError("The lesion mask has no bright pixels; draw the lesion in white.")
     largest = max(contours, key=len)[:, 0].astype(float) - 0.5
     return largest[:, 0], largest[:, 1]
 

@@ -11,7 +11,7 @@ from cigan_tf.errors import UserError
 
 UNAVAILABLE = "UNAVAILABLE"
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-# gRPC names for the server's HTTP statuses, from its own table.
+# gRPC names for the server's HTTP statuses, from TensorFlow Serving's own table.
 _CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",

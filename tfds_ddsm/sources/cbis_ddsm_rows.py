@@ -58,7 +58,7 @@ class Row:
         film_folder: first folder of the film's path, such as 'Mass-Test_P_00016_LEFT_CC'.
         film_series: series UID of the film, the name of the folder with the file.
         lesion_folder: first folder of the lesion's crop and mask, the film's plus '_1'.
-        lesion_series: series UIDs of crop and mask, one or two, in unreliable order.
+        lesion_series: series UIDs of crop and mask, one or two; the order tells nothing.
     """
 
     where: str
@@ -153,7 +153,7 @@ def _decode(path: epath.Path) -> str:
 
 
 def _check_header(path: epath.Path, cells: list[str]) -> list[str]:
-    """Returns the column names; the mass files write `breast_density`, the others with a space."""
+    """Returns the column names; the mass files have `breast_density`, the others a space."""
     header = [cell.lower().replace("_", " ") for cell in cells]
     missing = [column for column in _COLUMNS if column not in header]
     if missing:

@@ -26,7 +26,7 @@ def plan_lesion(malignant: bool, difficulty: float, rng: np.random.Generator) ->
     """Draws one lesion's type, size, appearance and contrast.
 
     An observer of `suspicion` itself would reach AUROC Phi(sqrt(2) * separation): 0.996 at
-    difficulty 0, 0.94 at 0.5 and 0.74 at 1; the images show it through noisy shapes.
+    difficulty 0, 0.94 at 0.5 and 0.74 at 1; in the images it shows only in noisy shapes.
     """
     is_mass = rng.random() < 0.75
     smallest, largest = MASS_DIAMETER_MM if is_mass else CLUSTER_DIAMETER_MM
@@ -85,7 +85,7 @@ def insert_planned(
     pixel_size_mm: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, tuple[mammogram.Lesion, ...]]:
-    """Draws the planned lesions into a film, shrinking those without room at their size.
+    """Draws the planned lesions into a film, shrinking those that do not fit at their size.
 
     Arguments, results and errors are those of `insert_lesions`.
     """

@@ -142,7 +142,7 @@ def test_a_later_lesion_is_infilled_into_the_film_that_an_earlier_one_left(
     [
         (disc(281), 60, 1085, "Lesion 1: .* must be inside the film of 4432 x 2864 .* rows -80 to"),
         (disc(281), 2437, 2800, "columns 2660 to 2940"),
-        (np.zeros((9, 9), bool), 2437, 1085, "mask is empty"),
+        (np.zeros((9, 9), bool), 2437, 1085, "mask has no bright pixels"),
         (disc(5), 2437, 1085, "too small"),
         (disc(701), 2437, 1085, "fit into the generator's patch of 32 pixels. Received: 5"),
     ],

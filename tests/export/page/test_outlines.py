@@ -58,5 +58,5 @@ def test_a_broken_outline_is_refused(xs, ys, message):
 
 
 def test_an_empty_mask_has_no_outline():
-    with pytest.raises(UserError, match="mask is empty"):
+    with pytest.raises(UserError, match="mask has no bright pixels"):
         outlines.outline_of(np.zeros((5, 5), bool))

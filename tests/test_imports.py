@@ -146,7 +146,7 @@ def test_imports_run_one_way(name, path):
 
 
 @pytest.mark.parametrize(("name", "path"), ALL, ids=[name for name, _ in ALL])
-def test_only_commands_know_of_flags(name, path):
+def test_only_commands_use_flags(name, path):
     if name not in KNOW_FLAGS and name.rpartition(".")[0] != "export":
         assert "absl.flags" not in set(imported_names(path))
 
@@ -169,6 +169,6 @@ def test_the_export_imports_checkpoints_and_no_other_training_code():
 @pytest.mark.parametrize(
     ("name", "path"), [(name, path) for name, path in ALL if name.startswith("export")]
 )
-def test_the_export_takes_from_the_dataset_how_films_are_read_and_nothing_else(name, path):
+def test_the_export_uses_only_the_datasets_film_reading(name, path):
     films = {n for n in imported_names(path) if n.startswith("tfds_ddsm")}
     assert all(n.startswith(KNOW_FILMS.get(name, ())) for n in films), films

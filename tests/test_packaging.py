@@ -73,7 +73,7 @@ def installed(wheel, tmp_path_factory):
     return folder
 
 
-def test_the_wheel_holds_every_file_of_the_packages(wheel):
+def test_the_wheel_contains_every_file_of_the_packages(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     for folder, package in PACKAGES.items():
         for path in (ROOT / folder).rglob("*"):
@@ -84,7 +84,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
     assert top_level == set(PACKAGES.values())
 
 
-def test_the_description_has_no_link_that_leads_nowhere_outside_the_checkout(wheel):
+def test_the_description_has_no_link_that_is_broken_outside_the_checkout(wheel):
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
     description = email.message_from_bytes(archive.read(name)).get_payload()

@@ -26,7 +26,7 @@ command_line.run(main)
         ("Preempted", 75, "what happened and what to do"),
     ],
 )
-def test_an_early_end_is_one_line_and_a_code_of_its_own(error, exit_code, line):
+def test_an_early_end_gives_one_line_and_its_own_exit_code(error, exit_code, line):
     finished = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(error=error)],
         capture_output=True,
@@ -37,7 +37,7 @@ def test_an_early_end_is_one_line_and_a_code_of_its_own(error, exit_code, line):
     assert finished.stderr.splitlines() == [line]
 
 
-def test_a_bucket_that_refuses_is_one_line_and_other_faults_of_tensorflow_are_not():
+def test_storage_errors_give_one_line_and_other_tensorflow_errors_do_not():
     refused = tf.errors.PermissionDeniedError(None, None, "HTTP response code 403\nof gs://b/x")
     with (
         pytest.raises(UserError, match=r"PermissionDeniedError: .* of gs://b/x\)"),
@@ -56,7 +56,7 @@ def test_a_bucket_that_refuses_is_one_line_and_other_faults_of_tensorflow_are_no
 @pytest.mark.parametrize(
     ("given", "shown"), [([], ["careful"]), (["--verbosity=0"], ["by the way", "careful"])]
 )
-def test_notes_of_libraries_are_shown_where_they_are_asked_for(given, shown):
+def test_notes_of_libraries_are_shown_on_request(given, shown):
     script = """
 from absl import logging
 from cigan_tf import command_line
@@ -122,7 +122,7 @@ def test_buckets_are_refused_in_one_line(given, message):
     assert re.search(message, line)
 
 
-def test_runs_and_datasets_lie_in_buckets_and_servers_have_addresses():
+def test_bucket_paths_and_server_addresses_are_accepted():
     in_buckets = ("--data_dir=gs://b/x", "--workdir=gs://b/y")
     finished = run_with_paths(*in_buckets, "--server=http://localhost:1", "film.dcm")
     assert finished.stdout.splitlines()[0].endswith("gs://b/x film.dcm")

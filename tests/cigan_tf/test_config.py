@@ -64,12 +64,12 @@ def test_a_wrong_value_is_named_in_one_line(config, named):
     assert "\n" not in str(error.value)
 
 
-def test_nan_is_no_weight():
+def test_nan_is_not_a_valid_weight():
     with pytest.raises(UserError, match="feature_weight"):
         Config(loss=LossConfig(feature_weight=float("nan"))).validate()
 
 
-def test_json_there_and_back():
+def test_json_round_trip():
     config = Config(model=ModelConfig(patch_size=64), training=TrainingConfig(seed=5))
     assert Config.from_json(config.to_json()) == config
 
@@ -80,7 +80,7 @@ def test_other_json_is_refused(text):
         Config.from_json(text)
 
 
-def test_every_setting_says_what_it_is():
+def test_every_setting_has_a_help_text():
     names = []
     for group in dataclasses.fields(Config):
         for field in dataclasses.fields(group.default_factory):

@@ -26,7 +26,7 @@ def test_the_defaults_are_the_papers():
     assert (classifier.real_share_reading, classifier.real_share_steps) == ("share_x1.2", 1000)
 
 
-def test_an_arm_is_what_it_changes_of_the_flags():
+def test_an_arm_is_defined_by_the_flags_it_changes():
     flags = ClassifierConfig(classifier_batch_size=8)
     arms = ExperimentConfig(arm=ARMS).named_arms(flags)
     assert list(arms) == ["plain", "turned", "few"]
@@ -85,7 +85,7 @@ def test_arms_with_synthetic_patches_are_trained_once_per_generator_and_seed():
     ]
 
 
-def test_an_arm_with_a_synthetic_set_of_its_own_depends_on_no_generator():
+def test_an_arm_with_its_own_synthetic_set_depends_on_no_generator():
     assert cells_of("few: synthetic_use=only synthetic_dir=there", generators=("a", "b")) == [
         *(Cell("few", None, 0), Cell("few", None, 3))
     ]

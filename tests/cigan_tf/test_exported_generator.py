@@ -10,7 +10,7 @@ from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
 
 
-def test_batches_are_cut_and_put_together_again(exported, tiny_config):
+def test_batches_are_split_and_joined(exported, tiny_config):
     batch = input_pipeline.picture_patches(tiny_config, "validation", 2)
     inputs = (batch["image"], batch["mask"], batch["label"], np.arange(6, dtype=np.int32))
     whole = ExportedGenerator(exported)
@@ -49,7 +49,7 @@ def test_a_folder_without_a_saved_model_is_named(tmp_path):
         ExportedGenerator(tmp_path / "absent")
 
 
-def test_another_kind_of_model_is_named(tmp_path):
+def test_a_model_of_another_kind_is_named(tmp_path):
     import keras
 
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

@@ -6,7 +6,7 @@ import tensorflow as tf
 from cigan_tf import file_io
 
 
-def test_write_whole_replaces_and_leaves_nothing_beside(tmp_path):
+def test_write_whole_replaces_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "page.html"
     file_io.write_whole(path, "first")
     file_io.write_whole(path, b"second")
@@ -27,7 +27,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_brackets_in_a_folders_name_are_no_pattern(tmp_path):
+def test_brackets_in_a_folders_name_are_not_a_pattern(tmp_path):
     for folder in (tmp_path / "year [2024]", tmp_path / "year 2"):
         folder.mkdir()
         for name in ("ckpt-2.index", "ckpt-1.index", "other", ".ckpt-3.index"):
@@ -49,7 +49,7 @@ def test_tensorflow_reads_a_checkpoint_below_brackets(tmp_path):
     assert file_io.literal_path(tmp_path / "plain") == str(tmp_path / "plain")
 
 
-def test_a_checkpoint_manager_below_brackets_removes_its_own_checkpoints_only(tmp_path):
+def test_a_checkpoint_manager_below_brackets_removes_only_its_own_checkpoints(tmp_path):
     ours, other = tmp_path / "run [12]", tmp_path / "run 1"
     for folder in (other, ours):
         folder.mkdir()

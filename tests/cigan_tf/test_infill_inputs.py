@@ -18,7 +18,7 @@ def inputs(count=3):
 
 
 @pytest.mark.parametrize("count", [3, 0])
-def test_good_inputs_come_back_in_the_generators_dtypes(count):
+def test_valid_inputs_are_returned_in_the_generators_dtypes(count):
     given = inputs(count)
     checked = infill_inputs.check(**given)
     dtypes = {name: value.dtype for name, value in checked.items()}

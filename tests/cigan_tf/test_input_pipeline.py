@@ -33,7 +33,7 @@ def test_every_patch_has_a_mask(tiny_config):
         assert (batch["mask"].sum(axis=(1, 2, 3)) > 0).all()
 
 
-def test_borrowed_masks_lie_on_tissue(tiny_config, monkeypatch):
+def test_borrowed_masks_are_on_tissue(tiny_config, monkeypatch):
     def shares():
         batch = input_pipeline.drawn_patches(tiny_config, "train", 60)
         builder = input_pipeline.open_dataset(tiny_config.data, 32)
@@ -54,7 +54,7 @@ def test_borrowed_masks_lie_on_tissue(tiny_config, monkeypatch):
     assert (shares() < 0.9).any(), "any mask is taken, some of them in air"
 
 
-def test_what_a_dataset_does_not_record_is_unknown(tiny_config):
+def test_unrecorded_fields_are_unknown(tiny_config):
     builder = input_pipeline.open_dataset(tiny_config.data, 32)
     patch = next(input_pipeline.encoded_patches(builder, "train").as_numpy_iterator())
     for name in ("density", "subtlety"):
@@ -84,7 +84,7 @@ def test_nothing_reseeds_the_process(tiny_config):
     assert found == expected
 
 
-def test_a_dataset_that_cannot_be_read_is_not_called_absent(tiny_config, monkeypatch):
+def test_an_unreadable_dataset_is_not_reported_as_absent(tiny_config, monkeypatch):
     def broken(*args, **kwargs):
         raise ValueError("Unknown feature type.")
 
@@ -115,7 +115,7 @@ def test_grey_levels_keep_16_bits(tiny_config):
     assert len(np.unique(np.round(levels))) > 1000
 
 
-def test_the_seed_alone_decides_the_order(tiny_config, replace):
+def test_only_the_seed_determines_the_order(tiny_config, replace):
     first = take(tiny_config, 3)
     tf.random.set_seed(987)
     again = take(tiny_config, 3)
@@ -145,7 +145,7 @@ def test_flips_turn_patch_and_mask_together(tiny_config, replace):
     assert len(found) >= 6
 
 
-def test_exposure_changes_grey_levels_alone(tiny_config, replace):
+def test_exposure_changes_only_grey_levels(tiny_config, replace):
     plain, exposed = take(tiny_config, 2), take(replace(tiny_config, max_random_gamma=2.0), 2)
     for before, after in zip(plain, exposed, strict=True):
         np.testing.assert_array_equal(before["mask"], after["mask"])
@@ -173,7 +173,7 @@ def varied(tiny_config):
     return input_pipeline.TrainingInput(dataclasses.replace(tiny_config, data=data))
 
 
-def test_the_place_in_the_input_is_the_step(varied):
+def test_the_position_in_the_input_is_the_step(varied):
     following = as_arrays(varied.batches().skip(40).take(2))
     assert_same(as_arrays(varied.batches(first_step=40).take(2)), following)
     assert np.abs(following[0]["image"] - following[1]["image"]).max() > 0
@@ -224,7 +224,7 @@ def test_a_shuffled_list_has_every_number_in_each_pass():
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/io").exists(), reason="Linux counts what is read")
-def test_a_step_reads_the_records_that_it_uses(tiny_config):
+def test_a_step_reads_only_the_records_that_it_uses(tiny_config):
     builder = input_pipeline.open_dataset(tiny_config.data, 32)
     index = input_pipeline.index_of_split(builder, "train")
     records = input_pipeline.Records(builder, index)
@@ -273,7 +273,7 @@ def test_picture_patches_are_of_three_kinds_and_fixed(tiny_config):
         ({"dataset": "ddsm_patches/real", "train_split": "validation"}, "no malignant patch"),
     ],
 )
-def test_what_cannot_be_trained_on_is_named(tiny_config, replace, settings, named):
+def test_unusable_training_data_are_named(tiny_config, replace, settings, named):
     with pytest.raises(UserError, match=named) as error:
         input_pipeline.training_batches(replace(tiny_config, **settings))
     assert "\n" not in str(error.value)

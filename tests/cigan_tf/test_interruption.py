@@ -14,7 +14,7 @@ from cigan_tf.errors import Preempted
     ("number", "name", "exit_code"),
     [(signal.SIGTERM, "SIGTERM", 75), (signal.SIGINT, "Ctrl-C", 130)],
 )
-def test_a_signal_is_noted_instead_of_acted_on(number, name, exit_code):
+def test_a_signal_is_recorded_and_does_not_stop_the_process(number, name, exit_code):
     before = signal.getsignal(number)
     with interruption.watch() as interrupted:
         assert not interrupted.requested
@@ -25,7 +25,7 @@ def test_a_signal_is_noted_instead_of_acted_on(number, name, exit_code):
     assert signal.getsignal(number) is before
 
 
-def test_work_without_a_save_of_its_own_ends_where_it_stands():
+def test_work_that_does_not_watch_for_signals_ends_immediately():
     with pytest.raises(Preempted) as raised, interruption.ending():
         os.kill(os.getpid(), signal.SIGINT)
     assert raised.value.exit_code == 130
@@ -41,7 +41,7 @@ def test_ctrl_c_twice_does_not_wait():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_outside_of_the_main_thread_nothing_is_noted():
+def test_no_signal_is_recorded_outside_the_main_thread():
     seen = []
 
     def look():

@@ -35,7 +35,7 @@ def test_every_flagfile_resolves_and_begins_with_a_comment(flagfile):
     assert flagfile.read_text().startswith("# ")
 
 
-def test_the_paper_flagfile_is_the_paper():
+def test_the_paper_flagfile_has_the_papers_settings():
     config = dry_run("--flagfile=cigan_tf/flagfiles/paper.flags")
     # It trains as the paper did, and measures more.
     assert config["training"].pop("evaluated_patches") == 200
@@ -102,7 +102,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, named, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_export_command_answers_alike(tmp_path):
+def test_the_export_command_reports_mistakes_in_one_line(tmp_path):
     finished = run(f"--workdir={tmp_path}", module="export.saved_model")
     assert finished.returncode == 2
     assert "There is no run in the workdir" in finished.stderr

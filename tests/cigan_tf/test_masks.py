@@ -42,14 +42,14 @@ def test_input_stack_has_context_mask_and_one_hot_class(patch):
     assert (stack[1, ..., 2:] == [0, 1]).all()
 
 
-def test_match_rim_takes_away_a_step_in_brightness(patch):
+def test_match_rim_removes_a_step_in_brightness(patch):
     image, mask = patch
     image = 0.25 + 0.5 * image
     matched = np.asarray(masks.match_rim(image, mask, image - 0.2))
     np.testing.assert_allclose(matched, image, atol=1e-5)
 
 
-def test_match_rim_keeps_what_lies_within():
+def test_match_rim_keeps_the_interior():
     """A blob in the middle stays; only the level at the edge follows the tissue around."""
     rows, columns = np.mgrid[:64, :64].astype(np.float32)
     distance = np.hypot(rows - 32, columns - 32)[None, ..., None]
@@ -62,7 +62,7 @@ def test_match_rim_keeps_what_lies_within():
     np.testing.assert_allclose(matched[0, 32, 32, 0], image[0, 32, 32, 0] + 0.2, atol=0.02)
 
 
-def test_match_rim_sees_nothing_of_the_lesion_that_was_there(patch):
+def test_match_rim_does_not_depend_on_the_original_lesion(patch):
     image, mask = patch
     other = np.where(mask > 0, 1 - image, image)
     np.testing.assert_array_equal(
@@ -71,7 +71,7 @@ def test_match_rim_sees_nothing_of_the_lesion_that_was_there(patch):
     )
 
 
-def test_match_rim_leaves_a_patch_that_is_all_mask(patch):
+def test_match_rim_does_not_change_a_patch_that_is_all_mask(patch):
     image, mask = patch
     np.testing.assert_array_equal(masks.match_rim(image, np.ones_like(mask), 1 - image), 1 - image)
 

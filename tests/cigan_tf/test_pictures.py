@@ -49,7 +49,7 @@ def test_rows_ask_for_both_classes_with_the_same_seeds():
     np.testing.assert_allclose(corrupted[~outside], 255 * noise, atol=0.51)
 
 
-def test_what_training_began_from_is_the_last_column():
+def test_the_infills_before_training_are_the_last_column():
     batch = {
         "image": np.zeros((2, 32, 32, 1), np.float32),
         "mask": np.ones((2, 32, 32, 1), np.float32),

@@ -57,7 +57,7 @@ def test_a_dataset_without_metadata_has_no_recipe(copied):
     assert record["film_size"] is None
 
 
-def test_the_fingerprint_is_of_the_records_and_not_of_the_folder(tiny_config, copied):
+def test_the_fingerprint_depends_on_the_records_and_not_on_the_folder(tiny_config, copied):
     config, shard = copied
     assert fingerprint(config) == fingerprint(tiny_config)
     rewrite(shard, lambda records: records)
@@ -79,7 +79,7 @@ def test_the_fingerprint_changes_with_the_records(tiny_config, copied, change):
     assert fingerprint(config) != fingerprint(tiny_config)
 
 
-def test_a_shard_that_is_cut_short_is_named(copied):
+def test_a_truncated_shard_is_named(copied):
     config, shard = copied
     shard.write_bytes(shard.read_bytes()[:-2])
     with pytest.raises(UserError, match="truncated"):
@@ -157,7 +157,7 @@ def test_training_writes_the_record(trained_run, tiny_config):
     assert record == json.loads(json.dumps(provenance.training_record(tiny_config)))
 
 
-def test_a_file_that_is_no_record_is_named(tmp_path):
+def test_an_invalid_record_is_named(tmp_path):
     assert provenance.read(tmp_path / "absent.json") is None
     for content in ("[]", "{}", "{"):
         (tmp_path / "other.json").write_text(content)

@@ -14,7 +14,7 @@ def draws():
 
 
 @pytest.mark.parametrize("seed_of_process", [None, 7])
-def test_draws_follow_from_the_seed_and_the_process_goes_on_as_before(seed_of_process):
+def test_draws_follow_from_the_seed_and_do_not_change_the_process_state(seed_of_process):
     tf.random.set_seed(seed_of_process)
     random.seed(7)
     expected = [random.random(), random.random()]

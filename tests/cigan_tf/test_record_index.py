@@ -44,7 +44,7 @@ def test_a_record_is_read_by_its_number(copied):
         assert records.mask(number).numpy() == mask
 
 
-def test_an_index_is_made_once(copied, monkeypatch):
+def test_an_index_is_built_once(copied, monkeypatch):
     builder, shard = copied
     first = record_index.of_split(builder, "train")
     assert [path.name for path in (shard.parent / "record_index").iterdir()] == ["train.npz"]
@@ -66,7 +66,7 @@ def test_an_index_follows_the_records(copied):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no index at all"])
-def test_a_damaged_index_is_made_again(copied, content):
+def test_a_damaged_index_is_rebuilt(copied, content):
     builder, shard = copied
     first = record_index.of_split(builder, "train")
     stored = shard.parent / "record_index" / "train.npz"
@@ -77,7 +77,7 @@ def test_a_damaged_index_is_made_again(copied, content):
     assert len(stored.read_bytes()) == len(whole)
 
 
-def test_beside_records_that_cannot_be_written_it_is_the_users(copied, tmp_path, monkeypatch):
+def test_the_index_of_a_read_only_dataset_is_in_the_users_cache(copied, tmp_path, monkeypatch):
     builder, shard = copied
     # Root may write anywhere, but not into a file as if it were a folder.
     (shard.parent / "record_index").write_bytes(b"")

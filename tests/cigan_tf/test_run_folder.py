@@ -14,7 +14,7 @@ def test_a_run_saves_its_configuration(tmp_path):
     assert run_folder.load_config(tmp_path / "run") == config
 
 
-def test_a_run_may_be_taken_up_for_longer(tmp_path):
+def test_a_run_may_be_resumed_with_more_steps(tmp_path):
     run_folder.claim(tmp_path, Config())
     longer = Config(training=TrainingConfig(adversarial_steps=200_000))
     run_folder.claim(tmp_path, longer)
@@ -29,7 +29,7 @@ def test_another_configuration_is_refused_with_its_differences(tmp_path):
     assert run_folder.load_config(tmp_path) == Config()
 
 
-def test_a_run_may_go_on_elsewhere_but_in_no_other_precision(tmp_path):
+def test_a_run_may_resume_on_other_hardware_but_not_in_another_precision(tmp_path):
     run_folder.claim(tmp_path, Config())
     run_folder.claim(
         tmp_path, Config(hardware=HardwareConfig(strategy="mirrored", jit_compile=True))
@@ -38,7 +38,7 @@ def test_a_run_may_go_on_elsewhere_but_in_no_other_precision(tmp_path):
         run_folder.claim(tmp_path, Config(hardware=HardwareConfig(mixed_precision="float16")))
 
 
-def test_another_configuration_is_taken_where_that_is_asked_for(tmp_path):
+def test_another_configuration_is_accepted_on_request(tmp_path):
     run_folder.claim(tmp_path, Config())
     changed = Config(loss=LossConfig(feature_weight=1.0))
     with pytest.raises(UserError, match="--resume_changed"):
@@ -58,7 +58,7 @@ def test_a_workdir_below_a_file_is_named(tmp_path):
         run_folder.claim(tmp_path / "file" / "run", Config())
 
 
-def test_a_second_process_is_refused_while_the_first_one_is_alive(tmp_path):
+def test_a_second_process_is_refused_while_the_first_is_running(tmp_path):
     with run_folder.sole_process(tmp_path / "run"):
         # A lock belongs to an open file: a second open file is what another process would have.
         second = run_folder.sole_process(tmp_path / "run")

@@ -33,17 +33,17 @@ def output_of(last="pass", level="2"):
     return finished.returncode, finished.stderr
 
 
-def test_notes_are_removed_and_all_else_is_shown():
+def test_notes_are_removed_and_everything_else_is_shown():
     assert output_of() == (0, "F0000 00:00:1 99 cpu.cc:1] needs AVX\nI0000 afterwards\n")
 
 
-def test_the_last_words_of_a_library_that_aborts_are_shown():
+def test_the_last_message_of_a_library_that_aborts_is_shown():
     code, output = output_of("os.abort()")
     assert code == -signal.SIGABRT
     assert output.startswith("F0000 00:00:1 99 cpu.cc:1] needs AVX\n")
 
 
-def test_notes_are_shown_where_they_are_asked_for():
+def test_notes_are_shown_on_request():
     assert output_of(level="0")[1].startswith(NOTES)
 
 

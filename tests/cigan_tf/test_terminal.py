@@ -5,7 +5,7 @@ import time
 from cigan_tf import terminal
 
 
-def test_progress_in_a_file_is_lines_that_become_rarer(capsys, monkeypatch):
+def test_progress_in_a_file_is_lines_that_become_less_frequent(capsys, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with terminal.progress_bar(desc="work", total=1000, mininterval=0, miniters=1) as progress:
@@ -26,13 +26,13 @@ def test_progress_in_a_file_is_lines_that_become_rarer(capsys, monkeypatch):
     assert "loss=999" in lines[-1]
 
 
-def test_a_bar_with_a_delay_says_nothing_of_short_work(capsys):
+def test_a_delayed_bar_shows_nothing_for_short_work(capsys):
     with terminal.progress_bar(desc="work", total=3, delay=60) as progress:
         progress.update(3)
     assert capsys.readouterr().err == ""
 
 
-def test_lines_written_beside_the_bar_stay_lines(capsys):
+def test_lines_written_during_the_bar_stay_lines(capsys):
     with terminal.progress_bar(desc="work", total=3) as progress:
         progress.write("by the way")
         progress.update(3)

@@ -63,7 +63,7 @@ def png_that_claims(width, height, colour_type=0):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def test_every_signature_answers_as_in_python(server, exported, floats, pngs):
+def test_every_signature_gives_the_same_answer_as_in_python(server, exported, floats, pngs):
     signatures = tf.saved_model.load(str(exported)).signatures
     assert set(server.signatures) == {"serving_default", "infill_png"}
     for name, inputs in (("serving_default", floats), ("infill_png", pngs)):
@@ -141,7 +141,7 @@ def malformed(rng, floats, pngs):
     return str(signature), {**good, str(named): wrong}, str(named)
 
 
-def test_malformed_requests_are_refused_by_name_and_harm_nothing(server, floats, pngs):
+def test_malformed_requests_are_refused_by_name_and_do_no_harm(server, floats, pngs):
     rng = np.random.default_rng(0)
     expected = server.run("serving_default", floats)["infilled"]
     expected_pngs = server.run("infill_png", pngs)["infilled_bytes"]
@@ -164,6 +164,6 @@ def test_malformed_requests_are_refused_by_name_and_harm_nothing(server, floats,
     assert server.peak_mb < settled_mb + 16
 
 
-def test_no_patches_are_no_mistake(server, floats):
+def test_an_empty_batch_is_valid(server, floats):
     nothing = {name: value[:0] for name, value in floats.items()}
     assert server.run("serving_default", nothing)["infilled"].shape == (0, SIDE, SIDE, 1)

@@ -66,7 +66,7 @@ def test_both_signatures_give_the_models_probability(server, classifier):
     assert answer["classes"].tolist() == [[b"non_malignant", b"malignant"]] * 3
 
 
-def test_classify_is_declared_as_the_server_wants_it(server):
+def test_classify_is_declared_as_the_server_requires(server):
     signature = server.signatures["classify"]
     assert signature.method_name == "tensorflow/serving/classify"
     assert list(signature.inputs) == ["inputs"]
@@ -80,7 +80,7 @@ def test_the_record_goes_with_the_classifier(exported_classifier):
     assert provenance.read(path) == RECORD
 
 
-def test_warm_up_asks_both_ways(exported_classifier, server):
+def test_warm_up_calls_both_signatures(exported_classifier, server):
     kinds = set()
     for record in tf.data.TFRecordDataset(str(exported_classifier / serving_files.WARMUP_FILE)):
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())

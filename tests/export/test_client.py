@@ -236,7 +236,7 @@ def test_a_rest_request_is_the_pages_field_by_field(rest_server, arrays, pngs):
         assert base64.b64decode(sent["b64"], validate=True) == png
 
 
-def test_a_server_that_is_not_there_yet_is_asked_again(server, pngs):
+def test_an_unavailable_server_is_asked_again(server, pngs):
     server.refusals = ["UNAVAILABLE", "UNAVAILABLE"]
     assert len(Client(server.address).infill_png(**pngs)) == 3
     assert len(server.requests) == 3
@@ -251,7 +251,7 @@ def test_any_other_refusal_is_final(server, pngs, code):
     assert len(server.requests) == 1
 
 
-def test_the_servers_reason_comes_through(server, pngs):
+def test_the_servers_reason_is_passed_on(server, pngs):
     colour = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
     wrong = {**pngs, "mask_bytes": [*pngs["mask_bytes"][:-1], colour]}
     with pytest.raises(ServerError, match="mask_bytes must be grey PNGs") as refusal:
@@ -259,7 +259,7 @@ def test_the_servers_reason_comes_through(server, pngs):
     assert refusal.value.code == "INVALID_ARGUMENT"
 
 
-def test_silence_ends_at_the_time_out(server, pngs):
+def test_a_silent_server_times_out(server, pngs):
     server.delay_s = 1
     with pytest.raises(ServerError) as refusal:
         Client(server.address, timeout_s=0.2).infill_png(**pngs)
@@ -268,7 +268,7 @@ def test_silence_ends_at_the_time_out(server, pngs):
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_nobody_there_is_unavailable(pngs, scheme):
+def test_a_missing_server_is_unavailable(pngs, scheme):
     with pytest.raises(ServerError) as refusal:
         Client(f"{scheme}://127.0.0.1:9", timeout_s=0.3).infill_png(**pngs)
     assert refusal.value.code == "UNAVAILABLE"
@@ -299,7 +299,7 @@ def test_a_server_without_a_trusted_certificate_is_asked_once(pngs, tmp_path):
     "answer",
     [(200, b"<html>"), (200, {"predictions": []}), (200, {"outputs": [{"b64": "!"}]}), (200, [1])],
 )
-def test_what_no_model_server_says_is_an_error(rest_server, pngs, answer):
+def test_an_answer_that_no_model_server_gives_is_an_error(rest_server, pngs, answer):
     rest_server.raw_answer = answer
     with pytest.raises(ServerError, match="sent an unexpected response"):
         Client(rest_server.address).infill_png(**pngs)
@@ -332,7 +332,7 @@ def test_a_wrong_png_is_named_before_anything_is_sent(rest_server, pngs, changed
     assert not rest_server.requests
 
 
-def test_an_address_of_no_kind_is_named():
+def test_an_invalid_address_is_named():
     with pytest.raises(UserError, match="Received: 'localhost:8501'"):
         Client("localhost:8501")
 

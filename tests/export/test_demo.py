@@ -229,7 +229,9 @@ def visitor(server, browser):
     return visit(browser, server)
 
 
-def test_a_lesion_goes_into_the_sample_and_home_as_dicom(visitor, sample_film, tmp_path):
+def test_lesions_are_infilled_into_the_sample_and_downloaded_as_dicom(
+    visitor, sample_film, tmp_path
+):
     visitor.click("hand", "button:nth-of-type(2)")
     around = [(0.36, 0.42), (0.37, 0.40), (0.38, 0.42), (0.37, 0.44), (0.36, 0.43)]
     visitor.draw(*around)
@@ -254,7 +256,7 @@ def test_a_lesion_goes_into_the_sample_and_home_as_dicom(visitor, sample_film, t
     assert 1000 < np.count_nonzero(changed) < 0.05 * changed.size
 
 
-def test_a_broken_file_is_named_and_the_next_good_one_opens(visitor, tmp_path):
+def test_a_damaged_file_is_named_and_the_next_valid_one_opens(visitor, tmp_path):
     film = np.random.default_rng(0).integers(0, 65_536, (900, 500), np.uint16)
     cv2.imwrite(str(tmp_path / "good.png"), film)
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
@@ -280,7 +282,7 @@ def test_the_same_file_and_the_same_sample_open_again(visitor, tmp_path):
         visitor.wait(lambda: visitor.model("outlines", "data.xs.length") == 0)
 
 
-def test_the_largest_films_open_and_what_is_larger_is_not_even_sent(visitor, tmp_path):
+def test_the_largest_films_open_and_larger_files_are_not_sent(visitor, tmp_path):
     large = dicom_films.film(np.zeros((6400, 6400), np.uint16), 16)
     (tmp_path / "large.dcm").write_bytes(dicom_films.content(large))
     with (tmp_path / "too_large.dcm").open("wb") as file:
@@ -293,7 +295,7 @@ def test_the_largest_films_open_and_what_is_larger_is_not_even_sent(visitor, tmp
     assert visitor.model("upload", "filename") != "too_large.dcm"
 
 
-def test_two_visitors_have_a_film_each(visitor, tmp_path):
+def test_each_visitor_has_their_own_film(visitor, tmp_path):
     film = np.random.default_rng(0).integers(0, 65_536, (900, 500), np.uint16)
     cv2.imwrite(str(tmp_path / "mine.png"), film)
     visitor.element("upload", "input").send_keys(str(tmp_path / "mine.png"))
@@ -308,7 +310,7 @@ def test_two_visitors_have_a_film_each(visitor, tmp_path):
     visitor.says("mine.png: 900 x 500 pixels.")
 
 
-def test_the_work_outlasts_a_lost_connection(browser, tunnel):
+def test_the_work_survives_a_lost_connection(browser, tunnel):
     visitor = visit(browser, tunnel.port)
     visitor.place(0.36, 0.42)
     visitor.click("infill", "button")
@@ -328,7 +330,7 @@ def test_the_work_outlasts_a_lost_connection(browser, tunnel):
     visitor.wait(lambda: visitor.model("flip", "active") == 1)
 
 
-def test_lost_work_is_said_to_be_lost(browser, tunnel):
+def test_lost_work_is_reported(browser, tunnel):
     visitor = visit(browser, tunnel.port)
     # Another server answers at the same address, which does not know the visit.
     browser.execute_script(
@@ -389,7 +391,7 @@ def test_it_fits_a_narrow_and_a_wide_window(visitor, width_px):
         ("http://evil.example.org:{port}", 403),  # a name that was turned to this address
     ],
 )
-def test_pages_are_opened_from_where_the_flags_say(server, origin, status):
+def test_pages_connect_only_from_allowed_origins(server, origin, status):
     origin = origin.format(port=server, host=socket.gethostname())
     headers = {
         "Connection": "Upgrade",
@@ -404,7 +406,7 @@ def test_pages_are_opened_from_where_the_flags_say(server, origin, status):
         assert asked.getresponse().status == status
 
 
-def test_who_is_away_for_longest_makes_room(infill):
+def test_the_visitor_away_longest_is_removed_at_the_limit(infill):
     async def body_of(url):
         return (await AsyncHTTPClient().fetch(url)).body.decode()
 
@@ -437,12 +439,12 @@ def test_who_is_away_for_longest_makes_room(infill):
     asyncio.run(visits())
 
 
-def test_an_origin_that_is_none_is_refused(infill):
+def test_an_invalid_origin_is_refused(infill):
     with pytest.raises(UserError, match="origin must be NAME or NAME:PORT"):
         page_server(infill, "127.0.0.1", 0, ["http://films.example.org/"])
 
 
-def test_requests_that_are_none_leave_it_standing(server):
+def test_malformed_requests_do_not_stop_the_server(server):
     no_requests = [
         b"\x00" * 5000,
         b"GET / HTTP/1.1\r\nContent-Length: -5\r\n\r\n",

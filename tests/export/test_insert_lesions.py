@@ -26,7 +26,7 @@ def mask_file(tmp_path):
     return path
 
 
-def test_a_lesion_is_put_into_a_real_film_and_taken_out_again(
+def test_a_lesion_is_inserted_into_a_real_film_and_removed_again(
     infill, sample_film, mask_file, tmp_path
 ):
     path, pixels, _ = sample_film
@@ -50,7 +50,7 @@ def test_a_lesion_is_put_into_a_real_film_and_taken_out_again(
     assert len(without.ContributingEquipmentSequence) == 2
 
 
-def test_a_16_bit_png_will_do(infill, sample_film, tmp_path):
+def test_a_16_bit_png_is_accepted(infill, sample_film, tmp_path):
     mask_file = tmp_path / "small.png"
     cv2.imwrite(str(mask_file), np.full((90, 90), 255, np.uint8))
     crop = sample_film[1][1000:2500, :1000]
@@ -78,7 +78,7 @@ def test_a_lesion_that_cannot_be_read_is_named(mask_file, text, message):
         parse_lesion(text.format(mask_file), (4432, 2864))
 
 
-def test_a_refused_output_costs_no_file_and_no_infill(tmp_path, sample_film, mask_file):
+def test_a_refused_output_stops_before_any_file_or_infill(tmp_path, sample_film, mask_file):
     def never(*_):
         raise AssertionError("infilled")
 

@@ -76,7 +76,7 @@ def test_the_signatures_are_the_contract(signatures):
     }
 
 
-def test_the_context_comes_back_bit_for_bit(signatures, request_of, patches):
+def test_the_context_is_returned_bit_for_bit(signatures, request_of, patches):
     infilled = signatures["serving_default"](**request_of())["infilled"].numpy()
     outside = patches["mask"] == 0
     np.testing.assert_array_equal(infilled[outside], patches["image"][outside])
@@ -120,7 +120,7 @@ def test_png_in_png_out_is_the_same_infill_in_16_bits(signatures, request_of, pa
         np.testing.assert_allclose(infilled / 65535, floats[..., 0], atol=1e-5)
 
 
-def test_grey_edges_of_a_mask_are_cut_at_half(signatures):
+def test_grey_edges_of_a_mask_are_thresholded_at_half(signatures):
     mask = np.zeros((32, 32, 1), np.uint8)
     mask[8:16, 8:16] = 255
     soft = np.maximum(mask, cv2.GaussianBlur(mask, (0, 0), 1)[..., None] // 3)
@@ -180,7 +180,7 @@ def test_a_wrong_png_is_named(signatures, picture):
         )
 
 
-def test_it_stands_alone(exported):
+def test_it_needs_no_code_of_the_package(exported):
     """A process that cannot import the package loads and runs it."""
     program = """
         import sys

@@ -85,7 +85,7 @@ def test_a_storage_that_fails_is_named(tmp_path):
         _ = pipeline | films.examples(next(iter(chosen.films)))
 
 
-def test_other_errors_of_the_pipeline_stay_as_they_are(tmp_path):
+def test_other_errors_of_the_pipeline_are_not_changed(tmp_path):
     _, films = films_of(DiscSource(1), tmp_path)
     with pytest.raises(ZeroDivisionError), films.errors_in_one_line():
         _ = 1 // 0

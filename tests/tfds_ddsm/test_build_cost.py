@@ -66,7 +66,7 @@ def test_a_disk_that_is_too_small_is_refused(
     assert capsys.readouterr().out.startswith(f"{told}20.0 GB of disk")
 
 
-def test_the_room_in_a_bucket_is_not_asked_for(capsys):
+def test_the_free_space_of_a_bucket_is_not_checked(capsys):
     cost = build_cost.Cost(film_seconds=0.5, records_bytes=10**18)
     build_cost.announce(cost, 1, 1, epath.Path("gs://bucket/data"), None)
     assert "One process needs about 1 min to read 1 films. The records" in capsys.readouterr().out

@@ -18,7 +18,7 @@ def _build(folder, started, may_end, order):
         order.put("ended")
 
 
-def test_a_second_build_waits_for_the_first_even_if_that_is_killed(tmp_path):
+def test_a_second_build_waits_for_the_first_even_if_it_is_killed(tmp_path):
     spawn = multiprocessing.get_context("spawn")
     order = spawn.Queue()
     events = [spawn.Event() for _ in range(4)]
@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_a_disk_without_locks_and_a_bucket_cannot_tell(tmp_path, monkeypatch):
+def test_buckets_and_disks_without_locks_do_not_guarantee_a_sole_build(tmp_path, monkeypatch):
     with build_lock.sole_build(epath.Path("gs://bucket/ddsm_patches/tiny")) as is_sole:
         assert not is_sole
 

@@ -56,7 +56,7 @@ def _write_ddsm_case(root):
         (folder / f"A_1459_1.{view}.LJPEG").touch()
 
 
-def test_ddsm_beside_cbis_ddsm(tmp_path):
+def test_ddsm_and_cbis_ddsm_in_one_folder(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path / "cbis", [MALIGNANT])
     _write_ddsm_case(tmp_path / "usf")
     text, _ = check.describe(str(tmp_path), patches_per_class=100)
@@ -69,7 +69,7 @@ def test_ddsm_beside_cbis_ddsm(tmp_path):
     assert "skipped" not in second
 
 
-def test_films_of_ddsm_that_are_named_and_not_there_are_missing(tmp_path):
+def test_films_of_ddsm_that_are_listed_but_absent_are_missing(tmp_path):
     _write_ddsm_case(tmp_path)
     for path in tmp_path.rglob("*.RIGHT_*.LJPEG"):
         path.unlink()
@@ -78,7 +78,7 @@ def test_films_of_ddsm_that_are_named_and_not_there_are_missing(tmp_path):
     assert "A-1459-1.ics names the film A_1459_1.RIGHT_CC, which has no .LJPEG file" in text
 
 
-def test_archives_are_named_where_no_film_is_found(tmp_path):
+def test_archives_are_named_if_no_film_is_found(tmp_path):
     for name in ("a.zip", "b.zip", "films"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=r"here are 2 \.zip, 1 without a suffix: unpack"):
@@ -92,7 +92,7 @@ def _save_film(path, seed, bits=16, shape=(60, 40)):
     PIL.Image.fromarray(pixels.astype(np.uint8 if bits == 8 else np.uint16)).save(path)
 
 
-def test_own_films_are_read_and_their_splits_told(tmp_path):
+def test_own_films_are_read_and_their_splits_reported(tmp_path):
     rows = ["film,patient_id,label,split,row_min,row_max,col_min,col_max,notes"]
     for number in range(1, 5):
         label, box = ("malignant", "10,19,5,14") if number < 3 else ("normal", ",,,")
@@ -119,7 +119,7 @@ def test_own_films_are_read_and_their_splits_told(tmp_path):
     assert "train 10000 5000 0 5000" in _words(text)
 
 
-def test_depths_that_are_guessed_and_differ_are_questioned(tmp_path):
+def test_different_guessed_depths_are_reported(tmp_path):
     text = "film,patient_id,label,bits\na.png,P1,normal,\nb.png,P2,normal,"
     (tmp_path / "films.csv").write_text(text)
     for seed, (name, bits) in enumerate((("a.png", 12), ("b.png", 14))):
@@ -134,7 +134,7 @@ def test_depths_that_are_guessed_and_differ_are_questioned(tmp_path):
     assert "unknown depth" not in found
 
 
-def test_faults_of_own_films_are_listed_and_stop(tmp_path, capsys):
+def test_faults_of_own_films_are_listed_and_fail_the_check(tmp_path, capsys):
     (tmp_path / "films.csv").write_text(
         "film,patient_id,label,row_min,row_max,col_min,col_max,mask\n"
         "good.png,P1,benign,10,19,5,14,\n"
@@ -178,7 +178,7 @@ def test_faults_of_own_films_are_listed_and_stop(tmp_path, capsys):
     assert capsys.readouterr().out == text + "\n"
 
 
-def test_the_config_of_a_source_decides_how_many_patches_are_expected(tmp_path):
+def test_the_number_of_expected_patches_follows_the_sources_config(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path, [MALIGNANT, BENIGN])
     rows = check.describe(str(tmp_path))[0].splitlines()[-3:]
     assert sum(int(row.split()[1]) for row in rows) == 100_000
@@ -200,7 +200,7 @@ def test_expected_patches_add_up(tmp_path):
     assert (counts[0] > counts[1]).all()
 
 
-def test_what_is_missing_is_counted_and_the_first_are_named(tmp_path):
+def test_missing_films_are_counted_and_the_first_are_named(tmp_path):
     rows = [dataclasses.replace(BENIGN, patient_id=f"P_{n:05}") for n in range(1, 6)]
     unproven = dataclasses.replace(MALIGNANT, pathology="UNPROVEN", number=2)
     cbis_ddsm_tree.write_tree(tmp_path, [MALIGNANT, unproven, *rows], "jpeg")

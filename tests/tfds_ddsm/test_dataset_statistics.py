@@ -71,7 +71,7 @@ def numbers_of_train():
     return dataset_statistics.statistics(REPORTS, SKIPPED)["splits"]["train"]
 
 
-def test_all_that_is_left_out_stands_in_one_table_whatever_its_text():
+def test_all_skipped_items_are_in_one_table_whatever_their_text():
     hostile = Skipped("film", "P_8_LEFT_CC", '=1+1,"\n;rm -rf / é')
     items = dataset_statistics.skipped_items(REPORTS, [hostile])
 

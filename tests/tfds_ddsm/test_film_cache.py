@@ -44,7 +44,7 @@ def read(cache, source, film=FILM, counts=COUNTS):
     return report, list(examples)
 
 
-def test_a_finished_film_is_not_read_again_and_gives_the_very_same_examples(tmp_path):
+def test_a_finished_film_is_not_read_again_and_gives_the_same_examples(tmp_path):
     source = CountingSource()
     report, examples = film_examples.encoded_examples(source, FILM, COUNTS, CONFIG)
     expected = list(examples)
@@ -72,7 +72,7 @@ def test_a_finished_film_is_not_read_again_and_gives_the_very_same_examples(tmp_
         {"manual_dir": "/other"},
     ],
 )
-def test_another_recipe_or_folder_shares_nothing(tmp_path, other):
+def test_another_recipe_or_folder_shares_no_films(tmp_path, other):
     source = CountingSource()
     read(cache_in(tmp_path), source)
     read(cache_in(tmp_path, **other), source)
@@ -80,13 +80,13 @@ def test_another_recipe_or_folder_shares_nothing(tmp_path, other):
     assert source.num_reads == 2
 
 
-def test_another_share_of_the_plan_is_drawn_anew(tmp_path):
+def test_another_share_of_the_plan_is_drawn_again(tmp_path):
     source = CountingSource()
     assert len(read(cache_in(tmp_path), source)[1]) == 7
     assert len(read(cache_in(tmp_path), source, counts=(2, 0, 1))[1]) == 3
 
 
-def test_other_files_or_another_line_of_the_index_are_read_anew(tmp_path):
+def test_changed_files_or_index_lines_are_read_again(tmp_path):
     read(cache_in(tmp_path), CountingSource())
     source = CountingSource(files="1001 bytes")
     read(cache_in(tmp_path), source)
@@ -95,7 +95,7 @@ def test_other_files_or_another_line_of_the_index_are_read_anew(tmp_path):
     assert source.num_reads == 2
 
 
-def test_other_code_shares_nothing(tmp_path, monkeypatch):
+def test_another_version_of_the_code_shares_no_films(tmp_path, monkeypatch):
     read(cache_in(tmp_path), CountingSource())
     monkeypatch.setattr(film_cache, "_rules", lambda: "other rules")
     source = CountingSource()
@@ -104,7 +104,7 @@ def test_other_code_shares_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fields", [{"left_out": ("mask: empty",)}, {"error": "a.dcm: cut short"}])
-def test_films_that_may_be_mended_are_read_again_by_the_next_try(tmp_path, fields):
+def test_films_that_may_be_repaired_are_read_again_by_the_next_build(tmp_path, fields):
     tmp_path /= "films [1] *"
     source, whole_film = CountingSource(**fields), dataclasses.replace(FILM, film_id="whole")
     read(cache_in(tmp_path), source)
@@ -124,7 +124,7 @@ def test_films_that_may_be_mended_are_read_again_by_the_next_try(tmp_path, field
     assert len(examples) == 7
 
 
-def test_half_a_film_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
+def test_a_partial_film_is_not_mistaken_for_a_complete_one(tmp_path, monkeypatch):
     cache, source = cache_in(tmp_path), CountingSource()
     encoded = []
 

@@ -119,7 +119,7 @@ def test_a_patch_has_the_description_of_its_largest_lesion():
     assert {large, benign, Description()} <= found
 
 
-def test_what_is_not_recorded_is_told_from_what_is():
+def test_unrecorded_descriptions_are_minus_one_or_empty():
     _, examples = draw((5, 5, 5))
     for example in examples.values():
         assert example["density"] == example["assessment"] == example["subtlety"] == -1
@@ -143,14 +143,14 @@ def test_the_same_film_gives_the_same_examples_and_another_seed_others():
     assert list(first) != list(other)
 
 
-def test_a_film_gives_what_it_can_and_the_report_says_so():
+def test_a_film_with_too_few_windows_gives_fewer_patches_and_is_reported():
     report, examples = draw((100_000, 0, 0))
 
     assert 0 < report.made[0] < 100_000
     assert len(examples) == report.made[0]
 
 
-def test_benign_and_background_patches_make_up_for_each_other():
+def test_benign_and_background_patches_replace_each_other():
     report, _ = draw((0, 100_000, 10))
     assert report.made[2] > 10
 
@@ -159,7 +159,7 @@ def test_benign_and_background_patches_make_up_for_each_other():
     assert report.made == (0, 20, 0)
 
 
-def test_only_asked_kinds_make_up():
+def test_only_requested_kinds_replace_missing_patches():
     everywhere = Lesion("mass", False, disc(200, 0, 190))
     report, _ = draw((0, 0, 10), OneFilm(lesions=(everywhere,)))
 
@@ -174,7 +174,7 @@ def test_a_lesion_outside_the_breast_is_counted_and_gives_no_patch():
     assert not examples
 
 
-def test_a_film_with_a_lesion_left_out_gives_malignant_patches_alone():
+def test_a_film_with_a_skipped_lesion_gives_only_malignant_patches():
     report, examples = draw((10, 10, 10), OneFilm(left_out=("mask: empty (mass 3)",)))
 
     assert report.left_out == ("mask: empty (mass 3)",)
@@ -183,7 +183,7 @@ def test_a_film_with_a_lesion_left_out_gives_malignant_patches_alone():
     assert {example["label"] for example in examples.values()} == {"malignant"}
 
 
-def test_no_patch_lies_on_a_lesion_that_is_too_small_for_the_rescaled_film():
+def test_no_patch_is_on_a_lesion_that_is_too_small_for_the_rescaled_film():
     mask = np.zeros((400, 300), bool)
     mask[200, [60, 62]] = True  # at half the size, a quarter of two pixels
     source = OneFilm((Lesion("calcification", True, mask),))

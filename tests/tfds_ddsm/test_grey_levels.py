@@ -23,7 +23,7 @@ def lut(entries, first=0, bits=16):
 @pytest.mark.parametrize("bits", [8, 10, 12, 13, 14, 16])
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
-def test_a_film_fills_0_to_65535_and_comes_back(bits, signed, interpretation):
+def test_a_film_fills_0_to_65535_and_round_trips(bits, signed, interpretation):
     stored, scale = scale_of(bits, signed, PhotometricInterpretation=interpretation)
     grey = scale.to_grey(stored)
     assert grey.dtype == np.uint16
@@ -55,7 +55,7 @@ def test_8_bits_are_scaled_by_257():
         ({"ModalityLUTSequence": lut(range(65535, 65535 - 4096, -1))}, True),
     ],
 )
-def test_every_switch_that_inverts_is_understood(attributes, inverted):
+def test_every_attribute_that_inverts_is_applied(attributes, inverted):
     stored, plain = scale_of()
     _, scale = scale_of(**attributes)
     expected = plain.to_grey(stored)
@@ -64,14 +64,14 @@ def test_every_switch_that_inverts_is_understood(attributes, inverted):
     np.testing.assert_array_equal(scale.to_stored(expected, stored.dtype), stored)
 
 
-def test_a_modality_lut_bends_the_scale():
+def test_a_modality_lut_is_applied():
     entries = np.round(np.linspace(0, 1, 4096) ** 2 * 65535).astype(int)
     stored, scale = scale_of(ModalityLUTSequence=lut(entries.tolist()))
     np.testing.assert_array_equal(scale.to_grey(stored), entries[stored])
 
 
 @pytest.mark.parametrize("bits", [12, 16])
-def test_the_entries_of_a_modality_lut_may_be_said_to_have_12_bits(bits):
+def test_the_entries_of_a_modality_lut_may_have_12_bits(bits):
     transform = lut(list(range(4095, -1, -1)))
     transform[0].LUTDescriptor = [4096, 0, bits]
     stored, scale = scale_of(ModalityLUTSequence=transform)
@@ -87,7 +87,7 @@ def test_a_modality_lut_of_another_depth_is_refused(descriptor):
         scale_of(ModalityLUTSequence=transform)
 
 
-def test_a_window_is_applied_on_request_only():
+def test_a_window_is_applied_only_on_request():
     attributes = {"WindowCenter": 1000, "WindowWidth": 501}
     stored, scale = scale_of(**attributes)
     assert scale.to_grey(np.array([[750]]))[0, 0] == round(750 / 4095 * 65535)
@@ -160,7 +160,7 @@ def test_a_film_that_does_not_fill_its_file_is_scaled_by_the_depth_it_suggests(b
     assert (dicom.bits, dicom.warning) == (scale.bits, scale.warning)
 
 
-def test_the_depth_that_a_file_states_or_the_user_gives_is_taken_without_a_warning():
+def test_a_depth_stated_by_the_file_or_the_user_is_used_without_a_warning():
     stored = np.array([[0, 900]], np.uint16)
     for scale, bits in (
         (of_picture(stored, stated_white=4095), 12),
@@ -237,7 +237,7 @@ def test_few_values_a_little_below_0_are_black(lowest):
 
 
 @pytest.mark.parametrize(("lowest", "count"), [(-50, 200), (-2500, 2)], ids=["many", "deep"])
-def test_values_below_0_that_may_be_no_part_of_the_picture_are_questioned(lowest, count):
+def test_values_below_0_that_may_not_belong_to_the_image_are_refused(lowest, count):
     stored = np.full((20, 20), 4000, np.int16)
     stored.ravel()[:count] = lowest
     film = dicom_films.film(stored)
@@ -273,7 +273,7 @@ def test_a_scale_that_makes_no_sense_is_refused(attributes, message):
         scale_of(**attributes)
 
 
-def test_full_16_bits_are_grey_levels_as_they_are():
+def test_full_16_bit_values_are_unchanged():
     stored, scale = scale_of(16)
     assert scale.is_identity
     assert scale.to_grey(stored) is stored

@@ -30,7 +30,7 @@ def all_corners(shape):
             yield row, column, np.s_[row : row + SIZE, column : column + SIZE]
 
 
-def test_the_lesion_corners_are_those_of_a_search_through_all_windows(small_film):
+def test_the_lesion_corners_match_an_exhaustive_search(small_film):
     breast, malignant, benign = small_film
     tissue = patches.tissue_fractions(breast, SIZE)
     expected = [
@@ -47,7 +47,7 @@ def test_the_lesion_corners_are_those_of_a_search_through_all_windows(small_film
     assert corners.tolist() == expected
 
 
-def test_the_background_corners_are_those_of_a_search_through_all_windows(small_film):
+def test_the_background_corners_match_an_exhaustive_search(small_film):
     breast, malignant, benign = small_film
     lesions = malignant | benign
     expected = [
@@ -132,7 +132,7 @@ def test_rescaling_by_a_half_averages_blocks_and_keeps_half_covered_mask_pixels(
     assert patches.rescale(mask, 0.5).tolist() == [[True, False]]
 
 
-def test_the_factor_lies_between_fitting_the_height_and_the_width():
+def test_the_factor_is_between_fitting_the_height_and_the_width():
     factors = {patches.rescale_factor(f"film_{i}", 5500, 2500, (1375, 750)) for i in range(200)}
 
     assert min(factors) >= 1375 / 5500
@@ -218,7 +218,7 @@ def synthetic_film():
 
 
 @pytest.mark.parametrize("flip", [np.s_[:, :], np.s_[:, ::-1], np.s_[::-1]])
-def test_the_breast_is_found_beside_labels_tape_white_edges_fog_and_specks(flip):
+def test_the_breast_is_found_despite_labels_tape_white_edges_fog_and_specks(flip):
     image, breast = synthetic_film()
     image, breast = np.ascontiguousarray(image[flip]), breast[flip]
 
@@ -277,7 +277,7 @@ def test_on_real_films_the_lesions_are_breast_and_the_far_side_and_the_edges_are
 
 @pytest.mark.parametrize("factor", [0.07, 0.29, 0.3333, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("window", [np.s_[:, :], np.s_[10:60, 30:31], np.s_[100:, 80:], np.s_[:0]])
-def test_a_mask_is_rescaled_as_the_image_is_and_cut_at_one_half(window, factor):
+def test_a_mask_is_rescaled_like_the_image_and_thresholded_at_one_half(window, factor):
     mask = np.zeros((120, 90), bool)
     mask[window] = np.random.default_rng(0).random(mask[window].shape) < 0.6
     size = (round(90 * factor), round(120 * factor))

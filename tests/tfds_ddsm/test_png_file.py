@@ -23,7 +23,7 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("image", PICTURES.values(), ids=PICTURES)
-def test_other_decoders_read_the_very_same_pixels(image):
+def test_other_decoders_read_the_same_pixels(image):
     import tensorflow as tf
 
     data = png_file.encode(image)
@@ -37,7 +37,7 @@ def test_other_decoders_read_the_very_same_pixels(image):
 
 
 @pytest.mark.parametrize("image", PICTURES.values(), ids=PICTURES)
-def test_the_file_is_what_the_standard_says(image):
+def test_the_file_conforms_to_the_standard(image):
     data = png_file.encode(image)
 
     assert data.startswith(b"\x89PNG\r\n\x1a\n")

@@ -57,7 +57,7 @@ def test_films_go_to_the_split_of_their_patient_with_their_share(tmp_path):
     assert selected.allowed_failures == 2  # 5 % of 40
 
 
-def test_missing_films_count_into_what_may_be_left_out(tmp_path):
+def test_missing_films_count_towards_the_allowed_failures(tmp_path):
     write(tmp_path, rows_of(PATIENTS))
     remove_films(tmp_path, PATIENTS[:2])
 

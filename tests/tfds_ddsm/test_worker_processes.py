@@ -34,7 +34,7 @@ def shares_of(source):
     return [(film, (0, 0, 3)) for film in source.index()]
 
 
-def test_films_lie_in_the_cache_in_their_order(tmp_path):
+def test_films_are_cached_in_their_order(tmp_path):
     source = DiscSource(4)
     cache, shares = FilmCache(tmp_path, {}, ""), shares_of(source)
     with worker_processes.started(cache, source, CONFIG, 2) as read_ahead:
@@ -54,7 +54,7 @@ def test_films_lie_in_the_cache_in_their_order(tmp_path):
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_a_worker_that_fails_stops_the_build_and_what_is_finished_stays(tmp_path, is_killed):
+def test_a_failing_worker_stops_the_build_and_finished_films_remain(tmp_path, is_killed):
     source = FailingSource(4, failing="P_00002_LEFT_CC", is_killed=is_killed)
     cache, shares = FilmCache(tmp_path, {}, ""), shares_of(source)
     error, message = (
@@ -127,7 +127,7 @@ def test_the_number_of_workers_is_checked(monkeypatch, text):
         worker_processes.num_workers()
 
 
-def test_one_process_builds_unless_more_are_asked_for(monkeypatch):
+def test_one_process_builds_by_default(monkeypatch):
     monkeypatch.delenv("DDSM_PATCHES_WORKERS", raising=False)
     assert worker_processes.num_workers() == 1
     monkeypatch.setenv("DDSM_PATCHES_WORKERS", "8")

@@ -25,7 +25,7 @@ def transformed(image, angle=0.0, scale=1.0, mirrored=False):
     return augmentation.transform(tf.constant(image), *arguments, tf.constant(mirrored)).numpy()
 
 
-def test_nothing_drawn_is_nothing_changed(image):
+def test_the_identity_transform_changes_nothing(image):
     np.testing.assert_allclose(transformed(image), image, atol=1e-5)
 
 

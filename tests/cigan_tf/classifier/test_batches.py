@@ -55,7 +55,9 @@ def test_as_many_batches_as_steps_half_of_each_class(discs_config):
         assert sorted(label[:, 0].tolist()) == [0, 0, 1, 1]
 
 
-def test_the_share_of_real_patches_is_the_steps(discs_config, with_classifier, synthetic, known):
+def test_the_share_of_real_patches_is_that_of_the_step(
+    discs_config, with_classifier, synthetic, known
+):
     config = with_classifier(
         discs_config,
         classifier_steps=300,
@@ -81,13 +83,15 @@ def test_the_share_of_real_patches_is_the_steps(discs_config, with_classifier, s
         ("pretraining", "synthetic", "real"),
     ],
 )
-def test_what_an_arm_sees(discs_config, with_classifier, synthetic, known, use, first, last):
+def test_the_patches_an_arm_trains_on(
+    discs_config, with_classifier, synthetic, known, use, first, last
+):
     steps = drawn(with_classifier(discs_config, synthetic_use=use), 0, synthetic)
     for images, origin in ((steps[0][0], first), (steps[-1][0], last)):
         assert {known[levels(image).tobytes()] for image in images} == {origin}
 
 
-def test_the_seed_alone_decides(discs_config, with_classifier, synthetic):
+def test_only_the_seed_matters(discs_config, with_classifier, synthetic):
     config = with_classifier(discs_config, synthetic_use="mixed", traditional_augmentation=True)
     tf.random.set_seed(1)
     first = drawn(config, 5, synthetic)
@@ -97,7 +101,7 @@ def test_the_seed_alone_decides(discs_config, with_classifier, synthetic):
     assert any(np.abs(a[0] - b[0]).max() > 0.01 for a, b in zip(first, other, strict=True))
 
 
-def test_augmentation_changes_what_is_trained_on(discs_config, with_classifier, known):
+def test_augmentation_changes_the_training_patches(discs_config, with_classifier, known):
     config = with_classifier(discs_config, traditional_augmentation=True)
     seen = [levels(image).tobytes() in known for images, _ in drawn(config) for image in images]
     assert not all(seen)
@@ -132,7 +136,7 @@ def infills_on_the_fly(discs_config, discs_generator):
     return OnTheFly(discs_config, discs_generator)
 
 
-def test_infills_on_the_fly_are_new_ones_in_each_pass(
+def test_infills_on_the_fly_are_new_in_each_pass(
     discs_config, with_classifier, infills_on_the_fly, known
 ):
     config = with_classifier(
@@ -168,7 +172,7 @@ def test_fewer_patients_are_part_of_more(discs_config, with_classifier, known):
     assert patients[0.5] <= patients[1.0]
 
 
-def test_who_is_scored(discs_config):
+def test_the_scored_patches_and_their_facts(discs_config):
     images, facts = batches.scored_batches(discs_config, "test")
     assert sum(len(batch) for batch in images) == facts["label"].size == 16
     assert collections.Counter(facts["patient_id"].tolist()) == {"gil": 8, "hue": 8}
@@ -204,7 +208,7 @@ def on(config, dataset):
     return dataclasses.replace(config, data=data)
 
 
-def test_a_class_that_is_missing_is_named(discs_config):
+def test_a_missing_class_is_named(discs_config):
     config = on(discs_config, "one_class")
     with pytest.raises(UserError, match=r"the train split of .* has real malignant patches"):
         drawn(config)

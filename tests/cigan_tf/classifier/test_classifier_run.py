@@ -49,7 +49,7 @@ def test_training_has_changed_the_classifier(finished, discs_config):
         assert np.abs(before.numpy() - after.numpy()).max() > 0, before.path
 
 
-def test_runs_of_one_process_do_not_know_of_each_other(finished, discs_config, tmp_path):
+def test_runs_in_one_process_are_independent(finished, discs_config, tmp_path):
     classifier_run.train_classifier(discs_config, 1, tmp_path / "other", tmp_path / "other")
     classifier_run.train_classifier(discs_config, 0, tmp_path / "again", tmp_path / "again")
     first, other, again = (
@@ -86,7 +86,7 @@ def test_the_loss_of_a_point_is_the_mean_since_the_last_one(discs_config, tmp_pa
     assert losses[0] != losses[1]
 
 
-def test_building_a_classifier_leaves_the_process_random_state_alone():
+def test_building_a_classifier_does_not_change_the_process_random_state():
     state = random.getstate(), np.random.get_state()[1].tolist()
     network.build_classifier(32, "random", seed=5)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == state
@@ -99,7 +99,7 @@ def test_a_finished_classifier_is_not_run_again(finished, discs_config, monkeypa
 
 
 @pytest.mark.parametrize("order", [batches.ORDER, batches.ORDER - 1])
-def test_an_interrupted_run_ends_as_the_undisturbed_one(
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     finished, discs_config, tmp_path, monkeypatch, capsys, order
 ):
     tmp_path = tmp_path / "run [1]"  # to TensorFlow a pattern

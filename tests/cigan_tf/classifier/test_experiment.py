@@ -45,7 +45,7 @@ def test_all_arms_of_a_seed_before_the_next_seed(discs_config, trained, tmp_path
     assert cigan.classifier_steps == baseline.classifier_steps == 4
 
 
-def test_without_an_arm_there_is_no_experiment(discs_config, trained, tmp_path):
+def test_an_experiment_needs_an_arm(discs_config, trained, tmp_path):
     none = dataclasses.replace(discs_config.experiment, arm=())
     with pytest.raises(UserError, match=r"arms\.flags"):
         experiment.train_cells(discs_config, tmp_path, none.cells(discs_config.classifier))
@@ -86,7 +86,7 @@ def test_the_arm_that_confirms_infills_is_trained_first(discs_config, trained, t
     assert folders == [tmp_path / "classifiers" / arm / "seed_1" for arm in ("baseline", "sure")]
 
 
-def test_a_cell_that_another_process_trains_is_left_to_it(discs_config, trained, tmp_path):
+def test_a_cell_that_another_process_trains_is_skipped(discs_config, trained, tmp_path):
     cells = cells_of(discs_config)
     with file_io.lock(run_folder.cell_dir(tmp_path, cells[0])) as held:
         assert held
@@ -102,7 +102,7 @@ def train_small_cells(config, folder, cells):
         experiment.train_free_cells(config, folder, cells)
 
 
-def test_two_cells_at_once_leave_the_files_of_two_in_a_row(
+def test_two_cells_at_once_write_the_same_files_as_in_sequence(
     discs_config, small_classifier, tmp_path
 ):
     baseline = dataclasses.replace(discs_config.experiment, arms=("baseline",))
@@ -146,7 +146,7 @@ def test_one_command_trains_judges_and_reports(
     assert (tmp_path / "infills.png").stat().st_size > 0
 
 
-def test_infills_that_cannot_be_judged_cost_no_table(
+def test_infills_that_cannot_be_judged_do_not_prevent_the_table(
     discs_config, synthetic_folder, small_classifier, tmp_path, capsys
 ):
     settings = dataclasses.replace(

@@ -17,7 +17,7 @@ from cigan_tf.experiment_config import Cell
     ("per_real", "of_first", "of_second"),
     [(0.5, 50, 0), (1, 100, 0), (1.25, 100, 25), (2, 100, 100)],
 )
-def test_so_many_infills_of_each_patch_are_used(per_real, of_first, of_second):
+def test_the_requested_number_of_infills_per_patch_is_used(per_real, of_first, of_second):
     infill = np.repeat([0, 1], 100)
     used = infill_choice.draw_infills(infill, per_real, seed=0)
     assert (used[:100].sum(), used[100:].sum()) == (of_first, of_second)
@@ -54,7 +54,7 @@ def sure_config(discs_config, with_classifier, synthetic_folder):
     )
 
 
-def test_infills_are_used_whose_class_the_classifier_confirms(
+def test_only_infills_whose_class_is_confirmed_are_used(
     discs_config, with_classifier, synthetic, tmp_path
 ):
     records = list(synthetic.records().as_numpy_iterator())  # one shard: in the stored order

@@ -140,7 +140,7 @@ def test_a_degraded_generator_fails():
     assert find(quality, "class_auc")["infills"]["high"] < find(quality, "class_auc")["real"]["low"]
 
 
-def test_infills_easier_than_real_lesions_lie_above_their_interval():
+def test_infills_easier_than_real_lesions_are_above_their_interval():
     real = make_patches(0, num=96, num_patients=16)
     hidden = np.arange(96) % 4 == 1
     real["image"][hidden] -= 0.3 * real["mask"][hidden]
@@ -148,7 +148,7 @@ def test_infills_easier_than_real_lesions_lie_above_their_interval():
     assert agreement["infills"]["value"] == 1 > agreement["real"]["high"]
 
 
-def test_a_generator_that_ignores_the_class_is_found_out():
+def test_a_generator_that_ignores_the_class_is_detected():
     infills = make_patches(1)
     infills["label"] = 1 - infills["label"]
     quality = judge(infills=infills)
@@ -158,7 +158,7 @@ def test_a_generator_that_ignores_the_class_is_found_out():
     assert kernel["infills"]["value"] > 10 * abs(kernel["real"]["value"])
 
 
-def test_copies_of_training_patches_are_found_out():
+def test_copies_of_training_patches_are_detected():
     training = make_patches(2, prefix="train")
     quality = judge(infills=training, training=training)
     nearest = find(quality, "nearest_training_patch")
@@ -168,14 +168,14 @@ def test_copies_of_training_patches_are_found_out():
     assert find(quality, "recall_flipped")["infills"]["value"] >= 0.95
 
 
-def test_seams_are_found_out():
+def test_seams_are_detected():
     infills = make_patches(1)
     infills["image"] = infills["image"] + 0.3 * infills["mask"]
     seam = find(judge(infills=infills), "seam_score", "non_malignant")
     assert seam["infills"]["low"] > 3 * seam["real"]["high"]
 
 
-def test_no_patient_stands_on_both_sides_of_a_distance():
+def test_no_patient_is_on_both_sides_of_a_distance():
     real = make_patches(0)
     quality = judge(real=real, infills=real)
     assert find(quality, "kernel_distance", "malignant")["infills"]["n"] == {
@@ -191,7 +191,7 @@ def test_no_patient_stands_on_both_sides_of_a_distance():
         assert find(quality, "seam_ratio", of_class)["infills"]["value"] == 1.0
 
 
-def test_it_is_json_that_the_page_shows(quality, tmp_path):
+def test_the_result_is_json_and_the_page_shows_all_measures(quality, tmp_path):
     quality = {"features": "imagenet", **quality}
     path = tmp_path / "infill_quality.json"
     path.write_text(json.dumps(quality, allow_nan=False))
@@ -201,7 +201,7 @@ def test_it_is_json_that_the_page_shows(quality, tmp_path):
     assert quality["window_px"] == SIZE
 
 
-def test_the_seed_alone_decides(quality):
+def test_infills_into_training_tissue_do_not_change_other_measures(quality):
     # What stands in training tissue changes nothing else.
     alone = judge()["measures"]
     assert alone == [entry for entry in quality["measures"] if entry in alone]
@@ -222,7 +222,7 @@ def alone(**changes):
         ({"training": {"image": np.zeros((3, 8, 8, 1)), "patient_id": ["a"] * 3}}, "the same size"),
     ],
 )
-def test_what_cannot_be_judged_is_refused_in_one_line(arguments, message):
+def test_invalid_input_is_refused_in_one_line(arguments, message):
     with pytest.raises(UserError, match=message) as error:
         judge(**arguments)
     assert "\n" not in str(error.value)
@@ -239,7 +239,7 @@ def test_features_are_the_classifiers_pooled_maps():
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, rtol=1e-4)
 
 
-def test_features_that_cannot_be_had_are_named(tmp_path):
+def test_unavailable_features_are_named(tmp_path):
     with pytest.raises(UserError, match="need a trained classifier"):
         infill_quality.feature_function("classifier")
     with pytest.raises(UserError, match=r"the file '.*absent\.h5' does not exist"):

@@ -23,7 +23,7 @@ def test_the_share_grows_from_a_half_as_each_reading_says(reading, by_stage):
     assert 0.88 <= share[-1] <= 0.9 + 1e-6, "the final iteration is trained on 90 % real data"
 
 
-def test_pretraining_is_synthetic_first_and_real_alone_afterwards():
+def test_pretraining_is_synthetic_first_and_only_real_afterwards():
     share = real_share_by_step(
         ClassifierConfig(
             synthetic_use="pretraining", classifier_steps=10, synthetic_pretraining_share=0.3
@@ -37,7 +37,7 @@ def test_without_mixing_the_share_is_one_or_nothing():
     assert real_share_by_step(ClassifierConfig(synthetic_use="only")).max() == 0
 
 
-def test_patches_are_synthetic_with_their_steps_chance():
+def test_patches_are_synthetic_with_the_probability_of_their_step():
     settings = ClassifierConfig(
         synthetic_use="mixed", real_share_reading="plus_20_points", classifier_steps=3000
     )

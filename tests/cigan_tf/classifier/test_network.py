@@ -94,7 +94,7 @@ def test_vgg_16_from_an_npz_file(vgg, tmp_path):
     ("network", "trainable", "begins"),
     [("resnet50", "last", ("malignant", "conv5_")), ("vgg16", "none", ("malignant",))],
 )
-def test_what_is_not_trained_does_not_change(network, trainable, begins, image):
+def test_frozen_layers_do_not_change(network, trainable, begins, image):
     classifier = build_classifier(32, "random", seed=1, network=network, trainable=trainable)
     before = {weight.path: weight.numpy() for weight in classifier.weights}
     classifier.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", jit_compile=False)

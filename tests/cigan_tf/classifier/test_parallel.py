@@ -76,7 +76,7 @@ def test_a_users_mistake_in_one_process_ends_the_others(tmp_path):
     ("function", "error", "says"),
     [(kill_itself, UserError, "code -9"), (be_asked_to_stop, Preempted, "Ctrl-C")],
 )
-def test_how_a_process_ended_is_said(function, error, says, tmp_path):
+def test_the_end_of_a_process_is_reported(function, error, says, tmp_path):
     with pytest.raises(error, match=says) as raised:
         parallel.run(function, (str(tmp_path),), jobs=1)
     assert raised.value.exit_code == {UserError: 2, Preempted: 130}[error]
@@ -90,7 +90,7 @@ def test_all_processes_save_when_the_first_is_stopped(number, exit_code, tmp_pat
     assert {path.read_text() for path in tmp_path.iterdir()} == {"saved after SIGTERM"}
 
 
-def test_a_process_that_is_stopped_before_its_work_is_no_mistake(tmp_path):
+def test_a_process_stopped_before_its_work_is_not_an_error(tmp_path):
     with pytest.raises(Preempted, match="same command to resume") as raised:
         parallel.run(stop_before_work, (str(tmp_path),), jobs=1)
     assert raised.value.exit_code == 75

@@ -38,14 +38,14 @@ def records(synthetic_folder):
     return list(SyntheticSet(synthetic_folder, 32).records().as_numpy_iterator())
 
 
-def test_every_training_patch_comes_once_more_as_the_other_class(records, training_patches):
+def test_every_training_patch_is_infilled_once_as_the_other_class(records, training_patches):
     assert {record["patch"] for record in records} == set(training_patches)
     assert len(records) == len(training_patches)
     for record in records:
         assert record["label"] == 1 - int(training_patches[record["patch"]]["label"])
 
 
-def test_it_is_made_from_the_training_split_alone(records):
+def test_it_is_made_only_from_the_training_split(records):
     patients = {record[name] for record in records for name in ("patient_id", "mask_patient_id")}
     assert patients == {b"ann", b"bea", b"cia", b"dot"}
     origins = {record[name] for record in records for name in ("patch", "mask_patch")}
@@ -63,7 +63,7 @@ def test_masks_are_those_of_malignant_patches(records, training_patches):
     assert len(lent) > 4, "masks are drawn, not taken in turn from one patch"
 
 
-def test_outside_the_mask_patches_are_the_films_own(records, training_patches):
+def test_patches_are_unchanged_outside_the_mask(records, training_patches):
     for record in records:
         outside = record["mask"] == 0
         context = training_patches[record["patch"]]["image"]
@@ -122,7 +122,7 @@ def stored_in_order(synthetic):
     )
 
 
-def test_a_run_that_is_killed_goes_on_at_its_shard_and_ends_with_the_same_bytes(
+def test_a_killed_run_resumes_at_its_shard_and_writes_the_same_bytes(
     discs_config, discs_generator, small_shards, tmp_path, monkeypatch
 ):
     whole = write_synthetic_set(discs_config, tmp_path / "undisturbed", str(discs_generator))
@@ -149,7 +149,7 @@ def test_a_record_has_the_same_bytes_in_every_process(synthetic_folder):
         assert example.SerializeToString(deterministic=True) == record
 
 
-def test_what_another_generator_has_begun_is_begun_again(
+def test_an_unfinished_set_of_another_generator_is_restarted(
     discs_config, discs_generator, small_shards, tmp_path, monkeypatch
 ):
     other = dataclasses.replace(
@@ -175,7 +175,7 @@ def test_a_signal_ends_the_command_and_keeps_finished_shards(
     assert len(list(tmp_path.glob("synthetic/1.1.0/synthetic-train.tfrecord-*"))) == 1
 
 
-def test_a_second_infill_of_a_patch_is_another_one(
+def test_a_second_infill_of_a_patch_differs_from_the_first(
     records, discs_config, discs_generator, small_shards, tmp_path, monkeypatch
 ):
     twice = dataclasses.replace(discs_config.experiment, infills_per_patch=2)
@@ -207,7 +207,7 @@ def test_two_at_once_are_refused(discs_config, discs_generator, tmp_path):
     assert not (tmp_path / "synthetic").exists()
 
 
-def test_png_files_are_the_records(records, synthetic_folder):
+def test_png_files_match_the_records(records, synthetic_folder):
     stored = sorted(path for path in (synthetic_folder / "png").glob("*malignant.png"))
     assert len(stored) == len(records)
     picture = cv2.imread(str(stored[0]), cv2.IMREAD_UNCHANGED)
@@ -217,7 +217,7 @@ def test_png_files_are_the_records(records, synthetic_folder):
     assert set(np.unique(mask)) == {0, 255}
 
 
-def test_png_files_are_written_of_a_finished_set(
+def test_png_files_are_written_for_a_finished_set(
     discs_config, discs_generator, synthetic_folder, tmp_path
 ):
     finished = shutil.copytree(synthetic_folder, tmp_path / "synthetic")
@@ -241,7 +241,7 @@ def test_a_finished_set_is_kept_and_another_one_refused(
         )
 
 
-def test_an_unfinished_set_is_none(tmp_path):
+def test_an_unfinished_set_is_refused(tmp_path):
     (tmp_path / "synthetic" / "1.1.0").mkdir(parents=True)
     with pytest.raises(UserError, match="--mode=infill"):
         SyntheticSet(tmp_path / "synthetic", 32)
@@ -259,7 +259,7 @@ def test_patches_of_another_size_are_refused(
         )
 
 
-def test_one_class_alone_is_refused(discs_config, discs_generator, tmp_path):
+def test_a_single_class_is_refused(discs_config, discs_generator, tmp_path):
     data = dataclasses.replace(discs_config.data, dataset="ddsm_patches/one_class")
     config = dataclasses.replace(discs_config, data=data)
     generator = record_as_trained_on(config, discs_generator, tmp_path / "generator")
@@ -276,7 +276,7 @@ def test_one_class_alone_is_refused(discs_config, discs_generator, tmp_path):
         ("dataset", "ddsm_patches/shared", "dataset was fingerprint"),
     ],
 )
-def test_a_generator_of_other_patches_than_the_flags_say_is_refused(
+def test_a_generator_of_patches_that_differ_from_the_flags_is_refused(
     setting, value, named, discs_config, discs_generator, tmp_path
 ):
     data = dataclasses.replace(discs_config.data, **{setting: value})

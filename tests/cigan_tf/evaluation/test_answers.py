@@ -75,7 +75,7 @@ def audit(share=0.01, recall=1.0, in_training=0.0):
     ]
 
 
-def test_what_was_trained_on_what(ask):
+def test_the_training_data_of_the_arms(ask):
     trained, *_ = ask({"baseline": 1.0, "cigan": 1.0})
     assert trained.answer == "3,721 patches of 3 patients"
     facts = {line.name: line.value for line in trained.lines}
@@ -94,7 +94,7 @@ def test_what_was_trained_on_what(ask):
         (0.0, "No, it made it worse: −0.", "bad"),
     ],
 )
-def test_infilled_patches_are_set_against_the_best_arm_without(cigan, answer, tone, ask):
+def test_infilled_patches_are_compared_with_the_best_arm_without_them(cigan, answer, tone, ask):
     _, helped, *_ = ask({"baseline": 0.3, "traditional": 1.0, "cigan": cigan})
     assert helped.answer.startswith(answer)
     assert helped.answer.endswith("cigan − traditional")
@@ -121,7 +121,7 @@ def test_of_many_pairs_three_are_shown(ask):
     assert helped.lines[-1].value == "3 pairs, in the table below"
 
 
-def test_one_arm_helps_nobody(ask):
+def test_a_single_arm_is_not_compared(ask):
     _, helped, *_ = ask({"cigan": 1.0})
     assert (helped.answer, helped.lines) == ("No arms were compared", [])
 
@@ -182,7 +182,7 @@ def test_of_several_generators_the_worst_answers(ask):
     assert copied.lines[0].value == "1.0% to 50.0% (real 1.0%)"
 
 
-def test_without_measures_nothing_is_claimed(ask):
+def test_without_measures_there_is_no_answer(ask):
     *_, good, copied = ask({"baseline": 1.0, "cigan": 1.0})
     assert (good.answer, copied.answer) == ("Not evaluated", "Not audited")
     assert good.tone == copied.tone == "open"

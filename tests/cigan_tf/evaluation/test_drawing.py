@@ -69,7 +69,7 @@ def test_a_forest_shows_the_mean_of_the_generators(synthetic_scores):
     assert heights[0] > heights[1]
 
 
-def test_every_arm_has_a_curve_of_its_own_colour(make_table):
+def test_every_arm_has_a_curve_in_its_own_colour(make_table):
     table = make_table({"baseline": 0.5, "cigan": 2.0})
     assert len(hues(decode(drawing.roc_and_calibration(table)))) == 2
 

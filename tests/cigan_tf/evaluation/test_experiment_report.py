@@ -92,7 +92,7 @@ def test_the_page_and_the_tables(experiment):
     assert "| cigan − baseline" in (experiment / "table.md").read_text()
 
 
-def test_infills_their_quality_and_the_time_taken_are_shown_where_they_are_there(experiment):
+def test_infills_their_quality_and_the_time_taken_are_shown_if_available(experiment):
     side = {"value": 0.5, "n": {"infills": 40}}
     measure = {"measure": "class_auc", "of_class": "both", "infills": side, "real": None}
     (experiment / "infill_quality.json").write_text(json.dumps({"measures": [measure]}))

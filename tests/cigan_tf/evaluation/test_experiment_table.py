@@ -117,7 +117,7 @@ def test_films_and_patients_have_their_highest_score(scores):
         assert found.counts.malignant_patches == sum(malignant)
 
 
-def test_one_films_id_may_be_that_of_another_patients(scores):
+def test_films_of_different_patients_may_share_an_id(scores):
     of = scores["cigan"][0]
     number = np.char.add("film_", (np.arange(240) % 2).astype(str))  # two films a patient
     changed = of_all(scores, film_id=number)
@@ -139,7 +139,7 @@ def described(scores):
     )
 
 
-def test_subgroups_of_lesions_are_set_against_all_that_is_not_malignant(scores):
+def test_subgroups_of_lesions_are_compared_with_all_non_malignant_patches(scores):
     known = described(scores)
     of = known["cigan"][0]
     arm = compare_arms(known, known, [], 50, 0).arms["cigan"]
@@ -166,7 +166,7 @@ def test_subgroups_of_lesions_are_set_against_all_that_is_not_malignant(scores):
     assert found.counts.patches == np.count_nonzero(lumisys)
 
 
-def test_a_group_of_too_few_patients_has_counts_alone(scores):
+def test_a_group_of_too_few_patients_has_only_counts(scores):
     known = described(scores)
     subgroups = compare_arms(known, known, [], 50, 0).arms["cigan"].subgroups
     subtle = subgroups["subtlety"]["1"]
@@ -177,7 +177,7 @@ def test_a_group_of_too_few_patients_has_counts_alone(scores):
     assert subgroups["density"]["2"].auc is None
 
 
-def test_what_all_patches_share_is_no_subgroup(scores):
+def test_a_value_shared_by_all_patches_is_not_a_subgroup(scores):
     alike = of_all(scores, scanner=["lumisys"] * 240, density=[2] * 240, subtlety=[3] * 240)
     assert compare_arms(alike, alike, [], 50, 0).arms["cigan"].subgroups == {}
 
@@ -225,7 +225,7 @@ def test_an_arm_is_the_mean_of_its_generators(synthetic_scores):
         ),
     ],
 )
-def test_runs_of_other_patches_are_refused_by_name(change, message, scores):
+def test_runs_of_different_patches_are_refused_by_name(change, message, scores):
     changed = with_change(scores, **change(scores["cigan"][1]))
     with pytest.raises(UserError, match=rf"^Arm 'cigan', seed 1: .*{message}") as error:
         compare_arms(changed, scores, PAIRS, 50, 0)
@@ -252,7 +252,7 @@ def of_all(scores, **changes):
         ),
     ],
 )
-def test_what_cannot_be_compared_is_refused_in_one_line(change, message, scores):
+def test_incomparable_scores_are_refused_in_one_line(change, message, scores):
     changed = change(scores)
     with pytest.raises(UserError, match=message) as error:
         compare_arms(changed, changed, PAIRS, 50, 0)

@@ -95,7 +95,7 @@ def test_halves_share_no_patient_and_have_about_as_many_patches():
     assert fidelity.first_half(["a"] * 9 + ["b"], 0).sum() in (1, 9)
 
 
-def test_window_holds_the_lesion_with_a_little_context():
+def test_window_contains_the_lesion_with_a_little_context():
     image = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
     mask = np.zeros((64, 64), np.uint8)
     mask[20:36, 30:38] = 1  # 16 rows, 8 columns: a window of 20 px, from row 18 and column 24

@@ -105,7 +105,7 @@ def test_the_correlation_is_that_of_the_detail_inside(training):
         assert found.correlation[i] == pytest.approx(expected, abs=1e-4)
 
 
-def test_surfaces_are_no_detail(training):
+def test_smooth_surfaces_are_not_detail(training):
     masks = random_masks(np.random.default_rng(9), 1)
     y, x = np.indices((SIZE, SIZE)) / SIZE
     image = training[0]["image"][3:4] + (0.1 * y**2 - 0.2 * x * y + 0.1 * x)[None, ..., None]

@@ -68,7 +68,7 @@ def test_the_infills_used_are_the_mean_of_a_rows_classifiers(folders):
     assert origin.columns(found["baseline"])["malignant_infills_used"] is None
 
 
-def test_what_is_not_recorded_is_none(folders):
+def test_unrecorded_values_are_none(folders):
     found = origin.read(folders([None], [None]))
     assert found == {"baseline": None, "cigan": None}
     assert set(origin.columns(None).values()) == {None}

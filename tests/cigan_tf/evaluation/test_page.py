@@ -12,7 +12,7 @@ def test_duration(seconds, text):
     assert page.duration(seconds) == text
 
 
-def test_what_is_filled_in_is_escaped_and_nothing_is_forgotten():
+def test_values_are_escaped_and_none_may_be_missing():
     values = {"title": "<b>", "lead": "a & b", "facts": [("<i>", "1")], "settings": "</pre>"}
     text = page.render("page.html.jinja", **values)
     assert "<h1>&lt;b&gt;</h1>" in text

@@ -25,7 +25,7 @@ def read(tmp_path, content):
     return quality_table.read(path)
 
 
-def test_each_number_stands_beside_what_it_is_of(tmp_path):
+def test_each_number_has_its_label(tmp_path):
     spread = {"value": 1.5, "low": 1.0, "high": 2.25, "n": {"held_out": 7}}
     measures = [entry(), entry(measure="class_auc", of_class="non_malignant", real=spread)]
     table = read(tmp_path, {"features": "imagenet", "measures": measures})
@@ -36,7 +36,7 @@ def test_each_number_stands_beside_what_it_is_of(tmp_path):
     assert all(len(row) == len(table.header) for row in table.rows)
 
 
-def test_what_has_no_floor_is_empty(tmp_path):
+def test_a_measure_without_a_floor_has_an_empty_cell(tmp_path):
     nothing = {"value": None, "n": {"infills": 3}}
     table = read(tmp_path, {"measures": [entry(real=None, infills=nothing)]})
     assert table.rows[0][2:6] == [""] * 4
@@ -46,6 +46,6 @@ def test_what_has_no_floor_is_empty(tmp_path):
     "content",
     ["", "[]", "{}", {"measures": [{}]}, {"measures": [entry(measure="unheard_of")]}, "\x00"],
 )
-def test_a_file_that_is_none_is_named(content, tmp_path):
+def test_an_invalid_file_is_named(content, tmp_path):
     with pytest.raises(UserError, match=r"infill_quality\.json' has no valid measures"):
         read(tmp_path, content)

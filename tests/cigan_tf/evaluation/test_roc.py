@@ -115,12 +115,12 @@ def test_identical_rankings_do_not_differ():
     assert (resampled.difference, resampled.interval, resampled.p_value) == (0, (0, 0), 1.0)
 
 
-def test_perfect_against_constant_differs_beyond_doubt():
+def test_perfect_and_constant_scores_differ_significantly():
     result = roc.delong_test([0, 0, 0, 1, 1], [0, 1, 2, 3, 4], np.zeros(5))
     assert result == (1.0, 0.5, np.inf, 0.0)
 
 
-def test_interval_at_full_separation_keeps_its_doubt():
+def test_interval_at_full_separation_is_not_empty():
     y_true, scores = np.repeat([0, 1], [12, 8]), np.arange(20)
 
     low, high = roc.auc_confidence_interval(y_true, scores)
@@ -173,7 +173,7 @@ def test_bootstrap_is_the_plain_resampling_of_patients():
     assert (result.num_resamples, result.num_redrawn) == (400, 0)
 
 
-def test_bootstrap_without_redraws_does_not_depend_on_how_it_is_cut(monkeypatch):
+def test_bootstrap_without_redraws_does_not_depend_on_the_chunk_size(monkeypatch):
     y_true, scores_a, scores_b = random_scores(np.random.default_rng(4), 30, 30, 100)
     arguments = (y_true, scores_a, scores_b, np.arange(60) // 3, 50)
     whole = roc.paired_bootstrap(*arguments, seed=1)
@@ -182,7 +182,7 @@ def test_bootstrap_without_redraws_does_not_depend_on_how_it_is_cut(monkeypatch)
     assert roc.paired_bootstrap(*arguments, seed=2) != whole
 
 
-def test_resamples_without_a_class_are_drawn_anew():
+def test_resamples_without_a_class_are_drawn_again():
     # Two malignant patients of 20: a draw misses both with a chance of 12 %.
     y_true = np.repeat([1, 0], [2, 18])
     scores = np.random.default_rng(0).normal(size=(2, 20))
@@ -273,7 +273,7 @@ def test_several_classifiers_are_judged_by_their_mean_auc():
     assert roc.delong_test(y_true, [a, b], c).auc_a == pytest.approx(mean)
 
 
-def test_what_a_threshold_reaches_on_other_patches():
+def test_rates_at_a_threshold_on_other_patches():
     y_true, scores = [0, 0, 0, 0, 1, 1], [0.1, 0.5, 0.6, 0.2, 0.5, 0.4]
     assert roc.at_threshold(y_true, scores, 0.5) == (0.5, 0.5, 0.5)
     assert roc.at_threshold(y_true, scores, 2.0) == (0.0, 1.0, 2.0)

@@ -25,7 +25,7 @@ def make(num=8, **changes):
     return Scores(**{**columns, **changes})
 
 
-def test_what_is_read_is_what_was_written(tmp_path):
+def test_scores_are_read_as_written(tmp_path):
     awkward = [0.1 + 0.2, 1 / 3, 5e-324, 1 - 2**-53, 0.0, 1.0, 1e-17, np.nextafter(0.5, 1)]
     written = make(
         patch=HOSTILE,
@@ -45,7 +45,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "scores.csv"]
 
 
-def test_columns_may_stand_in_any_order_with_others_beside_them(tmp_path):
+def test_columns_may_be_in_any_order_among_others(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text(
         "probability,note,label,scanner,film_id,patient_id,patch\n0.25,seen,1,lumisys,f,p,a\n"
@@ -70,7 +70,7 @@ def test_columns_may_stand_in_any_order_with_others_beside_them(tmp_path):
         ({"label": []}, r"received shape \(0,\)"),
     ],
 )
-def test_scores_that_are_none_are_refused(changes, message):
+def test_invalid_scores_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         make(**changes)
 
@@ -92,7 +92,7 @@ HEADER = "patch,patient_id,film_id,scanner,label,probability\n"
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )
-def test_a_file_that_is_none_is_named_in_one_line(content, message, tmp_path):
+def test_an_invalid_file_is_named_in_one_line(content, message, tmp_path):
     path = tmp_path / "scores.csv"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=message) as error:

@@ -50,7 +50,7 @@ def test_tissue_without_a_seam_scores_about_one_and_a_pasted_patch_more():
     assert scores.mean() > 1.5
 
 
-def test_tissue_is_measured_beside_the_edge_on_both_sides():
+def test_tissue_is_measured_on_both_sides_of_the_edge():
     def with_noise(where):
         noise = np.random.default_rng(2).normal(size=(SIZE, SIZE))[None, ..., None]
         return ramp() + 3 * noise * where
@@ -67,7 +67,7 @@ def test_tissue_is_measured_beside_the_edge_on_both_sides():
     assert seam.seam_score(with_noise(around), square_mask()) < 0.9
 
 
-def test_where_there_is_no_score():
+def test_scores_of_degenerate_inputs():
     whole, none = np.ones((1, SIZE, SIZE, 1)), np.zeros((1, SIZE, SIZE, 1))
     assert np.isnan(seam.seam_score(ramp(), whole))
     assert np.isnan(seam.seam_score(ramp(), none))

@@ -29,7 +29,7 @@ def test_known_variances_are_found(generator_sd, seed_sd, residual_sd):
         assert np.mean([getattr(f, name) for f in found]) == pytest.approx(sd**2, rel=0.06)
 
 
-def test_what_has_no_variance_gets_none():
+def test_sources_without_variance_have_none():
     rng = np.random.default_rng(1)
     without = split_variance(simulate(rng, 200, 200, 0, 0.02, 0.01))
     assert without.generator < 0.01 * without.seed
@@ -37,7 +37,7 @@ def test_what_has_no_variance_gets_none():
     assert constant[:3] == pytest.approx((0, 0, 0), abs=1e-20)
 
 
-def test_an_arm_without_generators_has_seeds_alone():
+def test_an_arm_without_generators_has_only_seeds():
     found = split_variance([[0.6, 0.7, 0.8]])
     assert found.seed == pytest.approx(0.01)
     assert np.isnan(found.generator)
@@ -50,6 +50,6 @@ def test_an_arm_without_generators_has_seeds_alone():
 
 
 @pytest.mark.parametrize("aucs", [[0.6, 0.7], [[]], [[0.6, np.nan]]])
-def test_what_is_no_table_is_refused(aucs):
+def test_an_invalid_table_is_refused(aucs):
     with pytest.raises(UserError, match=r"of shape \(generators, seeds\)"):
         split_variance(aucs)

@@ -70,7 +70,7 @@ def test_csv_files_hold_every_digit(table, tmp_path):
     assert float(pairs[0]["difference_seed_3"]) == pair.difference_of_seed[3]
 
 
-def test_what_is_unknown_is_empty(synthetic_scores, tmp_path):
+def test_unknown_values_are_empty(synthetic_scores, tmp_path):
     scores = synthetic_scores({"only": 1.0}, seeds=(0,))
     table = compare_arms(scores, scores, [], 50, 0)
     table_text.write_csv(tmp_path, table, {})
@@ -84,7 +84,7 @@ def test_what_is_unknown_is_empty(synthetic_scores, tmp_path):
     assert "digitizer" not in text
 
 
-def test_markdown_is_aligned_and_names_its_numbers(table):
+def test_markdown_is_aligned_and_labels_its_numbers(table):
     text = table_text.markdown(table)
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(blocks) == 7

@@ -16,7 +16,7 @@ def patients_that_differ(rng, num_patients=40, patches_each=5, num_features=20):
     return features, patients
 
 
-def test_patients_that_differ_are_no_sides_that_differ():
+def test_differences_between_patients_are_not_differences_between_sides():
     aucs = []
     for seed in range(12):
         features, patients = patients_that_differ(np.random.default_rng(seed))
@@ -28,7 +28,7 @@ def test_patients_that_differ_are_no_sides_that_differ():
     assert np.mean((low < 0.5) & (high > 0.5)) >= 0.75
 
 
-def test_sides_that_differ_are_told_apart():
+def test_different_sides_are_separated():
     features, patients = patients_that_differ(np.random.default_rng(0))
     features[patients < 20, :5] += 1.5
     classifier = two_sample.feature_classifier()

@@ -33,7 +33,7 @@ def test_the_middle_of_the_draws_changes_nothing_but_the_hole(view):
     np.testing.assert_array_equal(_augmented(view)[:, :3, :3], 0)
 
 
-def test_contrast_and_brightness_change_grey_levels_alone(view):
+def test_contrast_and_brightness_change_only_grey_levels(view):
     changed = _augmented(view, _0=0.0, _1=1.0)
     mean = view[..., :1].mean()
     expected = (view[..., :1] - mean) * 0.5 + mean + 0.15
@@ -57,7 +57,7 @@ def test_orientations(view):
     )
 
 
-def test_each_patch_has_draws_of_its_own_and_the_gradient_passes(view):
+def test_each_patch_has_its_own_draws_and_the_gradient_passes(view):
     views = tf.constant(np.repeat(view, 4, axis=0))
     draws = np.random.default_rng(1).random((4, NUM_DRAWS), dtype=np.float32)
     with tf.GradientTape() as tape:

@@ -59,7 +59,7 @@ def train_one_step(model, batch):
         (Turn.DISCRIMINATOR, "discriminator", "generator"),
     ],
 )
-def test_only_the_network_in_turn_moves(turn, trained, resting):
+def test_only_the_network_in_turn_changes(turn, trained, resting):
     model = make_model(pretraining_steps=5)
     model.turn.assign(turn)
     before = snapshot(model)
@@ -74,7 +74,7 @@ def test_only_the_network_in_turn_moves(turn, trained, resting):
     assert int(optimizer.iterations) == 1
 
 
-def test_the_feature_network_never_moves():
+def test_the_feature_network_never_changes():
     model = make_model()
     features = model.feature_loss.features
     before = features.get_weights()
@@ -123,7 +123,7 @@ def test_the_same_seed_trains_the_same_weights():
         assert np.abs(first - second).mean() < 1e-5
 
 
-def test_infill_keeps_the_context_and_obeys_the_switch():
+def test_infill_keeps_the_context_unless_compositing_is_off():
     model, batch = make_model(), make_batch()
     noise = tf.zeros_like(batch["image"])
     outside = batch["mask"].numpy() == 0
@@ -162,7 +162,7 @@ def test_pretraining_learns_to_fill_a_flat_patch():
     assert np.abs(inside - 0.25).mean() < 0.03
 
 
-def test_optimizers_are_what_the_configuration_says():
+def test_optimizers_follow_the_configuration():
     model = make_model(learning_rate=2e-4, adam_beta_1=0.5)
     for optimizer in (model.generator_optimizer, model.discriminator_optimizer):
         assert isinstance(optimizer, keras.optimizers.Adam)
@@ -255,7 +255,7 @@ def test_the_r1_penalty_is_the_gradient_at_real_patches():
     assert expected > 0
 
 
-def test_real_and_infilled_patches_are_augmented_apart_and_steps_differ():
+def test_real_and_infilled_patches_are_augmented_separately_and_steps_differ():
     model = make_model(augment_discriminator=True)
     batch = make_batch()
     draws = model._augmentation_draws(4)

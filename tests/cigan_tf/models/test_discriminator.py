@@ -56,7 +56,7 @@ def test_the_lesion_view_fits_every_patch(patch_size):
 
 
 @pytest.mark.parametrize("view", ["patch", "lesion"])
-def test_its_parts_are_the_whole(view, tmp_path):
+def test_its_parts_give_the_result_of_the_whole(view, tmp_path):
     discriminator = Discriminator(32, view=view)
     patch = np.random.default_rng(0).random((2, 32, 32, 1), dtype=np.float32)
     inputs = {"image": patch, "mask": (patch > 0.5).astype(np.float32), "label": np.array([0, 1])}
@@ -72,7 +72,7 @@ def test_its_parts_are_the_whole(view, tmp_path):
         assert len(arrays) == len(discriminator.weights)
 
 
-def test_it_is_saved_with_its_view(tmp_path):
+def test_it_is_saved_with_its_lesion_view(tmp_path):
     Discriminator(32, view="lesion").save(tmp_path / "discriminator.keras")
     assert keras.models.load_model(tmp_path / "discriminator.keras").view == "lesion"
 
@@ -109,7 +109,7 @@ def mean_loss_of_last_steps(view, blurs, config, steps, last=20):
     return np.mean(found[-last:])
 
 
-def test_the_lesion_view_learns_to_tell_blurred_infills_within_150_steps(tiny_config, replace):
+def test_the_lesion_view_learns_to_detect_blurred_infills_within_150_steps(tiny_config, replace):
     config = replace(tiny_config, batch_size=8, random_flips=True)
     assert mean_loss_of_last_steps("lesion", True, config, steps=150) < 0.45
     # Nothing is there to be told: it must not find anything either.

@@ -115,14 +115,14 @@ def test_it_compiles_as_a_whole():
     assert_same(value_and_gradient(loss, *given, jit_compile=True), expected)
 
 
-def test_an_empty_mask_costs_nothing(windowed):
+def test_an_empty_mask_has_no_loss(windowed):
     real, _, mask = patches(22)
     value, gradient = value_and_gradient(windowed, real, real, 0 * mask)
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_whole_patches_are_taken_where_windows_do_not_pay():
+def test_whole_patches_are_used_if_windows_do_not_help():
     # Every window of 32 px patches at pool3 would be larger than the patch.
     features = build_vgg_features("random")
     real, infilled, mask = patches(8, size=32)

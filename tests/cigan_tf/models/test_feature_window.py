@@ -19,7 +19,7 @@ def num_cells(geometry, first_px, last_px, patch_size):
 
 
 @pytest.mark.parametrize(("layer", "cell_px"), [("pool1", 2), ("pool2", 4), ("pool3", 8)])
-def test_it_holds_what_a_pixel_changes_and_what_that_is_computed_from(layer, cell_px):
+def test_it_contains_the_receptive_fields_of_the_changed_cells(layer, cell_px):
     features = vgg_features.build_vgg_features("random", feature_layers=(layer,))
     geometry = FeatureWindow(vgg_features.network(features), 22)
     assert geometry.cell_px == cell_px
@@ -45,7 +45,7 @@ def test_the_median_lesion_takes_half_of_the_patch():
     assert geometry.sizes(256) == [14, 17, 20, 23, 26, 32]
 
 
-def test_nothing_is_held_beyond_the_patch():
+def test_the_window_does_not_extend_beyond_the_patch():
     geometry = window("pool1")
     assert num_cells(geometry, 31, 31, 64) == 5
     assert num_cells(geometry, 0, 0, 64) == 3
@@ -57,7 +57,7 @@ def test_a_shorter_reach_makes_smaller_windows():
     assert num_cells(short, 100, 180, 256) < num_cells(exact, 100, 180, 256)
 
 
-def test_the_whole_patch_stands_alone_where_no_window_is_smaller():
+def test_the_whole_patch_is_the_only_window_if_none_is_smaller():
     assert window("pool3").sizes(32) == [4]
     assert window("pool2").sizes(66) == [16]
     assert window("input").sizes(256) == [256]

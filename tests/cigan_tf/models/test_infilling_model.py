@@ -66,7 +66,7 @@ def test_settings_are_plain_arguments():
         make_model(seed=-1)
 
 
-def test_generate_keeps_the_context_and_depends_on_its_own_seed_alone():
+def test_generate_keeps_the_context_and_depends_only_on_its_own_seed():
     model, inputs = make_model(), patches()
     infilled = model.generate(**inputs, seed=[3, 4, 5, 6])
     outside = inputs["mask"] == 0
@@ -93,7 +93,7 @@ def test_a_wrong_input_is_named(changed, named):
         make_model().generate(**{**patches(), "seed": np.arange(4), **changed})
 
 
-def test_predict_infills_the_same_patches_alike():
+def test_predict_infills_the_same_patches_identically():
     model = make_model()
     first = model.predict(batches().take(2), verbose=0)
     np.testing.assert_array_equal(first, model.predict(batches().take(2), verbose=0))
@@ -102,7 +102,7 @@ def test_predict_infills_the_same_patches_alike():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_a_saved_model_goes_on_as_if_it_had_not_been_saved(tmp_path, dtype):
+def test_a_saved_model_continues_as_if_it_had_not_been_saved(tmp_path, dtype):
     model = make_model(dtype, generator_ema=0.9, max_steps_per_turn=1, learning_rate=1e-3)
     model.fit(batches(), steps_per_epoch=3, shuffle=False, verbose=0)
     model.save(tmp_path / "model.keras")

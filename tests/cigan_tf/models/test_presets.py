@@ -50,7 +50,7 @@ def infills(model):
     return model.generate(np.full((2, 32, 32, 1), 0.5), mask, [0, 1], [0, 1])
 
 
-def test_a_preset_is_the_model_again(model, saved, tmp_path):
+def test_a_preset_restores_the_model(model, saved, tmp_path):
     loaded = CiGAN.from_preset(saved)
     np.testing.assert_array_equal(infills(loaded), infills(model))
     assert loaded.loss_config == model.loss_config
@@ -100,7 +100,7 @@ def test_presets_of_the_package_are_listed_and_found_by_name(saved, monkeypatch)
     assert presets.read("mine").folder == saved
 
 
-def test_a_preset_is_told_from_a_folder_of_something_else(saved, tmp_path):
+def test_presets_are_distinguished_from_other_folders(saved, tmp_path):
     assert presets.is_preset("cbis_mass_128")
     assert presets.is_preset("hf://owner/repository")
     assert presets.is_preset(saved)
@@ -151,7 +151,7 @@ def spoil_weights(folder):
         (spoil_weights, "NaN or infinite"),
     ],
 )
-def test_hostile_files_are_one_line(folder, spoil, named):
+def test_hostile_files_give_one_line(folder, spoil, named):
     spoil(folder)
     with pytest.raises(UserError, match=named) as error:
         CiGAN.from_preset(folder)
@@ -159,7 +159,7 @@ def test_hostile_files_are_one_line(folder, spoil, named):
 
 
 @pytest.mark.parametrize("content", [None, b"no", "discriminator.weights.h5"])
-def test_weights_that_are_absent_or_of_something_else_are_named(folder, content):
+def test_missing_or_wrong_weights_are_named(folder, content):
     (folder / "provenance.json").unlink()
     path = folder / "generator.weights.h5"
     path.unlink()
@@ -172,7 +172,7 @@ def test_weights_that_are_absent_or_of_something_else_are_named(folder, content)
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_is_written_whole_and_never_over_another(model, saved, tmp_path):
+def test_a_preset_never_overwrites_a_folder_or_remains_incomplete(model, saved, tmp_path):
     with pytest.raises(UserError, match="exists"):
         model.save_to_preset(saved)
     (tmp_path / "file").touch()
@@ -186,7 +186,7 @@ def start(saved, **model):
     return Config(model=ModelConfig(**model), training=settings)
 
 
-def test_a_run_takes_the_architecture_that_its_user_does_not_name(saved, capsys):
+def test_a_run_takes_unspecified_architecture_settings_from_its_preset(saved, capsys):
     preset = presets.read(saved)
     config = presets.with_architecture(start(saved), lambda name: False)
     assert config.model.patch_size == 32

@@ -37,7 +37,7 @@ def arrays(vgg, names):
     }
 
 
-def test_an_npz_file_may_hold_only_the_layers_that_are_used(vgg, expected, tmp_path):
+def test_an_npz_file_may_contain_only_the_layers_that_are_used(vgg, expected, tmp_path):
     path = tmp_path / "first.npz"
     np.savez(path, **arrays(vgg, FIRST))
     np.testing.assert_array_equal(pool1(path), expected)

@@ -99,7 +99,7 @@ def test_mixed_precision_trains_about_the_same(eager_run, mixed_precision):
     assert make_model().generator.layers[-2].compute_dtype == "float32"
 
 
-def test_gradients_that_overflow_lower_the_loss_scale_and_are_no_failure():
+def test_overflowing_gradients_lower_the_loss_scale_and_are_not_a_failure():
     model = make_model(mixed_precision="float16")
     model.run_eagerly = True
     optimizer = model.generator_optimizer
@@ -110,7 +110,7 @@ def test_gradients_that_overflow_lower_the_loss_scale_and_are_no_failure():
     assert model.take_nonfinite() is None
 
 
-def test_a_mean_on_which_replicas_agree_is_keras_mean():
+def test_a_mean_on_which_replicas_agree_equals_keras_mean():
     metric = AgreedMean("mean")
     for value in (1.0, 2.0, 6.0):
         metric.update_state(value)

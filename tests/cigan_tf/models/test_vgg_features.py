@@ -34,7 +34,7 @@ def test_chosen_maps_are_those_of_the_whole_list(image, chosen):
         np.testing.assert_allclose(feature_map, whole[name], rtol=1e-5, atol=1e-4)
 
 
-def test_the_input_map_is_what_keras_feeds_vgg19(image):
+def test_the_input_map_equals_keras_preprocessing_for_vgg19(image):
     given = np.repeat(image * 255.0, 3, axis=-1)
     expected = keras.applications.vgg19.preprocess_input(given.copy())
     vgg_input = vgg_features.build_vgg_features("random")(image)["input"]

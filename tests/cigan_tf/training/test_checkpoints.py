@@ -31,7 +31,7 @@ def steps_on_disk(workdir, folder="checkpoints"):
     return sorted(int(path.stem[5:]) for path in (workdir / folder).glob("ckpt-*.index"))
 
 
-def test_everything_the_next_step_depends_on_comes_back(tiny_config, tmp_path):
+def test_everything_the_next_step_depends_on_is_restored(tiny_config, tmp_path):
     saved, iterator, checkpoints = make_run(tiny_config, tmp_path)
     for _ in range(3):
         saved.train_function(iterator)
@@ -77,7 +77,7 @@ def restored_bias(workdir, config, **which):
     return step
 
 
-def test_the_generator_alone_can_be_restored(three_checkpoints, tiny_config):
+def test_only_the_generator_can_be_restored(three_checkpoints, tiny_config):
     assert restored_bias(three_checkpoints, tiny_config) == 10
 
 
@@ -94,7 +94,7 @@ def damage(path, how):
 
 @pytest.mark.parametrize("how", ["lost", "cut short", "zeroed"])
 @pytest.mark.parametrize("file", ["ckpt-10.data-00000-of-00001", "ckpt-10.index", "checkpoint"])
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+def test_a_damaged_newest_checkpoint_is_replaced_by_the_previous_one(
     three_checkpoints, run, how, file, capsys
 ):
     damage(three_checkpoints / "checkpoints" / file, how)
@@ -121,7 +121,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_trouble_that_is_no_damage_stops_the_run_and_removes_nothing(
+def test_errors_other_than_damage_stop_the_run_and_remove_nothing(
     three_checkpoints, run, trouble, monkeypatch, capsys
 ):
     def fail(self, path):
@@ -138,7 +138,7 @@ def test_trouble_that_is_no_damage_stops_the_run_and_removes_nothing(
     assert steps_on_disk(three_checkpoints) == before
 
 
-def test_a_checkpoint_holds_networks_and_optimizers_and_no_patch(trained_run):
+def test_a_checkpoint_contains_networks_and_optimizers_and_no_patch(trained_run):
     newest = tf.train.latest_checkpoint(str(trained_run / "checkpoints"))
     shapes = dict(tf.train.list_variables(newest))
     size = sum(4 * np.prod(shape, dtype=int) for shape in shapes.values())
@@ -167,7 +167,7 @@ def test_a_run_resumes_with_another_decay(tiny_config, replace, tmp_path):
         np.testing.assert_array_equal(np.array(old.value), np.array(new.value))
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(three_checkpoints, run):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(three_checkpoints, run):
     for data in (three_checkpoints / "checkpoints").glob("ckpt-*.data*"):
         damage(data, "zeroed")
     with pytest.raises(UserError, match=r"No checkpoint in .* can be read"):
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_other_networks_is_refused_with_the_shapes(
         checkpoints.restore()
 
 
-def test_a_full_disk_leaves_the_checkpoints_before_it(run, three_checkpoints, tiny_config):
+def test_a_full_disk_does_not_damage_earlier_checkpoints(run, three_checkpoints, tiny_config):
     _, model, _, checkpoints = run
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Files cannot grow beyond 1 MB: the write fails half-way, as on a full disk.
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(run, three_checkpoints, ti
     assert restored_bias(three_checkpoints, tiny_config) == 10
 
 
-def test_what_a_killed_save_left_is_removed(three_checkpoints, run):
+def test_the_files_of_a_killed_save_are_removed(three_checkpoints, run):
     folder = three_checkpoints / "checkpoints"
     (folder / "ckpt-12_temp").mkdir()
     (folder / "ckpt-12_temp" / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"half")
@@ -208,7 +208,7 @@ def test_what_a_killed_save_left_is_removed(three_checkpoints, run):
     assert steps_on_disk(three_checkpoints)[-1] == 10
 
 
-def test_a_checkpoint_that_was_whole_but_not_listed_is_used_and_goes_in_time(run):
+def test_a_complete_but_unlisted_checkpoint_is_used_and_later_removed(run):
     workdir, model, _, checkpoints = run
     folder = workdir / "checkpoints"
     save_at(model, checkpoints, 20)
@@ -222,7 +222,7 @@ def test_a_checkpoint_that_was_whole_but_not_listed_is_used_and_goes_in_time(run
     assert steps_on_disk(workdir)[-1] == 30
 
 
-def test_as_many_are_kept_as_asked_for_and_the_best(tiny_config, replace, tmp_path):
+def test_the_requested_number_and_the_best_are_kept(tiny_config, replace, tmp_path):
     config = replace(tiny_config, checkpoints_to_keep=2)
     model, _, checkpoints = make_run(config, tmp_path)
     for step, loss in ((1, 0.5), (2, 0.25), (3, 0.375), (4, float("nan"))):

@@ -69,14 +69,14 @@ def test_a_malformed_tf_config_is_explained(monkeypatch, content, named):
     assert '{"cluster": {"worker": ["host0:2222"' in str(error.value)
 
 
-def test_a_worker_that_never_comes_is_named():
+def test_a_missing_worker_is_named():
     own, absent = free_ports(2)
     workers = Cluster((f"localhost:{own}", f"localhost:{absent}"), 0)
     with pytest.raises(UserError, match=f"have not started: localhost:{absent}.*--peer_timeout_s"):
         cluster.wait_for_peers(workers, timeout_s=0.3)
 
 
-def test_workers_that_come_one_after_another_find_each_other():
+def test_workers_started_one_after_another_find_each_other():
     addresses = tuple(f"localhost:{port}" for port in free_ports(2))
     first = threading.Thread(target=cluster.wait_for_peers, args=(Cluster(addresses, 0), 30))
     first.start()
@@ -86,7 +86,7 @@ def test_workers_that_come_one_after_another_find_each_other():
     assert not first.is_alive()
 
 
-def test_a_port_that_is_taken_is_named():
+def test_an_occupied_port_is_named():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot listen on its port {port}"):

@@ -49,7 +49,7 @@ def test_spread_is_measured_in_the_contrast_of_the_lesions(batch):
 @pytest.mark.parametrize(
     ("infill", "said"), [(deaf_to_seeds, "seed"), (deaf_to_classes, "both classes")]
 )
-def test_a_generator_that_ignores_an_input_is_told_once(batch, infill, said):
+def test_a_generator_that_ignores_an_input_is_reported_once(batch, infill, said):
     monitor = health.CollapseMonitor(TrainingConfig())
     seeds, classes = health.infill_spread(infill, batch, seed=0)
     signs = {
@@ -92,7 +92,7 @@ AT_CHANCE = {
 }
 
 
-def test_a_discriminator_that_stays_at_chance_is_told_once():
+def test_a_discriminator_that_stays_at_chance_is_reported_once():
     monitor = health.CollapseMonitor(TrainingConfig())
     signs = HEALTHY | AT_CHANCE
     said = [monitor.warnings(signs, Turn.GENERATOR) for _ in range(8)]
@@ -155,7 +155,7 @@ def step_on(model, batch):
         (Turn.DISCRIMINATOR, "discriminator_gradient"),
     ],
 )
-def test_a_step_that_is_not_finite_moves_nothing_and_is_named(model, batch, turn, term):
+def test_a_non_finite_step_changes_nothing_and_is_named(model, batch, turn, term):
     model.turn.assign(turn)
     before = everything_that_moves(model)
     check = health.FiniteCheck(model, TrainingConfig(on_nonfinite="skip"))
@@ -171,7 +171,7 @@ def test_a_step_that_is_not_finite_moves_nothing_and_is_named(model, batch, turn
     assert all(np.isfinite(float(metric.result())) for metric in model.metrics)
 
 
-def test_a_gradient_that_is_not_finite_is_named(model, batch, monkeypatch):
+def test_a_non_finite_gradient_is_named(model, batch, monkeypatch):
     model.turn.assign(Turn.DISCRIMINATOR)
 
     def steep(batch, infilled, opposite):

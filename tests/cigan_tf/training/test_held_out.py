@@ -62,7 +62,7 @@ def test_kid_of_real_patches_is_their_own_and_of_flat_infills_larger(measures):
     assert measures.measure(flat)["held_out/kid"] > real["held_out/kid"] + 0.05
 
 
-def test_the_class_that_was_asked_for_is_told_from_the_one_that_was_there(measures):
+def test_the_class_auc_is_that_of_the_requested_class(measures):
     # The patches' own classes are the opposite of what is asked for.
     real = measures.measure(unchanged)
     own = real["held_out/class_auc_of_real_patches"]

@@ -39,7 +39,7 @@ def test_the_first_lines_name_device_data_and_steps(replace, monkeypatch):
         ({"patch_size": 256, "nvidia": True, "devices": ["A100"]}, []),
     ],
 )
-def test_a_run_on_the_wrong_device_is_warned_of(replace, monkeypatch, settings, said):
+def test_a_run_on_the_wrong_device_causes_a_warning(replace, monkeypatch, settings, said):
     found = start.warnings(facts(replace, monkeypatch, **settings))
     assert len(found) == len(said)
     for warning, text in zip(found, said, strict=True):
@@ -49,7 +49,7 @@ def test_a_run_on_the_wrong_device_is_warned_of(replace, monkeypatch, settings, 
 @pytest.mark.parametrize(
     ("of_preset", "warned"), [([688, 375], True), ([344, 188], False), (None, False)]
 )
-def test_a_preset_of_another_scale_is_warned_of(replace, monkeypatch, of_preset, warned):
+def test_a_preset_of_another_scale_causes_a_warning(replace, monkeypatch, of_preset, warned):
     dataset = RECORD["dataset"] | {"film_size": [344, 188]}
     preset = {"dataset": {"film_size": of_preset}}
     monkeypatch.setitem(RECORD, "dataset", dataset)

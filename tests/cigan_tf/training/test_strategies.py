@@ -58,7 +58,7 @@ def test_a_worker_that_fails_ends_the_others_with_its_reason(tiny_config, replac
     assert float((folder / "waited_s").read_text()) < 60
 
 
-def test_workers_ask_each_other_every_few_steps(tiny_config):
+def test_workers_agree_every_few_steps(tiny_config):
     agreement = strategies.Agreement(strategies.build(tiny_config), every_steps=10)
     agreement._alone = False
     due = [step for step in range(3, 61, 3) if agreement.is_due(step, 3)]
@@ -80,12 +80,12 @@ def test_multi_worker_without_tf_config_is_explained(tiny_config, replace, monke
         strategies.build(replace(tiny_config, strategy="multi_worker"))
 
 
-def test_a_tpu_that_is_not_there_is_named(tiny_config, replace):
+def test_a_missing_tpu_is_named(tiny_config, replace):
     with pytest.raises(UserError, match=r"No TPU responds at --tpu="):
         strategies.build(replace(tiny_config, strategy="tpu"))
 
 
-def test_one_device_is_alone(tiny_config):
+def test_one_device_needs_no_agreement(tiny_config):
     strategy = strategies.build(tiny_config)
     assert strategies.is_chief(strategy)
     assert strategies.worker(strategy) == (0, 1)

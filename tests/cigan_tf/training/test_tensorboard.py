@@ -53,13 +53,13 @@ def test_every_curve_is_there(events):
             assert 0 <= min(values) <= max(values) <= 1, tag
 
 
-def test_a_term_shows_up_only_where_it_was_computed(events):
+def test_a_term_is_written_only_if_it_was_computed(events):
     # Steps 1 and 2 pre-train: no discriminator yet.
     assert min(curve(events, "loss/feature_loss")) == 2
     assert min(curve(events, "loss/adversarial_discriminator_loss")) == 4
 
 
-def test_weighted_terms_are_the_plain_ones_by_their_weight(events, tiny_config):
+def test_weighted_terms_are_the_plain_ones_times_their_weight(events, tiny_config):
     for term in ("feature_loss", "boundary_loss"):
         weight = tensorboard.weight_of(term, tiny_config.loss)
         for step, value in curve(events, f"loss/{term}").items():
@@ -75,7 +75,7 @@ def test_every_loss_metric_has_a_weight():
     assert tensorboard.weight_of("adversarial_discriminator_loss", loss) == 1
 
 
-def test_pictures_at_the_start_on_the_way_and_at_the_end(events):
+def test_pictures_at_the_start_during_training_and_at_the_end(events):
     shown = events.Tensors("validation/infills")
     assert [event.step for event in shown] == [0, 3, 6]
     first, last = (

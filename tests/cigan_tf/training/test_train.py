@@ -86,7 +86,7 @@ def test_a_finished_run_is_not_trained_again(trained_run, tiny_config, capsys):
 
 
 @ignore_tf_data
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+def test_a_stopped_run_resumes_as_if_not_stopped(
     tiny_config, replace, tmp_path, monkeypatch, eagerly, capfd
 ):
     config = replace(tiny_config, held_out_per_kind=1, batch_size=2)
@@ -111,7 +111,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         assert stopped[tag].keys() == points.keys(), tag
 
 
-def test_20_kills_at_random_moments_change_not_one_bit(tiny_config, replace, forked_runs):
+def test_20_kills_at_random_moments_change_no_bit(tiny_config, replace, forked_runs):
     config = replace(
         tiny_config,
         deterministic=True,
@@ -185,7 +185,7 @@ def test_steps_are_profiled_on_request(tiny_config, replace, tmp_path, eagerly):
     assert len(list((tmp_path / "logs").rglob("*.xplane.pb"))) == 1
 
 
-def test_xla_compiles_in_the_first_steps_alone(
+def test_xla_compiles_only_in_the_first_steps(
     tiny_config, replace, forked_runs, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={tmp_path / 'xla'}")
@@ -198,7 +198,7 @@ def test_xla_compiles_in_the_first_steps_alone(
     assert counts[0] < counts[3] == counts[-1]
 
 
-def test_python_looks_in_where_something_is_due(tiny_config, replace):
+def test_a_call_into_tensorflow_ends_at_every_due_event(tiny_config, replace):
     settings = replace(tiny_config, profile_steps="5:5", adversarial_steps=98).training
     seen, step = [], 0
     while step < settings.total_steps:
@@ -213,7 +213,7 @@ def test_a_workdir_of_another_run_is_refused(tiny_config, replace, trained_run):
         train_lib.train(replace(tiny_config, learning_rate=1e-3), trained_run)
 
 
-def test_nothing_is_claimed_for_a_dataset_that_is_missing(replace, tmp_path):
+def test_no_workdir_is_created_for_a_missing_dataset(replace, tmp_path):
     config = replace(Config(), data_dir=str(tmp_path), dataset="ddsm_patches/absent")
     with pytest.raises(UserError, match="tfds build"):
         train_lib.train(config, tmp_path / "run")

@@ -38,7 +38,7 @@ def test_the_film_before_is_outlined_and_the_film_after_is_not():
     assert not is_coloured(after)
 
 
-def test_what_changed_shows_in_the_lesions_surroundings():
+def test_the_change_is_shown_with_the_lesions_surroundings():
     after = FILM.copy()
     after[200:240, 100:130] = 60_000
     unchanged, changed = drawn([lesion(200, 100)]), drawn([lesion(200, 100)], after)
@@ -55,7 +55,7 @@ def test_a_lesion_in_the_corner_is_shown(corner):
     assert is_coloured(drawn([lesion(*corner, malignant=False)])[:, 2 * (FILM_WIDTH_PX + GAP_PX) :])
 
 
-def test_three_lesions_of_many_are_shown_from_near():
+def test_three_lesions_of_many_are_shown_in_close_up():
     many = [lesion(row, 100) for row in (0, 100, 200, 300, 400)]
     picture = drawn(many)
     crops = picture[:, 2 * (FILM_WIDTH_PX + GAP_PX) :]

@@ -53,7 +53,7 @@ def group(dataset, number):
     return {element.tag: element.value for element in dataset.group_dataset(number)}
 
 
-def test_it_is_a_derived_image_that_says_it_is_synthetic(source):
+def test_it_is_a_derived_image_marked_as_synthetic(source):
     film = written(derived_film(source))
     np.testing.assert_array_equal(film.pixel_array, PIXELS)
     assert list(film.ImageType) == ["DERIVED", "SECONDARY"]
@@ -119,9 +119,7 @@ def lookup_table(**text):
 @pytest.mark.parametrize(
     "syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian]
 )
-def test_of_what_describes_the_pixels_numbers_and_codes_stay_and_text_does_not(
-    rescale_type, syntax
-):
+def test_image_attributes_keep_numbers_and_codes_but_no_text(rescale_type, syntax):
     code, administrator = Dataset(), Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399162004", "SCT", "CC"
     code.MappingResourceName = "Jane's"
@@ -165,12 +163,12 @@ def test_of_what_describes_the_pixels_numbers_and_codes_stay_and_text_does_not(
         assert (kept.CodeValue, kept.CodeMeaning) == ("399162004", "CC")
 
 
-def test_text_that_is_burned_in_stays_and_the_object_says_so():
+def test_burned_in_text_stays_and_is_declared():
     _, film, _ = there_and_back(BurnedInAnnotation="YES")
     assert (film.BurnedInAnnotation, film.PatientIdentityRemoved) == ("YES", "NO")
 
 
-def test_on_request_it_stays_with_the_patient_and_says_so():
+def test_on_request_it_stays_with_the_patient_and_declares_it():
     source, film, masks = there_and_back(keep_patient=True)
     for keyword in (
         *("PatientName", "PatientID", "StudyInstanceUID", "StudyDate", "AccessionNumber"),
@@ -189,7 +187,7 @@ def test_on_request_it_stays_with_the_patient_and_says_so():
     assert reference.ReferencedSOPClassUID == source.SOPClassUID
 
 
-def test_every_film_has_uids_of_its_own(source):
+def test_every_film_has_its_own_uids(source):
     films = [derived_film(source) for _ in range(2)]
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
         assert len({film[keyword].value for film in (*films, source)}) == 3
@@ -231,7 +229,7 @@ def test_attributes_that_an_anonymiser_deleted_are_empty(keyword, keep_patient):
 
 @pytest.mark.parametrize("keep_patient", [False, True])
 @pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"])
-def test_a_film_without_uids_is_taken(keyword, keep_patient):
+def test_a_film_without_uids_is_accepted(keyword, keep_patient):
     source = dicom_films.film()
     film = film_files.read_film(dicom_films.content(source), "F.dcm")
     del film.header[keyword]
@@ -239,7 +237,7 @@ def test_a_film_without_uids_is_taken(keyword, keep_patient):
     assert pydicom.dcmread(io.BytesIO(files[".dcm"])).SOPInstanceUID
 
 
-def test_without_a_study_there_is_none_to_stay_in():
+def test_a_film_without_a_study_cannot_stay_in_it():
     with pytest.raises(UserError, match=r"F.dcm: the film has no StudyInstanceUID"):
         there_and_back(keep_patient=True, edit=lambda source: source.pop("StudyInstanceUID"))
     there_and_back(edit=lambda source: source.pop("StudyInstanceUID"))
@@ -290,7 +288,7 @@ def test_an_image_type_keeps_its_further_values(before, after, keep_patient):
 
 
 @pytest.mark.parametrize("keep_patient", [False, True])
-def test_the_segmentation_names_no_frame_of_reference_but_the_pixels_size(keep_patient, tmp_path):
+def test_the_segmentation_has_a_pixel_size_but_no_frame_of_reference(keep_patient, tmp_path):
     _, film, masks = there_and_back(
         keep_patient,
         FrameOfReferenceUID=pydicom.uid.generate_uid(),
@@ -318,7 +316,7 @@ def test_the_time_is_in_the_sources_time_zone():
     assert "TimezoneOffsetFromUTC" not in film
 
 
-def test_what_holds_for_the_sources_pixels_alone_is_left_out(source):
+def test_attributes_valid_only_for_the_source_are_removed(source):
     source.DigitalSignaturesSequence = [pydicom.Dataset()]
     source.IconImageSequence = [pydicom.Dataset()]
     source.add_new(0x60000010, "US", 4)
@@ -341,7 +339,7 @@ def test_without_a_dicom_source_it_is_a_secondary_capture_of_nobody():
     assert derived_dicom.segmentation(film, LESIONS, SEED, MODEL).SyntheticData == "YES"
 
 
-def test_the_masks_come_back_from_the_segmentation(source, tmp_path):
+def test_the_masks_can_be_read_from_the_segmentation(source, tmp_path):
     film = derived_film(source)
     path = tmp_path / "seg.dcm"
     path.write_bytes(derived_dicom.to_bytes(derived_dicom.segmentation(film, LESIONS, SEED, MODEL)))
@@ -396,7 +394,7 @@ needs_validator = pytest.mark.skipif(
 @needs_validator
 @pytest.mark.parametrize("keep_patient", [False, True])
 @pytest.mark.parametrize("edit", [conform, lambda source: None], ids=["conforming", "bare"])
-def test_a_validator_finds_no_error_that_a_mammogram_lacks(edit, keep_patient, tmp_path):
+def test_a_validator_finds_only_errors_of_the_source(edit, keep_patient, tmp_path):
     source, film, masks = there_and_back(keep_patient, bits=12, edit=edit)
     found = errors_of(dicom_films.content(source), tmp_path / "source.dcm")
     assert (not found) == (edit is conform)
@@ -406,9 +404,7 @@ def test_a_validator_finds_no_error_that_a_mammogram_lacks(edit, keep_patient, t
 
 @needs_validator
 @pytest.mark.parametrize("keep_patient", [False, True])
-def test_a_validator_finds_no_error_that_the_sample_lacks(
-    sample_film, source, keep_patient, tmp_path
-):
+def test_a_validator_finds_only_errors_of_the_sample(sample_film, source, keep_patient, tmp_path):
     found = errors_of(sample_film[0].read_bytes(), tmp_path / "source.dcm")
     film = derived_film(source, keep_patient=keep_patient)
     masks = derived_dicom.segmentation(film, LESIONS, SEED, MODEL)

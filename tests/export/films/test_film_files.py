@@ -38,7 +38,7 @@ def test_a_16_bit_png_is_a_film_without_a_header():
     assert film.header is None
 
 
-def test_a_dicom_film_brings_its_header(sample_film):
+def test_a_dicom_film_has_its_header(sample_film):
     path, pixels, _ = sample_film
     film = film_files.read_film(path.read_bytes(), path.name)
     np.testing.assert_array_equal(film.pixels, pixels)
@@ -57,12 +57,12 @@ def test_a_dicom_film_brings_its_header(sample_film):
     ],
     ids=["colour", "truncated", "huge", "empty", "text"],
 )
-def test_what_is_no_film_is_refused(content, message):
+def test_files_that_are_not_films_are_refused(content, message):
     with pytest.raises(UserError, match=message):
         film_files.read_film(content, "film.png")
 
 
-def test_a_film_of_guessed_depth_warns():
+def test_a_guessed_depth_causes_a_warning():
     film = film_files.read_film(png(PIXELS >> 4), "film.png")
     np.testing.assert_array_equal(film.pixels, np.round((PIXELS >> 4) / 4095 * 65535))
     assert film.warning == (
@@ -74,7 +74,7 @@ def test_a_film_of_guessed_depth_warns():
 
 @pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (14, True), (16, False)])
-def test_what_goes_in_comes_out(bits, signed, interpretation):
+def test_stored_values_outside_the_lesion_round_trip(bits, signed, interpretation):
     stored = dicom_films.tissue(bits, signed)
     source = dicom_films.film(stored, bits, PhotometricInterpretation=interpretation)
     source.RescaleIntercept, source.RescaleSlope = -7, 2
@@ -109,7 +109,7 @@ def disc(side=160, radius=60):
 
 
 @pytest.mark.parametrize("quality", [75, 95])
-def test_grey_edges_of_a_mask_are_cut_at_half(quality):
+def test_grey_edges_of_a_mask_are_thresholded_at_half(quality):
     PIL.Image.fromarray(disc().astype(np.uint8) * 255).save(
         jpeg := io.BytesIO(), "JPEG", quality=quality
     )
@@ -129,12 +129,12 @@ def test_grey_edges_of_a_mask_are_cut_at_half(quality):
     ],
     ids=["0 and 1", "0 and 128", "16 bits", "blurred", "all", "none"],
 )
-def test_a_mask_is_what_is_brighter_than_the_middle(picture, expected):
+def test_a_mask_is_the_area_brighter_than_the_middle(picture, expected):
     mask = film_files.read_mask(png(picture), "m.png")
     assert np.count_nonzero(mask != expected) < 0.01 * max(1, np.count_nonzero(expected))
 
 
-def test_a_mask_with_a_hole_is_questioned():
+def test_a_mask_with_a_hole_is_refused():
     outline = disc() & ~disc(radius=55)
     for picture in (~disc(), outline):
         with pytest.raises(UserError, match=r"m.png: .* surround a hole of \d+ pixels.*inverted"):
@@ -167,13 +167,13 @@ def test_nothing_is_overwritten_unless_asked_for(tmp_path, ending):
     film_files.check_outputs(tmp_path / "x.dcm", [], overwrite=True)
 
 
-def test_an_output_that_cannot_be_looked_for_is_named(tmp_path):
+def test_an_invalid_output_path_is_named(tmp_path):
     with pytest.raises(UserError, match=r"output .*x_seg.dcm' cannot be written: File name too lo"):
         film_files.check_outputs(tmp_path / f"{'x' * 250}.dcm", [], overwrite=False)
     film_files.check_outputs(tmp_path / "free.dcm", [str(tmp_path / "absent")], overwrite=False)
 
 
-def test_the_files_say_where_the_film_is_synthetic_and_of_what_seed(tmp_path):
+def test_the_files_state_the_synthetic_region_and_the_seed(tmp_path):
     lesions = [
         FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True),
         FilmLesion(np.ones((5, 5), bool), 60, 30, malignant=False),

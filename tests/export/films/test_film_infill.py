@@ -40,7 +40,7 @@ def test_the_change_stays_inside_the_mask(sample_film, lesion, infilled):
     assert (film[mask] != sample_film[1][mask]).mean() > 0.95
 
 
-def test_the_patch_is_what_the_generator_makes_of_the_rescaled_film(
+def test_the_patch_is_the_generators_infill_of_the_rescaled_film(
     infill, sample_film, lesion, infilled
 ):
     film, part = infilled
@@ -75,7 +75,7 @@ def test_grain_inside_the_mask_is_the_films_own(sample_film, infilled):
     assert 0.85 < after.std() / before.std() < 1.1
 
 
-def test_what_is_sharper_than_grain_does_not_survive(infill, sample_film, lesion):
+def test_structures_sharper_than_grain_are_removed(infill, sample_film, lesion):
     def height(film):
         return [
             int(film[row, column]) - np.median(film[row - 9 : row + 10, column - 9 : column + 10])
@@ -110,7 +110,7 @@ def test_no_step_is_left_at_the_masks_edge(infill, sample_film, lesion, infilled
     assert abs(step(part.patch.astype(float))) < 0.3 * abs(step(65535 * as_generated))
 
 
-def test_a_lesion_beside_the_breast_is_told(infill, sample_film, lesion):
+def test_a_lesion_outside_the_breast_is_reported(infill, sample_film, lesion):
     beside = FilmLesion.centred(disc(201), 3000, 2600, malignant=True)
     _, parts = infill(sample_film[1], [lesion, beside], seed=0)
     assert off_the_breast(parts[:1]) is None
@@ -127,7 +127,7 @@ def test_class_and_seed_decide_the_infill(infill, sample_film, lesion, infilled)
     assert (infilled_again(seed=4) != infilled[0]).any()
 
 
-def test_a_later_lesion_is_infilled_into_the_film_that_an_earlier_one_left(
+def test_a_later_lesion_is_infilled_into_the_result_of_an_earlier_one(
     infill, sample_film, lesion, infilled
 ):
     beside = FilmLesion.centred(disc(201), 2500, 1250, malignant=False)
@@ -147,12 +147,12 @@ def test_a_later_lesion_is_infilled_into_the_film_that_an_earlier_one_left(
         (disc(701), 2437, 1085, "fit into the generator's patch of 32 pixels. Received: 5"),
     ],
 )
-def test_a_lesion_without_room_is_named(infill, sample_film, mask, row, column, message):
+def test_a_lesion_that_does_not_fit_is_named(infill, sample_film, mask, row, column, message):
     with pytest.raises(UserError, match=message):
         infill(sample_film[1], [FilmLesion.centred(mask, row, column, True)], seed=0)
 
 
-def test_numbers_beyond_the_rules_are_named(infill, sample_film, lesion):
+def test_numbers_out_of_range_are_named(infill, sample_film, lesion):
     film = sample_film[1]
     with pytest.raises(UserError, match=r"1 to 16 lesions at a time\. Received: 17"):
         infill(film, [lesion] * (MAX_LESIONS + 1), seed=0)
@@ -180,7 +180,7 @@ def without_record(exported, tmp_path):
     return tmp_path / "1"
 
 
-def test_the_id_tells_generators_apart(infill, exported, without_record):
+def test_the_id_distinguishes_generators(infill, exported, without_record):
     assert infill.generator_id.startswith("SavedModel ")
     assert infill.generator_id == FilmInfiller(exported.parent, (344, 188)).generator_id
     graph = without_record / "saved_model.pb"
@@ -197,13 +197,13 @@ def test_the_scale_is_that_of_the_training(exported):
     assert FilmInfiller(exported, (344, 188)).scale_warning is None
 
 
-def test_a_scale_that_contradicts_the_training_is_warned_of(exported):
+def test_a_scale_that_contradicts_the_training_causes_a_warning(exported):
     infill = FilmInfiller(exported, (688, 376))
     assert infill.scale((4432, 2864)) == 2 * FilmInfiller(exported).scale((4432, 2864))
     assert "344,188; with --film_size=688,376" in infill.scale_warning
 
 
-def test_a_scale_that_is_not_recorded_has_to_be_given(without_record):
+def test_an_unrecorded_scale_must_be_given(without_record):
     with pytest.raises(UserError, match="pass --film_size=HEIGHT,WIDTH") as error:
         FilmInfiller(without_record)
     assert "\n" not in str(error.value)
@@ -212,7 +212,7 @@ def test_a_scale_that_is_not_recorded_has_to_be_given(without_record):
     assert infill.scale_warning is None
 
 
-def test_the_preset_works_on_a_film_that_it_never_saw(sample_film):
+def test_the_preset_works_on_an_unseen_film(sample_film):
     infill = FilmInfiller("cbis_mass_128")
     assert (infill.patch_size, infill.film_size) == (128, (688, 375))
     assert infill.generator_id.startswith("Preset ")

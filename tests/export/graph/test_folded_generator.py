@@ -28,7 +28,7 @@ def inputs():
     return tf.constant(context), tf.constant(mask), tf.constant([0, 1, 1])
 
 
-def test_it_computes_what_the_generator_computes(generator):
+def test_it_computes_the_same_as_the_generator(generator):
     context, mask, label = inputs()
     expected = generator({"context": context, "mask": mask, "label": label}).numpy()
     folded = tf.function(folded_generator.fold(generator), autograph=False)
@@ -56,7 +56,7 @@ def multiplications(concrete):
     )
 
 
-def test_a_convolution_of_an_enlarged_map_is_four_of_the_map():
+def test_a_convolution_of_an_enlarged_map_equals_four_of_the_map():
     rng = np.random.default_rng(2)
     kernel = rng.normal(size=(3, 3, 9, 2)).astype(np.float32)
     folded = folded_generator.place_kernels(kernel)

@@ -46,9 +46,7 @@ def inputs_of(seed):
 
 @pytest.mark.parametrize("name", runtime_formats.FILE_NAMES)
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_format_needs_no_tensorflow_and_answers_as_the_saved_model(
-    exported, tmp_path, name, count
-):
+def test_a_format_needs_no_tensorflow_and_matches_the_saved_model(exported, tmp_path, name, count):
     seed = np.arange(5, 5 + count, dtype=np.int32)
     inputs = inputs_of(seed)
     np.savez(tmp_path / "inputs.npz", **inputs)
@@ -92,13 +90,13 @@ def test_a_wrong_answer_is_an_error(tmp_path, name):
         runtime_formats.check(path, inputs, inputs["image"])
 
 
-def test_nothing_is_published_where_a_format_is_wrong(trained_run, tmp_path, monkeypatch):
+def test_nothing_is_published_if_a_format_is_wrong(trained_run, tmp_path, monkeypatch):
     monkeypatch.setattr(runtime_formats, "_MAX_DIFFERENCE", -1.0)
     with pytest.raises(UserError, match="nothing was exported"):
         saved_model.export(trained_run, tmp_path / "out", other_formats=["litert"])
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_format_that_is_not_known_is_named(trained_run, tmp_path):
+def test_an_unknown_format_is_named(trained_run, tmp_path):
     with pytest.raises(UserError, match=r"litert, onnx\. Received: 'coreml'"):
         saved_model.export(trained_run, tmp_path, other_formats=["coreml"])

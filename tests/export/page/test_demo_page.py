@@ -70,7 +70,7 @@ def test_a_lesion_is_placed_infilled_and_sent(page):
     assert (patch.shape, patch.dtype) == ((32, 32), np.uint16)
 
 
-def test_the_class_is_that_of_the_moment_when_an_outline_is_made(page):
+def test_an_outline_has_the_class_selected_when_it_was_made(page):
     page.label.active = 0
     page.mark_known()
     page.label.active = 1
@@ -80,7 +80,7 @@ def test_the_class_is_that_of_the_moment_when_an_outline_is_made(page):
     assert [lesion.malignant for lesion in page.lesions()] == [False, True]
 
 
-def test_changes_of_the_outlines_are_taken_back_one_by_one(page):
+def test_changes_of_the_outlines_are_undone_one_by_one(page):
     place_disc(page, 1800, 500)
     place_disc(page, 2800, 600)
     both = [list(column) for column in page.outlines.data.values()]
@@ -197,7 +197,7 @@ def memory_bytes():
     return pages * 4096
 
 
-def test_malformed_requests_are_answered_and_the_next_good_one_is_right(page):
+def test_malformed_requests_are_answered_and_the_next_valid_one_works(page):
     def good():
         page.clear()
         page.seed.value = 7
@@ -223,7 +223,7 @@ def test_malformed_requests_are_answered_and_the_next_good_one_is_right(page):
     np.testing.assert_array_equal(good(), expected)
 
 
-def test_without_the_samples_it_waits_for_a_film(infill, monkeypatch):
+def test_without_samples_the_page_waits_for_a_film(infill, monkeypatch):
     monkeypatch.setattr(demo_page, "_samples", dict)
     page = FilmPage(Document(), infill)
     assert page.status.text.startswith("Open a film to start.")
@@ -232,7 +232,7 @@ def test_without_the_samples_it_waits_for_a_film(infill, monkeypatch):
 
 
 @pytest.mark.parametrize("is_forgotten", [True, False])
-def test_nothing_is_kept_of_work_that_outlasts_its_visitor(page, monkeypatch, is_forgotten):
+def test_results_of_work_for_a_visitor_who_left_are_not_kept(page, monkeypatch, is_forgotten):
     place_disc(page, 1800, 500)
     begun, may_go_on = threading.Event(), threading.Event()
     lesions = page.lesions
@@ -259,7 +259,7 @@ def test_nothing_is_kept_of_work_that_outlasts_its_visitor(page, monkeypatch, is
     assert (page.film is None) == is_forgotten
 
 
-def test_work_of_a_visitor_who_left_is_not_begun(page):
+def test_work_for_a_visitor_who_left_is_not_started(page):
     calls = []
     page._work("Opening ...", lambda: calls.append("work"))
     (callback,) = page._document.session_callbacks

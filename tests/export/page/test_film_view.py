@@ -30,7 +30,7 @@ def test_the_whole_film_is_in_view_with_square_pixels(view):
     assert whole["image"].shape == (800, 533)
 
 
-def test_zoomed_in_the_film_comes_pixel_by_pixel(view):
+def test_the_zoomed_film_is_shown_pixel_by_pixel(view):
     view.zoom_to((100, 180), (300, 360))
     _, part = images(view.before)
     rows = slice(part["y"], part["y"] + part["height"])
@@ -51,7 +51,7 @@ def test_the_infilled_film_is_shown_at_the_same_place(view):
 @pytest.mark.parametrize(
     "ends", [(float("nan"), 1), (0, float("inf")), (-900, -100), (1e300, -1e300), (5, 5)]
 )
-def test_no_range_of_the_browsers_breaks_the_view(view, ends):
+def test_no_range_from_the_browser_breaks_the_view(view, ends):
     for axis in (view.figure.x_range, view.figure.y_range):
         axis.update(start=ends[0], end=ends[1])
     view.show_after(FILM)

@@ -8,7 +8,7 @@ from export.page import outlines
 SHAPE = (400, 300)
 
 
-def test_a_mask_comes_back_from_its_outline():
+def test_a_mask_is_restored_from_its_outline():
     mask = np.zeros(SHAPE, bool)
     mask[40:140, 0:90] = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (90, 100)) > 0
     mask[300, 200] = True  # a smaller part, which has no outline of its own
@@ -29,7 +29,7 @@ def test_a_circle_has_its_size_and_place():
     assert abs(columns.mean() + 0.5 - 150) < 0.5
 
 
-def test_what_reaches_beyond_the_film_is_cut_off():
+def test_parts_outside_the_film_are_cut_off():
     lesion = outlines.lesion_of([-50, 30, 30, -50], [-1e9, -1e9, 40, 40], True, SHAPE)
     rows, columns = np.nonzero(lesion.on_film(SHAPE))
     assert (rows.min(), columns.min()) == (0, 0)

@@ -10,7 +10,7 @@ from cigan_tf.evaluation.experiment_report import QUALITY_FILE
 from export.serving import model_card
 
 
-def test_the_card_lies_in_the_version(exported, trained_run, tiny_config):
+def test_the_card_is_in_the_version(exported, trained_run, tiny_config):
     card = (exported / "MODEL_CARD.md").read_text()
     assert "ddsm_patches/tiny, 32 px, step 6" in card
     assert "6 of 6 steps" in card
@@ -60,7 +60,7 @@ def test_a_run_without_its_dataset_has_a_card(trained_run, tiny_config, replace)
     assert "was not available on the machine that exported" in card
 
 
-def test_a_generator_without_compositing_says_so(trained_run, tiny_config, replace):
+def test_the_card_of_a_generator_without_compositing_says_so(trained_run, tiny_config, replace):
     whole = replace(tiny_config, composite=False)
     assert "returns the whole generated patch" in model_card.render(
         trained_run, whole, step=6, num_parameters=1

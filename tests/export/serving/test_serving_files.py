@@ -60,7 +60,7 @@ def test_warm_up_requests_are_answered_by_the_model(exported):
     assert answered == set(signatures)
 
 
-def test_an_export_changes_nothing_until_a_hand_moves_stable(folder):
+def test_stable_is_only_moved_by_hand(folder):
     serving_files.write_server_files(folder(1), "cigan")
     serving_files.write_server_files(folder(2), "cigan")
     assert labels(folder()) == {"stable": 1}
@@ -86,7 +86,7 @@ def test_another_model_in_the_list_stays(folder):
         assert f'name: "{name}"' in path.read_text()
 
 
-def test_what_a_hand_has_changed_stays(folder):
+def test_manual_changes_are_kept(folder):
     serving_files.write_server_files(folder(1), "cigan")
     (folder() / "compose.yaml").write_text("services: {}\n")
     serving_files.write_server_files(folder(2), "cigan")
@@ -126,7 +126,7 @@ def message(package, name, fields):
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
 
 
-def test_batching_and_monitoring_are_in_the_servers_own_terms(exported):
+def test_batching_and_monitoring_use_the_servers_own_fields(exported):
     # tensorflow_serving/servables/tensorflow/session_bundle_config.proto, BatchingParameters, and
     # tensorflow_serving/config/monitoring_config.proto: both are missing from the Python package.
     int64_value, string, boolean, int64 = ".google.protobuf.Int64Value", 9, 8, 3
@@ -164,7 +164,7 @@ def test_batching_and_monitoring_are_in_the_servers_own_terms(exported):
     assert monitoring.prometheus_config.enable
 
 
-def test_manifests_point_at_files_that_are_there(exported):
+def test_manifests_point_at_existing_files(exported):
     compose = yaml.safe_load((exported.parent / "compose.yaml").read_text())
     (service,) = compose["services"].values()
     (mounted,) = service["volumes"]

@@ -30,7 +30,7 @@ def assert_whole(output_dir, contents):
     assert sorted(written, key=min) == [{content} for content in sorted(contents)]
 
 
-def test_two_exports_at_once_are_two_whole_versions(tmp_path):
+def test_concurrent_exports_give_two_complete_versions(tmp_path):
     together = threading.Barrier(2, timeout=60)
     targets = []
 
@@ -70,7 +70,7 @@ for _ in range(20):
     assert_whole(tmp_path, "abc" * 20)
 
 
-def test_a_number_that_is_taken_meanwhile_is_skipped(tmp_path, monkeypatch):
+def test_a_number_taken_meanwhile_is_skipped(tmp_path, monkeypatch):
     versions.write_next(tmp_path, lambda folder: fill(folder, "a"))
     monkeypatch.setattr(versions, "numbers", lambda output_dir: [])
     assert versions.write_next(tmp_path, lambda folder: fill(folder, "b")).name == "2"
@@ -96,7 +96,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, error, expected):
     assert versions.write_next(tmp_path, lambda folder: fill(folder, "b")).name == "1"
 
 
-def test_what_a_killed_export_left_is_removed_later(tmp_path):
+def test_the_files_of_a_killed_export_are_removed_later(tmp_path):
     for name, age_s in ((".writing-old", 2 * 24 * 3600), (".writing-now", 60)):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, times=(time.time() - age_s,) * 2)
@@ -110,7 +110,7 @@ def test_the_version_can_be_read_by_others(tmp_path):
     assert os.stat(target).st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_one_at_a_time_is_inside_the_lock(tmp_path):
+def test_only_one_thread_at_a_time_is_inside_the_lock(tmp_path):
     inside, most = [], []
 
     def enter(number):

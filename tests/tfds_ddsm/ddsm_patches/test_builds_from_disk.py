@@ -205,7 +205,7 @@ LESION_TYPES = {
 }
 
 
-def test_every_record_is_what_its_film_and_masks_show(built, abnormalities):
+def test_every_record_matches_its_film_and_masks(built, abnormalities):
     check_dataset(built, truth_of(abnormalities), LESION_TYPES)
 
 
@@ -305,7 +305,7 @@ def launchers_disk(tmp_path, monkeypatch):
     return disk
 
 
-def test_beam_gives_the_same_dataset_on_workers_that_see_no_disk_of_the_launcher(
+def test_beam_gives_the_same_dataset_on_workers_without_the_launchers_disk(
     tmp_path, built, tree, launchers_disk
 ):
     for path, is_seen in ((launchers_disk, False), (tree, True)):
@@ -332,7 +332,7 @@ def test_a_folder_that_workers_do_not_share_is_named(tmp_path, tree, monkeypatch
     assert "\n" not in str(raised.value)
 
 
-def test_records_that_are_sorted_on_disk_come_in_the_same_order(tmp_path, built, tree, monkeypatch):
+def test_records_that_are_sorted_on_disk_are_in_the_same_order(tmp_path, built, tree, monkeypatch):
     own_bound = shuffle.MAX_MEM_BUFFER_SIZE
     monkeypatch.setattr(record_writing, "_SHUFFLE_BUFFER_BYTES", 1000)
     sorted_on_disk = build(tmp_path, tree)
@@ -345,7 +345,7 @@ def test_records_that_are_sorted_on_disk_come_in_the_same_order(tmp_path, built,
     assert own_bound == shuffle.MAX_MEM_BUFFER_SIZE
 
 
-def test_a_build_goes_on_where_it_was_interrupted(tmp_path, built, tree, monkeypatch):
+def test_a_build_resumes_where_it_was_interrupted(tmp_path, built, tree, monkeypatch):
     read, films = CbisDdsmSource.read, []
 
     def read_two(self, film):
@@ -391,7 +391,7 @@ def test_a_disk_that_is_too_small_stops_the_build_before_its_films_are_read(
     assert "One process needs about 1 min to read 3 films. The records" in capsys.readouterr().out
 
 
-def test_films_are_kept_until_the_dataset_is_whole(tmp_path, tree, monkeypatch):
+def test_films_are_kept_until_the_dataset_is_complete(tmp_path, tree, monkeypatch):
     def killed(info, *args, **kwargs):
         raise KeyboardInterrupt
 
@@ -414,7 +414,7 @@ def test_films_are_kept_until_the_dataset_is_whole(tmp_path, tree, monkeypatch):
 
 
 @pytest.mark.parametrize("with_beam", [False, True])
-def test_a_failing_disk_stops_the_build_and_thins_nothing_out(
+def test_a_failing_disk_stops_the_build_even_if_films_may_be_skipped(
     tmp_path, tree, monkeypatch, with_beam
 ):
     read_bytes = type(epath.Path(tree)).read_bytes
@@ -434,7 +434,7 @@ def test_a_failing_disk_stops_the_build_and_thins_nothing_out(
 
 
 @pytest.mark.parametrize("rules", ["version", "features"])
-def test_films_of_other_rules_are_read_again(tmp_path, built, tree, monkeypatch, rules):
+def test_films_built_with_other_rules_are_read_again(tmp_path, built, tree, monkeypatch, rules):
     builder = ddsm_patches_dataset_builder.Builder
     read, films = CbisDdsmSource.read, []
 
@@ -484,7 +484,7 @@ def test_the_csv_files_describe_the_lesions(built):
 
 
 @pytest.mark.parametrize("with_beam", [False, True])
-def test_bad_films_stop_the_build_or_stand_in_the_table(tmp_path, abnormalities, with_beam):
+def test_bad_films_stop_the_build_or_are_listed_in_the_table(tmp_path, abnormalities, with_beam):
     hostile = dataclasses.replace(abnormalities[0], patient_id="../P_1;rm -rf")
     rows = [*abnormalities, dataclasses.replace(abnormalities[4], view="MLO")]
     cbis_ddsm_tree.write_tree(tmp_path / "films", rows, "renamed")
@@ -567,7 +567,7 @@ def box(mask):
     return boxed
 
 
-def test_every_record_of_ddsm_is_what_its_film_and_outlines_show(tmp_path, films):
+def test_every_record_of_ddsm_matches_its_film_and_outlines(tmp_path, films):
     lesions = [[box(mask) for mask in ellipses(film, 2, seed)] for seed, film in enumerate(films)]
     outlines = [
         list(zip(masks, ("MALIGNANT", pathology), strict=True))

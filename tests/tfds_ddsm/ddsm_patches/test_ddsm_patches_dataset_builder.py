@@ -62,7 +62,7 @@ def built(tmp_path_factory):
 
 
 @needs_films
-def test_every_record_is_what_its_film_shows_at_its_corner(built):
+def test_every_record_matches_its_film_at_its_corner(built):
     source = SampleSource(simulated_lesions=1)
     films = {film.film_id: film for film in source.index()}
     rescaled = {}
@@ -110,7 +110,7 @@ def rescale_film(mammogram):
 
 
 @needs_films
-def test_the_features_and_their_types_are_those_of_the_contract(built):
+def test_the_features_and_their_types_match_the_contract(built):
     features = built.info.features
 
     assert set(features) == {
@@ -190,7 +190,7 @@ def test_pixels_keep_sixteen_bits(built):
 
 
 @needs_films
-def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+def test_an_interrupted_build_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
     read = SampleSource.read
 
     def read_until_interrupted(self, film):
@@ -208,7 +208,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(tmp_path, monkeypa
 
 
 @needs_films
-def test_a_name_stands_for_one_recipe(built):
+def test_a_name_belongs_to_one_recipe(built):
     data_dir = built.data_path.parents[2]
     builder(data_dir, simulated_lesions=1).download_and_prepare()  # built already: nothing to do
 
@@ -225,7 +225,7 @@ def capped(number):
     return tfds.download.DownloadConfig(max_examples_per_split=number)
 
 
-def test_a_trial_build_neither_misstates_its_numbers_nor_stands_in_for_the_whole(tmp_path):
+def test_a_trial_build_has_correct_numbers_and_is_not_used_as_the_full_dataset(tmp_path):
     trial = phantom(tmp_path)
     trial.download_and_prepare(download_config=capped(5))
 
@@ -262,7 +262,7 @@ def test_a_format_that_training_does_not_read_is_refused(tmp_path, file_format):
     assert not list(tmp_path.rglob("*.*record*"))
 
 
-def test_a_good_build_removes_what_killed_ones_left(tmp_path):
+def test_a_finished_build_removes_the_files_of_killed_ones(tmp_path):
     folder = tmp_path / "ddsm_patches" / "tiny"
     for name in ("incomplete.AB12CD_1.1.0", "unfinished_films_0123456789abcdef"):
         (folder / name).mkdir(parents=True)
@@ -278,7 +278,7 @@ def test_a_good_build_removes_what_killed_ones_left(tmp_path):
     assert list(folder.iterdir()) == [pathlib.Path(dataset.data_path)]
 
 
-def test_a_build_leaves_folders_that_its_brackets_match_alone(tmp_path):
+def test_a_build_does_not_touch_folders_that_its_brackets_match(tmp_path):
     running = tmp_path / "run1" / "ddsm_patches" / "tiny" / "incomplete.AB12CD_1.1.0"
     running.mkdir(parents=True)
     (running / "a.tfrecord").touch()
@@ -314,7 +314,7 @@ def test_a_build_that_waited_for_another_takes_its_dataset(tmp_path, monkeypatch
 
 
 @needs_films
-def test_the_tables_and_the_sheet_lie_beside_the_records(built):
+def test_the_tables_and_the_sheet_are_in_the_folder_of_the_records(built):
     numbers = json.loads((built.data_path / "statistics.json").read_text())
     train, validation = numbers["splits"]["train"], numbers["splits"]["validation"]
     assert (train["patients"], train["films"], validation["films"]) == (1, 4, 4)
@@ -348,7 +348,7 @@ def test_a_missing_manual_folder_is_named_with_what_to_do(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_a_damaged_film_of_ones_own_stops_the_build(tmp_path):
+def test_a_damaged_film_of_the_user_stops_the_build(tmp_path):
     (tmp_path / "films.csv").write_text("film,patient_id,label\na.png,P1,normal\n")
     (tmp_path / "a.png").write_bytes(b"no picture")
     download_config = tfds.download.DownloadConfig(manual_dir=tmp_path)
@@ -379,7 +379,7 @@ def build_films(data_dir, manual_dir, beam_runner=None, **fields):
     return dataset
 
 
-def test_a_dataset_stands_for_one_table_of_films(tmp_path):
+def test_a_dataset_belongs_to_one_table_of_films(tmp_path):
     films = own_films(tmp_path / "films")
     table = films / "films.csv"
     built = build_films(tmp_path / "data", films)
@@ -397,9 +397,7 @@ def test_a_dataset_stands_for_one_table_of_films(tmp_path):
 
 
 @pytest.mark.parametrize("beam_runner", [None, fn_api_runner.FnApiRunner()])
-def test_a_picture_under_two_patients_stops_the_build_or_gives_no_patch_twice(
-    tmp_path, beam_runner
-):
+def test_an_image_of_two_patients_stops_the_build_or_is_used_once(tmp_path, beam_runner):
     films = own_films(tmp_path / "films")
     build = functools.partial(build_films, beam_runner=beam_runner)
     built = build(tmp_path / "data", films)

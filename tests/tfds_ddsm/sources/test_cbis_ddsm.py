@@ -214,7 +214,7 @@ def test_real_sizes_of_films_and_masks(tmp_path, film_shape, mask_shape, fits):
     ],
     ids=["empty", "full", "another aspect", "half"],
 )
-def test_unusable_mask_leaves_its_lesion_out(tmp_path, abnormalities, change, reason):
+def test_a_lesion_with_an_unusable_mask_is_skipped(tmp_path, abnormalities, change, reason):
     mass, second = abnormalities[:2]
     cbis_ddsm_tree.write_tree(tmp_path, [mass, second], "renamed")
     path = _path(tmp_path, mass.lesion_folder)
@@ -228,7 +228,7 @@ def test_unusable_mask_leaves_its_lesion_out(tmp_path, abnormalities, change, re
     assert "P_00173_LEFT_CC mass 1" in line
 
 
-def test_mask_with_soft_edges_is_told_by_its_shape(tmp_path, abnormalities):
+def test_mask_with_soft_edges_is_recognized_by_its_shape(tmp_path, abnormalities):
     row = abnormalities[0]
     cbis_ddsm_tree.write_tree(tmp_path, [row], "renamed")
     grey = np.random.default_rng(0).integers(40, 120, row.mask.shape, np.uint8)
@@ -238,7 +238,7 @@ def test_mask_with_soft_edges_is_told_by_its_shape(tmp_path, abnormalities):
     np.testing.assert_array_equal(mammogram.lesions[0].mask, row.mask)
 
 
-def test_black_crop_is_not_taken_for_the_mask(tmp_path, abnormalities):
+def test_black_crop_is_not_mistaken_for_the_mask(tmp_path, abnormalities):
     row = abnormalities[0]
     cbis_ddsm_tree.write_tree(tmp_path, [row], "renamed")
     cbis_ddsm_tree.write_image(_path(tmp_path, row.lesion_folder, 2), np.zeros_like(row.crop))
@@ -278,7 +278,7 @@ def test_lesion_without_a_mask_makes_the_film_unreadable(tmp_path, abnormalities
         _read_all(tmp_path)
 
 
-def test_official_split_is_none_where_a_patient_stands_in_both(tmp_path, abnormalities):
+def test_official_split_is_none_if_a_patient_is_in_both(tmp_path, abnormalities):
     cbis_ddsm_tree.write_tree(tmp_path, abnormalities)
     source = cbis_ddsm.CbisDdsmSource(tmp_path)
     assert [source.official_split(film) for film in source.index()] == [None, "test"]

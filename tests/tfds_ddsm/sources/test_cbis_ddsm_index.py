@@ -25,7 +25,7 @@ def _build(root):
 
 
 @pytest.mark.parametrize("layout", cbis_ddsm_tree.LAYOUTS)
-def test_layout_is_told_by_looking(tmp_path, layout):
+def test_layout_is_recognized_from_the_files(tmp_path, layout):
     cbis_ddsm_tree.write_tree(tmp_path, [MASS, OTHER], layout)
     index = _build(tmp_path)
     names = {"renamed": "classic", "rest": "classic", "jpeg": "JPEG copy"}
@@ -53,7 +53,7 @@ def test_film_in_a_mass_and_a_calcification_file_is_one(tmp_path):
     assert len(index.missing_csv_names) == 2
 
 
-def test_other_copy_serves_where_one_has_no_pixels(tmp_path):
+def test_the_other_copy_is_used_if_one_has_no_pixels(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path, [MASS, CALCIFICATION])
     shutil.rmtree(tmp_path / "CBIS-DDSM" / MASS.film_folder)
     (files,) = _build(tmp_path).films.values()
@@ -67,7 +67,7 @@ def test_other_copy_serves_where_one_has_no_pixels(tmp_path):
         (lambda a: a.lesion_folder, "0 of 2 files"),
     ],
 )
-def test_film_with_missing_files_is_left_out_with_path_and_line(tmp_path, missing, reason):
+def test_film_with_missing_files_is_skipped_with_path_and_line(tmp_path, missing, reason):
     cbis_ddsm_tree.write_tree(tmp_path, [MASS, OTHER])
     shutil.rmtree(tmp_path / "CBIS-DDSM" / missing(OTHER))
     index = _build(tmp_path)
@@ -79,7 +79,7 @@ def test_film_with_missing_files_is_left_out_with_path_and_line(tmp_path, missin
     assert "mass_case_description_test_set.csv line 4" in left_out.reason
 
 
-def test_film_with_half_a_lesion_is_left_out(tmp_path):
+def test_film_with_an_incomplete_lesion_is_skipped(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path, [MASS, OTHER])
     next((tmp_path / "CBIS-DDSM" / OTHER.lesion_folder).glob("*/*/*.dcm")).unlink()
     (left_out,) = _build(tmp_path).left_out
@@ -98,7 +98,7 @@ def test_rejected_row_is_kept_with_its_film(tmp_path):
     assert len(index.rejected_rows) == 2
 
 
-def test_row_that_stands_twice_counts_once(tmp_path):
+def test_repeated_row_counts_once(tmp_path):
     changed = dataclasses.replace(OTHER, pathology="MALIGNANT")
     cbis_ddsm_tree.write_tree(tmp_path, [MASS, MASS, OTHER, changed])
     index = _build(tmp_path)
@@ -153,7 +153,7 @@ def test_folder_without_csv_files_or_films_is_refused(tmp_path):
         ),
     ],
 )
-def test_a_tree_in_which_no_film_is_found_is_described(tmp_path, rename, found):
+def test_a_tree_without_films_is_described(tmp_path, rename, found):
     cbis_ddsm_tree.write_tree(tmp_path, [MASS, OTHER])
     for path in sorted(tmp_path.rglob("*.dcm")):
         path.rename(rename(path))

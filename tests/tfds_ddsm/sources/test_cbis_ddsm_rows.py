@@ -43,7 +43,7 @@ def _resaved(text, delimiter=",", end="\r\n"):
     return out.getvalue()
 
 
-def test_row_holds_what_the_file_says(tmp_path):
+def test_rows_match_the_file(tmp_path):
     rows, rejected = _read(tmp_path, _text().encode())
     assert not rejected
     assert [row.malignant for row in rows] == [True, False, False]

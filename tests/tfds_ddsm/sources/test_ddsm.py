@@ -148,7 +148,7 @@ def test_lesions_are_described_as_in_the_overlay(tmp_path):
         ("D_0001_1", "HOWTEK", 2.96604096240593 / 0.00099055807612),
     ],
 )
-def test_equal_density_is_equally_grey_on_every_scanner(
+def test_equal_density_gives_equal_grey_levels_on_every_scanner(
     tmp_path, case, digitizer, level_at_density_1
 ):
     samples = np.full(SIZE, round(level_at_density_1))
@@ -188,7 +188,7 @@ def test_refuses_a_scanner_without_calibration(tmp_path):
         read(tmp_path)
 
 
-def test_swapped_size_in_the_stream_is_set_right_by_a_reshape(tmp_path):
+def test_swapped_size_in_the_stream_is_corrected_by_a_reshape(tmp_path):
     samples = grey_levels()
     write_case(
         tmp_path / "a", samples={"LEFT_CC": samples, "LEFT_MLO": samples.reshape(SIZE[::-1])}
@@ -244,7 +244,7 @@ def test_two_cases_of_one_name_whose_records_differ_are_left_out(tmp_path):
     assert re.search(r"benign_01.*cancer_01.*both have A_0001_1", skipped.reason)
 
 
-def test_a_case_that_lies_twice_in_the_same_form_is_one_case(tmp_path):
+def test_identical_copies_of_a_case_are_one_case(tmp_path):
     marks = {"LEFT_CC": overlay(abnormality())}
     for volume in ("benigns/benign_01", "benign_without_callbacks/benign_without_callback_01"):
         write_case(tmp_path / volume / "case0001", overlays=marks)
@@ -256,7 +256,7 @@ def test_a_case_that_lies_twice_in_the_same_form_is_one_case(tmp_path):
     assert len(source.read(film_of(source)).lesions) == 1
 
 
-def test_films_that_records_name_and_no_ljpeg_holds_are_missing(tmp_path):
+def test_films_in_the_records_without_an_ljpeg_file_are_missing(tmp_path):
     marks = {"LEFT_CC": overlay(abnormality()), "RIGHT_CC": overlay(abnormality())}
     folder = write_case(tmp_path / "case0001", overlays=marks)
     for view in ("LEFT_MLO", "RIGHT_CC"):
@@ -310,7 +310,7 @@ def test_needs_films(tmp_path):
         ddsm.DdsmSource(tmp_path / "nowhere").index()
 
 
-def test_reads_films_of_its_index_only(tmp_path):
+def test_reads_only_films_of_its_index(tmp_path):
     write_case(tmp_path / "case0001")
     source = ddsm.DdsmSource(tmp_path)
     film = dataclasses.replace(film_of(source), film_id="../case0001/A_0001_1.LEFT_CC")
@@ -389,7 +389,7 @@ def test_damaged_files_are_named_with_the_reason(tmp_path, name, damage, message
         (abnormality().split("BOUNDARY")[0], "BOUNDARY is missing"),
     ],
 )
-def test_marks_that_are_no_usable_lesion_are_left_out_with_the_reason(tmp_path, mark, reason):
+def test_unusable_marks_are_skipped_with_the_reason(tmp_path, mark, reason):
     marks = overlay(abnormality(1), mark.replace("ABNORMALITY 1", "ABNORMALITY 2"))
     folder = write_case(tmp_path / "case0001", overlays={"LEFT_CC": marks})
 
@@ -402,7 +402,7 @@ def test_marks_that_are_no_usable_lesion_are_left_out_with_the_reason(tmp_path, 
     assert reason in line
 
 
-def test_missing_abnormalities_are_told(tmp_path):
+def test_missing_abnormalities_are_reported(tmp_path):
     write_case(tmp_path / "case0001", overlays={"LEFT_CC": overlay(abnormality(), total=3)})
 
     mammogram = read(tmp_path)
@@ -433,7 +433,7 @@ def test_overlays_are_read_tolerantly(tmp_path):
     assert [lesion.mask.sum() for lesion in mammogram.lesions] == [9 * 7, 9 * 7]
 
 
-def test_lines_of_ics_are_known_by_their_keywords(tmp_path):
+def test_lines_of_ics_are_recognized_by_their_keywords(tmp_path):
     folder = write_case(tmp_path / "case0001", digitizer="howtek")
     path = folder / "A-0001-1.ics"
     lines = path.read_text().splitlines()

@@ -20,7 +20,7 @@ CODECS = (uid.JPEGLSLossless, uid.JPEG2000Lossless)
 
 @pytest.mark.parametrize("syntax", dicom_films.LOSSLESS, ids=lambda syntax: syntax.name)
 @pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (14, True), (16, False)])
-def test_stored_values_come_back_exactly(syntax, bits, signed):
+def test_stored_values_are_read_exactly(syntax, bits, signed):
     stored = dicom_films.tissue(bits, signed)
     data = dicom_films.encoded(dicom_films.film(stored, bits), syntax)
     decoded = image_file.decode(data, "F.dcm")
@@ -98,7 +98,7 @@ def test_a_file_without_preamble_or_meta_information_is_read():
         np.testing.assert_array_equal(image_file.decode(without, "F.dcm"), dicom_films.tissue(16))
 
 
-def test_an_overlay_in_the_unused_bits_is_no_part_of_the_film():
+def test_an_overlay_in_the_unused_bits_is_not_part_of_the_film():
     stored = dicom_films.tissue(12)
     film = dicom_films.film(stored | 0x8000, 12)
     with pytest.raises(UnreadableFilmError, match="BitsStored is 12, but a stored value is 3"):
@@ -120,7 +120,7 @@ def test_an_overlay_in_the_unused_bits_is_no_part_of_the_film():
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_no_film_is_refused_by_name(name, message):
+def test_files_that_are_not_films_are_refused_by_name(name, message):
     path = get_testdata_file(name if name == "DICOMDIR" else f"{name}.dcm")
     with pytest.raises(UnreadableFilmError, match=message):
         image_file.decode(pathlib.Path(path).read_bytes(), "F.dcm")
@@ -145,7 +145,7 @@ def with_stream(syntax, change):
 
 
 @pytest.mark.parametrize("syntax", [*CODECS, uid.JPEGLosslessSV1], ids=lambda syntax: syntax.name)
-def test_a_stream_that_is_cut_short_is_refused(syntax):
+def test_a_truncated_stream_is_refused(syntax):
     assert image_file.decode(with_stream(syntax, bytes), "F.dcm").shape == (80, 64)
     with pytest.raises(UnreadableFilmError, match="the stream is truncated: it has no end marker"):
         image_file.decode(with_stream(syntax, lambda stream: stream[:-20]), "F.dcm")
@@ -163,14 +163,14 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(syntax):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless])
-def test_decoders_answer_whether_or_not_python_buffers(syntax, unbuffered, monkeypatch):
+def test_decoders_work_with_and_without_python_buffering(syntax, unbuffered, monkeypatch):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)  # empty: as where it is not set
     stored = dicom_films.tissue(12)
     data = dicom_films.encoded(dicom_films.film(stored, 12), syntax)
     np.testing.assert_array_equal(image_file.decode(data, "F.dcm"), stored)
 
 
-def test_a_decoder_that_does_not_end_is_ended(monkeypatch):
+def test_a_decoder_that_hangs_is_killed(monkeypatch):
     # CharLS loops for ever on some streams that are cut short, with or without an end marker.
     monkeypatch.setattr(dicom_pixels, "_MAX_DECODING_SECONDS", 0.01)
     with pytest.raises(
@@ -186,7 +186,7 @@ def test_a_decoder_that_does_not_end_is_ended(monkeypatch):
         ("#!/bin/sh\nkill -9 $$\n", "was killed by signal 9"),
     ],
 )
-def test_a_machine_that_fails_is_no_damaged_film(tmp_path, monkeypatch, decoder, message):
+def test_a_failing_machine_is_not_a_damaged_film(tmp_path, monkeypatch, decoder, message):
     data = with_stream(uid.JPEGLSLossless, bytes)
     if decoder is not None:
         (tmp_path / "python").write_text(decoder)

@@ -25,7 +25,7 @@ def encoded_by_pydicom(pixels):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("kind", ["noise", "runs", "constant"])
-def test_what_another_encoder_wrote_comes_back(dtype, kind):
+def test_streams_of_another_encoder_are_decoded(dtype, kind):
     pixels = RNG.integers(0, np.iinfo(dtype).max, (301, 257), dtype, endpoint=True)
     if kind == "runs":
         pixels[pixels < pixels.max() // 4 * 3] = 7

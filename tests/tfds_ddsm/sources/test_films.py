@@ -135,7 +135,7 @@ def test_lesions_of_every_kind_of_outline(tmp_path):
     assert mammogram.left_out == ()
 
 
-def test_a_mask_of_grey_edges_is_cut_at_half(tmp_path):
+def test_a_mask_with_grey_edges_is_thresholded_at_half(tmp_path):
     save(tmp_path / "a.png", picture())
     rows, columns = np.indices(SHAPE)
     disc = (rows - 30) ** 2 + (columns - 20) ** 2 <= 100
@@ -155,7 +155,7 @@ def test_a_mask_of_grey_edges_is_cut_at_half(tmp_path):
         ({"mask": "text.png"}, r"text.png: "),
     ],
 )
-def test_a_lesion_that_does_not_fit_refuses_its_film(tmp_path, values, reason):
+def test_a_film_with_a_lesion_that_does_not_fit_is_refused(tmp_path, values, reason):
     save(tmp_path / "a.png", picture())
     mask = np.zeros(SHAPE, np.uint8)
     save(tmp_path / "empty.png", mask)
@@ -168,7 +168,7 @@ def test_a_lesion_that_does_not_fit_refuses_its_film(tmp_path, values, reason):
         source.read(source.index()[0])
 
 
-def test_what_is_missing_is_left_out_and_named(tmp_path):
+def test_missing_files_are_skipped_and_named(tmp_path):
     save(tmp_path / "a.png", picture())
     source = write_table(
         tmp_path,
@@ -190,7 +190,7 @@ def test_what_is_missing_is_left_out_and_named(tmp_path):
     ]
 
 
-def test_lesions_of_unknown_place(tmp_path):
+def test_lesions_of_unknown_position(tmp_path):
     for name in ("a.png", "b.png", "c.png"):
         save(tmp_path / name, picture())
     source = write_table(
@@ -210,7 +210,7 @@ def test_lesions_of_unknown_place(tmp_path):
     assert (item.kind, item.name) == ("lesion", "b.png")
 
 
-def test_splits_of_the_table_or_else_by_hash(tmp_path):
+def test_splits_come_from_the_table_or_a_hash(tmp_path):
     def splits(*named):
         rows = [
             line(f"{patient}.png", patient, split=split)
@@ -261,7 +261,7 @@ def test_pickled_source_does_not_read_the_table_again(tmp_path, monkeypatch):
     ("content", "reason"),
     [(None, r"films.csv: No such file.*; write the table"), (b"\xff\xfe", "the text is not UTF-8")],
 )
-def test_a_table_that_is_missing_or_no_text(tmp_path, content, reason):
+def test_a_missing_or_non_text_table_is_refused(tmp_path, content, reason):
     if content:
         (tmp_path / "films.csv").write_bytes(content)
     with pytest.raises(ValueError, match=reason):

@@ -70,7 +70,7 @@ def test_columns_that_a_spreadsheet_left_empty():
     assert not table.unused_columns
 
 
-def test_cells_beyond_the_header_leave_the_film_out():
+def test_a_film_with_cells_beyond_the_header_is_skipped():
     text = "film,patient_id,label,polygon,\na.png,P1,normal,\na.png,P1,benign,1,2 3,4 5,1,\n"
     table = films_table.parse_table(text)
     assert not table.films
@@ -80,12 +80,12 @@ def test_cells_beyond_the_header_leave_the_film_out():
     assert "received the extra cell '2 3'" in fault.reason
 
 
-def test_a_line_that_stands_twice_is_one_lesion():
+def test_a_repeated_line_is_one_lesion():
     (film,) = parse(lesion(**BOX), lesion(**BOX)).films.values()
     assert film.film.num_malignant == 1
 
 
-def test_films_of_like_names_have_ids_of_their_own():
+def test_films_with_similar_names_have_different_ids():
     table = parse(*(line(film=name) for name in ("a b.png", "a_b.png", "a/b.png", "x" * 300)))
     ids = list(table.films)
     assert len(set(ids)) == 4
@@ -124,7 +124,7 @@ def test_backslashes_and_dots_in_paths():
         (line(view="C\nC"), "view must be at most 64 plain characters"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_a_fault_with_its_number(row, reason):
+def test_an_unusable_line_is_reported_with_its_number(row, reason):
     table = parse(line(film="good.png"), row)
     assert list(table.films) == ["good.png"]
     (fault,) = table.faults
@@ -145,7 +145,7 @@ def test_a_line_that_cannot_be_used_is_a_fault_with_its_number(row, reason):
         ([lesion(**BOX), lesion(label="benign", row_min=3)], "line 3: a box needs"),
     ],
 )
-def test_contradicting_lines_leave_the_film_out(rows, reason):
+def test_a_film_with_contradicting_lines_is_skipped(rows, reason):
     table = parse(line(film="good.png"), *rows)
     # One line more than in `rows` stands above.
     number = int(reason.split()[1][:-1]) + 1 if reason.startswith("line") else None
@@ -170,7 +170,7 @@ def test_a_patient_in_two_splits_is_left_out_of_both():
     )
 
 
-def test_a_lesion_without_a_place_counts_as_none():
+def test_a_lesion_without_a_position_is_not_counted():
     (film,) = parse(lesion(), lesion(label="benign")).films.values()
     assert (film.film.num_malignant, film.film.num_benign) == (0, 0)
     assert [x.has_place for x in film.lesions] == [False, False]
@@ -185,6 +185,6 @@ def test_a_lesion_without_a_place_counts_as_none():
         ("film,patient_id,label\n" + "x" * 200_000, "line 2: field larger"),
     ],
 )
-def test_what_is_no_table_is_refused(text, reason):
+def test_an_invalid_table_is_refused(text, reason):
     with pytest.raises(ValueError, match=f"^films.csv.*{reason}"):
         films_table.parse_table(text)

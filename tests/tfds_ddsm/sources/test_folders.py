@@ -14,7 +14,7 @@ def _found(root):
     )
 
 
-def test_links_to_folders_are_followed_and_circles_end(tmp_path):
+def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     disk, root = tmp_path / "disk", tmp_path / "root"
     (disk / "a").mkdir(parents=True)
     (disk / "a" / "1-1.dcm").touch()
@@ -31,11 +31,11 @@ def test_hidden_files_are_left_out(tmp_path):
     assert _found(tmp_path) == [str(tmp_path / "1-1.dcm")]
 
 
-def test_absent_folder_holds_nothing(tmp_path):
+def test_a_missing_folder_is_empty(tmp_path):
     assert _found(tmp_path / "absent") == []
 
 
-def test_a_bucket_is_asked_once_per_level_and_not_once_per_file(bucket, monkeypatch):
+def test_a_bucket_is_listed_once_per_level_of_folders(bucket, monkeypatch):
     root = epath.Path(f"{bucket} [1]")
     for name in ("table.csv", "P_1/left/1-1.dcm", "P_1/left/._1-1.dcm", "P_2/1-1.dcm", "P_2/1-2"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def _dicom_bytes(path, dataset):
 
 @pytest.mark.parametrize("pixels", [PIXELS, PIXELS.astype(np.uint8)])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_dicom_pixels_come_back_exactly(tmp_path, pixels, compressed):
+def test_dicom_pixels_are_read_exactly(tmp_path, pixels, compressed):
     dataset = cbis_ddsm_tree.dicom(pixels)
     if compressed:
         dataset.compress(pydicom.uid.RLELossless)
@@ -41,7 +41,7 @@ def test_jpeg_pixels_are_those_of_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("pixels", [PIXELS, PIXELS.astype(np.uint8)])
-def test_png_pixels_come_back_exactly(tmp_path, pixels):
+def test_png_pixels_are_read_exactly(tmp_path, pixels):
     path = tmp_path / "film.PNG"
     PIL.Image.fromarray(pixels).save(path, "PNG")
     decoded = image_file.read_pixels(epath.Path(path))
@@ -51,7 +51,7 @@ def test_png_pixels_come_back_exactly(tmp_path, pixels):
 
 @pytest.mark.parametrize("kind", ["PPM", "TIFF"])
 @pytest.mark.parametrize("pixels", [PIXELS, PIXELS.astype(np.uint8)])
-def test_what_a_file_is_its_content_says(tmp_path, kind, pixels):
+def test_the_format_of_a_file_follows_from_its_content(tmp_path, kind, pixels):
     path = tmp_path / "film.dcm"
     PIL.Image.fromarray(pixels).save(path, kind)
     np.testing.assert_array_equal(image_file.read_pixels(epath.Path(path)), pixels)
@@ -86,7 +86,7 @@ def pgm(pixels, maximum, plain=False):
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize(("maximum", "depth"), [(1023, 10), (4000, 12), (4095, 12), (4096, 13)])
-def test_a_pgm_is_as_deep_as_it_states(maximum, depth, plain):
+def test_a_pgm_has_its_stated_depth(maximum, depth, plain):
     pixels = (PIXELS % 900).astype(np.uint16)  # of 10 bits, if it had to be guessed
     data = pgm(pixels, maximum, plain)
     film = image_file.decode_film(data, "film.pgm")
@@ -98,7 +98,7 @@ def test_a_pgm_is_as_deep_as_it_states(maximum, depth, plain):
     np.testing.assert_array_equal(overridden.grey, np.round(pixels / 4095 * 65_535))
 
 
-def test_every_value_of_a_pgm_comes_back():
+def test_every_value_of_a_pgm_is_read_exactly():
     pixels = np.arange(65_535, dtype=np.uint16)[None]
     for maximum in (65_534, 65_535):
         np.testing.assert_array_equal(image_file.decode(pgm(pixels, maximum), "film.pgm"), pixels)
@@ -120,12 +120,12 @@ def test_a_tiff_of_two_pages_is_refused(tmp_path):
     ],
     ids=["text", "BMP", "gzip"],
 )
-def test_what_is_no_film_is_named_as_such(data, message):
+def test_files_that_are_not_films_are_named(data, message):
     with pytest.raises(UnreadableFilmError, match=f"F.dcm: {message}"):
         image_file.decode_film(data, "F.dcm")
 
 
-def test_header_is_all_but_the_pixels(tmp_path):
+def test_header_is_everything_except_the_pixels(tmp_path):
     data = _dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS))
     header = image_file.decode_film(data, "1-1.dcm").header
     assert (header.Rows, header.Columns) == PIXELS.shape
@@ -221,7 +221,7 @@ def test_a_deflated_data_set_is_read(tmp_path):
         image_file.decode(data[:-9], "1-1.dcm")
 
 
-def test_a_deflated_data_set_is_refused_before_it_is_inflated_whole(tmp_path, monkeypatch):
+def test_a_deflated_data_set_is_refused_before_it_is_fully_inflated(tmp_path, monkeypatch):
     monkeypatch.setattr(image_file, "MAX_FILE_BYTES", 2**20)
     data = _dicom_bytes(tmp_path / "1-1.dcm", cbis_ddsm_tree.dicom(PIXELS))
     with pytest.raises(UnreadableFilmError, match="truncated, or larger than a film can be"):

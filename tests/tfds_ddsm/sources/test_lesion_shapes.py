@@ -46,7 +46,7 @@ def test_rows_counted_from_the_bottom(counted_from_bottom, from_top):
     np.testing.assert_array_equal(found, on_film(from_top, SHAPE))
 
 
-def test_what_sticks_out_is_cut_off():
+def test_parts_outside_the_film_are_cut_off():
     assert box_of(on_film(Box(30, 42, 20, 29), SHAPE))[:4] == (30, 39, 20, 29)
     rows, columns = np.ogrid[:40, :30]
     np.testing.assert_array_equal(

@@ -84,7 +84,7 @@ def test_restart_markers(restart_lines, predictor):
     np.testing.assert_array_equal(ljpeg.decode(stream), film)
 
 
-def test_passes_over_what_means_nothing_for_the_pixels():
+def test_skips_segments_without_effect_on_the_pixels():
     film = _film()
     stream = pvrg_encoder.encode(film)
     comment = pvrg_encoder.segment(0xFE, b"\xff\xd9 digitized") + pvrg_encoder.segment(0xE0, b"")
@@ -127,7 +127,7 @@ def _replaced(stream, marker, position, value):
         (lambda s: s[:-60] + b"\xff\xff" + s[-60:], "the coded data end in line"),
     ],
 )
-def test_says_what_is_wrong_with_a_stream(damage, message):
+def test_damaged_streams_are_described(damage, message):
     stream = pvrg_encoder.encode(_film())
 
     with pytest.raises(ljpeg.LjpegError, match=message) as caught:

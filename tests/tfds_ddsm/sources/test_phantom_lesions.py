@@ -31,7 +31,7 @@ def _plan(lesion_type, malignant, suspicion, diameter_mm=14.0, contrast=0.7):
     return phantom_shapes.LesionPlan(lesion_type, malignant, diameter_mm, suspicion, contrast)
 
 
-def test_same_seed_draws_the_same_lesions_and_leaves_the_arguments_alone():
+def test_same_seed_draws_the_same_lesions_and_does_not_change_the_arguments():
     film = _film()
     before = [array.copy() for array in film]
     image_a, lesions_a = _insert(film, seed=3)
@@ -46,7 +46,7 @@ def test_same_seed_draws_the_same_lesions_and_leaves_the_arguments_alone():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_lesions_lie_whole_in_tissue_and_apart_from_each_other(seed):
+def test_lesions_are_entirely_in_tissue_and_apart_from_each_other(seed):
     image, tissue, occupied = _film(seed)
     occupied[180:220, 150:200] = True
     _, lesions = _insert((image, tissue, occupied), seed)
@@ -142,7 +142,7 @@ def test_classes_overlap_more_with_difficulty():
     assert auroc(1.0) == pytest.approx(0.74, abs=0.03)
 
 
-def test_lesions_without_room_are_left_out():
+def test_lesions_that_do_not_fit_are_skipped():
     image, tissue, occupied = _film()
     unchanged, lesions = _insert((image, tissue, ~occupied), num_lesions=3)
     assert lesions == ()

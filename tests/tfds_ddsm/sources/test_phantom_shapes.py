@@ -19,7 +19,7 @@ def _draw(lesion_type, suspicion, seed=0, pixel_size_mm=0.2, diameter_mm=14.0):
 @pytest.mark.parametrize("lesion_type", ["mass", "calcification"])
 @pytest.mark.parametrize("suspicion", [0.02, 0.5, 0.98])
 @pytest.mark.parametrize("pixel_size_mm", [0.045, 0.2, 1.0])
-def test_step_and_outline_share_an_odd_window_that_holds_the_lesion(
+def test_step_and_outline_share_an_odd_window_that_contains_the_lesion(
     lesion_type, suspicion, pixel_size_mm
 ):
     step, outline = _draw(lesion_type, suspicion, pixel_size_mm=pixel_size_mm)
@@ -66,7 +66,7 @@ def test_a_lesion_has_the_same_size_in_mm_at_any_pixel_size(lesion_type):
     np.testing.assert_allclose(extents_mm, extents_mm[0], rtol=0.25)
 
 
-def test_power_law_noise_falls_with_the_asked_exponent():
+def test_power_law_noise_falls_with_the_requested_exponent():
     noise = phantom_shapes.power_law_noise((512, 512), 0.2, np.random.default_rng(0), beta=3.0)
     assert noise.dtype == np.float32
     assert noise.std() == pytest.approx(1, abs=1e-3)

@@ -59,7 +59,7 @@ def test_every_film_is_read_with_its_lesions_as_ellipses_in_their_boxes(source):
 
 
 @needs_films
-def test_simulated_lesions_come_on_top_and_leave_the_real_ones_alone(source):
+def test_simulated_lesions_are_added_and_do_not_change_the_real_ones(source):
     simulating = SampleSource(simulated_lesions=2, seed=5)
     film = simulating.index()[0]
     plain = source.read(source.index()[0])

@@ -41,20 +41,20 @@ def path(tmp_path):
     return path
 
 
-def test_a_hiccup_of_the_network_is_waited_for(path, waits):
+def test_a_temporary_network_error_is_retried(path, waits):
     failing = FailingPath(path, *[OSError(errno.ESTALE, "Stale file handle")] * 3)
     assert storage.read_bytes(failing, 100) == b"pixels"
     assert waits == [1, 5, 25]
 
 
-def test_a_disk_that_goes_on_failing_is_no_damaged_film(path, waits):
+def test_a_persistent_disk_failure_is_not_a_damaged_film(path, waits):
     failing = FailingPath(path, *[OSError(errno.EIO, "Input/output error")] * 4)
     with pytest.raises(StorageError, match=r"film.dcm cannot be read \(Input/output error\); run"):
         storage.read_bytes(failing, 100)
     assert not failing.errors
 
 
-def test_what_no_second_try_can_mend_is_told_at_once(tmp_path, path, waits):
+def test_permanent_errors_are_raised_without_a_retry(tmp_path, path, waits):
     with pytest.raises(StorageError, match="Permission denied"):
         storage.read_bytes(FailingPath(path, PermissionError(13, "Permission denied")), 100)
     for bad, reason in (
@@ -83,7 +83,7 @@ def bucket_error(name):
     )
 
 
-def test_a_bucket_fails_as_a_disk_does(path, waits):
+def test_errors_of_a_bucket_are_handled_like_those_of_a_disk(path, waits):
     failing = FailingPath(path, *[bucket_error("UnavailableError")] * 3)
     assert storage.read_bytes(failing, 100) == b"pixels"
     assert waits == [1, 5, 25]
@@ -95,7 +95,7 @@ def test_a_bucket_fails_as_a_disk_does(path, waits):
     assert waits == [1, 5, 25]
 
 
-def test_what_a_bucket_refuses_is_one_line():
+def test_a_refusal_by_a_bucket_gives_one_line():
     with (
         pytest.raises(StorageError, match=r"PermissionDeniedError.* when reading gs://b") as raised,
         storage.bucket_errors(),

@@ -1,7 +1,7 @@
-"""Patches of the real sample films, built once, and a run trained on them.
+"""Datasets of the real sample films, built once, and a run trained on them.
 
-TensorFlow's log level is set before any test imports it: its start-up notes are not the suite's
-output. It and the packages that bring it are imported by the fixtures that need them.
+TensorFlow's log level is set before any test imports TensorFlow, to hide its start-up messages.
+TensorFlow and the packages that import it are imported only by the fixtures that need them.
 """
 
 import os
@@ -42,7 +42,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_config(data_dir):
-    """A configuration that trains on the tiny variant within seconds."""
+    """A configuration for training on the tiny variant within seconds."""
     return Config(
         data=DataConfig(dataset="ddsm_patches/tiny", data_dir=str(data_dir), batch_size=4),
         model=ModelConfig(
@@ -81,7 +81,7 @@ def exported(trained_run):
 
 @pytest.fixture
 def replace():
-    """Returns a configuration with settings replaced, whichever group they belong to."""
+    """Returns a function that replaces settings of a configuration, whichever group they are in."""
 
     def replaced(config, **settings):
         groups = {}
@@ -99,7 +99,7 @@ def replace():
 
 @pytest.fixture
 def forked_runs(tmp_path):
-    """Returns tests/cigan_tf/training/forked_runs.py as a function of mode, config and options."""
+    """Returns a function that runs forked_runs.py with a mode, a configuration and options."""
     root = pathlib.Path(__file__).parents[1]
 
     def run(mode, config, *options):
@@ -121,7 +121,7 @@ def forked_runs(tmp_path):
 
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
-    """An address in TensorFlow's in-memory file system, which etils takes for a bucket's."""
+    """An address in TensorFlow's in-memory file system, which etils treats as a bucket."""
     from etils.epath import backend, gpath, register
 
     monkeypatch.setattr(gpath, "_URI_PREFIXES", (*gpath._URI_PREFIXES, "ram://"))
@@ -129,4 +129,4 @@ def bucket(monkeypatch, tmp_path):
     monkeypatch.setitem(gpath._URI_MAP_ROOT, "ram://", "/ram/")
     monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "ram", backend.tf_backend)
     monkeypatch.setitem(register._URI_PREFIXES_TO_CLS, "ram://", gpath.PosixGPath)
-    return f"ram://{tmp_path.name}"  # what is there stays until the process ends
+    return f"ram://{tmp_path.name}"  # files remain until the process ends

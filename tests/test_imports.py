@@ -8,8 +8,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# What each part of cigan_tf may import of cigan_tf. The first entry that a module's name starts
-# with counts.
+# The parts of cigan_tf that each part of it may import. The first entry that a module's name starts
+# with applies.
 MAY_IMPORT = {
     "cigan_tf.errors": [],
     "cigan_tf.settings": ["errors"],
@@ -72,15 +72,15 @@ MAY_IMPORT = {
         *["infill_inputs", "terminal", "tensorflow_loading"],
     ],
 }
-# What each folder of the export may import of the export; the commands above them import any.
+# The folders of the export that each folder may import; the commands above them may import all.
 MAY_IMPORT_OF_EXPORT = {
     "export.graph": ["graph"],
     "export.serving": ["serving"],
     "export.films": ["films"],
     "export.page": ["films", "page"],
 }
-# What of tfds_ddsm reads and rescales films: what puts lesions into whole films does it as the
-# dataset does. The rest of the export, and all that serves patches, knows no films.
+# The modules of tfds_ddsm that the export may import to read and rescale whole films as the dataset
+# does. The rest of the export only handles patches.
 KNOW_FILMS = {
     "export.demo": ("tfds_ddsm.sources.image_file",),
     "export.films.before_after": ("tfds_ddsm.grey_levels",),
@@ -113,7 +113,8 @@ def imported_names(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            # `export` has another name when it is installed: its own imports alone are relative.
+            # `export` is installed under another name, so its own imports, and only these, are
+            # relative.
             relative = module.split(".")[0] == "export"
             assert relative == (node.level > 0), f"{path}: {module}"
             yield from (f"{module}.{alias.name}" for alias in node.names)
@@ -134,11 +135,11 @@ def test_imports_run_one_way(name, path):
         return
     if name.startswith("export"):
         folder = ".".join(name.split(".")[:2])
-        beside = [n for n in ours if n.startswith("export.")]
+        from_export = [n for n in ours if n.startswith("export.")]
         ours = [n for n in ours if not n.startswith("export.")]
         if folder in MAY_IMPORT_OF_EXPORT:
             allowed = tuple(f"export.{a}" for a in MAY_IMPORT_OF_EXPORT[folder])
-            assert all(n.startswith(allowed) for n in beside), f"{name} imports {beside}"
+            assert all(n.startswith(allowed) for n in from_export), f"{name} imports {from_export}"
     part = next(part for part in MAY_IMPORT if name.startswith(part))
     for imported in ours:
         allowed = [f"cigan_tf.{a}" for a in MAY_IMPORT[part]]

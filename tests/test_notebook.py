@@ -10,7 +10,7 @@ NOTEBOOK = pathlib.Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 
 
 def test_the_notebook_runs_and_shows_pictures(tmp_path, monkeypatch):
-    # In a checkout the installed name of the export is a link to it.
+    # A link gives the export of a checkout its installed name.
     (tmp_path / "cigan_export").symlink_to(NOTEBOOK.parents[1] / "export")
     path = [str(tmp_path), str(NOTEBOOK.parents[1]), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))

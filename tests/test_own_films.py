@@ -1,4 +1,4 @@
-"""From ten films in five formats, listed in films.csv, to an infill, using only commands."""
+"""From ten films in five formats, listed in films.csv, to an infill, with commands only."""
 
 import csv
 import os
@@ -39,7 +39,7 @@ def write_film(path, bits, lesion_level, seed):
     level = np.where(breast, 0.5 + 0.2 * noise, 0.01)
     disc = np.hypot(rows - CENTER[0], columns - CENTER[1]) <= RADIUS
     level[disc] += lesion_level
-    level[0, 0] = 1  # the film's label: its depth can be seen
+    level[0, 0] = 1  # a white label, from which the depth can be determined
     stored = np.clip(np.round(level * (2**bits - 1)), 0, 2**bits - 1)
     stored = stored.astype(np.uint8 if bits == 8 else np.uint16)
     if path.suffix != ".dcm":
@@ -53,7 +53,7 @@ def write_film(path, bits, lesion_level, seed):
 
 
 def lesion_columns(number, root):
-    """Returns the same disc by another kind of outline for each film."""
+    """Returns the same disc with a different kind of outline for each film."""
     row, column = CENTER
     if number % 4 == 0:
         return {"center_row": row, "center_col": column, "radius": RADIUS}
@@ -88,7 +88,7 @@ def run(*command):
 
 
 def test_ten_films_in_five_formats_become_patches_a_generator_and_an_infill(tmp_path):
-    # Brackets are a pattern to glob, a blank is a separator to a shell: to us they are letters.
+    # Brackets are a pattern for glob and a space is a separator in a shell; here both are literal.
     tmp_path = tmp_path / "year [2024]"
     films = tmp_path / "films"
     films.mkdir(parents=True)

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = {"cigan_tf": "cigan_tf", "tfds_ddsm": "tfds_ddsm", "export": "cigan_export"}
-COMMANDS = {  # and a flag that only this command has
+COMMANDS = {  # each with a flag that only this command has
     "cigan": "--switch_threshold",
     "cigan-check": "--manual_dir",
     "cigan-client": "--timeout_s",
@@ -26,7 +26,7 @@ COMMANDS = {  # and a flag that only this command has
 
 
 def run(*command, cwd, **environment):
-    """Runs a command as a stranger would, who has no checkout on the path."""
+    """Runs a command without a checkout on the path."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     finished = subprocess.run(
         command, cwd=cwd, env=inherited | environment, capture_output=True, text=True, check=False
@@ -36,7 +36,7 @@ def run(*command, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from the source distribution, which is built from a copy of the sources."""
+    """The wheel built from the source distribution of a copy of the sources."""
     folder = tmp_path_factory.mktemp("build")
     sources = folder / "sources"
     skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -57,7 +57,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """An environment with the wheel and the requirements of the running environment."""
+    """An environment with the wheel and the requirements of the current environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
@@ -67,7 +67,7 @@ def installed(wheel, tmp_path_factory):
     )
     assert code == 0, errors
     (site_packages,) = folder.glob("lib/python*/site-packages")
-    # Of a folder that a .pth file names, the .pth files are not read: no editable install counts.
+    # .pth files in a folder named by a .pth file are not read, so editable installs are ignored.
     parents = [path for path in sys.path if path.endswith("site-packages")]
     (site_packages / "requirements.pth").write_text("\n".join(parents) + "\n")
     return folder

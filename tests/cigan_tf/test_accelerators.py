@@ -1,4 +1,4 @@
-"""Settings for GPUs, on a machine without any."""
+"""Settings for GPUs, tested without a GPU."""
 
 import pytest
 import tensorflow as tf
@@ -10,7 +10,7 @@ from cigan_tf.hardware_config import HardwareConfig
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Lets TensorFlow tell of a GPU of some compute capability."""
+    """Returns a function that makes TensorFlow report a GPU of a given compute capability."""
 
     def install(*capability):
         details = {"device_name": "A GPU", "compute_capability": capability}

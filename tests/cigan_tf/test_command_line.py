@@ -1,4 +1,4 @@
-"""The end of a command: one line and an exit code for the reason."""
+"""The end of a command: one line, and an exit code that depends on the reason."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def test_storage_errors_give_one_line_and_other_tensorflow_errors_do_not():
         storage_errors(),
     ):
         raise refused
-    # Both are a NotFoundError; the first one is of a file system.
+    # Both are a NotFoundError, but only the first one comes from a file system.
     with pytest.raises(UserError, match="NotFoundError"), storage_errors():
         tf.io.gfile.listdir("/a folder that does not exist")
     with pytest.raises(tf.errors.NotFoundError), storage_errors():

@@ -1,4 +1,4 @@
-"""Settings: the paper's defaults, validation with one clear line, JSON there and back."""
+"""Settings: the paper's defaults, validation with one-line errors, and JSON."""
 
 import dataclasses
 

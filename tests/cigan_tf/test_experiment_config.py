@@ -1,4 +1,4 @@
-"""Arms are data: read from text, named in every mistake."""
+"""Arms are parsed from text, and errors name the arm."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Inputs of an infill come back in the generator's dtypes, or are named."""
+"""Inputs of an infill are converted to the generator's dtypes or named in an error."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches of real patches: balance, masks, flips, order, and refusals."""
+"""Batches of real patches: balance, masks, flips, order and errors."""
 
 import collections
 import dataclasses
@@ -168,7 +168,7 @@ def assert_same(batches, expected):
 
 @pytest.fixture(scope="module")
 def varied(tiny_config):
-    """The training input with everything drawn that can be drawn."""
+    """The training input with every kind of random augmentation."""
     data = dataclasses.replace(tiny_config.data, random_flips=True, max_random_gamma=2.0)
     return input_pipeline.TrainingInput(dataclasses.replace(tiny_config, data=data))
 
@@ -199,7 +199,7 @@ def test_each_pass_sees_every_patch_once(tiny_config):
         if patch["label"] == 1:
             stored[input_pipeline.decode_image(patch["image"], 32).numpy().tobytes()] += 1
     count = stored.total()
-    # Two of a batch's four are malignant.
+    # Two of the four patches of a batch are malignant.
     seen = [
         image.tobytes()
         for batch in take(tiny_config, count)
@@ -253,7 +253,7 @@ def test_picture_patches_are_of_three_kinds_and_fixed(tiny_config):
         == ["malignant lesion"] * 3 + ["benign lesion"] * 3 + ["no lesion"] * 3
     )
     assert batch["label"].tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
-    # The validation patient's real lesions are benign; the four films take turns.
+    # The validation patient's real lesions are benign; patches alternate between the four films.
     assert batch["simulated"].tolist()[:3] == [True, True, True]
     for of_kind in (np.s_[0:3], np.s_[6:9]):
         assert len(set(batch["film_id"][of_kind])) == 3

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C are noted, and end a command with a code of their own."""
+"""SIGTERM and Ctrl-C are recorded and end a command with their own exit codes."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The loss terms against their formulas."""
+"""The loss terms, compared with their formulas."""
 
 import numpy as np
 import pytest

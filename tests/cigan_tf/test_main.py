@@ -1,4 +1,4 @@
-"""The command line: flags, flagfiles, one line for each mistake."""
+"""The command line: flags, flagfiles and one-line errors."""
 
 import json
 import pathlib
@@ -37,7 +37,7 @@ def test_every_flagfile_resolves_and_begins_with_a_comment(flagfile):
 
 def test_the_paper_flagfile_has_the_papers_settings():
     config = dry_run("--flagfile=cigan_tf/flagfiles/paper.flags")
-    # It trains as the paper did, and measures more.
+    # It trains like the paper and evaluates more patches.
     assert config["training"].pop("evaluated_patches") == 200
     defaults = dry_run()
     del defaults["training"]["evaluated_patches"]

@@ -13,7 +13,7 @@ def patch():
     image = rng.random((2, 32, 32, 1), dtype=np.float32)
     mask = np.zeros((2, 32, 32, 1), np.float32)
     mask[0, 8:20, 10:25] = 1
-    mask[1, 0:12, 20:32] = 1  # runs over the patch's corner
+    mask[1, 0:12, 20:32] = 1  # reaches the corner of the patch
     return image, mask
 
 
@@ -50,7 +50,7 @@ def test_match_rim_removes_a_step_in_brightness(patch):
 
 
 def test_match_rim_keeps_the_interior():
-    """A blob in the middle stays; only the level at the edge follows the tissue around."""
+    """A blob in the middle stays; only the level at the edge follows the surrounding tissue."""
     rows, columns = np.mgrid[:64, :64].astype(np.float32)
     distance = np.hypot(rows - 32, columns - 32)[None, ..., None]
     mask = (distance < 14).astype(np.float32)
@@ -82,7 +82,7 @@ def test_inner_rim_is_one_pixel_wide_and_open_at_the_patch_edge(patch):
     assert rim[0].sum() == 2 * 12 + 2 * 15 - 4
     assert rim[0, 8, 10:25].all()
     assert not rim[0, 9:19, 11:24].any()
-    # The second mask meets the patch's edge at the top and at the right: no rim there.
+    # The second mask touches the top and right edges of the patch, so it has no rim there.
     assert rim[1].sum() == 12 + 12 - 1
     assert not rim[1, 0, 21:].any()
 
@@ -151,7 +151,7 @@ def test_local_contrast_sees_texture_and_neither_brightness_nor_shading():
 
 
 def test_the_share_of_a_mask_on_tissue():
-    # A fifth of the patch is air: dark, with the fog that a film has.
+    # A fifth of the patch is air: dark, with film fog.
     image = np.full((10, 10, 1), 0.5, np.float32)
     image[:, :2] = np.linspace(0.01, 0.03, 20).reshape(10, 2, 1)
     inside, half, outside = np.zeros((3, 10, 10, 1), np.float32)
@@ -161,6 +161,6 @@ def test_the_share_of_a_mask_on_tissue():
     tried = np.stack([inside, half, outside])
     np.testing.assert_allclose(masks.tissue_share(image, tried, 0.8), [1, 0.5, 0])
     np.testing.assert_allclose(masks.tissue_share(image, tried, 1.0), [1, 1, 1])
-    # Air may be one level.
+    # Air may have a single grey level.
     image[:, :2] = 0
     np.testing.assert_allclose(masks.tissue_share(image, half, 0.85), 0.5)

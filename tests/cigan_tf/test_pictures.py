@@ -44,7 +44,7 @@ def test_rows_ask_for_both_classes_with_the_same_seeds():
     for column in (corrupted, same, opposite):
         np.testing.assert_array_equal(column[outside], original[outside])
     assert (same[~outside] < opposite[~outside]).all()
-    # The noise that is shown is the one that was infilled from, in the grey window.
+    # The picture shows the noise that the infill was made from, within the grey window.
     noise = noise_of_seed(7, 32).numpy()[..., 0][~outside]
     np.testing.assert_allclose(corrupted[~outside], 255 * noise, atol=0.51)
 

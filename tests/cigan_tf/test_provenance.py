@@ -1,4 +1,4 @@
-"""The record of a run's data, and the refusals based on it."""
+"""The record of a run's data, and the errors based on it."""
 
 import json
 import pathlib
@@ -23,7 +23,7 @@ def copied(tiny_config, replace, tmp_path):
 
 
 def rewrite(shard, change):
-    """Writes a shard again, its list of records changed."""
+    """Rewrites a shard with its list of records changed."""
     records = change([record.numpy() for record in tf.data.TFRecordDataset(str(shard))])
     with tf.io.TFRecordWriter(str(shard)) as writer:
         for record in records:

@@ -1,4 +1,4 @@
-"""Explicit seeds, without changes to the process's random state."""
+"""Explicit seeds that do not change the process's random state."""
 
 import random
 

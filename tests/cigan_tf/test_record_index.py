@@ -79,7 +79,7 @@ def test_a_damaged_index_is_rebuilt(copied, content):
 
 def test_the_index_of_a_read_only_dataset_is_in_the_users_cache(copied, tmp_path, monkeypatch):
     builder, shard = copied
-    # Root may write anywhere, but not into a file as if it were a folder.
+    # A file in place of the folder blocks writing even for root.
     (shard.parent / "record_index").write_bytes(b"")
     first = record_index.of_split(builder, "train")
     (stored,) = (tmp_path / "cache").rglob("*.npz")

@@ -1,4 +1,4 @@
-"""A run's folder: its configuration, and its one process."""
+"""A run's folder: its configuration, and the lock that admits one process."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_a_workdir_below_a_file_is_named(tmp_path):
 
 def test_a_second_process_is_refused_while_the_first_is_running(tmp_path):
     with run_folder.sole_process(tmp_path / "run"):
-        # A lock belongs to an open file: a second open file is what another process would have.
+        # A lock belongs to an open file, so a second open file acts like another process.
         second = run_folder.sole_process(tmp_path / "run")
         with pytest.raises(UserError, match="Another process is using"):
             second.__enter__()

@@ -1,4 +1,4 @@
-"""What of a library's output while it is loaded reaches the user."""
+"""The part of a library's output during loading that is shown to the user."""
 
 import os
 import signal

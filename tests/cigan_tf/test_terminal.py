@@ -1,4 +1,4 @@
-"""Progress in a file: lines, and not too many of them."""
+"""Progress in a file: a limited number of lines."""
 
 import time
 

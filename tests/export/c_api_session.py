@@ -2,9 +2,9 @@
 
     python -I tests/export/c_api_session.py SAVED_MODEL < requests > answers
 
-The process reads pickled requests, one after another, and writes a pickled answer to each: it is
-the test's stand-in for a server, which loads models through the same C++ loader
-(`TF_LoadSessionFromSavedModel`). Only ctypes and NumPy are imported.
+The process reads pickled requests and writes a pickled answer to each. In the tests it replaces a
+server, which uses the same C++ loader (`TF_LoadSessionFromSavedModel`). Only ctypes and
+NumPy are imported.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ class _Output(ctypes.Structure):
 
 
 def _load_library() -> ctypes.CDLL:
-    # The package is found without being imported: its __init__ would load TensorFlow's Python.
+    # The package is located but not imported: its __init__ would load TensorFlow's Python code.
     folder = pathlib.Path(importlib.util.find_spec("tensorflow").origin).parent
     ctypes.CDLL(str(folder / "libtensorflow_framework.so.2"), mode=ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(folder / "libtensorflow_cc.so.2"))
@@ -85,11 +85,11 @@ def _load_library() -> ctypes.CDLL:
 
 
 class CApiError(Exception):
-    """A status of TensorFlow that is not OK; its code is args[0], its message args[1]."""
+    """A TensorFlow status other than OK, with the code in args[0] and the message in args[1]."""
 
 
 class Session:
-    """A session of a SavedModel's serving graph."""
+    """A session with a SavedModel's serving graph."""
 
     def __init__(self, path: str):
         self._library = tf = _load_library()
@@ -102,7 +102,7 @@ class Session:
         self._check()
 
     def run(self, inputs: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
-        """Returns the outputs; inputs and outputs are tensors by name, as signatures give them."""
+        """Returns the outputs; inputs and outputs are named by tensor, as in signatures."""
         tf = self._library
         fed = [self._to_tensor(value) for value in inputs.values()]
         fetched = (ctypes.c_void_p * len(outputs))()

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def sample_film():
-    """P_00173_LEFT_CC: its path, its pixels, and the mask of its benign mass."""
+    """The film P_00173_LEFT_CC: its path, its pixels and the mask of its benign mass."""
     from tfds_ddsm.sources.image_file import read_pixels
     from tfds_ddsm.sources.sample import SampleSource
 
@@ -19,7 +19,7 @@ def sample_film():
 
 @pytest.fixture(scope="session")
 def infill(exported):
-    """The tiny run's generator, at the scale that it was trained at."""
+    """The tiny run's generator for whole films, at the scale of its training."""
     from export.films.film_infill import FilmInfiller
 
     return FilmInfiller(exported, (344, 188))

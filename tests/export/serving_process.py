@@ -1,4 +1,4 @@
-"""The tests' side of `c_api_session`: signatures by name, answers by name."""
+"""The tests' side of `c_api_session`, with signatures and outputs by name."""
 
 import os
 import pathlib
@@ -10,20 +10,20 @@ import numpy as np
 from tensorflow.core.protobuf import saved_model_pb2
 
 _PROGRAM = pathlib.Path(__file__).with_name("c_api_session.py")
-# `make test-server` sets it to a Python that has the server's version of TensorFlow.
+# `make test-server` sets it to a Python with the server's version of TensorFlow.
 _PYTHON = os.environ.get("SERVER_PYTHON", sys.executable)
 
 
 class RefusedError(Exception):
-    """TensorFlow's status, not OK."""
+    """A TensorFlow status other than OK."""
 
 
 class ServingProcess:
-    """A process that holds a SavedModel and answers its signatures through the C API.
+    """A process that loads a SavedModel and runs its signatures through the C API.
 
     Attributes:
-        signatures: what the SavedModel says of its signatures, by name.
-        peak_mb: the process's peak memory after its last answer.
+        signatures: the SavedModel's definitions of its signatures, by name.
+        peak_mb: peak memory of the process after its last answer, in MB.
     """
 
     def __init__(self, saved_model: pathlib.Path):
@@ -53,7 +53,7 @@ class ServingProcess:
         return dict(zip(signature.outputs, answer, strict=True))
 
     def close(self) -> None:
-        """Ends the process; raises if it had crashed."""
+        """Ends the process; raises if it has crashed."""
         self._process.stdin.close()
         self._process.stdout.close()
         assert self._process.wait(timeout=30) == 0

@@ -24,7 +24,7 @@ def server(exported):
 
 @pytest.fixture(scope="module")
 def floats(tiny_config):
-    """A good request of three real patches for `serving_default`."""
+    """A valid request with three real patches for `serving_default`."""
     patches = input_pipeline.picture_patches(tiny_config, "validation", 1)
     return {
         "image": patches["image"],
@@ -50,7 +50,7 @@ def encode(picture):
 
 
 def png_that_claims(width, height, colour_type=0):
-    """A small PNG file with valid chunks that claims any size."""
+    """Returns a small PNG file with valid chunks and a false size."""
 
     def chunk(kind, data):
         return (
@@ -75,7 +75,7 @@ def test_every_signature_gives_the_same_answer_as_in_python(server, exported, fl
 
 
 def malformed(rng, floats, pngs):
-    """Returns a request that breaks the contract: (signature, inputs, the input to be named)."""
+    """Returns an invalid request: (signature, inputs, the input that the error must name)."""
 
     def put(values, bad):
         values = list(values)
@@ -97,7 +97,7 @@ def malformed(rng, floats, pngs):
     )
     whole = pngs["image_bytes"][0]
     flipped = bytearray(whole)
-    # Inside the compressed pixels, whose checksum then breaks.
+    # Inside the compressed pixels, so that their checksum is wrong.
     flipped[rng.integers(45, len(whole) - 20)] ^= 0xFF
     bad_pngs = [
         b"",
@@ -149,8 +149,8 @@ def test_malformed_requests_are_refused_by_name_and_do_no_harm(server, floats, p
         signature, inputs, named = malformed(rng, floats, pngs)
         with pytest.raises(RefusedError) as refusal:
             server.run(signature, inputs)
-        # A wrong dtype is refused before the graph runs: TensorFlow then gives the input's place
-        # in the alphabet.
+        # A wrong dtype is refused before the graph runs. TensorFlow then gives the input's position
+        # in alphabetical order.
         place = sorted(inputs).index(named)
         assert named in str(refusal.value) or f"arg[{place}]" in str(refusal.value), (
             f"{named} is not named: {refusal.value}"

@@ -1,4 +1,4 @@
-"""A classifier's export: Predict and Classify, through the C++ loader too."""
+"""A classifier's export: Predict and Classify, also through the C++ loader."""
 
 import cv2
 import keras
@@ -23,7 +23,7 @@ def classifier():
     keras.utils.set_random_seed(0)
     image = keras.Input((SIDE, SIDE, 1), name="image")
     features = layers.Conv2D(4, 3, activation="relu")(image)
-    # As in ResNet: a layer that must not be in its training mode.
+    # As in ResNet: a layer that must be exported in inference mode.
     features = layers.BatchNormalization()(features)
     features = layers.GlobalAveragePooling2D()(features)
     return keras.Model(image, layers.Dense(1, activation="sigmoid")(features))

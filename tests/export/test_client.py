@@ -1,7 +1,7 @@
-"""The client against both of the server's interfaces, as the protocol's own definitions read it.
+"""The client with both of the server's interfaces, checked against the protocol's definitions.
 
-The servers here are small, but what they read and write is TensorFlow Serving's: gRPC through the
-service class of tensorflow-serving-api, REST after its page (column format). The answers come from
+The servers here are small, but they use the protocol of TensorFlow Serving: gRPC through the
+service class of tensorflow-serving-api, REST as documented (column format). The answers come from
 the exported generator.
 """
 
@@ -32,7 +32,7 @@ STATUS = {"UNAVAILABLE": 503, "INVALID_ARGUMENT": 400, "NOT_FOUND": 404}
 
 
 class GrpcServer(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """PredictionService.Predict; records every request, and refuses a given number of them."""
+    """PredictionService.Predict that records every request and refuses a given number of them."""
 
     def __init__(self, signatures):
         self.signatures, self.requests, self.refusals, self.delay_s = signatures, [], [], 0
@@ -63,7 +63,7 @@ class GrpcServer(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class RestServer:
-    """POST .../v1/models/MODEL...:predict with columns of inputs."""
+    """Handles POST .../v1/models/MODEL...:predict with inputs in column format."""
 
     def __init__(self, signatures):
         self.signatures, self.requests, self.refusals, self.delay_s = signatures, [], [], 0
@@ -166,7 +166,7 @@ def pngs(arrays):
 
 
 def answered_by(loaded, signature, inputs):
-    """The output of the SavedModel itself."""
+    """Returns the output of the SavedModel itself."""
     tensors = {
         name: tf.constant(values, tf.int32 if name in ("label", "seed") else None)
         for name, values in inputs.items()

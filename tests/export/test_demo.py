@@ -1,4 +1,4 @@
-"""The page in a real browser, headless Chromium, as a visitor uses it."""
+"""The page in a real browser, headless Chromium, used like a visitor would."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from export.demo import page_server
 from tests.tfds_ddsm.sources import dicom_films
 from tfds_ddsm.sources.image_file import MAX_FILE_BYTES
 
-# Chrome first: a driver beside both is Chrome's.
+# Chrome comes first: if both are installed, the driver belongs to Chrome.
 _BROWSERS = ("google-chrome", "chromium", "chromium-browser")
 CHROMIUM, DRIVER = (
     next(filter(None, map(shutil.which, _BROWSERS)), None),
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 )
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Bokeh's widgets live in shadow roots; their views lead there.
+# Bokeh's widgets are in shadow roots, which are reached through their views.
 _ELEMENT = """
     const model = Bokeh.documents[0].get_model_by_name(arguments[0])
     const view = Bokeh.index.find_one_by_id(model.id)
@@ -53,7 +53,7 @@ _FIRST_MENU_ITEM = """
 
 @pytest.fixture(scope="module")
 def server(exported):
-    """The command as started by a user; yields the port that it prints."""
+    """Starts the command like a user; yields the port that it prints."""
     command = [sys.executable, "-m", "export.demo", f"--saved_model={exported}"]
     process = subprocess.Popen(
         [*command, "--port=0", "--address=0.0.0.0", "--origin=films.example.org,other:81"],
@@ -74,7 +74,7 @@ def server(exported):
 
 
 class Visitor:
-    """A person's actions on the page."""
+    """The actions of a visitor on the page."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -100,7 +100,7 @@ class Visitor:
         )
 
     def choose_film(self, name):
-        """Chooses from the list of samples, as a person does who chooses the same one again."""
+        """Chooses a sample from the list, which may be the current one."""
         from selenium.webdriver.support.select import Select
 
         Select(self.element("sample", "select")).select_by_visible_text(name)
@@ -121,7 +121,7 @@ class Visitor:
         self.wait(lambda: text in self.model("status", "text"))
 
     def draw(self, *points):
-        """Presses on the first point of the film (0..1 of the frame), moves on, lets go."""
+        """Drags from the first point of the film to the others; points are 0..1 of the frame."""
         from selenium.webdriver import ActionChains
 
         box = self.driver.execute_script(
@@ -148,7 +148,7 @@ class Visitor:
 
 
 class Tunnel:
-    """Forwards the traffic of its own port until it is cut."""
+    """Forwards the traffic of its own port until it is disconnected."""
 
     def __init__(self, port):
         self._port = port
@@ -270,7 +270,7 @@ def test_a_damaged_file_is_named_and_the_next_valid_one_opens(visitor, tmp_path)
 def test_the_same_file_and_the_same_sample_open_again(visitor, tmp_path):
     film = np.random.default_rng(0).integers(0, 65_536, (900, 500), np.uint16)
     upload = visitor.element("upload", "input")
-    for shape in ((900, 500), (800, 500)):  # the file on disk was mended
+    for shape in ((900, 500), (800, 500)):  # the file on disk has changed
         cv2.imwrite(str(tmp_path / "mine.png"), film[: shape[0]])
         upload.send_keys(str(tmp_path / "mine.png"))
         visitor.says("mine.png: {} x {} pixels.".format(*shape))
@@ -332,7 +332,7 @@ def test_the_work_survives_a_lost_connection(browser, tunnel):
 
 def test_lost_work_is_reported(browser, tunnel):
     visitor = visit(browser, tunnel.port)
-    # Another server answers at the same address, which does not know the visit.
+    # Another server, which does not know the visit, answers at the same address.
     browser.execute_script(
         """
         const answer = JSON.stringify({is_kept: false})
@@ -388,7 +388,7 @@ def test_it_fits_a_narrow_and_a_wide_window(visitor, width_px):
         ("http://films.example.org:8080", 101),
         ("http://other:81", 101),
         ("http://other:82", 403),
-        ("http://evil.example.org:{port}", 403),  # a name that was turned to this address
+        ("http://evil.example.org:{port}", 403),  # a name that resolves to this address
     ],
 )
 def test_pages_connect_only_from_allowed_origins(server, origin, status):
@@ -461,7 +461,7 @@ def test_malformed_requests_do_not_stop_the_server(server):
                 connection.sendall(request)
                 assert connection.recv(100).startswith(b"HTTP/1.1 4")
                 continue
-            with contextlib.suppress(ConnectionError):  # the server may hang up on what is no HTTP
+            with contextlib.suppress(ConnectionError):  # the server may close on invalid HTTP
                 connection.sendall(request)
                 connection.shutdown(socket.SHUT_WR)
                 answer = connection.recv(100)

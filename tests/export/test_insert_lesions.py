@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def mask_file(tmp_path):
-    """A round mask in a file whose path holds a comma."""
+    """A round mask in a file whose path contains a comma."""
     path = tmp_path / "round, soft.png"
     cv2.imwrite(str(path), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (281, 281)) * 255)
     return path
@@ -41,7 +41,7 @@ def test_a_lesion_is_inserted_into_a_real_film_and_removed_again(
     assert (with_lesion.pixel_array[mask == 255] != pixels[mask == 255]).mean() > 0.9
     rows, columns = np.nonzero(mask)
     assert (rows.mean(), columns.mean()) == (1800, 500)
-    # The mask that was written is as large as the film and needs no place.
+    # The written mask has the size of the film and needs no position.
     take_out = [f"{written[1]},non_malignant"]
     insert_lesions(str(output), take_out, infill, tmp_path / "without.dcm", seed=1)
     without = pydicom.dcmread(tmp_path / "without.dcm")
@@ -103,7 +103,7 @@ def test_a_refused_output_stops_before_any_file_or_infill(tmp_path, sample_film,
     assert mask.read_bytes() == mask_file.read_bytes()
 
 
-@pytest.mark.filterwarnings("ignore")  # pydicom warns of odd values before it fails on them
+@pytest.mark.filterwarnings("ignore")  # pydicom warns about odd values before it fails on them
 def test_damaged_films_are_refused_or_infilled(infill, sample_film):
     path, pixels, _ = sample_film
     film = pydicom.dcmread(path)

@@ -1,4 +1,4 @@
-"""The exported generator: its signatures, its guarantees, and its independence of the package."""
+"""The exported generator: its signatures, its guarantees and its independence of the package."""
 
 import os
 import shutil
@@ -181,7 +181,7 @@ def test_a_wrong_png_is_named(signatures, picture):
 
 
 def test_it_needs_no_code_of_the_package(exported):
-    """A process that cannot import the package loads and runs it."""
+    """It is loaded and run by a process that cannot import the package."""
     program = """
         import sys
         import numpy as np

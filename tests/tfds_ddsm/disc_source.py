@@ -1,4 +1,4 @@
-"""Small films that are quickly drawn, in place of a source."""
+"""A source of small films that are quick to draw."""
 
 import dataclasses
 
@@ -14,11 +14,11 @@ CONFIG = DdsmPatchesConfig(
 
 @dataclasses.dataclass(frozen=True)
 class DiscSource(Source):
-    """One film a patient, a half disc of breast with a malignant disc in it.
+    """One film per patient: half a disc of breast with a malignant disc in it.
 
     Attributes:
-        num_films: patients 0 to 20 fill three splits.
-        error: raised instead of giving a film.
+        num_films: number of films, one per patient; 21 fill three splits.
+        error: raised instead of returning a film.
     """
 
     num_films: int

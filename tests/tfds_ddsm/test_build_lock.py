@@ -37,7 +37,7 @@ def test_a_second_build_waits_for_the_first_even_if_it_is_killed(tmp_path):
 
 
 def test_a_lock_whose_file_vanishes_is_taken_again(tmp_path, monkeypatch):
-    """Simulates another process that ends while this one opens the file."""
+    """Simulates another process that ends while this process opens the file."""
     own, calls = os.fstat, []
 
     def fstat(number):

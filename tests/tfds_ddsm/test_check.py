@@ -115,7 +115,7 @@ def test_own_films_are_read_and_their_splits_reported(tmp_path):
         "train 100 50 0 50",
     ):
         assert part in text
-    text = check.describe(str(tmp_path))[0]  # as many patches as the config 'films' asks for
+    text = check.describe(str(tmp_path))[0]  # the number of patches of the config 'films'
     assert "train 10000 5000 0 5000" in _words(text)
 
 

@@ -14,7 +14,7 @@ COUNTS = (3, 0, 4)
 
 
 class CountingSource:
-    """One film, of which it is known how often it was read."""
+    """A source of one film that counts how often it is read."""
 
     def __init__(self, left_out=(), error="", files="1000 bytes"):
         self.num_reads = 0
@@ -113,13 +113,13 @@ def test_films_that_may_be_repaired_are_read_again_by_the_next_build(tmp_path, f
     assert report.left_out == fields.get("left_out", ())
     assert report.error == fields.get("error", "")
 
-    mended = CountingSource()
-    read(cache_in(tmp_path), mended, whole_film)
+    repaired = CountingSource()
+    read(cache_in(tmp_path), repaired, whole_film)
     cache_in(tmp_path).forget_incomplete_films()
-    report, examples = read(cache_in(tmp_path), mended)
-    read(cache_in(tmp_path), mended, whole_film)
+    report, examples = read(cache_in(tmp_path), repaired)
+    read(cache_in(tmp_path), repaired, whole_film)
 
-    assert mended.num_reads == 2
+    assert repaired.num_reads == 2
     assert report.made == COUNTS
     assert len(examples) == 7
 

@@ -18,7 +18,7 @@ class Settings:
 
 
 class OneFilm:
-    """A half disc of breast with two malignant lesions, close together, and a benign one."""
+    """Half a disc of breast with two malignant lesions, close together, and a benign one."""
 
     def __init__(self, lesions=None, left_out=()):
         rng = np.random.default_rng(0)
@@ -185,7 +185,7 @@ def test_a_film_with_a_skipped_lesion_gives_only_malignant_patches():
 
 def test_no_patch_is_on_a_lesion_that_is_too_small_for_the_rescaled_film():
     mask = np.zeros((400, 300), bool)
-    mask[200, [60, 62]] = True  # at half the size, a quarter of two pixels
+    mask[200, [60, 62]] = True  # at half the size, it covers a quarter of two pixels
     source = OneFilm((Lesion("calcification", True, mask),))
     report, examples = draw((0, 0, 2000), source)
 
@@ -198,5 +198,5 @@ def test_no_patch_is_on_a_lesion_that_is_too_small_for_the_rescaled_film():
     for pixel in covered:
         inside = (corners <= pixel).all(axis=1) & (pixel < corners + SIZE).all(axis=1)
         assert not inside.any()
-    beside = np.abs(corners - covered[0]).max(axis=1) <= SIZE
-    assert beside.any()
+    is_near = np.abs(corners - covered[0]).max(axis=1) <= SIZE
+    assert is_near.any()

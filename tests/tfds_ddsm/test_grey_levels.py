@@ -171,7 +171,7 @@ def test_a_depth_stated_by_the_file_or_the_user_is_used_without_a_warning():
     ):
         assert (scale.bits, scale.warning) == (bits, None)
     filled = dicom_films.tissue(16)
-    assert of_picture(filled, stated_white=4095).bits == 16  # scaled up, as PNG means it
+    assert of_picture(filled, stated_white=4095).bits == 16  # scaled up, as in PNG
     with pytest.raises(ValueError, match="stored values 0 to 900 do not fit into 8 bits"):
         of_picture(stored, bits=8)
     with pytest.raises(ValueError, match=r"bits must be in \[8, 16\], received 17"):
@@ -204,7 +204,7 @@ def test_a_black_film_is_read():
 @pytest.mark.parametrize(
     ("low", "high", "stored_bits", "lowest", "bits"),
     [
-        (0, 4000, 16, 0, 12),  # air is the darkest
+        (0, 4000, 16, 0, 12),  # the darkest value is air
         (0, 30_000, 16, 0, 15),
         (0, 900, 13, 0, 12),
         (-2048, 2047, 16, -2048, 12),

@@ -18,7 +18,7 @@ def disc(shape, row, column, radius):
 
 @pytest.fixture(scope="module")
 def small_film():
-    """Returns breast, malignant lesion, benign lesion of a film of 120 x 90 pixels."""
+    """Returns the masks of breast, malignant and benign lesion of a film of 120 x 90 pixels."""
     shape = (120, 90)
     breast = disc(shape, 60, 0, 55)
     return breast, disc(shape, 40, 20, 6), disc(shape, 75, 18, 7)
@@ -103,7 +103,7 @@ def test_corners_are_drawn_without_replacement_and_all_are_reached():
 
 def test_lesions_share_the_draw_and_no_corner_is_drawn_for_two():
     few = np.array([[0, 0], [0, 1]], np.int32)
-    many = np.argwhere(np.ones((1, 30))).astype(np.int32)  # holds both of the few
+    many = np.argwhere(np.ones((1, 30))).astype(np.int32)  # includes both corners of `few`
 
     drawn = patches.draw_evenly([many, few, many], 20, np.random.default_rng(1))
 
@@ -198,7 +198,7 @@ def test_the_plan_does_not_depend_on_the_order_of_the_films():
 
 
 def synthetic_film():
-    """Returns a film of 900 x 600 pixels with all possible artefacts, and the breast mask."""
+    """Returns a film of 900 x 600 pixels with all kinds of artefacts, and its breast mask."""
     rng = np.random.default_rng(0)
     shape = (900, 600)
     breast = disc(shape, 450, -60, 380)
@@ -211,7 +211,7 @@ def synthetic_film():
     image[:14] = 60_000  # white edges of the film
     image[-9:] = 50_000
     image[:, -12:] = 60_000
-    image[450:452, :] = 65_535  # a scratch that ties the breast to the film's edge
+    image[450:452, :] = 65_535  # a scratch that connects the breast to the film's edge
     image[rng.integers(0, 900, 300), rng.integers(0, 600, 300)] = 65_535
     image[rng.integers(0, 900, 300), rng.integers(0, 600, 300)] = 0
     return np.clip(image, 0, 65_535).astype(np.uint16), breast
@@ -230,7 +230,7 @@ def test_the_breast_is_found_despite_labels_tape_white_edges_fog_and_specks(flip
 
 @pytest.mark.parametrize("share", [0.7, 0.8, 0.9, 0.97])
 def test_a_breast_that_fills_the_film_keeps_its_fatty_tissue(share):
-    """Dense tissue is four times as bright as the fat that surrounds it."""
+    """The dense tissue is four times as bright as the surrounding fat."""
     rows, columns = np.ogrid[:1000, :600]
     breast = (rows - 500) ** 2 / 600**2 + (columns / 600) ** 2 <= 1
     dense = (rows - 500) ** 2 / 250**2 + (columns / 300) ** 2 <= 1
@@ -257,12 +257,13 @@ def test_on_real_films_the_lesions_are_breast_and_the_far_side_and_the_edges_are
 
         assert all(found[lesion.mask].mean() > 0.99 for lesion in mammogram.lesions), film
         assert 0.15 < found.mean() < 0.4, film
-        # The labels lie in the far third, white edges at the bottom; breasts reach neither.
+        # Labels are in the third opposite the chest wall, white edges at the bottom; breasts reach
+        # neither.
         assert not found_from_wall[: height // 4, int(0.6 * width) :].any(), film
         assert not found[int(0.97 * height) :].any(), film
         assert found_from_wall[height // 2, width // 100], film
 
-        # Cut so that the breast fills the film: the same pixels are breast.
+        # If the film is cut so that the breast fills it, the same pixels are breast.
         rows, columns = (np.percentile(found_from_wall.nonzero()[axis], 88) for axis in (0, 1))
         window = np.s_[int(2 * found_from_wall.nonzero()[0].mean() - rows) : int(rows)]
         if film.laterality == "RIGHT":

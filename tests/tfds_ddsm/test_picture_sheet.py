@@ -40,8 +40,8 @@ def test_outlines_are_drawn_where_the_masks_are():
 
     assert sheet.shape[1] == 1200
     blue, red = sheet[..., 0].astype(int), sheet[..., 2].astype(int)
-    assert (red > blue + 100).sum() > 100  # malignant
-    assert (blue > red + 100).sum() > 100  # benign
+    assert (red > blue + 100).sum() > 100  # malignant outlines are red
+    assert (blue > red + 100).sum() > 100  # benign outlines are blue
     np.testing.assert_array_equal(
         picture_sheet.draw(chosen, "test"), picture_sheet.draw(chosen, "test")
     )

@@ -17,7 +17,7 @@ from tfds_ddsm.mammogram import Source, StorageError
 
 @dataclasses.dataclass(frozen=True)
 class FailingSource(DiscSource):
-    """Films, one of which ends its reader."""
+    """A source with one film that ends the process reading it."""
 
     failing: str = ""
     is_killed: bool = False
@@ -45,7 +45,7 @@ def test_films_are_cached_in_their_order(tmp_path):
 
     @dataclasses.dataclass(frozen=True)
     class NoSource(Source):
-        """Films that must not be read."""
+        """A source whose films must not be read."""
 
     for film, counts in shares:
         _, expected = film_examples.encoded_examples(source, film, counts, CONFIG)

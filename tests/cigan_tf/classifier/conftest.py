@@ -1,4 +1,4 @@
-"""A dataset with the features of ddsm_patches whose patients fill three splits: drawn discs."""
+"""A dataset of drawn discs with the features of ddsm_patches and patients in three splits."""
 
 import dataclasses
 import pathlib
@@ -22,7 +22,7 @@ PATIENTS = {
 
 
 def draw_patches(patients, patches_per_patient=8):
-    """Yields keyed examples: malignant ones hold a bright disc, half of the others a dim one."""
+    """Yields keyed examples: bright discs if malignant, dim discs in half of the others."""
     rng = np.random.default_rng(len(patients))
     rows, columns = np.mgrid[:PATCH_SIZE, :PATCH_SIZE]
     for patient in patients:
@@ -48,7 +48,7 @@ def draw_patches(patients, patches_per_patient=8):
 
 
 def store(folder, name, splits):
-    """Writes the patches of the patients named for each split as ddsm_patches/`name`."""
+    """Writes patches of the given patients of each split as ddsm_patches/`name`."""
     import tensorflow_datasets as tfds
 
     shape = (PATCH_SIZE, PATCH_SIZE, 1)
@@ -75,7 +75,7 @@ def store(folder, name, splits):
 
 @pytest.fixture(scope="session")
 def discs_dir(tmp_path_factory):
-    """Folder of the datasets `discs` and, for tests of refusals, `one_class` and `shared`."""
+    """Folder of the dataset `discs` and of the invalid datasets `one_class` and `shared`."""
     folder = tmp_path_factory.mktemp("discs")
     store(folder, "discs", {split: draw_patches(names) for split, names in PATIENTS.items()})
     benign_alone = [(key, e) for key, e in draw_patches(PATIENTS["train"]) if e["label"] == 0]
@@ -90,7 +90,7 @@ def discs_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def discs_config(discs_dir):
-    """A classifier that trains on the discs within seconds."""
+    """A configuration that trains a classifier on the discs within seconds."""
     return Config(
         data=DataConfig(dataset="ddsm_patches/discs", data_dir=str(discs_dir), batch_size=4),
         model=ModelConfig(patch_size=PATCH_SIZE, vgg_weights="random"),
@@ -111,7 +111,7 @@ def discs_config(discs_dir):
 
 
 def record_as_trained_on(config, saved_model, folder):
-    """Copies a SavedModel, with the record of a generator trained with `config`."""
+    """Copies a SavedModel and adds the record of a generator trained with `config`."""
     copied = pathlib.Path(shutil.copytree(saved_model, folder))
     record = provenance.training_record(config)
     sha256 = ExportedGenerator(saved_model).sha256
@@ -124,7 +124,7 @@ def record_as_trained_on(config, saved_model, folder):
 
 @pytest.fixture(scope="session")
 def discs_generator(discs_config, exported, tmp_path_factory):
-    """The exported generator of the tiny run, with the record of one trained on the discs."""
+    """The exported generator of the tiny run, with a record of training on the discs."""
     folder = tmp_path_factory.mktemp("generator") / "1"
     return record_as_trained_on(discs_config, exported, folder)
 
@@ -152,7 +152,7 @@ def with_classifier():
 
 @pytest.fixture(scope="module")
 def small_classifier():
-    """Puts a network of seconds in the place of ResNet-50, which test_network.py tests."""
+    """Replaces ResNet-50, which test_network.py tests, with a network that trains in seconds."""
     from cigan_tf.classifier import classifier_run
 
     with pytest.MonkeyPatch.context() as patched:

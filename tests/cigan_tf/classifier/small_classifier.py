@@ -4,7 +4,7 @@ import keras
 
 
 def build_small_classifier(patch_size, weights, seed, network=None, trainable=None):
-    """Returns a network with the layers that other code knows of ResNet-50."""
+    """Returns a small network with the layers of ResNet-50 that other code uses by name."""
     keras.utils.set_random_seed(seed)
     image = keras.Input((patch_size, patch_size, 1))
     features = keras.layers.Conv2D(8, 3, strides=2)(image)

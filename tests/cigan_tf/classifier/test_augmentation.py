@@ -1,4 +1,4 @@
-"""Traditional augmentation: known transforms, and the range of the drawn ones."""
+"""Traditional augmentation: known transforms, and the range of random ones."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches of the classifier: shares, classes, seeds, refusals."""
+"""Batches of the classifier: shares, classes, seeds and errors."""
 
 import collections
 import dataclasses
@@ -149,7 +149,8 @@ def test_infills_on_the_fly_are_new_in_each_pass(
         for image, label in zip(images, labels[:, 0], strict=True):
             if levels(image).tobytes() not in real:
                 made.append((image, label))
-    # Half of 160 patches; each pass through the 32 training patches makes 16 of each class.
+    # About half of 160 patches are infills. Each pass over the 32 training patches makes 16 per
+    # class.
     assert 50 <= len(made) <= 110
     assert len({image.tobytes() for image, _ in made}) == len(made)
     for image, _ in made:
@@ -178,7 +179,7 @@ def test_the_scored_patches_and_their_facts(discs_config):
     assert collections.Counter(facts["patient_id"].tolist()) == {"gil": 8, "hue": 8}
     assert len(set(facts["patch"].tolist())) == 16
     assert set(facts["scanner"]) == {"drawn"}
-    # What describes lesions: these patches know neither density nor subtlety.
+    # Lesion descriptions: these patches have neither density nor subtlety.
     assert set(facts["density"]) == set(facts["subtlety"]) == {-1}
     has_lesion = facts["lesion_type"] == "mass"
     assert has_lesion.sum() == 12

@@ -31,7 +31,7 @@ def upload(folder, address):
 
 @pytest.fixture
 def in_bucket(discs_config, discs_dir, bucket):
-    """A run of seconds with its dataset in the bucket."""
+    """The configuration of a short run with its dataset in the bucket."""
     upload(discs_dir, f"{bucket}/data")
     training = TrainingConfig(
         seed=3,

@@ -1,4 +1,4 @@
-"""One classifier: the files of a run, that it runs only once, and that it resumes."""
+"""One classifier: the files of a run, no second training, and resuming."""
 
 import dataclasses
 import json
@@ -102,7 +102,7 @@ def test_a_finished_classifier_is_not_run_again(finished, discs_config, monkeypa
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     finished, discs_config, tmp_path, monkeypatch, capsys, order
 ):
-    tmp_path = tmp_path / "run [1]"  # to TensorFlow a pattern
+    tmp_path = tmp_path / "run [1]"  # TensorFlow reads brackets as a pattern
     write = classifier_run.curves.ClassifierWriter.write
 
     def interrupt(self, step, *arguments):
@@ -162,7 +162,7 @@ def test_hardware_flags_reach_the_classifier(discs_config, precision, tmp_path, 
         compiled.append(self)
 
     monkeypatch.setattr(keras.Model, "compile", record)
-    # It would hold for the rest of the process.
+    # The setting would last for the rest of the process.
     monkeypatch.setattr(
         tf.config.experimental, "enable_op_determinism", lambda: deterministic.append(True)
     )

@@ -1,4 +1,4 @@
-"""The experiment: which classifiers are trained, in which order, into which folders."""
+"""The experiment: the classifiers that are trained, their order and their folders."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def cells_of(config):
 def test_all_arms_of_a_seed_before_the_next_seed(discs_config, trained, tmp_path):
     folders = experiment.train_cells(discs_config, tmp_path, cells_of(discs_config))
     assert folders == list(dict.fromkeys(run_dir for _, _, run_dir in trained))
-    trained = trained[: len(folders)]  # then all cells once more, which are finished
+    trained = trained[: len(folders)]  # the rest is a second pass over finished cells
     folders = [
         run_dir.relative_to(tmp_path / "classifiers").as_posix() for _, _, run_dir in trained
     ]
@@ -96,7 +96,7 @@ def test_a_cell_that_another_process_trains_is_skipped(discs_config, trained, tm
 
 
 def train_small_cells(config, folder, cells):
-    """Trains cells with a fast network, in a process without fixtures."""
+    """Trains cells with a small network, in a process without fixtures."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(classifier_run, "build_classifier", build_small_classifier)
         experiment.train_free_cells(config, folder, cells)
@@ -123,7 +123,7 @@ def test_two_cells_at_once_write_the_same_files_as_in_sequence(
         ).read_bytes()
         alone, together = (score_file.read(f / cell / "scores.csv") for f in (in_a_row, at_once))
         assert alone.patch.tolist() == together.patch.tolist()
-        # Another number of threads adds in another order.
+        # The order of additions depends on the number of threads.
         np.testing.assert_allclose(alone.probability, together.probability, atol=1e-3)
 
 
@@ -186,7 +186,7 @@ def test_each_generator_is_judged_and_nothing_earlier_is_kept(
     calibrations = iter(range(9))
     monkeypatch.setattr(infill_quality, "calibrate_copy_search", lambda config: next(calibrations))
     experiment._judge_generators(config, tmp_path, str(discs_generator))
-    # Both generators share what is found where the truth is known.
+    # The copy search is calibrated once for both generators.
     assert judged == [(name, tmp_path / name / "saved_model", 0) for name in ("a", "b")]
     assert not any(path.exists() for path in stale)
     experiment._judge_generators(discs_config, tmp_path / "a", str(discs_generator))

@@ -30,7 +30,7 @@ def test_which_patches_are_drawn_depends_on_the_seed():
 
 
 def brightness_classifier(path, brightest):
-    """Saves a classifier for which patches are malignant above a mean grey level."""
+    """Saves a classifier that calls patches malignant above a mean grey level."""
     image = keras.Input((32, 32, 1))
     mean = keras.layers.GlobalAveragePooling2D()(image)
     classifier = keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(mean))
@@ -57,7 +57,7 @@ def sure_config(discs_config, with_classifier, synthetic_folder):
 def test_only_infills_whose_class_is_confirmed_are_used(
     discs_config, with_classifier, synthetic, tmp_path
 ):
-    records = list(synthetic.records().as_numpy_iterator())  # one shard: in the stored order
+    records = list(synthetic.records().as_numpy_iterator())  # one shard, so in the stored order
     mean = np.array([record["image"].mean() / 65535 for record in records])
     label = np.array([record["label"] for record in records])
     brightest = float(np.median(mean))
@@ -90,7 +90,7 @@ def test_a_class_that_is_never_confirmed_is_named(discs_config, synthetic, tmp_p
 
 
 def confirming(config, folder, patients):
-    """Puts a classifier trained on these patients in the place of the baseline's."""
+    """Writes a classifier with a record of these patients as the baseline's."""
     path = run_folder.cell_dir(folder, Cell("baseline", None, 0)) / classifier_run.CLASSIFIER_FILE
     brightness_classifier(path, brightest=0.4)
     record = {**provenance.training_record(config), "patients": patients}
@@ -105,7 +105,7 @@ def test_a_classifier_is_trained_on_confirmed_infills_and_again_when_the_other_o
     classifier_run.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
     used = json.loads((tmp_path / "sure" / run_folder.INFILLS_USED_FILE).read_text())
     assert 0 < sum(used["used"].values()) < used["num_patches"] == 32
-    monkeypatch.setattr(classifier_run, "_untrained", None)  # a second training fails
+    monkeypatch.setattr(classifier_run, "_untrained", None)  # so that a second training would fail
     classifier_run.train_classifier(sure_config, 0, tmp_path, tmp_path / "sure")
     brightness_classifier(
         tmp_path / "classifiers" / "baseline" / "seed_0" / classifier_run.CLASSIFIER_FILE,

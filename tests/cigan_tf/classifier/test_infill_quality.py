@@ -1,4 +1,4 @@
-"""Tests of the measures of infills, on patches whose truth is known."""
+"""Tests of the measures of infills, on patches with known properties."""
 
 import json
 
@@ -14,7 +14,7 @@ SIZE = 16
 
 
 def make_patches(seed, num=48, num_patients=8, prefix="held_out"):
-    """Noise with a disc, brighter in malignant patches."""
+    """Returns patches of noise with a disc that is brighter if malignant."""
     rng = np.random.default_rng(seed)
     label = np.arange(num) % 2
     mask = np.zeros((num, SIZE, SIZE, 1), np.float32)
@@ -59,7 +59,7 @@ def find(quality, measure, of_class="both"):
 
 @pytest.fixture(scope="module")
 def quality():
-    """Of infills that are real patches of other patients."""
+    """The quality of infills that are real patches of other patients."""
     in_training = {**make_patches(3, num=8), "group": np.arange(8)}
     training = {**make_patches(2, prefix="train"), "group": np.arange(48)}
     return judge(training=training, in_training=in_training)
@@ -86,7 +86,7 @@ def test_perfect_infills_reach_the_floor(quality):
 
 
 def degraded():
-    """Infills of a generator that ignores the class, the tissue and its texture."""
+    """The infills of a generator that ignores the class, the tissue and its texture."""
     infills = make_patches(1, prefix="train")
     flat = np.where(infills["mask"] > 0, 0.45, infills["image"]).astype(np.float32)
     return {**infills, "image": flat, "composed": 1 - flat}
@@ -94,7 +94,7 @@ def degraded():
 
 def test_real_patches_as_infills_reach_the_floor_in_every_measure():
     real_as_infills = make_patches(1, prefix="train")
-    # The tissue of other patients in the same place.
+    # Tissue of other patients at the same position.
     others = {"composed": np.roll(real_as_infills["image"], 2, axis=0)}
     training = make_patches(2, prefix="training")
     in_training = {**make_patches(3, num=16), "group": np.arange(16)}
@@ -110,7 +110,8 @@ def test_real_patches_as_infills_reach_the_floor_in_every_measure():
         spread = 3 * real["sd"] if "sd" in real else 0.0
         if "low" in real:
             spread = max(spread, real["high"] - real["low"])
-        # A dozen patches of each side: shares of neighbours vary by a few of them.
+        # With a dozen patches on each side, a few of them change the shares of neighbours
+        # noticeably.
         tolerance = {"density": 0.7, "frechet_distance": 0.1}.get(entry["measure"], 0.4)
         if entry["measure"] in ("kernel_distance", "composition", "seam_score"):
             tolerance = 0.01
@@ -185,7 +186,7 @@ def test_no_patient_is_on_both_sides_of_a_distance():
     for of_class in ("malignant", "non_malignant"):
         for measure in ("kernel_distance", "frechet_distance", "precision", "coverage"):
             entry = find(quality, measure, of_class)
-            # The kernel distance differs by its subsets.
+            # The kernel distance is estimated from random subsets.
             spread = entry["real"].get("sd", 1e-9)
             assert entry["infills"]["value"] == pytest.approx(entry["real"]["value"], abs=spread)
         assert find(quality, "seam_ratio", of_class)["infills"]["value"] == 1.0
@@ -202,7 +203,7 @@ def test_the_result_is_json_and_the_page_shows_all_measures(quality, tmp_path):
 
 
 def test_infills_into_training_tissue_do_not_change_other_measures(quality):
-    # What stands in training tissue changes nothing else.
+    # `quality` also has infills into training tissue; they add measures and change none.
     alone = judge()["measures"]
     assert alone == [entry for entry in quality["measures"] if entry in alone]
 

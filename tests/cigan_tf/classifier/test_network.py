@@ -26,7 +26,7 @@ def test_a_patch_becomes_a_probability(classifier, image):
 
 
 def test_it_is_resnet_50_with_one_output(classifier):
-    # 23,587,712 without the top, and 2,048 weights and a bias.
+    # 23,587,712 without the top, plus 2,048 weights and a bias.
     assert classifier.count_params() == 23_587_712 + 2049
 
 
@@ -66,7 +66,7 @@ def vgg():
 
 
 def test_vgg_16_has_one_output_and_its_own_preprocessing(vgg, image):
-    # 14,714,688 without the top, and 512 weights and a bias.
+    # 14,714,688 without the top, plus 512 weights and a bias.
     assert vgg.count_params() == 14_714_688 + 513
     probability = vgg.predict_on_batch(image)
     assert probability.shape == (2, 1)
@@ -98,10 +98,10 @@ def test_frozen_layers_do_not_change(network, trainable, begins, image):
     classifier = build_classifier(32, "random", seed=1, network=network, trainable=trainable)
     before = {weight.path: weight.numpy() for weight in classifier.weights}
     classifier.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", jit_compile=False)
-    for _ in range(2):  # residual branches that begin still move with the second step
+    for _ in range(2):  # some residual branches first change in step 2
         classifier.train_on_batch(image, np.array([[0.0], [1.0]]))
     changed = {w.path for w in classifier.weights if np.any(before[w.path] != w.numpy())}
-    # Moving averages of batch normalisation are among the weights.
+    # The weights include the moving averages of batch normalisation.
     may_change = {path for path in before if path.startswith(begins)}
     assert changed <= may_change
     assert {path for path in may_change if "kernel" in path} <= changed

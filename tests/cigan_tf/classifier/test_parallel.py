@@ -1,4 +1,4 @@
-"""Parallel processes, and the effect of failures."""
+"""Parallel processes and the effect of failures."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ def write_environment(folder):
 
 
 def fail_in_one(folder):
-    """The process that makes the file first fails; the other one would take a minute."""
+    """The process that creates the file fails; the other one would take a minute."""
     try:
         pathlib.Path(folder, "first").touch(exist_ok=False)
     except FileExistsError:
@@ -39,10 +39,10 @@ def be_asked_to_stop(folder):
 
 
 def stop_everything(folder, number):
-    """One of two processes sends their parent a signal; both save on request."""
+    """One of two processes sends a signal to their parent; both save when asked to stop."""
     file = pathlib.Path(folder, str(os.getpid()))
     with interruption.watch() as interrupted:
-        os.kill(os.getpid(), signal.SIGINT)  # as a terminal does; the parent answers it
+        os.kill(os.getpid(), signal.SIGINT)  # as a terminal does; only the parent handles it
         file.touch()
         while len(both := sorted(pathlib.Path(folder).iterdir())) < 2:
             time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The synthetic set: origins, training split only, the film's own pixels outside the mask."""
+"""The synthetic set: its origin, only training patches, unchanged pixels outside the mask."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ from tests.cigan_tf.classifier.conftest import record_as_trained_on
 
 @pytest.fixture(scope="module")
 def training_patches(discs_config):
-    """Every patch of the training split, decoded, by its id."""
+    """Every patch of the training split, decoded, by patch id."""
     builder = input_pipeline.open_dataset(discs_config.data, discs_config.model.patch_size)
     return {
         patch["patch"].numpy(): {
@@ -72,7 +72,7 @@ def test_patches_are_unchanged_outside_the_mask(records, training_patches):
 
 
 def files(folder):
-    """Every file below a folder, by name, and its content."""
+    """Returns the content of every file below a folder, by name."""
     folder = pathlib.Path(folder)
     found = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
@@ -80,15 +80,15 @@ def files(folder):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    """32 patches become four shards of two batches."""
+    """Makes 32 patches fill four shards of two batches."""
     monkeypatch.setattr(synthetic_set, "BATCH_SIZE", 4)
     monkeypatch.setattr(synthetic_set, "_PATCHES_PER_SHARD", 8)
-    # What a killed process has made, and not yet written, is lost.
+    # No batch is made ahead, so that the calls before a kill are known.
     monkeypatch.setattr(synthetic_set, "_BATCHES_AHEAD", 0)
 
 
 def at_call(number, action, monkeypatch):
-    """Does something before the generator's call of this number."""
+    """Runs `action` before the generator's call with this number."""
     infill = ExportedGenerator.__call__
     calls = []
 
@@ -107,7 +107,7 @@ def die():
 
 
 def stored_in_order(synthetic):
-    """The records of several files are found by their numbers, and read in this order."""
+    """Returns the images in order; checks that reading them by number gives the same."""
     index = synthetic.index
     records = input_pipeline.Records(synthetic.builder, index)
     numbered = [records.read(number)["image"].numpy() for number in range(32)]

@@ -1,4 +1,4 @@
-"""Scores of an experiment that never ran: its truth is known."""
+"""Simulated scores of an experiment, with known properties."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from cigan_tf.evaluation.score_file import Scores
 
 @pytest.fixture
 def synthetic_scores():
-    """Returns a function that makes the scores of several arms and seeds, of the same patches."""
+    """Returns a function that simulates scores of several arms and seeds for the same patches."""
 
     def make(separations, seeds=(0, 1, 2), num_patients=60, per_patient=4, scanners=("unknown",)):
         rng = np.random.default_rng(7)

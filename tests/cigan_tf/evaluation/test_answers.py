@@ -1,4 +1,4 @@
-"""Tests of the page's four answers: each has a case that is good and one that is not."""
+"""Tests of the page's four answers, each with a good case and a bad one."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def config(generators=()):
 
 @pytest.fixture
 def ask(synthetic_scores):
-    """Returns a function from separations by arm, and measures of infills, to the four cards."""
+    """Returns a function that makes the four cards from separations by arm and infill measures."""
 
     def cards(separations, measures=None, records=None, **options):
         scores = synthetic_scores(separations)
@@ -55,7 +55,7 @@ def entry(measure, value, real=None, of_class="malignant", **n):
 
 
 def judged(**changes):
-    """Returns infills without a fault, but for the changes: measure=(value, of real patches)."""
+    """Returns measures of faultless infills, changed by measure=(value, value of real patches)."""
     values = {
         "feature_auc": (0.52, 0.5),
         "texture_auc": (0.55, 0.5),
@@ -106,7 +106,7 @@ def test_infilled_patches_are_compared_with_the_best_arm_without_them(cigan, ans
     for line in helped.lines:
         assert 0 <= line.bar.low <= line.bar.value <= line.bar.high <= 100
         assert 0 <= line.bar.zero <= 100
-        # The interval holds 0 where the bar does.
+        # The interval contains 0 exactly if the bar does.
         low, high = (
             float(end.replace("−", "-"))
             for end in line.value.split("(")[1].split(")")[0].split(" to ")
@@ -132,7 +132,7 @@ def test_a_single_arm_is_not_compared(ask):
         (judged(), "Yes: no fault found", "good"),
         (judged(feature_auc=(0.86, 0.5)), "No: they differ from real lesions, AUC 0.86", "bad"),
         (judged(texture_auc=(0.7, None)), "No: they differ from real lesions, AUC 0.70", "bad"),
-        # Real patches of two groups of patients are told apart as well.
+        # Real patches of two groups of patients are distinguished just as well.
         (judged(texture_auc=(0.7, 0.72)), "Yes: no fault found", "good"),
         (
             judged(kernel_distance=(0.03, -0.001)),

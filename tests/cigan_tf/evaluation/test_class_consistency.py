@@ -18,7 +18,8 @@ def test_a_known_case():
     assert result.agreement_malignant == 0.75
     assert result.agreement_non_malignant == 0.5
     assert (result.num_malignant, result.num_non_malignant) == (4, 2)
-    # Patient a has 2 of 2 malignant ones right and 1 of 1 other, patient b 1 of 2 and 0 of 1.
+    # Correct: 2 of 2 malignant and 1 of 1 other patches of patient a, 1 of 2 and 0 of 1 of patient
+    # b.
     assert result.interval_malignant == (0.5, 1.0)
     assert result.interval_non_malignant == (0.0, 1.0)
 

@@ -1,4 +1,4 @@
-"""Tests of the figures: they are drawn, have the right size, and depend on the data."""
+"""Tests of the figures: size, and dependence on the data."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ def decode(png):
 
 @pytest.fixture
 def make_table(synthetic_scores):
-    """Returns a function from separations by arm, and pairs, to their table."""
+    """Returns a function that computes a table from separations by arm and pairs."""
 
     def make(arms, *pairs):
         scores = synthetic_scores(arms)
@@ -56,7 +56,7 @@ def test_a_forest_has_a_row_per_arm_and_pair(make_table):
     twelve = decode(drawing.forest(make_table({f"arm_{i}": 0.3 * i for i in range(12)})))
     assert one.shape[0] < two.shape[0] < twelve.shape[0]
     assert one.shape[1] == two.shape[1] == twelve.shape[1] == 1200
-    # Two colours, one per arm: the pair has its first arm's.
+    # Two colours, one per arm: a pair has the colour of its first arm.
     assert (len(hues(one)), len(hues(two))) == (1, 2)
 
 
@@ -75,7 +75,7 @@ def test_every_arm_has_a_curve_in_its_own_colour(make_table):
 
 
 def hues(image):
-    """Returns the colours of which there are many saturated pixels."""
+    """Returns the hues of which there are many saturated pixels."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     counts = np.bincount(hsv[..., 0][hsv[..., 1] > 150] // 6)
     return np.flatnonzero(counts > 100).tolist()

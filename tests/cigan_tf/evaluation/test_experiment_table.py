@@ -38,7 +38,8 @@ def test_each_arm_is_judged_run_by_run_and_as_the_mean_of_its_runs(scores):
         assert arm.auc == roc.auc(label, arm.probability)
         assert arm.delong_interval == roc.auc_confidence_interval(label, arm.probability)
         assert arm.bootstrap_interval.low < arm.auc < arm.bootstrap_interval.high
-        # A woman's patches resemble each other here: DeLong does not know, the bootstrap does.
+        # Patches of a patient are correlated here, which the bootstrap allows for and DeLong does
+        # not.
         widths = [high - low for low, high in (arm.bootstrap_interval, arm.delong_interval)]
         assert widths[0] > 1.2 * widths[1]
         assert arm.operating_points[0.9].sensitivity >= arm.operating_points[0.95].sensitivity
@@ -61,7 +62,7 @@ def test_thresholds_come_from_the_validation_patches(scores, synthetic_scores):
         malignant = scores["cigan"][0].label == 1
         assert point.sensitivity == called[malignant].mean()
         assert point.specificity == 1 - called[~malignant].mean()
-        # Neither side was chosen to reach it.
+        # The threshold was chosen on other patches, so the specificities differ.
         assert point.specificity != chosen.specificity
 
     del validation["traditional"]
@@ -91,7 +92,7 @@ def test_pairs_are_tested_with_holms_correction(scores):
         ([p.delong_p_holm for p in table.comparisons], [p.delong for p in table.comparisons]),
     ):
         np.testing.assert_array_equal(adjusted, roc.holm([test.p_value for test in plain]))
-    # The truth: ciGAN's scores part the classes better than the others', which are alike.
+    # By construction, ciGAN's scores separate the classes best and the other two arms are equal.
     assert table.comparisons[1].bootstrap_p_holm < 0.05 < table.comparisons[0].bootstrap_p_holm
 
 
@@ -119,7 +120,7 @@ def test_films_and_patients_have_their_highest_score(scores):
 
 def test_films_of_different_patients_may_share_an_id(scores):
     of = scores["cigan"][0]
-    number = np.char.add("film_", (np.arange(240) % 2).astype(str))  # two films a patient
+    number = np.char.add("film_", (np.arange(240) % 2).astype(str))  # two films per patient
     changed = of_all(scores, film_id=number)
     levels = compare_arms(changed, changed, [], 50, 0).arms["cigan"].levels
     assert levels["film"].counts.patches == 120
@@ -127,7 +128,7 @@ def test_films_of_different_patients_may_share_an_id(scores):
 
 
 def described(scores):
-    """Returns the scores with descriptions: every second malignant patient has masses."""
+    """Returns the scores with descriptions; lesions of every second patient are masses."""
     malignant, number = scores["cigan"][0].label == 1, np.arange(240) // 4
     return of_all(
         scores,
@@ -158,7 +159,7 @@ def test_subgroups_of_lesions_are_compared_with_all_non_malignant_patches(scores
     assert {group.counts.malignant_patches for group in sizes.values()} <= {26, 27}
     assert [name.endswith(" px") for name in sizes] == [True] * 3
 
-    # Of a density or digitizer, both classes are chosen.
+    # A density or digitizer selects patches of both classes.
     assert list(arm.subgroups["digitizer"]) == ["howtek", "lumisys"]
     lumisys = of.scanner == "lumisys"
     found = arm.subgroups["digitizer"]["lumisys"]
@@ -173,7 +174,7 @@ def test_a_group_of_too_few_patients_has_only_counts(scores):
     assert (subtle.auc, subtle.interval) == (None, None)
     assert (subtle.counts.malignant_patches, subtle.counts.malignant_patients) == (4, 1)
     assert subgroups["subtlety"]["4"].auc is not None
-    # Nobody of density 2 has a malignant patch.
+    # No patient of density 2 has a malignant patch.
     assert subgroups["density"]["2"].auc is None
 
 
@@ -204,7 +205,7 @@ def test_an_arm_is_the_mean_of_its_generators(synthetic_scores):
 
     split = table.variances["cigan"]
     assert (split.num_generators, split.num_seeds) == (2, 3)
-    # What the truth is: generators differ, seeds do not.
+    # By construction, generators differ and seeds do not.
     assert split.generator > 10 * split.seed
     assert table.variances["baseline"].seed == pytest.approx(table.arms["baseline"].auc_sd ** 2)
 

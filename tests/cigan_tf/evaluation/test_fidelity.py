@@ -9,7 +9,7 @@ from cigan_tf.evaluation import fidelity
 
 
 def with_moments(rng, num, mean, covariance):
-    """Draws features whose sample mean and covariance are exactly these."""
+    """Draws features with exactly this sample mean and covariance."""
     features = rng.normal(size=(num, len(mean)))
     features -= features.mean(axis=0)
     features = np.linalg.solve(np.linalg.cholesky(np.cov(features.T)), features.T).T
@@ -30,7 +30,7 @@ def test_frechet_distance_agrees_with_the_matrix_root(num):
     a = rng.normal(size=(num, 20)) @ rng.normal(size=(20, 20))
     b = rng.normal(size=(num + 5, 20)) @ rng.normal(size=(20, 20)) + 1
 
-    # As in the paper, with the covariances' product brought to a symmetric form.
+    # As in the paper, with the product of the covariances in symmetric form.
     covariance_a, covariance_b = np.cov(a.T), np.cov(b.T)
     values, vectors = linalg.eigh(covariance_a)
     root_a = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
@@ -111,7 +111,7 @@ def test_window_is_moved_inwards_and_resized():
     image = np.arange(32 * 32, dtype=np.float32).reshape(32, 32)
     masks = np.zeros((2, 32, 32, 1))
     masks[0, :16, 24:] = 1  # in the corner: rows 0 to 20, columns 12 to 32
-    masks[1] = 1  # larger than what padding allows: the whole patch
+    masks[1] = 1  # larger than padding allows: the whole patch
     images = np.stack([image, image])[..., None]
 
     windows = fidelity.lesion_window(images, masks, size=10)[..., 0]

@@ -80,7 +80,7 @@ def test_the_training_patch_is_named(orientation, shift, training):
     rng = np.random.default_rng(5)
     image = memorisation._oriented(training[1]["image"][7, ..., 0], orientation)
     image = np.roll(image, shift, axis=(0, 1))[None, ..., None]
-    # Any brightness and contrast.
+    # Brightness and contrast must not matter.
     found = memorisation.nearest_training_patch(0.3 * image + 0.2, random_masks(rng, 1), training)
     assert found.index.tolist() == [107]
     assert found.correlation[0] > 0.99
@@ -127,7 +127,7 @@ def test_masks_of_any_size_and_place(side_px, training):
 
 def test_the_threshold_is_a_conformal_quantile():
     values = np.random.default_rng(10).permutation(199) / 198
-    # 198 of 200 places are at or below the 198th value.
+    # Rank 198 of 200: the 198th of the 199 values.
     assert memorisation._threshold(values) == 197 / 198
     assert memorisation._threshold(values[:50]) == values[:50].max()
 
@@ -144,7 +144,7 @@ def test_infills_of_training_patches_are_not_copies_of_their_own(training, calib
     from_others = memorisation.planted_copies(hosts["image"], hosts["mask"], grouped, "plain", 12)
     sets = {"rebuilt": hosts, "pasted": {**hosts, "image": from_others}}
     found = memorisation.audit(sets, grouped, calibration)
-    # The threshold is the largest of 20 values: another patch exceeds it with a chance of 5 %.
+    # The threshold is the largest of 20 values, so a new patch exceeds it with 5 % probability.
     assert found.share_copied["rebuilt"] <= 0.25
     assert found.share_copied["pasted"] >= 0.9
 

@@ -28,7 +28,7 @@ def record(fingerprint="f" * 64, generator=None):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Returns a function that writes the records of two rows, two classifiers each."""
+    """Returns a function that writes the records of two rows with two classifiers each."""
 
     def write(baseline, cigan):
         rows = {}

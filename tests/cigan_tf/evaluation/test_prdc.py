@@ -12,7 +12,7 @@ def features(seed, num=120, shift=0.0, scale=1.0):
 
 
 def by_hand(real, generated, k):
-    """As the authors' package `prdc` defines them, one pair at a time."""
+    """Computes the measures as the authors' package `prdc` defines them, one pair at a time."""
 
     def distance(a, b):
         return float(np.sqrt(np.sum((a - b) ** 2)))

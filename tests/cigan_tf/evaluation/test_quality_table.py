@@ -1,4 +1,4 @@
-"""Tests of the table of the infills' quality."""
+"""Tests of the table of infill quality."""
 
 import json
 

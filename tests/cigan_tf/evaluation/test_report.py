@@ -22,12 +22,12 @@ def test_curves_are_read_back(trained_run):
 
 def test_the_page_is_self_contained(trained_run, exported):
     page = report.write_report(trained_run).read_text()
-    # 5 malignant, 5 benign, 5 without a lesion; three of them under four seeds; the curves.
+    # 5 malignant, 5 benign and 5 without a lesion; three of them with four seeds; the curves.
     assert page.count("data:image/png;base64,") == 15 * 4 + 3 * 4 + 1
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "6 steps" in page
     assert "ddsm_patches/tiny" in page
-    # On what it was trained, where, and what the generator comes from.
+    # The training data, the device and the generator's provenance.
     record = ExportedGenerator(exported).provenance
     assert "CPU, float32" in page
     assert f"<b>{record['num_patches']} patches of 1 patient</b>" in page

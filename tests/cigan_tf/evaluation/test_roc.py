@@ -9,7 +9,7 @@ from cigan_tf.errors import UserError
 from cigan_tf.evaluation import roc
 
 # 43 patients with ovarian cancer and an obstructed bowel: albumin, total protein, K-G score, and
-# the outcome of surgery (0 is the class to be found). Data of DeLong, DeLong, Clarke-Pearson
+# the outcome of surgery (0 is the positive class). Data of DeLong, DeLong, Clarke-Pearson
 # (Biometrics 44:837, 1988) as printed in the SAS/STAT User's Guide, PROC LOGISTIC, "Comparing
 # Receiver Operating Characteristic Curves".
 OVARIAN = np.fromstring(
@@ -30,7 +30,7 @@ ALBUMIN, PROTEIN, KG_SCORE = -OVARIAN[:, 0], -OVARIAN[:, 1], OVARIAN[:, 2]
 
 
 def random_scores(rng, num_malignant, num_others, num_levels):
-    """Two correlated scores with many ties."""
+    """Returns labels and two correlated scores with many ties."""
     y_true = rng.permutation(np.repeat([1, 0], [num_malignant, num_others]))
     shared = y_true + rng.normal(size=y_true.size)
     scores = shared[:, None] + rng.normal(size=(y_true.size, 2))
@@ -38,7 +38,7 @@ def random_scores(rng, num_malignant, num_others, num_levels):
 
 
 def slow_delong(y_true, scores_a, scores_b):
-    """Equations (2) to (5) of DeLong et al. 1988, pair by pair."""
+    """Computes equations (2) to (5) of DeLong et al. 1988, pair by pair."""
     malignant, others = np.flatnonzero(y_true == 1), np.flatnonzero(y_true == 0)
     aucs, by_malignant, by_others = [], [], []
     for scores in (scores_a, scores_b):
@@ -183,7 +183,7 @@ def test_bootstrap_without_redraws_does_not_depend_on_the_chunk_size(monkeypatch
 
 
 def test_resamples_without_a_class_are_drawn_again():
-    # Two malignant patients of 20: a draw misses both with a chance of 12 %.
+    # With 2 malignant patients of 20, a draw misses both with 12 % probability.
     y_true = np.repeat([1, 0], [2, 18])
     scores = np.random.default_rng(0).normal(size=(2, 20))
     result = roc.paired_bootstrap(y_true, *scores, np.arange(20), 500, seed=0)
@@ -200,7 +200,7 @@ def test_p_value_of_the_bootstrap_is_never_zero():
 
 
 def rejections(make_scores, groups, num_trials, seed):
-    """Shares of null experiments that DeLong's test and the bootstrap reject at 5 %."""
+    """Returns the shares of null experiments that DeLong's test and the bootstrap reject at 5 %."""
     rng = np.random.default_rng(seed)
     rejected = np.zeros(2)
     for trial in range(num_trials):
@@ -224,7 +224,7 @@ def test_independent_patches_are_rejected_at_the_level():
 
 
 def test_clustered_patches_need_the_clustered_bootstrap():
-    # Patches of a patient share what each classifier gets wrong about her.
+    # A classifier's errors are correlated within a patient.
     groups = np.repeat(np.arange(80), 8)
     y_true = np.repeat(np.arange(80) % 2, 8)
 
@@ -239,7 +239,7 @@ def test_clustered_patches_need_the_clustered_bootstrap():
 
 
 def test_holm_steps_down():
-    # As R's p.adjust(p, "holm"): 4 x 0.005, 3 x 0.01, 2 x 0.03, then no smaller than the last.
+    # Like R's p.adjust(p, "holm"): 4 x 0.005, 3 x 0.01, 2 x 0.03, then at least the previous value.
     np.testing.assert_allclose(roc.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(roc.holm([0.9, 0.6]), [1.0, 1.0])
     assert roc.holm([]).shape == (0,)
@@ -249,10 +249,10 @@ def test_sensitivity_takes_the_conservative_step():
     #      non-malignant 0 0 0 0 0 0 0 0 0 | 5        malignant 1 | 5 5 | 9
     y_true = np.repeat([0, 1], [10, 4])
     scores = np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 1, 5, 5, 9])
-    # At 90 % one false positive is allowed; at 95 % none is, so the whole tie at 5 is left out.
+    # At 90 % one false positive is allowed; at 95 % none is, which excludes the whole tie at 5.
     assert roc.sensitivity_at_specificity(y_true, scores, 0.9) == (1.0, 0.9, 1.0)
     assert roc.sensitivity_at_specificity(y_true, scores, 0.95) == (0.25, 1.0, 9.0)
-    # One threshold, at which all are called malignant: the next float above it calls none so.
+    # All scores are equal, so only the next float above them calls no patch malignant.
     nothing = roc.sensitivity_at_specificity(y_true, np.zeros(14), 0.9)
     assert nothing[:2] == (0.0, 1.0)
     assert 0 < nothing.threshold < 1e-300
@@ -265,7 +265,7 @@ def test_several_classifiers_are_judged_by_their_mean_auc():
     both = roc.paired_bootstrap(y_true, [a, b], c, groups, 100, 0)
     alone = [roc.paired_bootstrap(y_true, scores, c, groups, 100, 0) for scores in (a, b)]
     assert both.difference == pytest.approx(np.mean([one.difference for one in alone]))
-    # Twice the same is the same.
+    # Repeating a classifier changes nothing.
     twice = roc.paired_bootstrap(y_true, [a, a], [c, c, c], groups, 100, 0)
     assert twice.interval == pytest.approx(alone[0].interval)
     assert roc.delong_test(y_true, [a, a], c) == pytest.approx(roc.delong_test(y_true, a, c))
@@ -284,14 +284,14 @@ def test_calibration_of_known_cases():
     # Half of the patches at 0.8 are malignant, and none of those at 0: 0.5 x |0.8 - 0.5|.
     y_true, probabilities = [1, 0, 1, 0, 0, 0, 0, 0], [0.8] * 4 + [0.0] * 4
     assert roc.expected_calibration_error(y_true, probabilities) == pytest.approx(0.15)
-    # In a single bin only the means count: |0.4 - 0.25|.
+    # In a single bin only the means matter: |0.4 - 0.25|.
     assert roc.expected_calibration_error(y_true, probabilities, num_bins=1) == pytest.approx(0.15)
     assert roc.expected_calibration_error([0, 1], [1.0, 0.0], num_bins=1) == 0.0
     assert roc.expected_calibration_error([0, 1], [1.0, 0.0], num_bins=2) == 1.0
 
 
 def test_bins_are_closed_above():
-    # 0.5 belongs to (0, 0.5], with 0.1; were it in the upper bin, the error would be 0.3.
+    # 0.5 belongs to (0, 0.5], with 0.1; in the upper bin, the error would be 0.3.
     error = roc.expected_calibration_error([0, 1], [0.1, 0.5], num_bins=2)
     assert error == pytest.approx(0.2)
 

@@ -52,7 +52,7 @@ def test_columns_may_be_in_any_order_among_others(tmp_path):
     )
     found = score_file.read(path)
     assert (found.patch[0], found.label[0], found.probability[0]) == ("a", 1, 0.25)
-    # What describes lesions is unknown where a file does not say it.
+    # Lesion descriptions are unknown if the file has no column for them.
     assert (found.lesion_type[0], found.lesion_area_px[0]) == ("unknown", -1)
     assert (found.density[0], found.subtlety[0]) == (-1, -1)
 

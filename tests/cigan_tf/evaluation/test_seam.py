@@ -17,7 +17,7 @@ def square_mask(start=16, stop=32):
 
 
 def ramp():
-    """Grows by 1 per pixel in both directions: every pair of neighbours differs by 1."""
+    """Returns a ramp of 1 per pixel in both directions: every pair of neighbours differs by 1."""
     return np.add.outer(np.arange(SIZE), np.arange(SIZE))[None, ..., None].astype(np.float64)
 
 
@@ -60,7 +60,8 @@ def test_tissue_is_measured_on_both_sides_of_the_edge():
     outside = np.zeros((1, SIZE, SIZE, 1))
     outside[:, far] = 1
     assert seam.seam_score(with_noise(outside), square_mask()) == pytest.approx([1.0])
-    # Rougher tissue from 3 px off the edge, on either side, makes the same edge less of a seam.
+    # Rougher tissue more than 3 px from the edge, on either side, lowers the score of the same
+    # edge.
     inside = square_mask(19, 29)
     assert seam.seam_score(with_noise(inside), square_mask()) < 0.9
     around = 1 - square_mask(13, 35)

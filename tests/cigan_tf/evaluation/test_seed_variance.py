@@ -1,4 +1,4 @@
-"""Tests of the split of an AUC's variance."""
+"""Tests of the decomposition of an AUC's variance."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests of the classifiers that tell infills from real lesions, on sides whose truth is known."""
+"""Tests of the classifiers that distinguish infills from real lesions, on simulated features."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from cigan_tf.evaluation import two_sample
 
 
 def patients_that_differ(rng, num_patients=40, patches_each=5, num_features=20):
-    """Features of patches that are alike within a patient."""
+    """Returns features that are similar within a patient, and the patient of each patch."""
     patients = np.repeat(np.arange(num_patients), patches_each)
     of_patient = rng.normal(size=(num_patients, num_features))
     features = of_patient[patients] + 0.3 * rng.normal(size=(patients.size, num_features))

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from cigan_tf.models.augmentation import NUM_DRAWS, augment_view
 
-# Draws under which nothing changes but what a test draws otherwise: contrast 1, brightness 0, no
-# shift, the hole out of sight in the corner, no flip.
+# Draws that change only a corner: contrast 1, brightness 0, no shift, the hole centred on the
+# corner, no flip. Each test replaces some of them.
 _STILL = np.array([0.5, 0.5, 0.5, 0.5, 0, 0, 0.9, 0.9, 0.9], np.float32)
 
 
@@ -42,7 +42,7 @@ def test_contrast_and_brightness_change_only_grey_levels(view):
 
 
 def test_shift_moves_all_channels_and_lets_zeros_in(view):
-    # The last place, two pixels on: what was at row 2 comes to row 0.
+    # The largest shift is two pixels: row 2 moves to row 0.
     changed = _augmented(view, _2=0.999)
     np.testing.assert_allclose(changed[:, 3:14, 3:], view[:, 5:, 3:], atol=1e-6)
     np.testing.assert_array_equal(changed[:, 14:], 0)

@@ -1,4 +1,4 @@
-"""Turns, updated weights, and learning with the real arithmetic."""
+"""Turns, updated weights, and learning with real networks."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def make_model(**training):
         training=TrainingConfig(**settings),
     )
     model = build_cigan(config)
-    # Tracing costs seconds, a step at this size milliseconds; graphs are run by fit below.
+    # Tracing takes seconds and a step at this size milliseconds; the test of fit below runs graphs.
     model.run_eagerly = True
     return model
 
@@ -38,7 +38,7 @@ def make_batch(seed=0, count=4):
 
 
 def snapshot(model):
-    """Every number that belongs to one network: weights, Adam slots, iteration count."""
+    """Returns the full state of one network: weights, Adam slots, iteration count."""
     groups = {
         "generator": [*model.generator.weights, *model.generator_optimizer.variables],
         "discriminator": [*model.discriminator.weights, *model.discriminator_optimizer.variables],
@@ -189,7 +189,7 @@ def test_the_generator_can_be_used_with_the_average_of_its_weights():
     model = make_model(pretraining_steps=9, generator_ema=0.75, learning_rate=1e-2)
     weight = model.generator.trainable_variables[0]
     initial = np.array(weight)
-    with model.averaged_generator():  # before any step there is no average
+    with model.averaged_generator():  # there is no average before the first step
         np.testing.assert_array_equal(weight, initial)
     values = []
     for seed in range(3):
@@ -204,7 +204,7 @@ def test_the_generator_can_be_used_with_the_average_of_its_weights():
 
 
 def classes_judged(opposite_class_weight):
-    """The class of each set of malignant patches that the discriminator's loss looks at."""
+    """Returns the class given for each set of malignant patches in the discriminator's loss."""
     model = make_model()
     model.loss_config = LossConfig(opposite_class_weight=opposite_class_weight)
     batch = {**make_batch(), "label": tf.ones(4, tf.int32)}

@@ -1,4 +1,4 @@
-"""The discriminator against the paper's section 2.1."""
+"""The discriminator, compared with section 2.1 of the paper."""
 
 import cv2
 import h5py
@@ -43,7 +43,7 @@ def test_the_lesion_view_reads_half_the_patch_and_two_more_channels():
     image, mask = rng.random((1, 64, 64, 1), dtype=np.float32), np.zeros((1, 64, 64, 1))
     mask[:, :10, :10] = 1
     far_off = image.copy()
-    far_off[:, 60:, 60:] = 0  # beyond the window and the filters' reach
+    far_off[:, 60:, 60:] = 0  # outside the window and the filters' reach
     logits = [lesion({"image": i, "mask": mask, "label": np.array([1])}) for i in (image, far_off)]
     np.testing.assert_array_equal(*logits)
 
@@ -63,7 +63,7 @@ def test_its_parts_give_the_result_of_the_whole(view, tmp_path):
     inputs = {name: inputs[name] for name in discriminator.input}
     see, judge = discriminator.parts()
     np.testing.assert_allclose(judge(see(inputs)), discriminator(inputs), rtol=1e-5)
-    # The parts are not saved beside it: there is one array for each weight.
+    # The parts are not saved again: there is one array per weight.
     path = tmp_path / "discriminator.weights.h5"
     discriminator.save_weights(path)
     with h5py.File(path) as file:
@@ -78,7 +78,7 @@ def test_it_is_saved_with_its_lesion_view(tmp_path):
 
 
 def mean_loss_of_last_steps(view, blurs, config, steps, last=20):
-    """Trains a discriminator of real patches against infills that a fixed generator blurs."""
+    """Trains a discriminator on real patches and on infills that a fixed generator blurs."""
     keras.utils.set_random_seed(0)
     discriminator = Discriminator(32, view=view)
     optimizer = keras.optimizers.Adam(5e-4, 0.5)
@@ -112,5 +112,5 @@ def mean_loss_of_last_steps(view, blurs, config, steps, last=20):
 def test_the_lesion_view_learns_to_detect_blurred_infills_within_150_steps(tiny_config, replace):
     config = replace(tiny_config, batch_size=8, random_flips=True)
     assert mean_loss_of_last_steps("lesion", True, config, steps=150) < 0.45
-    # Nothing is there to be told: it must not find anything either.
+    # Without a blur there is nothing to detect, so the loss must stay near chance.
     assert mean_loss_of_last_steps("lesion", False, config, steps=40) > 0.65

@@ -1,4 +1,4 @@
-"""The feature loss in windows compared with the same loss on whole patches."""
+"""The feature loss in windows, compared with the loss on whole patches."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ EVERYWHERE = [(0, 0), (0, 1), (1, 0), (0.5, 0.5), (1, 1), (0.3, 0.8)]
 
 
 def patches(box, places=EVERYWHERE, size=PATCH):
-    """Real patches of noise, their infills and masks: boxes from one corner to the other."""
+    """Returns noise patches, their infills, and masks that are boxes at the given places."""
     rng = np.random.default_rng(box)
     mask = np.zeros((len(places), size, size, 1), np.float32)
     for one, (down, right) in zip(mask, places, strict=True):
@@ -39,7 +39,7 @@ def value_and_gradient(loss, real, infilled, mask, **compile_options):
 
 def assert_same(measured, expected):
     assert measured[0] == pytest.approx(expected[0], rel=1e-6)
-    # A difference that rounding moves across zero changes sign, and with it one pixel's gradient.
+    # Rounding can change the sign of a difference near zero, and so the gradient of one pixel.
     error = np.linalg.norm(measured[1] - expected[1]) / np.linalg.norm(expected[1])
     assert error < 1e-3
 
@@ -74,8 +74,8 @@ def test_windows_are_exact_at_the_papers_maps():
     given = patches(20, places=[(0.5, 0.6), (0, 1)], size=128)
     expected = value_and_gradient(FeatureLoss(features, 128, False, 22), *given)
     assert_same(value_and_gradient(FeatureLoss(features, 128, True, 22), *given), expected)
-    # A shorter reach leaves out some changes, and its windows' padding makes others up: either may
-    # outweigh the other.
+    # A shorter reach misses some changes and its padding adds others, so the loss may be larger or
+    # smaller.
     cut_short, _ = value_and_gradient(FeatureLoss(features, 128, True, 10), *given)
     assert cut_short != pytest.approx(expected[0], rel=1e-5)
     assert cut_short == pytest.approx(expected[0], rel=0.2)
@@ -89,7 +89,7 @@ def test_patches_of_a_batch_may_share_a_window(two_pools, whole, monkeypatch):
 
 
 def test_the_gradient_survives_float16_at_the_papers_size(monkeypatch):
-    # All 8 patches of 256 px in one mean, as on a GPU: a pixel's gradient is about 2**-20.
+    # The mean over 8 patches of 256 px, as on a GPU, gives each pixel a gradient of about 2**-20.
     monkeypatch.setattr(feature_loss, "_has_accelerator", lambda: True)
     given = patches(20, places=[(0.1 * i, 0.5) for i in range(8)], size=256)
     gradients = {}
@@ -123,7 +123,7 @@ def test_an_empty_mask_has_no_loss(windowed):
 
 
 def test_whole_patches_are_used_if_windows_do_not_help():
-    # Every window of 32 px patches at pool3 would be larger than the patch.
+    # At pool3, every window of a 32 px patch would be larger than the patch.
     features = build_vgg_features("random")
     real, infilled, mask = patches(8, size=32)
     value = FeatureLoss(features, 32, True, 22)(real, infilled, mask)

@@ -1,4 +1,4 @@
-"""Which part of a patch goes through VGG-19."""
+"""The part of a patch that is passed through VGG-19."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The generator against the paper's Fig. 2."""
+"""The generator, compared with Fig. 2 of the paper."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""ciGAN as any Keras model: built from arguments, fitted with callbacks, saved and loaded."""
+"""ciGAN as a Keras model: built from arguments, fitted with callbacks, saved and loaded."""
 
 import pathlib
 import subprocess
@@ -26,7 +26,7 @@ def make_model(dtype="float32", **settings):
     model = CiGAN(
         Generator(PATCH, dtype=dtype), Discriminator(PATCH, dtype=dtype), **{**QUICK, **settings}
     )
-    # Tracing costs seconds, a step at this size milliseconds.
+    # Tracing takes seconds and a step at this size milliseconds.
     model.compile(run_eagerly=True)
     return model
 

@@ -1,4 +1,4 @@
-"""Presets: writing, finding, reading, and refusal of hostile files."""
+"""Presets: writing, finding and reading them, and refusing hostile files."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def test_a_preset_restores_the_model(model, saved, tmp_path):
     assert loaded.training_config.pretraining_steps == 0
     card = (saved / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: keras\n")
-    # As long as no step is taken, it is known what the weights were trained on.
+    # Until the first step, the training data of the weights are known.
     loaded.save_to_preset(tmp_path / "again")
     again = presets.read(tmp_path / "again").record
     assert again["patients"] == ["P_1", "P_2"]

@@ -7,7 +7,7 @@ import pytest
 from cigan_tf.errors import UserError
 from cigan_tf.models import vgg_features
 
-# What the maps up to pool1 need.
+# The layers needed for the maps up to pool1.
 FIRST = ("block1_conv1", "block1_conv2")
 
 

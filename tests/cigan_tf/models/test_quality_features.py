@@ -1,4 +1,4 @@
-"""The features in which infills are compared with real lesions."""
+"""The features used to compare infills with real lesions."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""A step of the whole model: in loops, in other precisions, compiled by XLA."""
+"""A step of the whole model: in loops, in other precisions, and compiled by XLA."""
 
 import numpy as np
 import pytest
@@ -49,20 +49,20 @@ def train(model, steps):
 
 @pytest.fixture(scope="module")
 def eager_run():
-    """A generator that was pre-trained, a discriminator step, an adversarial generator step."""
+    """A model after a pre-training step, a discriminator step and an adversarial generator step."""
     model = make_model()
     model.run_eagerly = True
     return train(model, 3)
 
 
 def test_the_whole_step_compiles_under_xla_and_trains_the_same_weights():
-    # Adam divides a gradient by its own size: with the usual settings one that should be zero
-    # moves a weight as far as any other, whichever way rounding tips it.
+    # Adam normalises gradients: with its default epsilon, a gradient that should be zero but is
+    # changed by rounding moves a weight as far as any other.
     plain = {"learning_rate": 0.1, "adam_epsilon": 1.0}
     model, twin = make_model(plain, jit_compile=True), make_model(plain)
     noise = tf.random.stateless_uniform((2, PATCH, PATCH, 1), (0, 1))
     for each in (model, twin):
-        each.noise = lambda like, step: noise  # XLA would draw another one
+        each.noise = lambda like, step: noise  # XLA would draw different noise
     start = model.generator.get_weights()
     twin.run_eagerly = True
     train(twin, 3)
@@ -94,7 +94,7 @@ def test_mixed_precision_trains_about_the_same(eager_run, mixed_precision):
     assert model.generator.layers[-1].compute_dtype == "float32"
     assert {weight.dtype for weight in model.generator.weights} == {"float32"}
     for metric, twin in zip(model.metrics, eager_run.metrics, strict=True):
-        # float16 may spend its first step on finding a scale.
+        # float16 may use its first step to find a loss scale.
         assert float(metric.result()) == pytest.approx(float(twin.result()), rel=0.25)
     assert make_model().generator.layers[-2].compute_dtype == "float32"
 

@@ -3,13 +3,13 @@
 python forked_runs.py killed CONFIG_JSON FOLDER NUM_KILLS: trains one run undisturbed, and the same
 run killed at random moments.
 python forked_runs.py replicated CONFIG_JSON FOLDER: trains the same run on one device, on two
-logical CPUs, and in two processes that give way to one.
-python forked_runs.py failing CONFIG_JSON FOLDER: trains by two workers, of whom the chief finds
-another run in the workdir, and by two of whom the chief is killed.
-python forked_runs.py compiled CONFIG_JSON FOLDER: trains, and counts what XLA has compiled after
-each step.
+logical CPUs, and in two processes that are later replaced by one.
+python forked_runs.py failing CONFIG_JSON FOLDER: trains with two workers whose chief finds
+another run in the workdir, and with two workers whose chief is killed.
+python forked_runs.py compiled CONFIG_JSON FOLDER: trains, and counts the modules compiled by XLA
+after each step.
 
-TensorFlow is imported once, in a process that never starts it; each run is a fork of that process.
+TensorFlow is imported once, in a process that does not initialise it and is forked for each run.
 """
 
 import dataclasses
@@ -50,20 +50,20 @@ def fork(function: Callable, *arguments) -> int:
 
 
 def finish(*processes: int) -> None:
-    """Waits for processes, none of which may fail."""
+    """Waits for processes; raises if one of them has failed."""
     for process in processes:
         status = os.waitpid(process, 0)[1]
         assert status == 0, f"ended with {status}"
 
 
 def train_eagerly(config: Config, workdir: pathlib.Path) -> None:
-    """Trains without tracing, which would be most of a short life."""
+    """Trains without tracing, which would take most of the time of a short run."""
     tf.config.run_functions_eagerly(True)
     train(config, workdir)
 
 
 def killed(config: Config, folder: pathlib.Path, num_kills: str) -> None:
-    """Trains into `undisturbed` and, under fire, into `killed`."""
+    """Trains into `undisturbed`, and into `killed` with kills at random moments."""
     process = fork(train_eagerly, config, folder / "undisturbed")
     to_first_checkpoint_s = wait_for_progress(folder / "undisturbed", 0, at_most_s=600)
     finish(process)
@@ -71,8 +71,8 @@ def killed(config: Config, folder: pathlib.Path, num_kills: str) -> None:
     workdir = folder / "killed"
     for _ in range(int(num_kills)):
         process = fork(train_eagerly, config, workdir)
-        # Anywhere: while it starts, restores, steps, saves; half of the lives come to a checkpoint.
-        # Never far beyond it, so that the run does not end before its kills.
+        # At any moment: starting, restoring, training, saving. Half of the runs reach a checkpoint,
+        # but not much more, so that the run does not finish before its last kill.
         at_most_s = moments.uniform(0, 2 * to_first_checkpoint_s)
         wait_for_progress(workdir, newest_step(workdir), at_most_s)
         time.sleep(moments.uniform(0, 0.2))
@@ -84,7 +84,7 @@ def killed(config: Config, folder: pathlib.Path, num_kills: str) -> None:
 
 
 def newest_step(workdir: pathlib.Path) -> int:
-    """Returns the step of the newest checkpoint, 0 if there is none."""
+    """Returns the step of the newest checkpoint; 0 if there is none."""
     indices = (workdir / "checkpoints").glob("ckpt-*.index")
     return max((int(path.stem[5:]) for path in indices), default=0)
 
@@ -98,7 +98,7 @@ def wait_for_progress(workdir: pathlib.Path, beyond: int, at_most_s: float) -> f
 
 
 def replicated(config: Config, folder: pathlib.Path) -> None:
-    """Trains into `one_device`, `mirrored` and, by two workers and then by one, `multi_worker`."""
+    """Trains into `one_device`, `mirrored` and, with two workers and then one, `multi_worker`."""
     finish(fork(train_eagerly, config, folder / "one_device"))
     finish(fork(train_on_two_logical_cpus, on("mirrored", config), folder / "mirrored"))
     workers = [f"localhost:{port}" for port in free_ports(2)]
@@ -110,7 +110,7 @@ def replicated(config: Config, folder: pathlib.Path) -> None:
 
 
 def failing(config: Config, folder: pathlib.Path) -> None:
-    """Writes why each of two workers failed, and how long the second one waited for the first."""
+    """Writes why each of two workers failed, and how long the second waited for the first."""
     config = on("multi_worker", config)
     faster = dataclasses.replace(config.training, learning_rate=1.0)
     run_folder.claim(folder / "claimed", dataclasses.replace(config, training=faster))
@@ -127,18 +127,18 @@ def failing(config: Config, folder: pathlib.Path) -> None:
 
 
 def fail_as_worker(workers: list[str], index: int, config: Config, workdir: pathlib.Path) -> None:
-    """Trains as one of several workers, and writes the line that the run ends with."""
+    """Trains as one of several workers, and writes the last line of the run."""
     try:
         train_as_worker(workers, index, config, workdir)
     except UserError as error:
         workdir.with_name(f"{workdir.name}_{index}.txt").write_text(str(error))
-        # Not TensorFlow's own end, which would wait for the others.
+        # TensorFlow's normal exit would wait for the other workers.
         os._exit(0)
     raise AssertionError("the run has not failed")
 
 
 def compiled(config: Config, folder: pathlib.Path) -> None:
-    """Writes the number of modules that XLA had compiled after each step."""
+    """Writes the number of modules that XLA has compiled after each step."""
     dumped = pathlib.Path(os.environ["XLA_FLAGS"].partition("=")[2])
     counts = []
 
@@ -158,7 +158,7 @@ def on(strategy: str, config: Config) -> Config:
 
 
 def train_on_two_logical_cpus(config: Config, workdir: pathlib.Path) -> None:
-    """Trains on this machine's CPU as if it were two."""
+    """Trains on this machine's CPU, split into two logical devices."""
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     train(config, workdir)
@@ -172,7 +172,7 @@ def train_as_worker(workers: list[str], index: int, config: Config, workdir: pat
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns ports on which nobody listens."""
+    """Returns ports on which no process listens."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     ports = [free.getsockname()[1] for free in sockets]
     for free in sockets:

@@ -1,4 +1,4 @@
-"""Content and integrity of checkpoints, and messages if they cannot be read or written."""
+"""Content and integrity of checkpoints, and errors if they cannot be read or written."""
 
 import pathlib
 import resource
@@ -14,7 +14,7 @@ from cigan_tf.training.checkpoints import RunCheckpoints, restore_generator
 
 
 def make_run(config, workdir):
-    """A model that runs eagerly, the batches from its first step on, and its checkpoints."""
+    """Returns a model that runs eagerly, its batches from the first step, and its checkpoints."""
     model = build_cigan(config)
     model.run_eagerly = True
     model.make_train_function()
@@ -57,7 +57,7 @@ def test_the_frozen_features_are_not_saved(trained_run):
 
 @pytest.fixture(scope="module")
 def run(tiny_config, tmp_path_factory):
-    """A run whose generator differs from checkpoint to checkpoint: its bias is the step."""
+    """A run whose generator differs between checkpoints: its bias is the step."""
     workdir = tmp_path_factory.mktemp("run")
     return workdir, *make_run(tiny_config, workdir)
 
@@ -101,7 +101,7 @@ def test_a_damaged_newest_checkpoint_is_replaced_by_the_previous_one(
     _, model, _, checkpoints = run
     checkpoints.restore()
     told = capsys.readouterr().err
-    if file == "checkpoint":  # TensorFlow's list of checkpoints, which is not needed
+    if file == "checkpoint":  # TensorFlow's list of checkpoints is not needed
         assert int(model.step.numpy()) == 10
     else:
         assert int(model.step.numpy()) == 9
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_other_networks_is_refused_with_the_shapes(
 def test_a_full_disk_does_not_damage_earlier_checkpoints(run, three_checkpoints, tiny_config):
     _, model, _, checkpoints = run
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Files cannot grow beyond 1 MB: the write fails half-way, as on a full disk.
+    # Files cannot exceed 1 MB, so the write fails half-way, as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
         with pytest.raises(UserError, match=r"step 11 cannot be written.*newest complete.*ckpt-10"):

@@ -1,4 +1,4 @@
-"""TF_CONFIG as people get it wrong, and workers that come late or never."""
+"""Common mistakes in TF_CONFIG, and workers that start late or never."""
 
 import json
 import socket
@@ -80,7 +80,7 @@ def test_workers_started_one_after_another_find_each_other():
     addresses = tuple(f"localhost:{port}" for port in free_ports(2))
     first = threading.Thread(target=cluster.wait_for_peers, args=(Cluster(addresses, 0), 30))
     first.start()
-    # As TensorFlow does: this worker's port goes on listening after the wait.
+    # As in TensorFlow, the port of this worker stays open after the wait.
     with socket.create_server(("", int(addresses[1].rpartition(":")[2]))):
         first.join(timeout=30)
     assert not first.is_alive()

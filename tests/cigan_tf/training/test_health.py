@@ -25,7 +25,7 @@ def batch():
 
 
 def alive(image, mask, label, seed):
-    """Infills with noise of the seed, a little brighter where malignant."""
+    """Infills with noise drawn from the seed, slightly brighter if malignant."""
     rng = np.random.default_rng(seed[0])
     noise = 0.1 * rng.random(image.shape, np.float32) + 0.05 * label[:, None, None, None]
     return np.where(mask > 0.5, noise, image)
@@ -41,7 +41,7 @@ def deaf_to_classes(image, mask, label, seed):
 
 def test_spread_is_measured_in_the_contrast_of_the_lesions(batch):
     seeds, classes = health.infill_spread(alive, batch, seed=0)
-    contrast = 1 / np.sqrt(12)  # of uniform noise
+    contrast = 1 / np.sqrt(12)  # standard deviation of uniform noise
     assert seeds == pytest.approx(0.1 / np.sqrt(12) / contrast * np.sqrt(3 / 4), rel=0.1)
     assert classes == pytest.approx(0.05 / contrast, rel=0.05)
 
@@ -105,7 +105,7 @@ def test_a_discriminator_that_stays_at_chance_is_reported_once():
     "better",
     [
         {"loss/adversarial_discriminator_loss": 0.6},
-        # Balanced by wins of both sides: not the same answer for all.
+        # The loss is at chance, but the answers differ between patches and are mostly right.
         {"discriminator/accuracy_real": 0.7, "discriminator/accuracy_fake": 0.7},
     ],
 )
@@ -151,7 +151,7 @@ def step_on(model, batch):
     ("turn", "term"),
     [
         (Turn.GENERATOR, "feature_loss"),
-        # A logit may be infinitely sure and right: then the gradient tells.
+        # A logit may be infinite and right; then only the gradient is not finite.
         (Turn.DISCRIMINATOR, "discriminator_gradient"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_non_finite_gradient_is_named(model, batch, monkeypatch):
     model.turn.assign(Turn.DISCRIMINATOR)
 
     def steep(batch, infilled, opposite):
-        # sqrt has an infinite slope at zero, and a finite value.
+        # At zero, sqrt has a finite value and an infinite slope.
         loss = tf.sqrt(0.0 * tf.reduce_sum(model._discriminate(Shown.INFILLED, infilled, batch)))
         return loss, {"adversarial_discriminator_loss": loss}
 

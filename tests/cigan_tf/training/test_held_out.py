@@ -1,4 +1,4 @@
-"""Measures of infills while ciGAN trains, with generators whose quality is known."""
+"""Measures of infills during training, for generators of known quality."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_kid_of_real_patches_is_their_own_and_of_flat_infills_larger(measures):
 
 
 def test_the_class_auc_is_that_of_the_requested_class(measures):
-    # The patches' own classes are the opposite of what is asked for.
+    # The requested class is the opposite of the patches' own class.
     real = measures.measure(unchanged)
     own = real["held_out/class_auc_of_real_patches"]
     assert real["held_out/class_auc"] == pytest.approx(1 - own)

@@ -1,4 +1,4 @@
-"""Measures of held-out patches use all of them, for any batch size."""
+"""Measures of held-out patches use all patches, for any batch size."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def test_no_kind_of_patch_drops_out_at_any_batch_size(batch_size):
     kinds = np.repeat(["malignant lesion", "benign lesion", "no lesion"], 16)
     patches = {
         "kind": kinds,
-        "label": np.arange(48, dtype=np.int32),  # stands for the patch
+        "label": np.arange(48, dtype=np.int32),  # identifies the patch
         "image": np.zeros((48, 2, 2, 1), np.float32),
         "mask": np.zeros((48, 2, 2, 1), np.float32),
     }

@@ -1,4 +1,4 @@
-"""The first lines of a run, and the warnings about its device."""
+"""The first lines of a run, and the warnings about its device and scale."""
 
 import json
 

@@ -9,7 +9,7 @@ from cigan_tf.training import strategies
 
 
 def newest_variables(workdir):
-    """Every variable in the newest checkpoint but the number of saves so far."""
+    """Returns every variable of the newest checkpoint except the number of saves."""
     reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
     return {
         name: reader.get_tensor(name)
@@ -26,7 +26,7 @@ def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
         held_out_per_kind=1,
         steps_per_execution=2,
         switch_threshold=1e-9,
-        # A small epsilon would let Adam blow up what rounding leaves of a gradient of zero.
+        # With a small epsilon, Adam would amplify the rounding error of a zero gradient.
         learning_rate=0.1,
         adam_epsilon=1.0,
     )
@@ -42,7 +42,7 @@ def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
             )
             if "/_kernel/" in name or "/bias/" in name:
                 assert np.abs(together[name] - value).max() < 1e-5, f"{strategy} {name}"
-    # One worker of two writes, and the one that resumes their run.
+    # One of the two workers writes events, and so does the worker that resumes their run.
     assert len(list((folder / "multi_worker" / "logs").glob("events*"))) == 2
 
 

@@ -54,7 +54,7 @@ def test_every_curve_is_there(events):
 
 
 def test_a_term_is_written_only_if_it_was_computed(events):
-    # Steps 1 and 2 pre-train: no discriminator yet.
+    # Steps 1 and 2 are pre-training, without a discriminator.
     assert min(curve(events, "loss/feature_loss")) == 2
     assert min(curve(events, "loss/adversarial_discriminator_loss")) == 4
 
@@ -81,7 +81,7 @@ def test_pictures_at_the_start_during_training_and_at_the_end(events):
     first, last = (
         tf.io.decode_png(tf.make_ndarray(shown[i].tensor_proto)[2]).numpy() for i in (0, -1)
     )
-    # Four patches of each of three kinds, four columns.
+    # Three kinds with four patches each, in four columns.
     assert first.shape == (12 * 32 + 11 * 4, 4 * 32 + 3 * 4, 1)
     original, infilled = np.s_[:, :32], np.s_[:, 72:]
     np.testing.assert_array_equal(first[original], last[original])

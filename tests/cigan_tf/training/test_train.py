@@ -18,18 +18,18 @@ from cigan_tf.training import train as train_lib
 
 @pytest.fixture
 def eagerly():
-    """Runs functions eagerly: at this size tracing takes longer than all the steps."""
+    """Runs functions eagerly, because at this size tracing takes longer than all steps."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
 
 
-# tf.data's own functions are traced all the same, and TensorFlow says so.
+# tf.data always traces its own functions, and TensorFlow warns about it.
 ignore_tf_data = pytest.mark.filterwarnings("ignore:Even though the:UserWarning")
 
 
 def saved_variables(workdir):
-    """Every variable in the newest checkpoint but the number of saves so far."""
+    """Returns every variable of the newest checkpoint except the number of saves."""
     reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
     return {
         name: reader.get_tensor(name)
@@ -39,17 +39,17 @@ def saved_variables(workdir):
 
 
 def curves(workdir):
-    """Every curve as {tag: {step: value}}, as TensorBoard shows it, but for rates."""
+    """Returns every curve except rates as {tag: {step: value}}, as TensorBoard shows it."""
     events = EventAccumulator(str(workdir / "logs"), size_guidance={"tensors": 0})
     events.Reload()
     shown = {}
     for tag in events.Tags()["tensors"]:
         points = [(e.step, tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
         scalar = points[0][1].dtype == np.float32 and points[0][1].shape == ()
-        # A rate begins anew where a process begins.
+        # Rates start again in every process.
         if scalar and not tag.startswith(("speed", "health/turns_per_")):
             shown[tag] = {step: float(value) for step, value in points}
-            # A process that was killed after its last checkpoint has written the same points.
+            # A process killed after its last checkpoint has already written the same points.
             assert all(shown[tag][step] == float(value) for step, value in points), tag
     return shown
 
@@ -194,7 +194,7 @@ def test_xla_compiles_only_in_the_first_steps(
     )
     counts = json.loads((forked_runs("compiled", config) / "counts.json").read_text())
     assert len(counts) == 12
-    # Two steps of pre-training, one of each network, then nothing that has not been before.
+    # Two steps of pre-training and one of each network compile everything; later steps nothing.
     assert counts[0] < counts[3] == counts[-1]
 
 

@@ -1,4 +1,4 @@
-"""The picture of a film before and after."""
+"""The picture that compares a film before and after infilling."""
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ def lesion(row, column, malignant=True):
 
 
 def drawn(lesions, after=FILM):
-    """The picture as int [height, width, 3]."""
+    """Returns the picture as int [height, width, 3]."""
     picture = cv2.imdecode(
         np.frombuffer(before_after(FILM, after, lesions), np.uint8), cv2.IMREAD_COLOR
     )
@@ -32,7 +32,7 @@ def test_the_film_before_is_outlined_and_the_film_after_is_not():
     before = picture[:, :FILM_WIDTH_PX]
     after = picture[:, FILM_WIDTH_PX + GAP_PX :][:, :FILM_WIDTH_PX]
     coloured = np.argwhere(np.ptp(before, axis=2) > 20)
-    # Film pixels are drawn twice as large.
+    # Film pixels are enlarged two times.
     np.testing.assert_allclose(coloured.min(axis=0), (400, 200), atol=3)
     np.testing.assert_allclose(coloured.max(axis=0), (480, 260), atol=3)
     assert not is_coloured(after)

@@ -37,7 +37,7 @@ def derived_film(header, **options):
 
 
 def there_and_back(keep_patient=False, **options):
-    """Returns a mammogram, and the film and segmentation that are written for it."""
+    """Returns a mammogram, and the film and segmentation written for it."""
     source = dicom_films.film(**options)
     film = film_files.read_film(dicom_films.content(source), "F.dcm")
     lesion = FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True)
@@ -71,7 +71,7 @@ def test_it_is_a_derived_image_marked_as_synthetic(source):
 
 
 def values(dataset, *representations):
-    """Returns every value of some representations, including those in sequences."""
+    """Returns every value with one of the given representations, including those in sequences."""
     elements = dataset.iterall()
     return {str(element.value) for element in elements if element.VR in representations}
 
@@ -208,7 +208,7 @@ def test_sixteen_lesions_with_long_seeds_are_described():
     seed = 2**31 - 17
     text = derived_dicom.description(LESIONS[1:] * 16, seed)
     assert f"16 non_malignant seed {seed + 15})" in text
-    assert len(text) <= 1024  # DICOM's representation ST
+    assert len(text) <= 1024  # the limit of DICOM's value representation ST
 
 
 TYPE_2 = (
@@ -378,7 +378,7 @@ def errors_of(content, path):
     """Returns the errors that Debian's dicom3tools report for a DICOM file."""
     path.write_bytes(content)
     checked = subprocess.run(["dciodvfy", path], capture_output=True, text=True, timeout=60)
-    # Synthetic Data (0008,001C) is younger than that validator.
+    # The validator is older than the attribute Synthetic Data (0008,001C).
     return {
         line
         for line in checked.stderr.splitlines()

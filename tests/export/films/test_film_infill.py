@@ -51,8 +51,8 @@ def test_the_patch_is_the_generators_infill_of_the_rescaled_film(
     before = patches.rescale(sample_film[1], scale)[rows, columns]
     outside = ~part.patch_mask
     np.testing.assert_array_equal(part.patch[outside], before[outside])
-    # Back at the generator's scale, the new film shows the infill: what differs is little beside
-    # what the generator itself changed, before its step at the mask's edge was evened out.
+    # Rescaled to the generator's scale, the new film shows the infill: the difference is small
+    # compared with the generator's change, measured before the step at the mask's edge was removed.
     (made,) = infill.generator(
         image=before[None, ..., None].astype(np.float32) / grey_levels.WHITE,
         mask=part.patch_mask[None, ..., None].astype(np.float32),
@@ -93,7 +93,7 @@ def test_structures_sharper_than_grain_are_removed(infill, sample_film, lesion):
 
 def test_no_step_is_left_at_the_masks_edge(infill, sample_film, lesion, infilled):
     def step(patch):
-        """The mean of the outermost pixels inside the mask minus that of the pixels around it."""
+        """Returns the mean of the mask's outermost pixels minus that of the pixels around it."""
         mask = part.patch_mask
         rim = mask & ~ndimage.binary_erosion(mask)
         around = ndimage.binary_dilation(mask) & ~mask
@@ -111,8 +111,8 @@ def test_no_step_is_left_at_the_masks_edge(infill, sample_film, lesion, infilled
 
 
 def test_a_lesion_outside_the_breast_is_reported(infill, sample_film, lesion):
-    beside = FilmLesion.centred(disc(201), 3000, 2600, malignant=True)
-    _, parts = infill(sample_film[1], [lesion, beside], seed=0)
+    other = FilmLesion.centred(disc(201), 3000, 2600, malignant=True)
+    _, parts = infill(sample_film[1], [lesion, other], seed=0)
     assert off_the_breast(parts[:1]) is None
     assert re.search(r"patch around lesion 2 \(\d%\) .* more than 75%", off_the_breast(parts))
 
@@ -130,9 +130,9 @@ def test_class_and_seed_decide_the_infill(infill, sample_film, lesion, infilled)
 def test_a_later_lesion_is_infilled_into_the_result_of_an_earlier_one(
     infill, sample_film, lesion, infilled
 ):
-    beside = FilmLesion.centred(disc(201), 2500, 1250, malignant=False)
-    together, parts = infill(sample_film[1], [lesion, beside], seed=3)
-    alone, _ = infill(infilled[0], [beside], seed=4)
+    other = FilmLesion.centred(disc(201), 2500, 1250, malignant=False)
+    together, parts = infill(sample_film[1], [lesion, other], seed=3)
+    alone, _ = infill(infilled[0], [other], seed=4)
     np.testing.assert_array_equal(together, alone)
     assert len(parts) == 2
 
@@ -225,5 +225,5 @@ def test_the_preset_works_on_an_unseen_film(sample_film):
         mask = lesion.on_film(film.shape)
         np.testing.assert_array_equal(film[~mask], pixels[~mask])
         brightness[malignant] = film[mask].mean() / grey_levels.WHITE
-    # A malignant mass is denser than what is filled in without one.
+    # A malignant mass is denser than an infill without one.
     assert brightness[True] > brightness[False] + 0.005

@@ -1,4 +1,4 @@
-"""The folded generator is the generator."""
+"""The folded generator computes the same as the generator."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ def generator():
     rng = np.random.default_rng(0)
     for layer in made.layers:
         if isinstance(layer, keras.layers.Conv2D):
-            # As trained: biases start at zero, where a forgotten one would not be seen.
+            # As after training: a missing bias would not be noticed if it were zero.
             layer.bias.assign(rng.normal(0, 0.2, layer.bias.shape))
     return made
 
@@ -61,6 +61,6 @@ def test_a_convolution_of_an_enlarged_map_equals_four_of_the_map():
     kernel = rng.normal(size=(3, 3, 9, 2)).astype(np.float32)
     folded = folded_generator.place_kernels(kernel)
     assert folded.shape == (2, 2, 2, 2, 15, 2)
-    # Every place sees every weight once: a constant input cannot tell the kernels apart.
+    # Each kernel contains every weight once, so all give the same result for a constant input.
     for place in folded.reshape(4, 2, 2, 15, 2):
         np.testing.assert_allclose(place.sum((0, 1))[:5], kernel.sum((0, 1))[:5], rtol=1e-5)

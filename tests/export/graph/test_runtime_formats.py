@@ -1,4 +1,4 @@
-"""LiteRT and ONNX files answer as the SavedModel does, in a process without TensorFlow."""
+"""LiteRT and ONNX files give the SavedModel's results in a process without TensorFlow."""
 
 import pathlib
 import subprocess
@@ -26,13 +26,13 @@ READERS = {
 
 @pytest.fixture(scope="module")
 def exported(trained_run, tmp_path_factory):
-    """The run's generator in every format."""
+    """The exported generator of the run in every format."""
     folder = tmp_path_factory.mktemp("formats")
     return saved_model.export(trained_run, folder, other_formats=tuple(runtime_formats.FILE_NAMES))
 
 
 def inputs_of(seed):
-    """Returns patches, and the noise that a SavedModel draws from their seeds."""
+    """Returns patches and the noise that a SavedModel draws from their seeds."""
     rng = np.random.default_rng(0)
     mask = np.zeros((len(seed), SIDE, SIDE, 1), np.float32)
     mask[:, 8:20, 10:24] = 1
@@ -69,7 +69,7 @@ np.save("answer.npy", answer)
 
 
 def wrong(factor):
-    """Returns a function that spoils the infill, by a factor."""
+    """Returns an infill function whose result is wrong by a factor."""
     return lambda image, mask, label, noise: (
         tf.where(mask > 0, image * factor, image)
         + 0.0 * noise

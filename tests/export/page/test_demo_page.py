@@ -24,7 +24,7 @@ def page(infill):
 
 
 def upload(widget, content, name):
-    """Sets values that normally only the browser sets."""
+    """Sets values that are normally set only by the browser."""
     widget.set_from_json("value", base64.b64encode(content).decode())
     widget.set_from_json("filename", name)
 
@@ -96,7 +96,7 @@ def test_changes_of_the_outlines_are_undone_one_by_one(page):
     place_disc(page, 1800, 500)
     page.open_sample("P_00173_LEFT_MLO")
     page.undo()
-    assert page.lesions() == []  # those of another film do not come back
+    assert page.lesions() == []  # outlines of another film are not restored
 
 
 def test_a_shape_is_placed_from_a_mask_picture(page):
@@ -234,15 +234,15 @@ def test_without_samples_the_page_waits_for_a_film(infill, monkeypatch):
 @pytest.mark.parametrize("is_forgotten", [True, False])
 def test_results_of_work_for_a_visitor_who_left_are_not_kept(page, monkeypatch, is_forgotten):
     place_disc(page, 1800, 500)
-    begun, may_go_on = threading.Event(), threading.Event()
+    begun, may_continue = threading.Event(), threading.Event()
     lesions = page.lesions
 
-    def wait_amid_infilling():
+    def wait_while_infilling():
         begun.set()
-        assert may_go_on.wait(60)
+        assert may_continue.wait(60)
         return lesions()
 
-    monkeypatch.setattr(page, "lesions", wait_amid_infilling)
+    monkeypatch.setattr(page, "lesions", wait_while_infilling)
     page._work("Infilling ...", page.infill)
     (callback,) = page._document.session_callbacks
 
@@ -251,7 +251,7 @@ def test_results_of_work_for_a_visitor_who_left_are_not_kept(page, monkeypatch, 
         assert await asyncio.to_thread(begun.wait, 60)
         if is_forgotten:
             page.forget()
-        may_go_on.set()
+        may_continue.set()
         await running
 
     asyncio.run(work())

@@ -11,7 +11,7 @@ SHAPE = (400, 300)
 def test_a_mask_is_restored_from_its_outline():
     mask = np.zeros(SHAPE, bool)
     mask[40:140, 0:90] = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (90, 100)) > 0
-    mask[300, 200] = True  # a smaller part, which has no outline of its own
+    mask[300, 200] = True  # a smaller part, which does not get an outline
     lesion = outlines.lesion_of(*outlines.outline_of(mask), True, SHAPE)
     mask[300, 200] = False
     assert lesion.malignant

@@ -1,4 +1,4 @@
-"""The model card agrees with the files of the run."""
+"""The model card matches the files of the run."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The files next to the SavedModel are those that a server reads."""
+"""The files next to the SavedModel can be read by a server."""
 
 import threading
 
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 
 def labels(folder):
-    """Returns the labels of the model: what they name is loaded, and the newest as a canary."""
+    """Returns the model's version labels; checks that exactly these and a canary are loaded."""
     config = text_format.Parse(
         (folder / "models.config").read_text(), model_server_config_pb2.ModelServerConfig()
     )
@@ -101,12 +101,12 @@ def test_a_broken_list_is_named_and_kept(folder):
 
 
 def message(package, name, fields):
-    """Returns a message class of the server's that its Python package leaves out.
+    """Returns a message class of the server that is missing from its Python package.
 
     Args:
-        package: a file name of its own.
-        name: the message.
-        fields: by name, number, type and label as descriptor.proto has them.
+        package: a unique file name.
+        name: the name of the message.
+        fields: number, type and whether repeated, by name, as in descriptor.proto.
     """
     file = descriptor_pb2.FileDescriptorProto(name=package, package=package, syntax="proto3")
     file.dependency.append("google/protobuf/wrappers.proto")
@@ -178,7 +178,7 @@ def test_manifests_point_at_existing_files(exported):
         model_server_config_pb2.ModelServerConfig(),
     )
     assert config.model_config_list.config[0].base_path == inside
-    # Ready is a stable version that answers, not a port that is open.
+    # The server is ready when the stable version answers, not when the port is open.
     assert f"/v1/models/{inside.removeprefix('/models/')}" in service["healthcheck"]["test"][-1]
     assert "AVAILABLE" in service["healthcheck"]["test"][-1]
     assert service["mem_limit"]

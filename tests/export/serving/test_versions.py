@@ -1,4 +1,4 @@
-"""Versions appear complete, with unique numbers, and a failed export leaves no files."""
+"""Versions are complete and numbered uniquely, and a failed export leaves no files."""
 
 import os
 import pathlib

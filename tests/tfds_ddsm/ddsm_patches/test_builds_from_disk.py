@@ -1,7 +1,7 @@
-"""Trees of CBIS-DDSM and DDSM around real films, through the builder, checked pixel by pixel.
+"""Builds from trees of CBIS-DDSM and DDSM with real films, checked pixel by pixel.
 
-All films are cut to one size, and the config's film size is the same: films keep their scale, so
-that every patch must be found in its film as it is.
+All films are cut to the film size of the config and therefore not rescaled, so that every patch
+must equal a part of its film.
 """
 
 import csv
@@ -43,7 +43,7 @@ FIELDS = {
     "patches_per_class": 60,
 }
 
-# protobuf 6 deprecates what TFDS 4.9.10 calls on it to read dataset_info.json.
+# TFDS 4.9.10 reads dataset_info.json with a method that protobuf 6 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")
 
 
@@ -61,7 +61,7 @@ def films():
 
 
 def ellipses(film, count, seed):
-    """Returns outlines of lesions deep in the breast, that do not touch each other."""
+    """Returns masks of lesions deep in the breast that do not touch each other."""
     rng = np.random.default_rng(seed)
     room = ndimage.binary_erosion(patches.breast_mask(film), iterations=26)
     rows, columns = np.ogrid[: SHAPE[0], : SHAPE[1]]
@@ -78,7 +78,7 @@ def ellipses(film, count, seed):
 
 @pytest.fixture(scope="module")
 def abnormalities(films):
-    """A patient of each split; the first film is in both a mass and a calcification file."""
+    """One patient per split; the first film is in both a mass and a calcification file."""
     first, second, third = (np.ascontiguousarray(film) for film in films)
     masks = ellipses(first, 3, 0)
     malignant = cbis_ddsm_tree.Abnormality(first, masks[0], "P_00001", pathology="MALIGNANT")
@@ -118,7 +118,7 @@ def truth_of(abnormalities):
 
 
 def check_patch(example, truth, lesion_types, atol=0):
-    """Compares a patch with the film and masks that it was cut from."""
+    """Compares a patch with the film and masks from which it was cut."""
     image, malignant, benign = truth
     row, column = example["corner"]
     window = np.s_[row : row + SIZE, column : column + SIZE]
@@ -154,7 +154,7 @@ def records(dataset):
 
 
 def record_bytes(dataset):
-    """Returns the bytes of every split's records, in their order."""
+    """Returns the bytes of every split's records, in order."""
     paths = sorted(map(str, dataset.data_path.glob("*.tfrecord*")))
     return {
         split: list(
@@ -218,7 +218,7 @@ def test_kaggles_jpeg_copy_through_the_builder(tmp_path, abnormalities):
 
 
 def _as_jpeg(root, abnormalities):
-    """Returns the truth with the pixels that the lossy files hold."""
+    """Returns the ground truth with the pixels of the lossy files."""
     folders = {row.film_id: row.film_folder for row in reversed(abnormalities)}
     truth = truth_of(abnormalities)
     for film_id, (_, *masks) in truth.items():
@@ -267,10 +267,10 @@ def test_a_second_build_and_worker_processes_give_the_same_dataset(
     monkeypatch.setenv("DDSM_PATCHES_WORKERS", "2")
     assert_same_datasets(built, build(tmp_path / "workers", tree))
     (folder,) = tmp_path.glob("workers/ddsm_patches/tiny/*")
-    assert folder.name == built.data_path.name  # and no films
+    assert folder.name == built.data_path.name  # and no cached films
 
 
-# Python imports it at its start.
+# Python imports it at start-up.
 HIDE_THE_LAUNCHERS_DISK = """
 import os
 import sys
@@ -292,7 +292,7 @@ sys.addaudithook(hide)
 
 @pytest.fixture
 def launchers_disk(tmp_path, monkeypatch):
-    """Moves this process to a disk that the processes which it starts do not see."""
+    """Moves this process to a disk that is hidden from the processes that it starts."""
     disk, startup = tmp_path / "launcher", tmp_path / "startup"
     disk.mkdir()
     startup.mkdir()
@@ -358,7 +358,7 @@ def test_a_build_resumes_where_it_was_interrupted(tmp_path, built, tree, monkeyp
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, tree)
     left_over = {path.name for path in tmp_path.glob("ddsm_patches/tiny/*")}
-    assert len(left_over) == 1  # the finished films, and nothing that looks like a dataset
+    assert len(left_over) == 1  # the finished films and nothing that looks like a dataset
     assert left_over.pop().startswith("unfinished_films_")
 
     monkeypatch.setattr(
@@ -366,7 +366,7 @@ def test_a_build_resumes_where_it_was_interrupted(tmp_path, built, tree, monkeyp
     )
     dataset = build(tmp_path, tree)
 
-    assert sorted(films) == sorted(LESION_TYPES)  # none twice
+    assert sorted(films) == sorted(LESION_TYPES)  # no film was read twice
     assert_same_records(built, dataset)
     assert [path.name for path in tmp_path.glob("ddsm_patches/tiny/*")] == ["1.3.0"]
 
@@ -387,7 +387,7 @@ def test_a_disk_that_is_too_small_stops_the_build_before_its_films_are_read(
             build(tmp_path, tree)
     assert len(films) == 1
     build(tmp_path, tree)
-    assert sorted(films[2:]) == sorted(LESION_TYPES)  # none was taken from what is kept
+    assert sorted(films[2:]) == sorted(LESION_TYPES)  # none was taken from the cache
     assert "One process needs about 1 min to read 3 films. The records" in capsys.readouterr().out
 
 
@@ -403,7 +403,7 @@ def test_films_are_kept_until_the_dataset_is_complete(tmp_path, tree, monkeypatc
     assert len(kept) == len(LESION_TYPES)
 
     path = next(tree.rglob("*P_00002*RIGHT_MLO/*/*/*.dcm"))
-    os.utime(path, (0, 0))  # another file, for all that is known
+    os.utime(path, (0, 0))  # makes the file look changed
     read, films = CbisDdsmSource.read, []
     monkeypatch.setattr(
         CbisDdsmSource, "read", lambda self, film: films.append(film.film_id) or read(self, film)
@@ -457,7 +457,7 @@ def test_films_built_with_other_rules_are_read_again(tmp_path, built, tree, monk
                 return made
 
             patch.setattr(builder, "_info", with_one_feature_less)
-        # TFDS refuses an example with a feature too many, after the film was kept.
+        # TFDS refuses an example with an unknown feature, but after the film was cached.
         with pytest.raises(KeyboardInterrupt if rules == "version" else RuntimeError):
             build(tmp_path, tree)
     assert list(tmp_path.glob("ddsm_patches/tiny/unfinished_films_*/*.film"))
@@ -479,7 +479,7 @@ def test_the_csv_files_describe_the_lesions(built):
             grades = tuple(int(example[n]) for n in ("density", "assessment", "subtlety"))
             words = (example["mass_shape"].decode(), example["mass_margins"].decode())
             assert grades == ((2, -1, -1) if kind == "none" else (2, 3, 5))
-            # A patch drawn for a calcification may hold a larger mass, and the other way round.
+            # A patch drawn for a calcification may contain a larger mass, and vice versa.
             assert words in ({("", "")} if kind == "none" else {("", ""), ("OVAL", "")})
 
 
@@ -518,7 +518,7 @@ def test_bad_films_stop_the_build_or_are_listed_in_the_table(tmp_path, abnormali
 
 
 def write_ddsm(root, films, outlines):
-    """Writes one case per hospital, each with another digitizer; returns the ground truth."""
+    """Writes one case per hospital, each with a different digitizer; returns the ground truth."""
     truth = {}
     digitizers = {"A_0001_1": "HOWTEK 43.5", "B_0009_1": "LUMISYS", "D_0002_1": "HOWTEK"}
     curves = {
@@ -553,14 +553,14 @@ def write_ddsm(root, films, outlines):
 
 
 def box_chain(mask):
-    """Returns the chain code around a box."""
+    """Returns the chain code of a box."""
     (top, left), (bottom, right) = np.argwhere(mask)[[0, -1]]
     width, height = right - left, bottom - top
     return f"{left} {top} {'2 ' * width}{'4 ' * height}{'6 ' * width}{'0 ' * height}#"
 
 
 def box(mask):
-    """Returns the box within an ellipse's outline."""
+    """Returns the box inside an ellipse's outline."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     boxed = np.zeros(SHAPE, bool)
     boxed[rows[0] + 3 : rows[-1] - 2, columns[0] + 3 : columns[-1] - 2] = True
@@ -584,7 +584,8 @@ def test_every_record_of_ddsm_matches_its_film_and_outlines(tmp_path, films):
         check_patch(example, truth[example["film_id"].decode()], (0, 1), atol=1)
     scanners = {example["scanner"] for example in found}
     assert scanners == {b"howtek_mgh", b"lumisys", b"howtek_ismd"}
-    # Of the third film a mark of unproven pathology was left out: malignant patches alone.
+    # A mark of unproven pathology on the third film was skipped, so it gives only malignant
+    # patches.
     third = [example for example in found if example["film_id"].startswith(b"D_0002")]
     assert {example["label"] for example in third} == {1}
     assert "D_0002_1.LEFT_CC" in (dataset.data_path / "skipped.csv").read_text()

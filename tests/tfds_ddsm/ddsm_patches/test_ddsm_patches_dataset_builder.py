@@ -33,7 +33,7 @@ TINY = {
     "patches_per_class": 40,
 }
 
-# protobuf 6 deprecates what TFDS 4.9.10 calls on it to read dataset_info.json.
+# TFDS 4.9.10 reads dataset_info.json with a method that protobuf 6 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")
 
 needs_films = pytest.mark.skipif(
@@ -151,7 +151,7 @@ def test_real_lesions_are_described_and_nothing_else_is(built):
             (-1, -1, "", "")
         }
         assert all(values[1:] != (-1, -1, "", "") for _, kind, values in of_split if kind == "real")
-        # A patch may show a simulated lesion beside a larger real one.
+        # A patch may show a simulated lesion next to a larger real one.
         simulated = {values[1:] for _, kind, values in of_split if kind == "simulated"}
         assert (-1, -1, "", "") in simulated
 
@@ -210,7 +210,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_complete(tmp_path, monke
 @needs_films
 def test_a_name_belongs_to_one_recipe(built):
     data_dir = built.data_path.parents[2]
-    builder(data_dir, simulated_lesions=1).download_and_prepare()  # built already: nothing to do
+    builder(data_dir, simulated_lesions=1).download_and_prepare()  # already built: nothing to do
 
     with pytest.raises(DatasetError, match="another patches_per_class, simulated_lesions: use"):
         builder(data_dir, patches_per_class=50).download_and_prepare()
@@ -235,14 +235,14 @@ def test_a_trial_build_has_correct_numbers_and_is_not_used_as_the_full_dataset(t
         assert numbers[split]["patches"] == sum(kinds.values()) == info.num_examples <= 5
         labels = [record["label"] for record in records(trial)[split]]
         assert labels.count(1) == kinds["malignant"]
-    phantom(tmp_path).download_and_prepare(download_config=capped(5))  # is there: nothing to do
+    phantom(tmp_path).download_and_prepare(download_config=capped(5))  # already built
     with pytest.raises(DatasetError, match=r"at most 5 examples per split: pass --overwrite"):
         phantom(tmp_path).download_and_prepare()
 
     mode = tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
-    anew = tfds.download.DownloadConfig(download_mode=mode)
+    overwriting = tfds.download.DownloadConfig(download_mode=mode)
     whole = phantom(tmp_path)
-    whole.download_and_prepare(download_config=anew)
+    whole.download_and_prepare(download_config=overwriting)
     assert sum(split.num_examples for split in whole.info.splits.values()) == 48
     with pytest.raises(DatasetError, match="another max_examples_per_split: use"):
         phantom(tmp_path).download_and_prepare(download_config=capped(5))
@@ -269,7 +269,7 @@ def test_a_finished_build_removes_the_files_of_killed_ones(tmp_path):
         (folder / name / "a.film").touch()
     dataset = phantom(tmp_path)
     dataset.download_and_prepare(download_config=capped(5))
-    assert len(list(folder.iterdir())) == 3  # a trial build keeps hours of others
+    assert len(list(folder.iterdir())) == 3  # a trial build keeps the work of full builds
 
     mode = tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
     phantom(tmp_path).download_and_prepare(
@@ -385,8 +385,8 @@ def test_a_dataset_belongs_to_one_table_of_films(tmp_path):
     built = build_films(tmp_path / "data", films)
     recipe = json.loads((built.data_path / "metadata.json").read_text())["recipe"]
     assert recipe["films_csv_sha256"] == hashlib.sha256(table.read_bytes()).hexdigest()
-    build_films(tmp_path / "data", films)  # is there: nothing to do
-    build_films(tmp_path / "data", None)  # used where the films are not
+    build_films(tmp_path / "data", films)  # already built: nothing to do
+    build_films(tmp_path / "data", None)  # used on a machine without the films
 
     table.write_text(table.read_text().replace(",59,", ",58,"))
     with pytest.raises(DatasetError, match=r"films\.csv has changed since .*--overwrite") as raised:
@@ -442,7 +442,7 @@ class TestAsTfdsAsksOfEveryDataset(tfds.testing.DatasetBuilderTestCase):
     BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [
         DdsmPatchesConfig(**(TINY | {"patches_per_class": 20}))
     ]
-    EXAMPLE_DIR = pathlib.Path(__file__).parent  # stands for a manual folder; `sample` needs none
+    EXAMPLE_DIR = pathlib.Path(__file__).parent  # replaces a manual folder; `sample` needs none
     SPLITS: ClassVar = {"train": 30, "validation": 10}
     SKIP_CHECKSUMS = True
 

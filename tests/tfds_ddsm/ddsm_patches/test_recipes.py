@@ -1,4 +1,4 @@
-"""The recipes of RECIPES.md, on small trees made after the layouts of the collections."""
+"""The recipes of RECIPES.md, on small trees with the layouts of the collections."""
 
 import csv
 import pathlib
@@ -21,7 +21,7 @@ SHAPE = (120, 80)
 
 
 def run_recipe(title, root):
-    """Runs a recipe in a collection's folder; returns its films, by film_id."""
+    """Runs a recipe in a collection's folder; returns its films by film_id."""
     (code,) = re.findall(
         rf"^## {title}$.*?^```python\n(.*?)^```$", RECIPES.read_text(), re.DOTALL | re.MULTILINE
     )
@@ -73,7 +73,7 @@ def test_mini_mias(tmp_path):
     assert first.film.patient_id == second.film.patient_id == "MIAS_001"
     assert films["mdb003.pgm"].film.patient_id == "MIAS_002"
     assert [film.film.laterality for film in (first, second)] == ["RIGHT", "LEFT"]
-    # The centre lies 25 rows above the last of 120.
+    # The centre is 25 rows above the last of 120 rows.
     assert box_of(first.lesions[0]) == (94 - 7, 94 + 7, 35 - 7, 35 + 7)
     assert [lesion.malignant for lesion in second.lesions] == [True]
     assert len(films["mdb005.pgm"].lesions) == 2
@@ -156,7 +156,7 @@ def test_vindr_mammo(tmp_path):
     for mammogram, malignant in ((of_malignant, True), (of_benign, False)):
         (lesion,) = mammogram.lesions
         assert (lesion.malignant, lesion.description.assessment) == (malignant, -1)
-    assert of_malignant.left_out  # the assessment of its breast may be of what has no box
+    assert of_malignant.left_out  # the assessment may be of a lesion without a box
     assert not of_benign.left_out
     (lesion,) = first.lesions
     assert (lesion.lesion_type, lesion.malignant, box_of(lesion)) == (

@@ -1,4 +1,4 @@
-"""Writes small CBIS-DDSM trees, as TCIA's tools and Kaggle lay them out, around given pixels."""
+"""Writes small CBIS-DDSM trees with given pixels, in the layouts of TCIA's tools and Kaggle."""
 
 import csv
 import dataclasses
@@ -30,7 +30,7 @@ _HEADERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Abnormality:
-    """A row of a CSV file, with the pixels of its film and its mask."""
+    """A row of a CSV file with the pixels of its film and mask."""
 
     film: np.ndarray
     mask: np.ndarray
@@ -65,13 +65,13 @@ class Abnormality:
 
 
 def uid(text: str) -> str:
-    """Returns a UID as the collection's, always the same for the same text."""
+    """Returns a UID like those of the collection, always the same for the same text."""
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:15], "big") % 10**36
     return f"1.3.6.1.4.1.9590.100.1.2.{number + 10**36}"
 
 
 def csv_paths(abnormality: Abnormality, arrangement: str) -> tuple[str, str, str]:
-    """Returns the cells for film, crop and mask: file names as TCIA writes them, true or not."""
+    """Returns the cells for film, crop and mask with TCIA's file names, which may be wrong."""
     film, lesion = abnormality.film_folder, abnormality.lesion_folder
     film_cell = f"{film}/{uid(film + ' study')}/{uid(film)}/000000.dcm"
     crop, mask = (f"{lesion}/{uid(lesion + s + ' study')}/{uid(lesion + s)}" for s in (" c", " m"))
@@ -84,7 +84,7 @@ def csv_paths(abnormality: Abnormality, arrangement: str) -> tuple[str, str, str
 
 
 def csv_text(abnormalities: Sequence[Abnormality], lesion_type: str, arrangement: str) -> str:
-    """Returns a CSV file with the line ends inside quotes that every row of TCIA's files has."""
+    """Returns a CSV file with a line end inside quotes in every row, like TCIA's files."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(_HEADERS[lesion_type])
@@ -102,11 +102,11 @@ def csv_name(lesion_type: str, split: str) -> str:
 
 
 def write_csvs(root: pathlib.Path, abnormalities: Sequence[Abnormality], arrangement: str) -> None:
-    """Writes those of the four files that have rows."""
+    """Writes the files, of four, that have rows."""
     root.mkdir(parents=True, exist_ok=True)
     for key in {(a.lesion_type, a.split) for a in abnormalities}:
         rows = [a for a in abnormalities if (a.lesion_type, a.split) == key]
-        # Not write_text: it would turn the line ends inside quotes into the platform's.
+        # write_text would convert the line ends inside quotes to those of the platform.
         (root / csv_name(*key)).write_bytes(csv_text(rows, key[0], arrangement).encode())
 
 
@@ -155,7 +155,7 @@ def _path(layout: str, first_folder: str, series: str, description: str, number:
 
 
 def write_image(path: pathlib.Path, pixels: np.ndarray) -> None:
-    """Writes DICOM, or JPEG (the upper 8 of 16 bits), depending on the suffix."""
+    """Writes DICOM or JPEG (the upper 8 of 16 bits), depending on the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jpg":
         pixels = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
@@ -165,7 +165,7 @@ def write_image(path: pathlib.Path, pixels: np.ndarray) -> None:
 
 
 def dicom(pixels: np.ndarray) -> pydicom.FileDataset:
-    """Returns a secondary capture with the tags that TCIA's films have."""
+    """Returns a secondary capture with the attributes of TCIA's films."""
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage

@@ -1,4 +1,4 @@
-"""Small mammograms as machines and archives write them: any depth, sign and transfer syntax."""
+"""Small mammograms like those of devices and archives: any depth, sign and transfer syntax."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ _LOSSY = {uid.JPEGLSNearLossless: {"jls_error": 2}, uid.JPEG2000: {"j2k_cr": [2]
 
 
 def tissue(bits: int, signed: bool = False, shape: tuple[int, int] = (80, 64)) -> np.ndarray:
-    """Returns stored values, smooth with some noise, that fill the depth."""
+    """Returns smooth stored values with some noise that use the full depth."""
     noise = np.random.default_rng(bits).normal(size=shape)
     grey = ndimage.gaussian_filter(noise, 3) + 0.01 * noise
     grey = (grey - grey.min()) / np.ptp(grey) * (2**bits - 1)
@@ -45,7 +45,7 @@ def film(
     edit: Callable[[Dataset], object] = lambda dataset: None,
     **attributes,
 ) -> Dataset:
-    """Returns a mammogram for presentation, uncompressed, with some attributes set."""
+    """Returns an uncompressed mammogram for presentation with the given attributes."""
     stored = tissue(bits) if stored is None else stored
     dataset = Dataset()
     dataset.SOPClassUID = uid.DigitalMammographyXRayImageStorageForPresentation
@@ -113,7 +113,7 @@ def encoded(dataset: Dataset, syntax: str) -> bytes:
 def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
     """Yields damaged copies of a DICOM file.
 
-    Some are cut short, some lack a piece or hold one twice; in the others bytes of the attributes,
+    Some are truncated, some lack a part or repeat one; in the others, bytes of the attributes,
     of their lengths or of the pixels' stream are changed.
     """
     rng = np.random.default_rng(seed)
@@ -131,7 +131,7 @@ def damaged(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
                 copy = np.insert(copy, start, copy[start:past])
             case 3:
                 copy[rng.integers(128, pixels, 4)] = rng.integers(0, 256, 4)
-            case 4:  # of the pixels' length, the basic offset table, or the stream's header
+            case 4:  # the pixels' length, the basic offset table or the stream's header
                 places = pixels + rng.integers(0, 120, 3)
                 copy[places % len(data)] = rng.integers(0, 256, 3)
             case 5:

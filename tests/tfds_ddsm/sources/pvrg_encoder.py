@@ -19,11 +19,11 @@ def encode(
         precision: bits per sample, 2..16; the line above the first is 2^(precision - 1).
         restart_lines: lines between restart markers; 0 writes none.
         huffman: the number of codes of length 1..16 and the SSSS in order of their codes;
-            by default the three most frequent SSSS get 2 bits, the others one bit more each.
-        first_line_of_t81: whether first lines are predicted as T.81 says, else by PVRG's rule.
+            by default the three most frequent SSSS get 2 bits, each next one gets one more bit.
+        first_line_of_t81: whether first lines are predicted as in T.81; otherwise as in PVRG.
 
     Returns:
-        The stream: SOI, SOF3, DHT, DRI where asked for, SOS, data, EOI.
+        The stream: SOI, SOF3, DHT, optionally DRI, SOS, data, EOI.
     """
     num_lines, samples_per_line = image.shape
     lines = (restart_lines or num_lines) if first_line_of_t81 else 0
@@ -69,9 +69,9 @@ def _u16(value: int) -> bytes:
 
 
 def _differences(image, predictor, precision, t81_lines):
-    """Sample minus prediction modulo 2^16, as -32767..32768.
+    """Returns sample minus prediction modulo 2^16, as -32767..32768.
 
-    Every `t81_lines` lines prediction starts anew as T.81 says; 0: never, as PVRG does it.
+    Prediction restarts every `t81_lines` lines as in T.81; 0: never, as in PVRG.
     """
     above = np.roll(image, 1, axis=0)
     above[0] = 1 << (precision - 1)
@@ -111,7 +111,7 @@ def _codes(counts, values):
 
 
 def _pack(words, num_bits):
-    """Writes the low `num_bits` of each word, pads with ones, stuffs a zero behind each FF."""
+    """Writes the low `num_bits` of each word, pads with ones, stuffs a zero after each FF."""
     last_bit = np.cumsum(num_bits)
     word_of_bit = np.repeat(np.arange(len(words)), num_bits)
     shift = last_bit[word_of_bit] - 1 - np.arange(last_bit[-1])

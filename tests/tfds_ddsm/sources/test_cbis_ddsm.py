@@ -15,7 +15,7 @@ from tfds_ddsm.mammogram import UnreadableFilmError
 from tfds_ddsm.sources import cbis_ddsm
 
 REAL_CSVS = pathlib.Path(__file__).parents[4] / "shared" / "data" / "cbis_ddsm"
-STRIDE = 16  # of the small copies of the sample films
+STRIDE = 16  # in pixels, of the small copies of the sample films
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def _ellipse(shape, rows, columns):
 
 @pytest.fixture
 def abnormalities(film):
-    """One film with two masses, whose other copy has a calcification; and another film."""
+    """A film with two masses, its other copy with a calcification, and another film."""
     boxes = [((150, 180), (130, 170)), ((131, 151), (113, 132)), ((40, 90), (60, 75))]
     masks = [_ellipse(film.shape, *box) for box in boxes]
     mass = cbis_ddsm_tree.Abnormality(film, masks[0], pathology="MALIGNANT")
@@ -66,7 +66,7 @@ def _read_all(root):
 
 
 def _path(root, folder, number=1):
-    """Returns a file of the layout 'renamed'."""
+    """Returns the path of a file in the layout 'renamed'."""
     return next((root / "CBIS-DDSM" / folder).glob(f"*/*/1-{number}.dcm"))
 
 
@@ -112,7 +112,7 @@ def _jpeg_pixels(root, abnormality):
 
 @pytest.mark.skipif(not REAL_CSVS.exists(), reason="TCIA's CSV files are not here")
 def test_sample_films_under_the_real_csv_files(tmp_path, sample_films):
-    """The 8 films and 10 lesions of P_00173 and P_00820, at the paths that TCIA's rows name."""
+    """The 8 films and 10 lesions of P_00173 and P_00820, at the paths in TCIA's rows."""
     boxes = _real_boxes()
     expected = {}
     for name in REAL_CSVS.glob("*_set.csv"):
@@ -151,7 +151,7 @@ _SAMPLE_PATIENTS = ("P_00173", "P_00820")
 
 
 def _real_boxes():
-    """Returns rows and columns of the real masks of the sample patients, by the lesion's folder."""
+    """Returns rows and columns of the real masks of the sample patients, by lesion folder."""
     boxes = {}
     with (REAL_CSVS / "roi_boxes.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -289,7 +289,7 @@ def test_pickled_source_reads_without_another_walk(tmp_path, abnormalities):
     source = cbis_ddsm.CbisDdsmSource(tmp_path)
     films = source.index()
     pickled = pickle.dumps(source)
-    shutil.rmtree(tmp_path / "csv")  # so that another index would fail
+    shutil.rmtree(tmp_path / "csv")  # so that reading the index again would fail
     copy = pickle.loads(pickled)
     assert copy == source
     assert copy.index() == films

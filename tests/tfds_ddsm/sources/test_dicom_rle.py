@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 
 def segments(*planes):
-    """Returns a frame: the header and the planes' codes."""
+    """Returns a frame: the header and the codes of the planes."""
     starts = np.cumsum([64, *map(len, planes)])[:-1]
     header = struct.pack("<16I", len(planes), *starts, *[0] * (15 - len(planes)))
     return header + b"".join(planes)
@@ -53,9 +53,9 @@ def test_copies_runs_and_padding_by_hand():
         (b"", "64 bytes, received 0"),
         (segments(b"\x01\x01\x02", b"\xff\x05"), "2 RLE segments for 8 bits"),
         (segments(b"\0\x07"), "expected 6 bytes in an RLE segment, found 1"),
-        (segments(b"\x05\x01\x02"), "found 0"),  # a copy beyond the codes
-        (segments(b"\xf0\x01"), "found 0"),  # a run beyond the plane
-        (segments(b"\xfe"), "found 0"),  # a run of nothing
+        (segments(b"\x05\x01\x02"), "found 0"),  # a copy beyond the end of the codes
+        (segments(b"\xf0\x01"), "found 0"),  # a run beyond the end of the plane
+        (segments(b"\xfe"), "found 0"),  # a run without its value
         (struct.pack("<16I", 1, 63, *[0] * 14) + b"\xfb\x01", "must follow the header"),
         (struct.pack("<16I", 1, 2**32 - 1, *[0] * 14) + b"\xfb\x01", "must follow the header"),
     ],

@@ -200,10 +200,11 @@ def test_lesions_of_unknown_position(tmp_path):
         line("c.png", label="malignant"),
         line("c.png", label="malignant", **BOX),
     )
-    # A benign breast shows non-malignant tissue wherever its lesion is.
+    # A benign breast has only non-malignant tissue, wherever its lesion is.
     assert [film.film_id for film in source.index()] == ["a.png", "c.png"]
     assert source.read(source.index()[0]).left_out == ()
-    # What a malignant lesion beside the known one hides is known of no patch but its own.
+    # Any patch without the known lesion may show the other malignant one, whose position is
+    # unknown.
     (left_out,) = source.read(source.index()[1]).left_out
     assert left_out.startswith("films.csv line 4: malignant, and the table does not say where")
     (item,) = source.skipped()
@@ -225,7 +226,7 @@ def test_splits_come_from_the_table_or_a_hash(tmp_path):
     assert splits(*[""] * 60) == by_hash
     assert splits(*["test"] * 30, *["validation"] * 30) == ["test"] * 30 + ["validation"] * 30
     assert splits(*["test"] * 30, *[""] * 30)[30:] == by_hash[30:]
-    # Without validation patients of its own, a tenth of the train patients are.
+    # If the table has no validation patients, a tenth of the training patients are used.
     found = splits(*["train"] * 60)
     assert found == ["validation" if split == "validation" else "train" for split in by_hash]
     assert set(found) == {"train", "validation"}

@@ -11,7 +11,7 @@ HEADER = (
 
 
 def parse(*rows, columns=HEADER):
-    """Parses a table of rows that are dicts by column."""
+    """Parses a table of rows given as dicts by column."""
     names = columns.split(",")
     lines = [",".join(f'"{row.get(name, "")}"' for name in names) for row in rows]
     return films_table.parse_table("\n".join([columns, *lines]))
@@ -147,7 +147,7 @@ def test_an_unusable_line_is_reported_with_its_number(row, reason):
 )
 def test_a_film_with_contradicting_lines_is_skipped(rows, reason):
     table = parse(line(film="good.png"), *rows)
-    # One line more than in `rows` stands above.
+    # The table has one more line above `rows`.
     number = int(reason.split()[1][:-1]) + 1 if reason.startswith("line") else None
     assert list(table.films) == ["good.png"]
     (fault,) = table.faults

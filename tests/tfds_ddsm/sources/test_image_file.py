@@ -76,7 +76,7 @@ def test_a_tiff_whose_white_is_0_is_inverted_within_its_depth(tmp_path, bits):
 
 
 def pgm(pixels, maximum, plain=False):
-    """Returns a portable grey map of more than 8 bits, with a comment."""
+    """Returns a PGM file of more than 8 bits with a comment."""
     height, width = pixels.shape
     header = f"P{2 if plain else 5}\n# 4 mm\n{width} {height}\n{maximum}\n".encode()
     return header + (
@@ -87,7 +87,7 @@ def pgm(pixels, maximum, plain=False):
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize(("maximum", "depth"), [(1023, 10), (4000, 12), (4095, 12), (4096, 13)])
 def test_a_pgm_has_its_stated_depth(maximum, depth, plain):
-    pixels = (PIXELS % 900).astype(np.uint16)  # of 10 bits, if it had to be guessed
+    pixels = (PIXELS % 900).astype(np.uint16)  # the guess would be 10 bits
     data = pgm(pixels, maximum, plain)
     film = image_file.decode_film(data, "film.pgm")
     assert (film.scale.bits, film.scale.warning) == (depth, None)
@@ -202,8 +202,8 @@ def test_huge_jpeg_is_refused_before_its_pixels_are_decoded(tmp_path):
 
 
 def deflated(data, appended=b""):
-    """Returns a DICOM file's content with its data set deflated, and something behind it."""
-    start = data.index(b"\x08\x00\x16\x00")  # SOP Class UID, the first behind the meta group
+    """Returns a DICOM file's content with its data set deflated and followed by `appended`."""
+    start = data.index(b"\x08\x00\x16\x00")  # SOP Class UID, the first after the meta group
     syntax = pydicom.uid.ExplicitVRLittleEndian.encode() + b"\0"
     meta = data[:start].replace(
         b"UI\x14\x00" + syntax, b"UI\x16\x00" + pydicom.uid.DeflatedExplicitVRLittleEndian.encode()
@@ -236,7 +236,7 @@ def test_millions_of_empty_attributes_are_refused(tmp_path, monkeypatch):
     for hostile in (data[:start] + empty * 2**20, data[:start] + bytes(2**23)):
         with pytest.raises(UnreadableFilmError, match=r"1-1.dcm: "):
             image_file.decode(hostile, "1-1.dcm")
-    # Behind the pixels nothing is read.
+    # Nothing is read after the pixels.
     np.testing.assert_array_equal(image_file.decode(data + bytes(2**23), "1-1.dcm"), PIXELS)
 
 
@@ -273,7 +273,7 @@ def test_damaged_files_are_refused_or_read_and_raise_nothing_else(tmp_path, kind
         damaged = np.frombuffer(data, np.uint8).copy()
         if trial % 2:
             damaged = damaged[: rng.integers(1, len(data))]
-        else:  # the header is where damage is told from pixels
+        else:  # damage of the header, not of the pixels
             damaged[rng.integers(0, min(len(data), 700), 8)] = rng.integers(0, 256, 8)
         path.write_bytes(damaged.tobytes())
         try:

@@ -64,7 +64,7 @@ def test_parts_outside_the_film_are_cut_off():
         Circle(5, 300, 10),
         Circle(1e6, 1e6, 1e6),
         Polygon(((1000, 1000), (1000, 1100), (1100, 1000))),
-        Box(5.2, 5.8, 5.2, 5.8),  # between the pixels
+        Box(5.2, 5.8, 5.2, 5.8),  # between pixel centres
     ],
 )
 def test_a_lesion_that_is_not_on_its_film_is_refused(outline):

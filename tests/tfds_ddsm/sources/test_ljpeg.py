@@ -25,7 +25,7 @@ def _smooth(rng, shape, precision):
 
 
 def _extreme(rng, shape, precision):
-    """Differences of all sizes up to SSSS 16, and sums that leave 16 bits."""
+    """Returns samples with differences of all sizes up to SSSS 16 and sums that exceed 16 bits."""
     return rng.choice([0, 1 << (precision - 1), (1 << precision) - 1], shape)
 
 
@@ -80,7 +80,7 @@ def test_restart_markers(restart_lines, predictor):
 
     stream = pvrg_encoder.encode(film, predictor, restart_lines=restart_lines)
 
-    assert (b"\xff\xd7" in stream) == (restart_lines == 1)  # all eight markers in turn
+    assert (b"\xff\xd7" in stream) == (restart_lines == 1)  # all eight markers occur
     np.testing.assert_array_equal(ljpeg.decode(stream), film)
 
 
@@ -89,7 +89,7 @@ def test_skips_segments_without_effect_on_the_pixels():
     stream = pvrg_encoder.encode(film)
     comment = pvrg_encoder.segment(0xFE, b"\xff\xd9 digitized") + pvrg_encoder.segment(0xE0, b"")
 
-    stream = stream[:2] + comment + b"\xff\xff" + stream[2:-2]  # fill bytes, and EOI cut off
+    stream = stream[:2] + comment + b"\xff\xff" + stream[2:-2]  # with fill bytes and without EOI
 
     np.testing.assert_array_equal(ljpeg.decode(stream), film)
 
@@ -139,10 +139,10 @@ def test_damaged_streams_are_described(damage, message):
 
 def test_names_the_byte_of_a_code_that_does_not_exist():
     counts, values = bytes((0, 3, *[1] * 14)), bytes(range(17))
-    film = np.full((8, 8), 1 << 15)  # all differences 0: eight times '00' a line
+    film = np.full((8, 8), 1 << 15)  # all differences are 0: eight codes '00' per line
     stream = pvrg_encoder.encode(film, huffman=(counts, values))
 
-    broken = stream[:-12] + b"\xff\0\xff\0" + stream[-8:]  # 16 ones: no code has as many
+    broken = stream[:-12] + b"\xff\0\xff\0" + stream[-8:]  # 16 ones: more than in any code
 
     offset = len(stream) - 12
     with pytest.raises(ljpeg.LjpegError, match=f"byte {offset}: the bits of line 3"):
@@ -175,7 +175,7 @@ def test_mutated_streams_decode_or_raise_one_error():
     num_errors = 0
     for index in range(600):
         mutated = bytearray(stream)
-        last = 80 if index % 2 else len(stream)  # every other one in the header
+        last = 80 if index % 2 else len(stream)  # half of them change the header
         for position in rng.integers(0, last, rng.integers(1, 4)):
             mutated[position] = rng.integers(0, 256)
         try:

@@ -9,7 +9,7 @@ from tfds_ddsm.sources import phantom
 
 @pytest.fixture(scope="module")
 def read_films():
-    """A few films with lesions, of both sides and views, read once."""
+    """A few films with lesions, of both sides and both views, read once."""
     source = phantom.PhantomSource(num_patients=12, seed=5)
     chosen = {}
     for film in source.index():
@@ -61,7 +61,7 @@ def test_read_agrees_with_the_index(read_films):
         for lesion in mammogram.lesions:
             assert lesion.simulated
             assert lesion.mask.shape == mammogram.image.shape
-            assert (mammogram.image[lesion.mask] > 1500).all()  # on the breast, not in the air
+            assert (mammogram.image[lesion.mask] > 1500).all()  # on the breast and not in the air
 
 
 def test_films_look_like_films(read_films):
@@ -71,7 +71,7 @@ def test_films_look_like_films(read_films):
         assert np.median(image) < 3000  # most of the film is air
         assert len(np.unique(image)) > 5000  # more than 8 bits
         assert (image == 65535).mean() == 0
-        # Breast at the chest wall: left breasts at the left edge, right ones at the right.
+        # The chest wall is at the left edge for left breasts and at the right edge for right ones.
         middle = image[700:1000]
         left, right = middle[:, 50:150].mean(), middle[:, -150:-50].mean()
         assert (left > right) == (mammogram.film.laterality == "LEFT")

@@ -8,7 +8,7 @@ PIXEL_MM = 0.3
 
 
 def _film(seed=0, shape=(400, 360)):
-    """A small film of noisy tissue, air around it."""
+    """Returns a small film of noisy tissue surrounded by air."""
     rng = np.random.default_rng(seed)
     y, x = np.ogrid[: shape[0], : shape[1]]
     tissue = np.hypot((y - shape[0] / 2) / shape[0], (x - shape[1] / 2) / shape[1]) < 0.45

@@ -9,7 +9,7 @@ from tfds_ddsm.sources import storage
 
 
 class FailingPath:
-    """A file on a disk that fails a few times."""
+    """A file on a disk that fails a few times before it works."""
 
     def __init__(self, path, *errors):
         self.errors = list(errors)

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from cigan_tf.randomness import consecutive_seeds, noise_of_seed
-
 COLUMNS = ("original", "input", "same class", "opposite class")
 # An additional column for the generator that training started from.
 BEFORE = "opposite class before training"
@@ -47,6 +45,9 @@ def comparison_rows(
         N rows of uint8 [p, p] pictures: `COLUMNS`, which include those of the paper's Fig. 1, and
         `BEFORE` if `before` is given.
     """
+    # Here, because commands that draw no noise need no TensorFlow for their flags and messages.
+    from cigan_tf.randomness import consecutive_seeds, noise_of_seed
+
     image, mask, label = batch["image"], batch["mask"], batch["label"]
     seeds = consecutive_seeds(seed, len(label))
     same = np.asarray(infill(image, mask, label, seeds))

@@ -6,10 +6,6 @@ The generator is the package's preset unless --saved_model names another. Only t
 reach the page unless --address is given; there is no authentication.
 """
 
-from cigan_tf import tensorflow_loading
-
-tensorflow_loading.load_tensorflow()
-
 import contextlib
 import re
 import socket

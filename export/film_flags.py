@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from cigan_tf import tensorflow_loading
 from cigan_tf.errors import UserError
 
 from .films.film_infill import FilmInfiller
@@ -31,6 +32,8 @@ def open_infiller() -> FilmInfiller:
         UserError: see `FilmInfiller`; or --film_size is invalid.
     """
     film_size = parse_film_size(flags.FLAGS.film_size)
+    # Here, so that a wrong flag is reported before TensorFlow loads.
+    tensorflow_loading.load_tensorflow()
     infill = FilmInfiller(flags.FLAGS.saved_model, film_size)
     if infill.scale_warning:
         print(f"warning: {infill.scale_warning}", file=sys.stderr)

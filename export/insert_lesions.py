@@ -7,10 +7,6 @@ OUT_seg.dcm and OUT_mask.png mark the synthetic pixels, and OUT_before_after.png
 The generator is the package's preset unless --saved_model names another.
 """
 
-from cigan_tf import tensorflow_loading
-
-tensorflow_loading.load_tensorflow()
-
 import pathlib
 import re
 import sys

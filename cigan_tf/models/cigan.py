@@ -93,8 +93,8 @@ class CiGAN(InfillingModel):
         )
         self.feature_loss = None
         pretrains = self.training_config.pretraining_steps > 0
-        first_turn = Turn.PRETRAINING if pretrains else Turn.DISCRIMINATOR
-        self.turn = self.counter("turn", "int32", first_turn)
+        self._first_turn = Turn.PRETRAINING if pretrains else Turn.DISCRIMINATOR
+        self.turn = self.counter("turn", "int32", self._first_turn)
         self.steps_in_turn = self.counter("steps_in_turn", "int32")
         self.turns_taken = self.counter("turns_taken", "int32")
         self.skipped_steps = self.counter("skipped_steps", "int64")
@@ -201,14 +201,15 @@ class CiGAN(InfillingModel):
         batch["noise"] = self.noise(whole, self.step)
         if self.training_config.augment_discriminator:
             batch["draws"] = self._augmentation_draws(whole[0])
-        adversarial_loss = tf.switch_case(
-            tf.convert_to_tensor(self.turn),
-            {
-                Turn.PRETRAINING: lambda: self._train_generator(batch, adversarially=False),
-                Turn.DISCRIMINATOR: lambda: self._train_discriminator(batch),
-                Turn.GENERATOR: lambda: self._train_generator(batch, adversarially=True),
-            },
-        )
+        branches = {
+            Turn.PRETRAINING: lambda: self._train_generator(batch, adversarially=False),
+            Turn.DISCRIMINATOR: lambda: self._train_discriminator(batch),
+            Turn.GENERATOR: lambda: self._train_generator(batch, adversarially=True),
+        }
+        # Tracing a branch takes seconds: without pre-training there is no branch for it.
+        branches = [branches[turn] for turn in Turn if turn >= self._first_turn]
+        number = tf.maximum(tf.convert_to_tensor(self.turn) - self._first_turn, 0)
+        adversarial_loss = tf.switch_case(number, branches)
         self._end_step(adversarial_loss)
 
     def test_step(self, batch):

@@ -132,6 +132,28 @@ def files_of(
     Raises:
         UserError: the source's attributes do not allow a valid DICOM object.
     """
+    dicom = dicom_files(film, pixels, lesions, seed, generator_id, keep_patient)
+    picture = np.zeros(pixels.shape, np.uint8)
+    for lesion in lesions:
+        picture[lesion.on_film(pixels.shape)] = _GREY_OF_CLASS[lesion.malignant]
+    comment = derived_dicom.description(lesions, seed)
+    return {
+        "_seg.dcm": dicom["_seg.dcm"],
+        "_mask.png": png_file.encode(picture[..., None], comment),
+        "_before_after.png": before_after(film.pixels, pixels, lesions),
+        ".dcm": dicom[".dcm"],
+    }
+
+
+def dicom_files(
+    film: FilmFile,
+    pixels: np.ndarray,
+    lesions: Sequence[FilmLesion],
+    seed: int,
+    generator_id: str,
+    keep_patient: bool = False,
+) -> dict[str, bytes]:
+    """Returns `.dcm` and `_seg.dcm` of `files_of`, which has the same arguments and errors."""
     try:
         with image_file.refusing(film.name):
             infilled = film.film.with_grey(pixels)
@@ -139,19 +161,10 @@ def files_of(
                 infilled, lesions, seed, generator_id, keep_patient
             )
             masks = derived_dicom.segmentation(derived, lesions, seed, generator_id)
-            dicom_files = [derived_dicom.to_bytes(dataset) for dataset in (masks, derived)]
+            datasets = {".dcm": derived, "_seg.dcm": masks}
+            return {ending: derived_dicom.to_bytes(d) for ending, d in datasets.items()}
     except UnreadableFilmError as error:
         raise UserError(str(error)) from None
-    picture = np.zeros(pixels.shape, np.uint8)
-    for lesion in lesions:
-        picture[lesion.on_film(pixels.shape)] = _GREY_OF_CLASS[lesion.malignant]
-    comment = derived_dicom.description(lesions, seed)
-    return {
-        "_seg.dcm": dicom_files[0],
-        "_mask.png": png_file.encode(picture[..., None], comment),
-        "_before_after.png": before_after(film.pixels, pixels, lesions),
-        ".dcm": dicom_files[1],
-    }
 
 
 def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) -> None:

@@ -22,7 +22,6 @@ from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
 from cigan_tf.errors import UserError
-from cigan_tf.exported_generator import open_generator
 from cigan_tf.patch_format import CLASS_NAMES
 from tfds_ddsm import grey_levels, patches
 
@@ -136,6 +135,9 @@ class FilmInfiller:
     """
 
     def __init__(self, saved_model: str | os.PathLike, film_size: tuple[int, int] | None = None):
+        # Here, because a command's flags are parsed before TensorFlow loads.
+        from cigan_tf.exported_generator import open_generator
+
         self.generator = open_generator(saved_model)
         recorded = ((self.generator.provenance or {}).get("dataset") or {}).get("film_size")
         self.film_size = film_size = _film_size(recorded, film_size, self.generator.path)

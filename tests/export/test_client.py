@@ -9,6 +9,7 @@ import base64
 import concurrent.futures
 import http.server
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from cigan_tf import input_pipeline
 from cigan_tf.errors import UserError
+from export import client
 from export.client import Client
 from export.serving.transports import ServerError
 
@@ -268,9 +270,14 @@ def test_a_silent_server_times_out(server, pngs):
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_a_missing_server_is_unavailable(pngs, scheme):
-    with pytest.raises(ServerError) as refusal:
-        Client(f"{scheme}://127.0.0.1:9", timeout_s=0.3).infill_png(**pngs)
+def test_a_missing_server_is_unavailable(pngs, scheme, monkeypatch):
+    # A retry just before the time-out would report the time-out.
+    monkeypatch.setattr(client, "_FIRST_PAUSE_S", 60.0)
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # without listening
+        missing = Client(f"{scheme}://127.0.0.1:{reserved.getsockname()[1]}", timeout_s=60)
+        with pytest.raises(ServerError) as refusal:
+            missing.infill_png(**pngs)
     assert refusal.value.code == "UNAVAILABLE"
 
 
@@ -288,9 +295,9 @@ def test_a_server_without_a_trusted_certificate_is_asked_once(pngs, tmp_path):
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        client = Client(f"https://localhost:{server.server_port}", timeout_s=20)
+        stranger = Client(f"https://localhost:{server.server_port}", timeout_s=60)
         with pytest.raises(ServerError, match="certificate verify failed") as refusal:
-            client.infill_png(**pngs)
+            stranger.infill_png(**pngs)
         server.shutdown()
     assert refusal.value.code == "UNKNOWN"
 

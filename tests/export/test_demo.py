@@ -197,8 +197,8 @@ def tunnel(server):
     opened.cut()
 
 
-@pytest.fixture
-def browser(tmp_path):
+@pytest.fixture(scope="module")
+def chromium():
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -209,11 +209,24 @@ def browser(tmp_path):
     options.add_argument("--window-size=1400,1000")
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:
-        downloads = {"behavior": "allow", "downloadPath": str(tmp_path)}
-        driver.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
         yield driver
     finally:
         driver.quit()
+
+
+@pytest.fixture
+def browser(chromium, tmp_path):
+    """The browser, in a tab of its own for each test."""
+    (tab,) = chromium.window_handles
+    chromium.switch_to.new_window("tab")
+    chromium.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
+    )
+    yield chromium
+    for opened in set(chromium.window_handles) - {tab}:
+        chromium.switch_to.window(opened)
+        chromium.close()
+    chromium.switch_to.window(tab)
 
 
 def visit(driver, port):
@@ -408,7 +421,7 @@ def test_pages_connect_only_from_allowed_origins(server, origin, status):
 
 def test_the_visitor_away_longest_is_removed_at_the_limit(infill):
     async def body_of(url):
-        return (await AsyncHTTPClient().fetch(url)).body.decode()
+        return (await AsyncHTTPClient().fetch(url, request_timeout=60)).body.decode()
 
     async def stay(url, page):
         token = re.search(r'"token":"([^"]+)"', page)[1]
@@ -456,7 +469,7 @@ def test_malformed_requests_do_not_stop_the_server(server):
         b"GET /../../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
     ]
     for request in (no_requests + wrong_requests) * 5:
-        with socket.create_connection(("127.0.0.1", server), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", server), timeout=60) as connection:
             if request in wrong_requests:
                 connection.sendall(request)
                 assert connection.recv(100).startswith(b"HTTP/1.1 4")

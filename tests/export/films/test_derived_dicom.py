@@ -41,7 +41,7 @@ def there_and_back(keep_patient=False, **options):
     source = dicom_films.film(**options)
     film = film_files.read_film(dicom_films.content(source), "F.dcm")
     lesion = FilmLesion(np.ones((20, 30), bool), 10, 20, malignant=True)
-    files = film_files.files_of(film, film.pixels, [lesion], SEED, MODEL, keep_patient)
+    files = film_files.dicom_files(film, film.pixels, [lesion], SEED, MODEL, keep_patient)
     return source, *(pydicom.dcmread(io.BytesIO(files[e])) for e in (".dcm", "_seg.dcm"))
 
 
@@ -233,7 +233,7 @@ def test_a_film_without_uids_is_accepted(keyword, keep_patient):
     source = dicom_films.film()
     film = film_files.read_film(dicom_films.content(source), "F.dcm")
     del film.header[keyword]
-    files = film_files.files_of(film, film.pixels, LESIONS[:1], SEED, MODEL, keep_patient)
+    files = film_files.dicom_files(film, film.pixels, LESIONS[:1], SEED, MODEL, keep_patient)
     assert pydicom.dcmread(io.BytesIO(files[".dcm"])).SOPInstanceUID
 
 

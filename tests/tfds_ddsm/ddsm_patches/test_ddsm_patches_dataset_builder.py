@@ -3,7 +3,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 from apache_beam.runners.portability import fn_api_runner
 
+from tests import warm_commands
 from tfds_ddsm import patches
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches import ddsm_patches_dataset_builder
@@ -32,6 +32,8 @@ TINY = {
     "film_size": [344, 188],
     "patches_per_class": 40,
 }
+
+CHECKOUT = pathlib.Path(ddsm_patches_dataset_builder.__file__).parents[1]
 
 # TFDS 4.9.10 reads dataset_info.json with a method that protobuf 6 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")
@@ -157,22 +159,13 @@ def test_real_lesions_are_described_and_nothing_else_is(built):
 
 
 def test_another_process_writes_the_same_bytes(tmp_path):
-    program = f"""
-import sys
-from tfds_ddsm.dataset_config import DdsmPatchesConfig
-from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
-fields = {TINY | {"source": "phantom", "patches_per_class": 4, "num_patients": 3}!r}
-Builder(config=DdsmPatchesConfig(**fields), data_dir=sys.argv[1]).download_and_prepare()
-"""
-    root = pathlib.Path(__file__).parents[3]
-    for folder in ("first", "second"):
-        subprocess.run(
-            [sys.executable, "-c", program, tmp_path / folder],
-            cwd=root,
-            env=os.environ | {"PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3"},
-            capture_output=True,
-            check=True,
-        )
+    fields = TINY | {"source": "phantom", "patches_per_class": 4, "num_patients": 3}
+    builder(tmp_path / "first", **fields).download_and_prepare()
+    finished = warm_commands.run(
+        *("tensorflow_datasets.scripts.cli.main", "build", "ddsm_patches", "--imports=tfds_ddsm"),
+        *(f"--data_dir={tmp_path / 'second'}", "-c", json.dumps(fields)),
+    )
+    assert finished.returncode == 0, finished.stderr
     first, second = (
         {path.name: path.read_bytes() for path in (tmp_path / folder).glob("**/*.tfrecord*")}
         for folder in ("first", "second")
@@ -216,18 +209,38 @@ def test_a_name_belongs_to_one_recipe(built):
         builder(data_dir, patches_per_class=50).download_and_prepare()
 
 
-def phantom(data_dir, **fields):
-    small = {"source": "phantom", "num_patients": 3, "patches_per_class": 24}
+def own_films(root, splits=("test", "test")):
+    """Writes a film of another patient for each split, and their table."""
+    root.mkdir()
+    lines = ["film,patient_id,label,split,row_min,row_max,col_min,col_max"]
+    for number, split in enumerate(splits, start=1):
+        film = np.random.default_rng(number).integers(20_000, 60_000, (120, 100)).astype(np.uint16)
+        film[:, 70:] = 0
+        PIL.Image.fromarray(film).save(root / f"{number}.png")
+        lines.append(f"{number}.png,P{number},malignant,{split},50,59,30,39")
+    (root / "films.csv").write_text("\n".join(lines))
+    return root
+
+
+def of_films(data_dir, **fields):
+    """Returns a builder for `own_films`, whose builds take a moment."""
+    small = {"source": "films", "film_size": [120, 100], "patches_per_class": 8}
     return builder(data_dir, **small | fields)
 
 
-def capped(number):
-    return tfds.download.DownloadConfig(max_examples_per_split=number)
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory):
+    """Returns download settings with a film in each split, for further fields."""
+    films = own_films(tmp_path_factory.mktemp("own") / "films", ("train", "validation", "test"))
+    return functools.partial(tfds.download.DownloadConfig, manual_dir=films)
 
 
-def test_a_trial_build_has_correct_numbers_and_is_not_used_as_the_full_dataset(tmp_path):
-    trial = phantom(tmp_path)
-    trial.download_and_prepare(download_config=capped(5))
+def test_a_trial_build_has_correct_numbers_and_is_not_used_as_the_full_dataset(
+    tmp_path, downloads
+):
+    capped = downloads(max_examples_per_split=5)
+    trial = of_films(tmp_path, patches_per_class=24)
+    trial.download_and_prepare(download_config=capped)
 
     numbers = json.loads((trial.data_path / "statistics.json").read_text())["splits"]
     for split, info in trial.info.splits.items():
@@ -235,17 +248,17 @@ def test_a_trial_build_has_correct_numbers_and_is_not_used_as_the_full_dataset(t
         assert numbers[split]["patches"] == sum(kinds.values()) == info.num_examples <= 5
         labels = [record["label"] for record in records(trial)[split]]
         assert labels.count(1) == kinds["malignant"]
-    phantom(tmp_path).download_and_prepare(download_config=capped(5))  # already built
+    same = of_films(tmp_path, patches_per_class=24)
+    same.download_and_prepare(download_config=capped)  # already built
     with pytest.raises(DatasetError, match=r"at most 5 examples per split: pass --overwrite"):
-        phantom(tmp_path).download_and_prepare()
+        of_films(tmp_path, patches_per_class=24).download_and_prepare(download_config=downloads())
 
     mode = tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
-    overwriting = tfds.download.DownloadConfig(download_mode=mode)
-    whole = phantom(tmp_path)
-    whole.download_and_prepare(download_config=overwriting)
+    whole = of_films(tmp_path, patches_per_class=24)
+    whole.download_and_prepare(download_config=downloads(download_mode=mode))
     assert sum(split.num_examples for split in whole.info.splits.values()) == 48
     with pytest.raises(DatasetError, match="another max_examples_per_split: use"):
-        phantom(tmp_path).download_and_prepare(download_config=capped(5))
+        of_films(tmp_path, patches_per_class=24).download_and_prepare(download_config=capped)
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "parquet"])
@@ -258,41 +271,39 @@ def test_a_format_that_training_does_not_read_is_refused(tmp_path, file_format):
         make(config=config, data_dir=tmp_path, file_format=file_format).download_and_prepare()
     assert "\n" not in str(raised.value)
     with pytest.raises(DatasetError, match="must be tfrecord"):
-        phantom(tmp_path).download_and_prepare(file_format=file_format)
+        builder(tmp_path, source="phantom").download_and_prepare(file_format=file_format)
     assert not list(tmp_path.rglob("*.*record*"))
 
 
-def test_a_finished_build_removes_the_files_of_killed_ones(tmp_path):
+def test_a_finished_build_removes_the_files_of_killed_ones(tmp_path, downloads):
     folder = tmp_path / "ddsm_patches" / "tiny"
     for name in ("incomplete.AB12CD_1.1.0", "unfinished_films_0123456789abcdef"):
         (folder / name).mkdir(parents=True)
         (folder / name / "a.film").touch()
-    dataset = phantom(tmp_path)
-    dataset.download_and_prepare(download_config=capped(5))
-    assert len(list(folder.iterdir())) == 3  # a trial build keeps the work of full builds
+    dataset = of_films(tmp_path)
+    dataset.download_and_prepare(download_config=downloads(max_examples_per_split=5))
+    assert len(list(folder.iterdir())) == 3  # a trial build keeps hours of others
 
     mode = tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
-    phantom(tmp_path).download_and_prepare(
-        download_config=tfds.download.DownloadConfig(download_mode=mode)
-    )
+    of_films(tmp_path).download_and_prepare(download_config=downloads(download_mode=mode))
     assert list(folder.iterdir()) == [pathlib.Path(dataset.data_path)]
 
 
-def test_a_build_does_not_touch_folders_that_its_brackets_match(tmp_path):
+def test_a_build_does_not_touch_folders_that_its_brackets_match(tmp_path, downloads):
     running = tmp_path / "run1" / "ddsm_patches" / "tiny" / "incomplete.AB12CD_1.1.0"
     running.mkdir(parents=True)
     (running / "a.tfrecord").touch()
     left = tmp_path / "run[12]" / "ddsm_patches" / "tiny" / "incomplete.AB12CD_1.1.0"
     left.mkdir(parents=True)
 
-    phantom(tmp_path / "run[12]").download_and_prepare()
+    of_films(tmp_path / "run[12]").download_and_prepare(download_config=downloads())
 
     assert (running / "a.tfrecord").exists()
     assert not left.exists()
 
 
-def test_a_build_that_waited_for_another_takes_its_dataset(tmp_path, monkeypatch):
-    waiting = phantom(tmp_path)
+def test_a_build_that_waited_for_another_takes_its_dataset(tmp_path, downloads, monkeypatch):
+    waiting = of_films(tmp_path)
 
     with monkeypatch.context() as patch:
         own = ddsm_patches_dataset_builder.build_lock.sole_build
@@ -302,15 +313,15 @@ def test_a_build_that_waited_for_another_takes_its_dataset(tmp_path, monkeypatch
         def lock(folder):
             calls.append(folder)
             if len(calls) == 1:
-                phantom(tmp_path).download_and_prepare()
+                of_films(tmp_path).download_and_prepare(download_config=downloads())
             with own(folder) as is_sole:
                 yield is_sole
 
         patch.setattr(ddsm_patches_dataset_builder.build_lock, "sole_build", lock)
-        waiting.download_and_prepare()
+        waiting.download_and_prepare(download_config=downloads())
 
     assert len(calls) == 2
-    assert sum(split.num_examples for split in waiting.info.splits.values()) == 48
+    assert sum(split.num_examples for split in waiting.info.splits.values()) == 16
 
 
 @needs_films
@@ -358,22 +369,8 @@ def test_a_damaged_film_of_the_user_stops_the_build(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def own_films(root):
-    """Writes two films of two patients, both in one split, and their table."""
-    root.mkdir()
-    lines = ["film,patient_id,label,split,row_min,row_max,col_min,col_max"]
-    for number in (1, 2):
-        film = np.random.default_rng(number).integers(20_000, 60_000, (120, 100)).astype(np.uint16)
-        film[:, 70:] = 0
-        PIL.Image.fromarray(film).save(root / f"{number}.png")
-        lines.append(f"{number}.png,P{number},malignant,test,50,59,30,39")
-    (root / "films.csv").write_text("\n".join(lines))
-    return root
-
-
 def build_films(data_dir, manual_dir, beam_runner=None, **fields):
-    small = {"source": "films", "film_size": [120, 100], "patches_per_class": 8}
-    dataset = builder(data_dir, **small | fields)
+    dataset = of_films(data_dir, **fields)
     download_config = tfds.download.DownloadConfig(manual_dir=manual_dir, beam_runner=beam_runner)
     dataset.download_and_prepare(download_config=download_config)
     return dataset
@@ -451,35 +448,43 @@ def test_importing_the_package_registers_the_dataset():
     assert tfds.builder_cls("ddsm_patches") is ddsm_patches_dataset_builder.Builder
 
 
+def tfds_command(*arguments):
+    return subprocess.run(
+        [pathlib.Path(sys.executable).with_name("tfds"), *arguments],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def tfds_module(*arguments):
+    return warm_commands.run("tensorflow_datasets.scripts.cli.main", *arguments, cwd=CHECKOUT)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("run", "arguments", "message"),
     [
         (
+            tfds_command,
             ["-c", '{"name": "odd", "source": "sample", "patch_size": 100}'],
             "patch_size must be a power of two from 32 to 512; received 100.",
         ),
         (
+            tfds_module,
             ["--data_dir=s3://bucket/data"],
             "s3:// cannot be used here. Received: 's3://bucket/data'.",
         ),
         (
+            tfds_module,
             ["--manual_dir=s3://bucket/films", "--data_dir={tmp_path}"],
             "s3:// cannot be used here. Received: 's3://bucket/films'.",
         ),
     ],
 )
-def test_the_command_from_the_checkout_ends_in_one_line(arguments, message, tmp_path):
-    package = pathlib.Path(ddsm_patches_dataset_builder.__file__).parents[1]
-    finished = subprocess.run(
-        [
-            *(pathlib.Path(sys.executable).with_name("tfds"), "build", "ddsm_patches/sample"),
-            *(argument.replace("{tmp_path}", str(tmp_path)) for argument in arguments),
-        ],
-        cwd=package,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_command_from_the_checkout_ends_in_one_line(run, arguments, message, tmp_path):
+    arguments = [argument.replace("{tmp_path}", str(tmp_path)) for argument in arguments]
+    finished = run("build", "ddsm_patches/sample", *arguments)
 
     assert finished.returncode != 0
     assert "Traceback" not in finished.stderr

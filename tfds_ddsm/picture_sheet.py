@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 _PER_ROW = 8
 _ROWS_PER_KIND = 2
@@ -44,6 +43,9 @@ def _kind(example: Mapping[str, np.ndarray]) -> str:
 
 def draw(chosen: Mapping[str, Sequence[Mapping]], title: str) -> bytes:
     """Returns a PNG file; the grey-level window is the 1st to 99.9th percentile of each patch."""
+    # Here, because most processes that import the dataset draw nothing.
+    from matplotlib.figure import Figure
+
     num_rows = {kind: -(-len(found) // _PER_ROW) for kind, found in chosen.items()}
     width = _PER_ROW * _INCHES
     height = _TITLE_INCHES * (1 + len(chosen)) + sum(num_rows.values()) * _INCHES

@@ -56,7 +56,7 @@ class ServingProcess:
         """Ends the process; raises if it has crashed."""
         self._process.stdin.close()
         self._process.stdout.close()
-        assert self._process.wait(timeout=30) == 0
+        assert self._process.wait(timeout=120) == 0
 
 
 def _as_array(value) -> np.ndarray:

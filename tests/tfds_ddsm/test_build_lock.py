@@ -12,27 +12,28 @@ from tfds_ddsm.dataset_config import DatasetError
 
 def _build(folder, started, may_end, order):
     with build_lock.sole_build(epath.Path(folder)) as is_sole:
-        order.put(is_sole)
+        order.send(is_sole)
         started.set()
-        may_end.wait(60)
-        order.put("ended")
+        may_end.wait(300)
+        order.send("ended")
 
 
 def test_a_second_build_waits_for_the_first_even_if_it_is_killed(tmp_path):
     spawn = multiprocessing.get_context("spawn")
-    order = spawn.Queue()
+    # Not a queue: a thread of a process that is killed would still have to send what it holds.
+    received, order = spawn.Pipe(duplex=False)
     events = [spawn.Event() for _ in range(4)]
     first = spawn.Process(target=_build, args=(tmp_path, *events[:2], order))
     first.start()
-    assert events[0].wait(60)
+    assert events[0].wait(300)
     second = spawn.Process(target=_build, args=(tmp_path, *events[2:], order))
     second.start()
     assert not events[2].wait(1.0)
     first.kill()
-    assert events[2].wait(60)
+    assert events[2].wait(300)
     events[3].set()
-    second.join(60)
-    assert [order.get(timeout=60) for _ in range(3)] == [True, True, "ended"]
+    second.join(300)
+    assert [received.poll(0) and received.recv() for _ in range(3)] == [True, True, "ended"]
     assert not list(tmp_path.iterdir())
 
 

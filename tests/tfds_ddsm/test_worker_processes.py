@@ -107,7 +107,7 @@ with worker_processes.started(cache, source, CONFIG, 2) as read_ahead:
         workers = [psutil.Process(int(pid)) for pid in build.stdout.readline().split()]
         build.kill()
     assert len(workers) == 2
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while any(map(_is_alive, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -160,7 +160,7 @@ def test_faults_of_own_films_are_listed_and_fail_the_check(tmp_path, capsys):
     assert has_faults
     for part in (
         "2 lines that cannot be used:\n  films.csv line 5: the film line.png has no patient_id",
-        "films.csv line 7: patient_id of the film patients.png is 'P4', and 'P3' in films.csv line",
+        "films.csv line 7: patient_id of the film patients.png is 'P4', but 'P3' in films.csv line",
         f"1 films whose file or mask is missing:\n  {tmp_path}/missing.png is missing",
         "3 films that cannot be read, or whose lesions do not fit:",
         f"{tmp_path}/damaged.png: ",

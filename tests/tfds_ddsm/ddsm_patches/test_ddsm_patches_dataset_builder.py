@@ -235,9 +235,7 @@ def downloads(tmp_path_factory):
     return functools.partial(tfds.download.DownloadConfig, manual_dir=films)
 
 
-def test_a_trial_build_has_correct_numbers_and_is_not_used_as_the_full_dataset(
-    tmp_path, downloads
-):
+def test_a_trial_build_has_correct_numbers_and_is_not_used_as_the_full_dataset(tmp_path, downloads):
     capped = downloads(max_examples_per_split=5)
     trial = of_films(tmp_path, patches_per_class=24)
     trial.download_and_prepare(download_config=capped)
@@ -282,7 +280,7 @@ def test_a_finished_build_removes_the_files_of_killed_ones(tmp_path, downloads):
         (folder / name / "a.film").touch()
     dataset = of_films(tmp_path)
     dataset.download_and_prepare(download_config=downloads(max_examples_per_split=5))
-    # A trial build keeps hours of others, and its films for the whole build.
+    # A trial build keeps the work of full builds, and its films for them.
     assert len(list(folder.iterdir())) == 4
 
     mode = tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS

@@ -138,7 +138,7 @@ def test_an_unusable_line_is_reported_with_its_number(row, reason):
     [
         (
             [line(), lesion(patient_id="P2", **BOX)],
-            "line 3: patient_id of the film a.png is 'P2', and 'P1' in films.csv line 2",
+            "line 3: patient_id of the film a.png is 'P2', but 'P1' in films.csv line 2",
         ),
         ([line(view="CC"), line(view="MLO")], "view of the film a.png is 'MLO'"),
         ([line(), lesion(**BOX)], "a.png is normal in one line and not in another"),

@@ -97,15 +97,18 @@ class FeatureLoss:
         # after this tape. Multiplied by the number of pixels it is 1/16 to 1/4; powers of two are
         # exact.
         scale = 2.0 ** round(math.log2(infilled.shape[0] * self._patch_size**2))
-        real_maps = self.features(_cut(real, corner_px, side_px))
+        real, infilled = (_cut(images, corner_px, side_px) for images in (real, infilled))
+        real_maps = self.features(real)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
+            # The window, not the patch: the gradient of a cut is slow to trace.
             tape.watch(infilled)
-            infilled_maps = self.features(_cut(infilled, corner_px, side_px))
+            infilled_maps = self.features(infilled)
             # The mean over the patch: there is no difference outside the window.
             share = (side_px / self._patch_size) ** 2
             value = share * losses.feature_loss(real_maps, infilled_maps)
             scaled = value * scale
-        return value, tape.gradient(scaled, infilled) / scale
+        gradient = tape.gradient(scaled, infilled) / scale
+        return value, _in_patch(gradient, corner_px, self._patch_size)
 
 
 def _patches_at_once(batch_size: int | None) -> int:
@@ -125,6 +128,23 @@ def _has_accelerator() -> bool:
 
 def _cut(images, corner_px, side_px: int):
     """Returns the square of each image that starts at its corner, int [N, 2]."""
-    at = corner_px[..., None] + tf.range(side_px)
-    rows = tf.gather(images, at[:, 0], axis=1, batch_dims=1)
-    return tf.gather(rows, at[:, 1], axis=2, batch_dims=1)
+    if side_px == images.shape[1]:
+        return images
+    return _gather(images, corner_px[..., None] + tf.range(side_px))
+
+
+def _in_patch(squares, corner_px, patch_size: int):
+    """Returns patches that are 0 outside the squares at their corners: the reverse of `_cut`."""
+    side_px = squares.shape[1]
+    if side_px == patch_size:
+        return squares
+    at = tf.range(patch_size) - corner_px[..., None]
+    at = tf.where((at >= 0) & (at < side_px), at, side_px)
+    return _gather(tf.pad(squares, ((0, 0), (0, 1), (0, 1), (0, 0))), at)
+
+
+def _gather(images, at):
+    """Returns the pixels of each image at the rows and columns in `at`, int [N, 2, side]."""
+    rows, columns = tf.unstack(at, axis=1)
+    in_rows = tf.gather(images, rows, axis=1, batch_dims=1)
+    return tf.gather(in_rows, columns, axis=2, batch_dims=1)

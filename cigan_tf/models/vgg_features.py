@@ -10,6 +10,8 @@ from cigan_tf.config import FEATURE_LAYERS
 from cigan_tf.models.pretrained import load_weights
 
 _POOLS = {"pool1": "block1_pool", "pool2": "block2_pool", "pool3": "block3_pool"}
+# The convolutions before each pool, and their filters.
+_BLOCKS = {"block1": (2, 64), "block2": (2, 128), "block3": (4, 256)}
 
 
 def build_vgg_features(
@@ -57,8 +59,16 @@ def network(features: keras.Model) -> list[layers.Layer]:
 
 
 def _first_blocks(last: str, weights: str, seed: int) -> keras.Model:
-    whole = keras.applications.VGG19(include_top=False, weights=None)
-    vgg = keras.Model(whole.input, whole.get_layer(last).output)
+    # Built here, because keras.applications also draws the ten times larger layers after `last`.
+    image = maps = keras.Input((None, None, 3))
+    for block, (convolutions, filters) in _BLOCKS.items():
+        for i in range(convolutions):
+            options = {"padding": "same", "activation": "relu", "name": f"{block}_conv{i + 1}"}
+            maps = layers.Conv2D(filters, 3, **options)(maps)
+        maps = layers.MaxPooling2D(name=f"{block}_pool")(maps)
+        if block == last.removesuffix("_pool"):
+            break
+    vgg = keras.Model(image, maps)
     load_weights(
         vgg,
         keras.applications.VGG19,

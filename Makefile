@@ -101,7 +101,7 @@ no_dir:
 	@echo "Pass the folder of CBIS-DDSM: make mass_experiment DIR=DIR"; exit 2
 
 test: .venv/.test browser
-	.venv/bin/python -m pytest -n 2 --dist=loadfile
+	.venv/bin/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 # The suite with the lowest versions allowed by setup.py, in a separate environment.
 test-lowest:
@@ -109,7 +109,7 @@ test-lowest:
 	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet uv
 	VIRTUAL_ENV=.venv-lowest .venv-lowest/bin/uv pip install --quiet --resolution=lowest-direct \
 	  -e '.[sample,test]'
-	.venv-lowest/bin/python -m pytest -n 2 --dist=loadfile
+	.venv-lowest/bin/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 # The exported generator in the TensorFlow version of compose.yaml's server.
 test-server: .venv/.test

@@ -9,15 +9,27 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
+import json
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 from cigan_tf.config import Config, DataConfig, LossConfig, ModelConfig, TrainingConfig
 
 PATCH_SIZE = 32
+# A worker of pytest-xdist runs whole files: one of these at the end would leave the others idle.
+LONG_FILES = (
+    *("test_train.py", "test_strategies.py", "test_demo.py", "test_own_films.py"),
+    *("test_notebook.py", "test_buckets.py", "test_infilling_model.py", "test_replicated.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest at the beginning."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +74,30 @@ def tiny_config(data_dir):
 
 
 @pytest.fixture(scope="session")
-def trained_run(tiny_config, tmp_path_factory):
-    """The working directory of a finished run."""
+def train_eagerly():
+    """Returns `train` without tracing, which at this size takes longer than all steps."""
+    import tensorflow as tf
+
     from cigan_tf.training.train import train
 
+    def train_eagerly(config, workdir):
+        tf.config.run_functions_eagerly(True)
+        try:
+            with warnings.catch_warnings():
+                # tf.data always traces its own functions, and TensorFlow warns about it.
+                warnings.filterwarnings("ignore", "Even though the", UserWarning)
+                return train(config, workdir)
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+    return train_eagerly
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_config, train_eagerly, tmp_path_factory):
+    """The working directory of a finished run."""
     workdir = tmp_path_factory.mktemp("run")
-    train(tiny_config, workdir)
+    train_eagerly(tiny_config, workdir)
     return workdir
 
 
@@ -79,7 +109,7 @@ def exported(trained_run):
     return export(trained_run, trained_run / "saved_model")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def replace():
     """Returns a function that replaces settings of a configuration, whichever group they are in."""
 
@@ -97,23 +127,30 @@ def replace():
     return replaced
 
 
-@pytest.fixture
-def forked_runs(tmp_path):
-    """Returns a function that runs forked_runs.py with a mode, a configuration and options."""
+@pytest.fixture(scope="session")
+def forking_process():
+    """The process of forked_runs.py, which has imported TensorFlow."""
     root = pathlib.Path(__file__).parents[1]
+    with subprocess.Popen(
+        [sys.executable, root / "tests" / "cigan_tf" / "training" / "forked_runs.py"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
 
-    def run(mode, config, *options):
-        (tmp_path / "config.json").write_text(config.to_json())
-        script = root / "tests" / "cigan_tf" / "training" / "forked_runs.py"
-        finished = subprocess.run(
-            [sys.executable, script, mode, tmp_path / "config.json", tmp_path, *options],
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stderr
+
+@pytest.fixture
+def forked_runs(forking_process, tmp_path):
+    """Returns a function that runs forked_runs.py with a mode, a configuration and options."""
+
+    def run(mode, config, *options, **environment):
+        request = [mode, config.to_json(), str(tmp_path), environment, *options]
+        print(json.dumps(request), file=forking_process.stdin, flush=True)
+        status = forking_process.stdout.readline()
+        assert status == "0\n", (tmp_path / "output.txt").read_text()
         return tmp_path
 
     return run

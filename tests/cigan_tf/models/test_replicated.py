@@ -6,10 +6,19 @@ import tensorflow as tf
 
 from cigan_tf.config import Config, ModelConfig, TrainingConfig
 from cigan_tf.hardware_config import HardwareConfig
+from cigan_tf.models import feature_window
 from cigan_tf.models.cigan import build_cigan
 from cigan_tf.models.replicated import AgreedMean
 
 PATCH = 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_windows():
+    """Two windows of the feature loss are enough to choose between; each one is traced."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(feature_window, "_MAX_SIZES", 1)
+        yield
 
 
 def make_model(training=None, **hardware):

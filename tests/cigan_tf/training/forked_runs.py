@@ -1,13 +1,16 @@
 """Runs in separate processes, for the tests in this folder.
 
-python forked_runs.py killed CONFIG_JSON FOLDER NUM_KILLS: trains one run undisturbed, and the same
-run killed at random moments.
-python forked_runs.py replicated CONFIG_JSON FOLDER: trains the same run on one device, on two
-logical CPUs, and in two processes that are later replaced by one.
-python forked_runs.py failing CONFIG_JSON FOLDER: trains with two workers whose chief finds
-another run in the workdir, and with two workers whose chief is killed.
-python forked_runs.py compiled CONFIG_JSON FOLDER: trains, and counts the modules compiled by XLA
-after each step.
+Each line of stdin is a JSON list: the mode, a configuration, a folder, environment variables, and
+the mode's options. The answer to it is a line with 0, or with another number if the mode has
+failed; its output is in FOLDER/output.txt.
+
+killed NUM_KILLS NUM_ENDS: trains one run undisturbed, and the same run killed, and ended by an
+exception, at random moments.
+replicated: trains the same run on one device, on two logical CPUs, and in two processes that are
+later replaced by one.
+failing: trains with two workers whose chief finds another run in the workdir, and with two workers
+whose chief is killed.
+compiled: trains, and counts the modules compiled by XLA after each step.
 
 TensorFlow is imported once, in a process that does not initialise it and is forked for each run.
 """
@@ -20,6 +23,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -29,8 +33,12 @@ import tensorflow as tf
 from cigan_tf import run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
+from cigan_tf.models import feature_window
 from cigan_tf.training import observers
 from cigan_tf.training.train import train
+
+# Each window size is traced; two are enough to choose between.
+feature_window._MAX_SIZES = 1
 
 
 def fork(function: Callable, *arguments) -> int:
@@ -62,25 +70,82 @@ def train_eagerly(config: Config, workdir: pathlib.Path) -> None:
     train(config, workdir)
 
 
-def killed(config: Config, folder: pathlib.Path, num_kills: str) -> None:
-    """Trains into `undisturbed`, and into `killed` with kills at random moments."""
+class Ended(BaseException):
+    """Ends a run whose process continues."""
+
+
+def killed(config: Config, folder: pathlib.Path, num_kills: int, num_ends: int) -> None:
+    """Trains into `undisturbed`, and into `killed` with ends at random moments.
+
+    Args:
+        config: settings of the run.
+        folder: receives both runs.
+        num_kills: number of processes that are killed.
+        num_ends: number of exceptions that end the run after the kills, in one process.
+    """
     process = fork(train_eagerly, config, folder / "undisturbed")
     to_first_checkpoint_s = wait_for_progress(folder / "undisturbed", 0, at_most_s=600)
     finish(process)
     moments = random.Random(0)
     workdir = folder / "killed"
-    for _ in range(int(num_kills)):
+    for _ in range(num_kills):
         process = fork(train_eagerly, config, workdir)
-        # At any moment: starting, restoring, training, saving. Half of the runs reach a checkpoint,
-        # but not much more, so that the run does not finish before its last kill.
-        at_most_s = moments.uniform(0, 2 * to_first_checkpoint_s)
-        wait_for_progress(workdir, newest_step(workdir), at_most_s)
-        time.sleep(moments.uniform(0, 0.2))
+        wait_for_a_moment(workdir, to_first_checkpoint_s, moments)
         os.kill(process, signal.SIGKILL)
         status = os.waitpid(process, 0)[1]
         assert os.WIFSIGNALED(status), f"ended by itself at step {newest_step(workdir)}"
-    print("killed the last time after step", newest_step(workdir))
-    finish(fork(train_eagerly, config, workdir))
+    finish(fork(train_and_end, config, workdir, num_ends, to_first_checkpoint_s, moments))
+
+
+def train_and_end(
+    config: Config,
+    workdir: pathlib.Path,
+    num_ends: int,
+    to_checkpoint_s: float,
+    moments: random.Random,
+) -> None:
+    """Trains several times in one process until an exception in any line, then to the last step."""
+
+    def end(*_):
+        raise Ended
+
+    def end_at_a_moment(ended: threading.Event, waited_s: list[float]):
+        waited_s.append(wait_for_a_moment(workdir, min(waited_s), moments))
+        os.kill(os.getpid(), signal.SIGALRM)
+        # Python ignores exceptions in some places, such as destructors.
+        while not ended.wait(10):
+            os.kill(os.getpid(), signal.SIGALRM)
+
+    signal.signal(signal.SIGALRM, end)
+    # The first checkpoint takes less time in a process that has trained before.
+    waited_s = [to_checkpoint_s]
+    for _ in range(num_ends):
+        ended = threading.Event()
+        timer = threading.Thread(target=end_at_a_moment, args=(ended, waited_s))
+        try:
+            timer.start()
+            train_eagerly(config, workdir)
+        except Ended:
+            ended.set()
+            timer.join()
+        else:
+            raise AssertionError("ended by itself")
+    print("ended the last time after step", newest_step(workdir))
+    train_eagerly(config, workdir)
+
+
+def wait_for_a_moment(
+    workdir: pathlib.Path, to_checkpoint_s: float, moments: random.Random
+) -> float:
+    """Waits for a random moment; returns the time to the run's next checkpoint, or infinity.
+
+    At any moment: starting, restoring, training, saving. Half of the runs reach a checkpoint, but
+    not much more, so that the run does not finish before its last end.
+    """
+    at_most_s = moments.uniform(0, 2 * to_checkpoint_s)
+    waited_s = wait_for_progress(workdir, newest_step(workdir), at_most_s)
+    time.sleep(moments.uniform(0, 0.1))
+    return waited_s if waited_s < at_most_s else float("inf")
 
 
 def newest_step(workdir: pathlib.Path) -> int:
@@ -180,12 +245,21 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-if __name__ == "__main__":
-    saved_config = Config.from_json(pathlib.Path(sys.argv[2]).read_text())
+def run(mode: str, config: str, folder: str, environment: dict[str, str], *options) -> None:
+    """Runs a mode with its own environment and its output in a file."""
+    os.environ.update(environment)
+    output = os.open(pathlib.Path(folder) / "output.txt", os.O_WRONLY | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(output, stream)
     modes = {
         "killed": killed,
         "replicated": replicated,
         "failing": failing,
         "compiled": compiled,
     }
-    modes[sys.argv[1]](saved_config, pathlib.Path(sys.argv[3]), *sys.argv[4:])
+    modes[mode](Config.from_json(config), pathlib.Path(folder), *options)
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(os.waitpid(fork(run, *json.loads(line)), 0)[1], flush=True)

@@ -13,6 +13,12 @@ from cigan_tf.models.cigan import Turn, build_cigan
 from cigan_tf.training.checkpoints import RunCheckpoints, restore_generator
 
 
+@pytest.fixture(scope="module")
+def plain_config(tiny_config, replace):
+    """A run without VGG-19, which is not in checkpoints."""
+    return replace(tiny_config, feature_layers=("input",))
+
+
 def make_run(config, workdir):
     """Returns a model that runs eagerly, its batches from the first step, and its checkpoints."""
     model = build_cigan(config)
@@ -31,13 +37,13 @@ def steps_on_disk(workdir, folder="checkpoints"):
     return sorted(int(path.stem[5:]) for path in (workdir / folder).glob("ckpt-*.index"))
 
 
-def test_everything_the_next_step_depends_on_is_restored(tiny_config, tmp_path):
-    saved, iterator, checkpoints = make_run(tiny_config, tmp_path)
+def test_everything_the_next_step_depends_on_is_restored(plain_config, tmp_path):
+    saved, iterator, checkpoints = make_run(plain_config, tmp_path)
     for _ in range(3):
         saved.train_function(iterator)
     checkpoints.save(3)
 
-    restored, _, checkpoints = make_run(tiny_config, tmp_path)
+    restored, _, checkpoints = make_run(plain_config, tmp_path)
     checkpoints.restore()
     for name in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer"):
         was, now = getattr(saved, name), getattr(restored, name)
@@ -56,10 +62,10 @@ def test_the_frozen_features_are_not_saved(trained_run):
 
 
 @pytest.fixture(scope="module")
-def run(tiny_config, tmp_path_factory):
+def run(plain_config, tmp_path_factory):
     """A run whose generator differs between checkpoints: its bias is the step."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, *make_run(tiny_config, workdir)
+    return workdir, *make_run(plain_config, workdir)
 
 
 @pytest.fixture
@@ -77,8 +83,8 @@ def restored_bias(workdir, config, **which):
     return step
 
 
-def test_only_the_generator_can_be_restored(three_checkpoints, tiny_config):
-    assert restored_bias(three_checkpoints, tiny_config) == 10
+def test_only_the_generator_can_be_restored(three_checkpoints, plain_config):
+    assert restored_bias(three_checkpoints, plain_config) == 10
 
 
 def damage(path, how):
@@ -147,18 +153,18 @@ def test_a_checkpoint_contains_networks_and_optimizers_and_no_patch(trained_run)
     assert not any("iterator" in name for name in shapes)
 
 
-def test_a_checkpoint_of_256_px_has_less_than_40_megabytes(tiny_config, replace, tmp_path):
-    model = build_cigan(replace(tiny_config, patch_size=256))
-    RunCheckpoints(model, tmp_path, tiny_config).save(1)
+def test_a_checkpoint_of_256_px_has_less_than_40_megabytes(plain_config, replace, tmp_path):
+    model = build_cigan(replace(plain_config, patch_size=256))
+    RunCheckpoints(model, tmp_path, plain_config).save(1)
     size = sum(path.stat().st_size for path in (tmp_path / "checkpoints").glob("ckpt-1.*"))
     assert 10e6 < size < 40e6
 
 
-def test_a_run_resumes_with_another_decay(tiny_config, replace, tmp_path):
-    saved, iterator, checkpoints = make_run(tiny_config, tmp_path)
+def test_a_run_resumes_with_another_decay(plain_config, replace, tmp_path):
+    saved, iterator, checkpoints = make_run(plain_config, tmp_path)
     saved.train_function(iterator)
     checkpoints.save(1)
-    changed = replace(tiny_config, learning_rate_decay_rate=0.5)
+    changed = replace(plain_config, learning_rate_decay_rate=0.5)
     restored, _, checkpoints = make_run(changed, tmp_path)
     checkpoints.restore()
     for old, new in zip(
@@ -175,15 +181,15 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(three_check
 
 
 def test_a_checkpoint_of_other_networks_is_refused_with_the_shapes(
-    three_checkpoints, tiny_config, replace
+    three_checkpoints, plain_config, replace
 ):
-    other = build_cigan(replace(tiny_config, discriminator_sees_class=False))
-    checkpoints = RunCheckpoints(other, three_checkpoints, tiny_config)
+    other = build_cigan(replace(plain_config, discriminator_sees_class=False))
+    checkpoints = RunCheckpoints(other, three_checkpoints, plain_config)
     with pytest.raises(UserError, match=r"\(3, 3, 3, 32\).*\(3, 3, 1, 32\)"):
         checkpoints.restore()
 
 
-def test_a_full_disk_does_not_damage_earlier_checkpoints(run, three_checkpoints, tiny_config):
+def test_a_full_disk_does_not_damage_earlier_checkpoints(run, three_checkpoints, plain_config):
     _, model, _, checkpoints = run
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Files cannot exceed 1 MB, so the write fails half-way, as on a full disk.
@@ -195,7 +201,7 @@ def test_a_full_disk_does_not_damage_earlier_checkpoints(run, three_checkpoints,
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     left = sorted(path.name for path in (three_checkpoints / "checkpoints").glob("ckpt-11*"))
     assert left == []
-    assert restored_bias(three_checkpoints, tiny_config) == 10
+    assert restored_bias(three_checkpoints, plain_config) == 10
 
 
 def test_the_files_of_a_killed_save_are_removed(three_checkpoints, run):
@@ -222,8 +228,8 @@ def test_a_complete_but_unlisted_checkpoint_is_used_and_later_removed(run):
     assert steps_on_disk(workdir)[-1] == 30
 
 
-def test_the_requested_number_and_the_best_are_kept(tiny_config, replace, tmp_path):
-    config = replace(tiny_config, checkpoints_to_keep=2)
+def test_the_requested_number_and_the_best_are_kept(plain_config, replace, tmp_path):
+    config = replace(plain_config, checkpoints_to_keep=2)
     model, _, checkpoints = make_run(config, tmp_path)
     for step, loss in ((1, 0.5), (2, 0.25), (3, 0.375), (4, float("nan"))):
         model.generator.weights[-1].assign([float(step)])
@@ -232,7 +238,7 @@ def test_the_requested_number_and_the_best_are_kept(tiny_config, replace, tmp_pa
         checkpoints.save(step)
     assert steps_on_disk(tmp_path) == [3, 4]
     assert steps_on_disk(tmp_path, "checkpoints/best") == [2]
-    assert restored_bias(tmp_path, tiny_config, best=True) == 2
+    assert restored_bias(tmp_path, plain_config, best=True) == 2
 
     model, _, checkpoints = make_run(config, tmp_path)
     checkpoints.restore()
@@ -240,15 +246,15 @@ def test_the_requested_number_and_the_best_are_kept(tiny_config, replace, tmp_pa
     assert steps_on_disk(tmp_path, "checkpoints/best") == [2], "the best loss is remembered"
 
 
-def test_a_run_without_a_checkpoint_is_named(tiny_config, tmp_path):
+def test_a_run_without_a_checkpoint_is_named(plain_config, tmp_path):
     with pytest.raises(UserError, match="no checkpoint yet"):
-        restore_generator(tmp_path, tiny_config)
+        restore_generator(tmp_path, plain_config)
     with pytest.raises(UserError, match="has no best checkpoint; train it with --evaluated"):
-        restore_generator(tmp_path, tiny_config, best=True)
+        restore_generator(tmp_path, plain_config, best=True)
 
 
-def test_the_exported_generator_has_the_average_of_its_weights(tiny_config, replace, tmp_path):
-    config = replace(tiny_config, generator_ema=0.5, learning_rate=1e-2)
+def test_the_exported_generator_has_the_average_of_its_weights(plain_config, replace, tmp_path):
+    config = replace(plain_config, generator_ema=0.5, learning_rate=1e-2)
     model, iterator, checkpoints = make_run(config, tmp_path)
     for _ in range(2):
         model.train_function(iterator)

@@ -48,7 +48,11 @@ def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
 
 def test_a_worker_that_fails_ends_the_others_with_its_reason(tiny_config, replace, forked_runs):
     config = replace(
-        tiny_config, held_out_per_kind=1, checkpoint_every_steps=2, adversarial_steps=1000
+        tiny_config,
+        feature_layers=("input",),
+        held_out_per_kind=1,
+        checkpoint_every_steps=2,
+        adversarial_steps=1000,
     )
     folder = forked_runs("failing", config)
     chief, other = ((folder / f"claimed_{i}.txt").read_text() for i in range(2))

@@ -16,18 +16,6 @@ from cigan_tf.training import observers
 from cigan_tf.training import train as train_lib
 
 
-@pytest.fixture
-def eagerly():
-    """Runs functions eagerly, because at this size tracing takes longer than all steps."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-# tf.data always traces its own functions, and TensorFlow warns about it.
-ignore_tf_data = pytest.mark.filterwarnings("ignore:Even though the:UserWarning")
-
-
 def saved_variables(workdir):
     """Returns every variable of the newest checkpoint except the number of saves."""
     reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
@@ -85,12 +73,11 @@ def test_a_finished_run_is_not_trained_again(trained_run, tiny_config, capsys):
     assert int(model.discriminator_optimizer.iterations) == 2
 
 
-@ignore_tf_data
 def test_a_stopped_run_resumes_as_if_not_stopped(
-    tiny_config, replace, tmp_path, monkeypatch, eagerly, capfd
+    tiny_config, replace, tmp_path, monkeypatch, train_eagerly, capfd
 ):
     config = replace(tiny_config, held_out_per_kind=1, batch_size=2)
-    train_lib.train(config, tmp_path / "undisturbed")
+    train_eagerly(config, tmp_path / "undisturbed")
 
     def stop_at_4(observer, num_steps):
         if int(observer._model.step.numpy()) == 4:
@@ -100,10 +87,10 @@ def test_a_stopped_run_resumes_as_if_not_stopped(
     with monkeypatch.context() as patched:
         patched.setattr(observers.Chief, "count", stop_at_4)
         with pytest.raises(Preempted, match=r"after step 4 and saved as .*ckpt-4"):
-            train_lib.train(config, tmp_path / "stopped [1]")
+            train_eagerly(config, tmp_path / "stopped [1]")
     assert signal.getsignal(signal.SIGTERM) == before
     assert Preempted.exit_code == 75
-    model = train_lib.train(config, tmp_path / "stopped [1]")
+    model = train_eagerly(config, tmp_path / "stopped [1]")
     assert int(model.step.numpy()) == 6
     stopped, undisturbed = curves(tmp_path / "stopped [1]"), curves(tmp_path / "undisturbed")
     assert stopped.keys() == undisturbed.keys()
@@ -111,27 +98,28 @@ def test_a_stopped_run_resumes_as_if_not_stopped(
         assert stopped[tag].keys() == points.keys(), tag
 
 
-def test_20_kills_at_random_moments_change_no_bit(tiny_config, replace, forked_runs):
+def test_5_kills_and_15_ends_at_random_moments_change_no_bit(tiny_config, replace, forked_runs):
     config = replace(
         tiny_config,
         deterministic=True,
         vgg_weights="random",
         feature_layers=("input",),
         batch_size=2,
-        pretraining_steps=8,
-        adversarial_steps=40,
+        pretraining_steps=6,
+        adversarial_steps=24,
         checkpoint_every_steps=1,
         log_every_steps=3,
-        picture_every_steps=40,
+        picture_every_steps=25,
         held_out_per_kind=1,
     )
-    folder = forked_runs("killed", config, "20")
+    folder = forked_runs("killed", config, 5, 15)
     assert_same_run(folder / "killed", folder / "undisturbed")
     assert curves(folder / "killed") == curves(folder / "undisturbed")
 
 
-@ignore_tf_data
-def test_nan_stops_the_run_or_is_skipped(tiny_config, replace, tmp_path, monkeypatch, eagerly):
+def test_nan_stops_the_run_or_is_skipped(
+    tiny_config, replace, tmp_path, monkeypatch, train_eagerly
+):
     config = replace(tiny_config, held_out_per_kind=1)
 
     class WithANan(train_lib.input_pipeline.TrainingInput):
@@ -143,12 +131,12 @@ def test_nan_stops_the_run_or_is_skipped(tiny_config, replace, tmp_path, monkeyp
 
     monkeypatch.setattr(train_lib.input_pipeline, "TrainingInput", WithANan)
     with pytest.raises(DivergedError) as stopped:
-        train_lib.train(config, tmp_path / "stop")
+        train_eagerly(config, tmp_path / "stop")
     assert "NaN or infinite at step 4" in str(stopped.value)
     assert "last good checkpoint is" in str(stopped.value)
     assert "ckpt-3" in str(stopped.value)
 
-    model = train_lib.train(replace(config, on_nonfinite="skip"), tmp_path / "skip")
+    model = train_eagerly(replace(config, on_nonfinite="skip"), tmp_path / "skip")
     assert int(model.step.numpy()) == 6
     assert int(model.skipped_steps.numpy()) == 1
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
@@ -156,8 +144,7 @@ def test_nan_stops_the_run_or_is_skipped(tiny_config, replace, tmp_path, monkeyp
     assert shown["health/skipped_steps"] == {3: 0, 6: 1}
 
 
-@ignore_tf_data
-def test_infills_are_measured_while_training(tiny_config, replace, tmp_path, eagerly):
+def test_infills_are_measured_while_training(tiny_config, replace, tmp_path, train_eagerly):
     config = replace(
         tiny_config,
         evaluated_patches=20,
@@ -169,7 +156,7 @@ def test_infills_are_measured_while_training(tiny_config, replace, tmp_path, eag
         adversarial_steps=2,
         batch_size=2,
     )
-    train_lib.train(config, tmp_path)
+    train_eagerly(config, tmp_path)
     shown = curves(tmp_path)
     for term in ("kid", "class_auc"):
         for of in (term, f"{term}_of_real_patches"):
@@ -178,22 +165,19 @@ def test_infills_are_measured_while_training(tiny_config, replace, tmp_path, eag
     assert list((tmp_path / "checkpoints" / "best").glob("ckpt-3.index"))
 
 
-@ignore_tf_data
-def test_steps_are_profiled_on_request(tiny_config, replace, tmp_path, eagerly):
+def test_steps_are_profiled_on_request(tiny_config, replace, tmp_path, train_eagerly):
     config = replace(tiny_config, profile_steps="2:3", adversarial_steps=2, held_out_per_kind=1)
-    train_lib.train(config, tmp_path)
+    train_eagerly(config, tmp_path)
     assert len(list((tmp_path / "logs").rglob("*.xplane.pb"))) == 1
 
 
-def test_xla_compiles_only_in_the_first_steps(
-    tiny_config, replace, forked_runs, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={tmp_path / 'xla'}")
+def test_xla_compiles_only_in_the_first_steps(tiny_config, replace, forked_runs, tmp_path):
     config = replace(
-        tiny_config, jit_compile=True, adversarial_steps=10, held_out_per_kind=1, batch_size=2
+        tiny_config, jit_compile=True, adversarial_steps=4, held_out_per_kind=1, batch_size=2
     )
-    counts = json.loads((forked_runs("compiled", config) / "counts.json").read_text())
-    assert len(counts) == 12
+    folder = forked_runs("compiled", config, XLA_FLAGS=f"--xla_dump_to={tmp_path / 'xla'}")
+    counts = json.loads((folder / "counts.json").read_text())
+    assert len(counts) == 6
     # Two steps of pre-training and one of each network compile everything; later steps nothing.
     assert counts[0] < counts[3] == counts[-1]
 

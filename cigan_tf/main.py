@@ -34,6 +34,7 @@ def main() -> None:
     workdir = flags.WORKDIR.value
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of the run.")
+    cells = flags.chosen_cells(config) if flags.MODE.value == "classify" else []
     # Here, so that a wrong flag is reported before TensorFlow loads.
     tensorflow_loading.load_tensorflow()
     if flags.MODE.value == "train":
@@ -51,7 +52,7 @@ def main() -> None:
     elif flags.MODE.value == "classify":
         from cigan_tf.classifier.experiment import train_cells
 
-        for folder in train_cells(config, workdir, flags.chosen_cells(config), flags.JOBS.value):
+        for folder in train_cells(config, workdir, cells, flags.JOBS.value):
             print(folder)
     elif flags.MODE.value == "experiment":
         from cigan_tf.classifier.experiment import run_experiment

@@ -12,9 +12,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 FLAGFILES = sorted((ROOT / "cigan_tf" / "flagfiles").glob("*.flags"))
 
 
-def run(*arguments, module="cigan_tf.main"):
+def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", "cigan_tf.main", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -100,10 +100,3 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, named, tmp_path):
     assert error.startswith("error: ")
     assert named in error
     assert not (tmp_path / "run").exists()
-
-
-def test_the_export_command_reports_mistakes_in_one_line(tmp_path):
-    finished = run(f"--workdir={tmp_path}", module="export.saved_model")
-    assert finished.returncode == 2
-    assert "There is no run in the workdir" in finished.stderr
-    assert "Traceback" not in finished.stderr

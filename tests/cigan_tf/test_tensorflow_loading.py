@@ -55,6 +55,7 @@ def test_commands_load_tensorflow_without_its_notes(command, tmp_path):
         text=True,
         check=False,
     )
+    assert finished.returncode == 2
     loading, error = finished.stderr.splitlines()
     assert loading == "Loading TensorFlow ..."
-    assert error.startswith("error: There is no run")
+    assert error.startswith("error: There is no run in the workdir")

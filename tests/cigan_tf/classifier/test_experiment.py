@@ -127,38 +127,45 @@ def test_two_cells_at_once_write_the_same_files_as_in_sequence(
         np.testing.assert_allclose(alone.probability, together.probability, atol=1e-3)
 
 
-def test_one_command_trains_judges_and_reports(
-    discs_config, discs_generator, synthetic_folder, small_classifier, tmp_path
-):
+@pytest.fixture(scope="module")
+def of_two_arms(discs_config, synthetic_folder):
+    """An experiment of one seed."""
     settings = dataclasses.replace(
         discs_config.classifier, synthetic_dir=str(synthetic_folder), classifier_steps=2
     )
     arms = dataclasses.replace(
         discs_config.experiment, classifier_seeds=(0,), quality_features="classifier"
     )
-    config = dataclasses.replace(discs_config, classifier=settings, experiment=arms)
-    page = experiment.run_experiment(config, tmp_path, str(discs_generator))
-    assert page == tmp_path / "experiment.html"
+    return dataclasses.replace(discs_config, classifier=settings, experiment=arms)
+
+
+@pytest.fixture(scope="module")
+def finished(of_two_arms, discs_generator, small_classifier, tmp_path_factory):
+    """The folder of a finished experiment, and its page."""
+    folder = tmp_path_factory.mktemp("experiment")
+    return folder, experiment.run_experiment(of_two_arms, folder, str(discs_generator))
+
+
+def test_one_command_trains_judges_and_reports(finished):
+    folder, page = finished
+    assert page == folder / "experiment.html"
     assert "cigan" in page.read_text()
-    assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
-    quality = json.loads((tmp_path / "infill_quality.json").read_text())
+    assert len((folder / "table.csv").read_text().splitlines()) == 3
+    quality = json.loads((folder / "infill_quality.json").read_text())
     assert {entry["measure"] for entry in quality["measures"]} >= {"class_auc", "kernel_distance"}
-    assert (tmp_path / "infills.png").stat().st_size > 0
+    assert (folder / "infills.png").stat().st_size > 0
 
 
 def test_infills_that_cannot_be_judged_do_not_prevent_the_table(
-    discs_config, synthetic_folder, small_classifier, tmp_path, capsys
+    of_two_arms, finished, tmp_path, capsys
 ):
-    settings = dataclasses.replace(
-        discs_config.classifier, synthetic_dir=str(synthetic_folder), classifier_steps=2
-    )
-    arms = dataclasses.replace(discs_config.experiment, classifier_seeds=(0,))
-    config = dataclasses.replace(discs_config, classifier=settings, experiment=arms)
-    experiment.run_experiment(config, tmp_path, str(tmp_path / "no_generator"))
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    (folder / "table.csv").unlink()
+    experiment.run_experiment(of_two_arms, folder, str(tmp_path / "no_generator"))
     assert (
         "warning: the infills are not evaluated: There is no SavedModel" in capsys.readouterr().err
     )
-    assert (tmp_path / "table.csv").exists()
+    assert (folder / "table.csv").exists()
 
 
 def test_each_generator_is_judged_and_nothing_earlier_is_kept(

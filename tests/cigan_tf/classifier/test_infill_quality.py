@@ -1,5 +1,6 @@
 """Tests of the measures of infills, on patches with known properties."""
 
+import functools
 import json
 
 import numpy as np
@@ -38,11 +39,20 @@ def probability(patches):
     return np.clip(patches["image"][:, 4:11, 5:12].mean(axis=(1, 2, 3)), 0, 1)
 
 
+def calibrate(training):
+    return memorisation.calibrate(make_patches(0), [training], 0)
+
+
+@functools.cache
+def usual_calibration():
+    return calibrate(make_patches(2, prefix="train"))
+
+
 def judge(real=None, infills=None, training=None, threshold=0.55, in_training=None):
     real = make_patches(0) if real is None else real
     infills = make_patches(1, prefix="train") if infills is None else infills
+    calibration = usual_calibration() if training is None else calibrate(training)
     training = make_patches(2, prefix="train") if training is None else training
-    calibration = memorisation.calibrate(make_patches(0), [training], 0)
     return infill_quality.judge_infills(
         real, infills, [training], features, probability, threshold, 0, calibration, in_training
     )

@@ -179,12 +179,12 @@ def test_hardware_flags_reach_the_classifier(discs_config, precision, tmp_path, 
     assert scaled == (precision == "float16")
     assert np.isfinite(score_file.read(tmp_path / score_file.FILE_NAME).probability).all()
     assert keras.config.dtype_policy().name == "float32"
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match="different settings"):
         classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
 
 
 def test_another_classifiers_folder_is_refused(finished, discs_config, with_classifier):
-    with pytest.raises(UserError, match=r"other settings.*settings\.json"):
+    with pytest.raises(UserError, match=r"different settings.*settings\.json"):
         classifier_run.train_classifier(
             with_classifier(discs_config, classifier_steps=9), 0, finished, finished
         )

@@ -43,7 +43,7 @@ def test_a_generator_that_ignores_the_class():
         ([1, 1, 1], [0.1, 0.2, 0.3], "received 3 malignant and 0"),
         ([0, 0, 1, 1], [0.1, 0.2, 0.3], r"received \(3,\)"),
         ([0, 0, 1, 1], [0.1, 0.2, 0.3, 7.0], r"in \[0, 1\]"),
-        ([0, 0, 1, 1], [0.1, 0.2, 0.3, np.nan], "1 NaN"),
+        ([0, 0, 1, 1], [0.1, 0.2, 0.3, np.nan], "1 of 4 are NaN"),
     ],
 )
 def test_wrong_input_gets_one_line(asked_for, probabilities, message):

@@ -87,7 +87,9 @@ def _convolve(features, kernel, bias, padding="SAME", activation=tf.nn.relu):
 
 
 def _maps(classes, like):
-    return tf.tile(classes, [1, *like.shape[1:3], 1])
+    # Not tf.tile: OpenVINO 2026.4 repeats the classes in a wrong order.
+    size = [tf.shape(classes)[0], *like.shape[1:3], masks.NUM_CLASSES]
+    return tf.broadcast_to(classes, size)
 
 
 def _enlarge_and_convolve(features, pair, classes, kernel, bias):

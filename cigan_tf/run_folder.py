@@ -69,7 +69,7 @@ def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> 
         resume_changed: allow it to replace a different configuration.
 
     Raises:
-        UserError: the directory has a run with another configuration, or cannot be written.
+        UserError: the directory has a run with different settings, or cannot be written to.
     """
     path = workdir / CONFIG_FILE
     if path.exists():

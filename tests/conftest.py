@@ -150,7 +150,8 @@ def forked_runs(forking_process, tmp_path):
         request = [mode, config.to_json(), str(tmp_path), environment, *options]
         print(json.dumps(request), file=forking_process.stdin, flush=True)
         status = forking_process.stdout.readline()
-        assert status == "0\n", (tmp_path / "output.txt").read_text()
+        output = tmp_path / "output.txt"
+        assert status == "0\n", output.read_text() if output.exists() else f"ended: {status!r}"
         return tmp_path
 
     return run

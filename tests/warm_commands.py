@@ -1,8 +1,8 @@
 """Commands, each in a process of its own that need not load TensorFlow.
 
 The processes are forks of one that has loaded it and never starts it: loading takes longer than
-most commands of a test. Each runs its module as `python -m` does. For every command, another test
-starts a process that loads everything.
+most commands of a test. Each runs its module as `python -m` does. Other tests start
+processes that load everything.
 """
 
 import atexit
@@ -16,16 +16,23 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
+_ENVIRONMENT = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def run(module: str, *arguments: object, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
     """Runs `python -m MODULE ARGUMENTS` in a folder; returns its exit code and its output."""
     with tempfile.TemporaryDirectory() as folder:
         files = [pathlib.Path(folder) / name for name in ("stdout", "stderr")]
-        request = [module, *map(str, arguments)], str(cwd), [str(file) for file in files]
+        request = [
+            *([module, *map(str, arguments)], str(cwd), [str(file) for file in files]),
+            dict(os.environ) | _ENVIRONMENT,
+        ]
         server = _server()
         print(json.dumps(request), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
+        line = server.stdout.readline()
+        if not line:
+            raise RuntimeError(f"The process with TensorFlow has ended: {server.wait()}.")
+        code = int(line)
         return subprocess.CompletedProcess(request[0], code, *(file.read_text() for file in files))
 
 
@@ -34,7 +41,7 @@ def _server() -> subprocess.Popen:
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.warm_commands"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=os.environ | _ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -55,8 +62,10 @@ def _serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
 
-def _become(command: list[str], cwd: str, outputs: list[str]) -> None:
+def _become(command: list[str], cwd: str, outputs: list[str], environment: dict[str, str]) -> None:
     """Makes this process the command's."""
+    os.environ.clear()
+    os.environ.update(environment)
     for number, path in enumerate([os.devnull, *outputs]):
         file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, number)

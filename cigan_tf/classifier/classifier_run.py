@@ -49,7 +49,7 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
 
     Raises:
         UserError: the data cannot be used, the generator or the confirming classifier was trained
-            on a test patient, or `run_dir` has a run with other settings.
+            on a test patient, or `run_dir` contains a run with different settings.
         Preempted: SIGTERM or Ctrl-C was received during the steps; the run is saved.
     """
     workdir, run_dir = epath.Path(workdir), epath.Path(run_dir)

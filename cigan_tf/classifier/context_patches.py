@@ -201,4 +201,4 @@ def refuse_differing(name: str, trained_on: object, given: object) -> None:
 
 
 def _short(value: object) -> object:
-    return f"fingerprint {value[:12]}" if len(str(value)) == 64 else value
+    return f"one with fingerprint {value[:12]}" if len(str(value)) == 64 else value

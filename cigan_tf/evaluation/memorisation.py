@@ -30,7 +30,8 @@ _MAX_CELL_PX = 8
 _CANDIDATES = 32
 # Share of the training patches that are compared at every shift of a small mask.
 _SCREENED_SHARE = 0.05
-# Number of shrunk training patches processed together; templates are made once per group.
+# Number of shrunk training patches processed together; the templates of all shifts are made once
+# per group.
 _TRAINING_AT_A_TIME = 4096
 # Degree of the polynomial in row and column that is subtracted.
 _SURFACE_DEGREE = 2
@@ -146,7 +147,7 @@ def nearest_training_patch(
         ) as progress,
         # One thread per patch, because the products are too small to be shared by several.
         threadpoolctl.threadpool_limits(1),
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
         for first, images, group in _chunks(training, patches.shape[1:]):
             shrunk = {
@@ -161,6 +162,7 @@ def nearest_training_patch(
             )
             for number, _ in enumerate(considered, start=1):
                 progress.update(first + len(images) * number // len(queries) - progress.n)
+            del shrunk, considered  # before the next maps are made: they can take a GB
     if not all(len(query.index) for query in queries):
         raise UserError("there must be at least one training patch to compare with.")
     for first, images, _ in _chunks(training, patches.shape[1:]):

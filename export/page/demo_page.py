@@ -440,6 +440,8 @@ class FilmPage:
                 await asyncio.get_running_loop().run_in_executor(_WORKER, unless_forgotten)
             finally:
                 if self._is_forgotten:  # meanwhile: nobody will see the result
+                    for widget in (self.upload, self.shape_upload):
+                        widget.clear()
                     self.forget()
 
         self.say(saying)

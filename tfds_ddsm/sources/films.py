@@ -23,6 +23,8 @@ from tfds_ddsm.sources import films_table, folders, image_file, lesion_mask, les
 from tfds_ddsm.sources.films_table import TABLE_NAME, FilmLines, FilmsTable, LesionLine
 
 _MAX_TABLE_BYTES = 2**30
+# For a table of fewer films, a bucket is not listed: it may contain many other files.
+_LISTED_FROM = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +89,8 @@ class FilmsSource(Source):
         return films, tuple(skipped)
 
     def _in_bucket(self) -> frozenset[epath.Path]:
-        """Returns the files in a bucket, by a few requests for all; none on disk."""
-        if "://" not in os.fspath(self._root):
+        """Returns the files in a bucket, by a few requests for all; empty on disk."""
+        if "://" not in os.fspath(self._root) or len(self.table.films) < _LISTED_FROM:
             return frozenset()
         return frozenset(
             folder / name for folder, names in folders.walk(self._root) for name in names

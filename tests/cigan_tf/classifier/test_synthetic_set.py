@@ -273,7 +273,7 @@ def test_a_single_class_is_refused(discs_config, discs_generator, tmp_path):
     [
         ("train_patient_share", 0.25, r"train_patient_share was 1\.0.*=0\.25"),
         ("train_split", "validation", "train_split was train.*=validation"),
-        ("dataset", "ddsm_patches/shared", "dataset was fingerprint"),
+        ("dataset", "ddsm_patches/shared", "dataset was one with fingerprint"),
     ],
 )
 def test_a_generator_of_patches_that_differ_from_the_flags_is_refused(

@@ -139,12 +139,12 @@ def wait_for_a_moment(
 ) -> float:
     """Waits for a random moment; returns the time to the run's next checkpoint, or infinity.
 
-    At any moment: starting, restoring, training, saving. Half of the runs reach a checkpoint, but
-    not much more, so that the run does not finish before its last end.
+    At any moment: starting, restoring, training, saving. Half of the runs reach a checkpoint, and
+    none writes many more, so that the run does not finish before its last end.
     """
     at_most_s = moments.uniform(0, 2 * to_checkpoint_s)
     waited_s = wait_for_progress(workdir, newest_step(workdir), at_most_s)
-    time.sleep(moments.uniform(0, 0.1))
+    wait_for_progress(workdir, newest_step(workdir), at_most_s=moments.uniform(0, 0.1))
     return waited_s if waited_s < at_most_s else float("inf")
 
 

@@ -106,10 +106,10 @@ def test_5_kills_and_15_ends_at_random_moments_change_no_bit(tiny_config, replac
         feature_layers=("input",),
         batch_size=2,
         pretraining_steps=6,
-        adversarial_steps=24,
+        adversarial_steps=42,  # more than twice the ends
         checkpoint_every_steps=1,
         log_every_steps=3,
-        picture_every_steps=25,
+        picture_every_steps=40,
         held_out_per_kind=1,
     )
     folder = forked_runs("killed", config, 5, 15)

@@ -1,8 +1,8 @@
 """Commands, each in a process of its own that need not load TensorFlow.
 
 The processes are forks of one that has loaded it and never starts it: loading takes longer than
-most commands of a test. Each runs its module as `python -m` does. Other tests start
-processes that load everything.
+most commands of a test. Each runs its module as `python -m` does. Other tests start processes that
+load everything.
 """
 
 import atexit
@@ -23,17 +23,15 @@ def run(module: str, *arguments: object, cwd: pathlib.Path = ROOT) -> subprocess
     """Runs `python -m MODULE ARGUMENTS` in a folder; returns its exit code and its output."""
     with tempfile.TemporaryDirectory() as folder:
         files = [pathlib.Path(folder) / name for name in ("stdout", "stderr")]
-        request = [
-            *([module, *map(str, arguments)], str(cwd), [str(file) for file in files]),
-            dict(os.environ) | _ENVIRONMENT,
-        ]
+        command, outputs = [module, *map(str, arguments)], [str(file) for file in files]
+        request = command, str(cwd), outputs, dict(os.environ) | _ENVIRONMENT
         server = _server()
         print(json.dumps(request), file=server.stdin, flush=True)
         line = server.stdout.readline()
         if not line:
             raise RuntimeError(f"The process with TensorFlow has ended: {server.wait()}.")
         code = int(line)
-        return subprocess.CompletedProcess(request[0], code, *(file.read_text() for file in files))
+        return subprocess.CompletedProcess(command, code, *(file.read_text() for file in files))
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from cigan_tf import command_line, file_io, flags, input_pipeline
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
+from cigan_tf.evaluation import infill_measures
 from cigan_tf.models import CiGAN
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.generator import Generator
@@ -61,7 +62,7 @@ def main(runs: str) -> None:
         record = json.loads((folder / "run.json").read_text())
         generate = _generator(folder, Config.from_json(json.dumps(record["config"]))).generate
         infills = infill_quality.infilled_patches(config, generate, num_patches)
-        measures = infill_quality.compare(
+        measures = infill_measures.compare(
             real, infills, features, probability, config.training.seed
         )
         judged[folder.name] = {"of": of, "steps": record["steps"], "measures": measures}

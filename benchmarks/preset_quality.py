@@ -22,7 +22,14 @@ from cigan_tf import command_line, file_io, flags, input_pipeline, pictures, pro
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import drawing, fidelity, memorisation, quality_table, roc
+from cigan_tf.evaluation import (
+    drawing,
+    fidelity,
+    infill_measures,
+    memorisation,
+    quality_table,
+    roc,
+)
 from cigan_tf.models import CiGAN, presets
 
 MAX_PATCHES = absl_flags.DEFINE_integer(
@@ -61,7 +68,7 @@ def main() -> None:
         )
     probability, threshold = linear_classifier(config, features)
     patches = infill_quality.TrainingPatches(config)
-    quality = infill_quality.judge_infills(
+    quality = infill_measures.judge_infills(
         real,
         infills,
         patches,
@@ -82,7 +89,7 @@ def main() -> None:
     _print_table(quality_table.read(path))
 
 
-def remembering(features: infill_quality.Features) -> infill_quality.Features:
+def remembering(features: infill_measures.Features) -> infill_measures.Features:
     """Returns the same function with a cache of its results."""
     known = {}
 
@@ -96,8 +103,8 @@ def remembering(features: infill_quality.Features) -> infill_quality.Features:
 
 
 def linear_classifier(
-    config: Config, features: infill_quality.Features
-) -> tuple[infill_quality.PatchProbability, float]:
+    config: Config, features: infill_measures.Features
+) -> tuple[infill_measures.PatchProbability, float]:
     """Returns a logistic regression as a function of patches, and its threshold.
 
     Args:

@@ -344,10 +344,11 @@ def _judge(config, generate) -> int:
     from cigan_tf import input_pipeline
     from cigan_tf.classifier import infill_quality
     from cigan_tf.classifier.network import build_classifier
+    from cigan_tf.evaluation import infill_measures
 
     classifier = build_classifier(_PATCH_PX, "random", 0)
     infills = infill_quality.infilled_patches(config, generate, _JUDGED_PATCHES)
-    infill_quality.judge_infills(
+    infill_measures.judge_infills(
         input_pipeline.drawn_patches(config, "test", _JUDGED_PATCHES),
         infills,
         infill_quality.TrainingPatches(config),

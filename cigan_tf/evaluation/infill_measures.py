@@ -1,0 +1,331 @@
+"""Measures of infills, each also computed for real patches of unseen patients.
+
+Four questions: are infills as close to real lesions as other real lesions are? Does a classifier of
+real patches find the requested class? Are infills copies of training patches? Are their edges
+visible?
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cigan_tf.errors import UserError, prefix_errors
+from cigan_tf.evaluation import (
+    checks,
+    counterfactual,
+    fidelity,
+    memorisation,
+    nearest_patch,
+    seam,
+    two_sample,
+)
+from cigan_tf.evaluation.class_consistency import class_consistency
+from cigan_tf.evaluation.prdc import prdc
+from cigan_tf.patch_format import CLASS_NAMES
+
+# Patches [n, p, p, 1] -> [n, d].
+Features = Callable[[np.ndarray], np.ndarray]
+# Patches with their masks -> [n].
+PatchProbability = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+# Patches of each kind in the search for the nearest training patch, the slowest part.
+MAX_SEARCHED = 400
+
+
+def judge_infills(
+    real: Mapping[str, np.ndarray],
+    infills: Mapping[str, np.ndarray],
+    training: Iterable[Mapping[str, np.ndarray]],
+    features: Features,
+    probability: PatchProbability,
+    threshold: float,
+    seed: int,
+    calibration: memorisation.Calibration,
+    in_training: Mapping[str, np.ndarray] | None = None,
+) -> dict:
+    """Returns every measure of the infills and of real patches, ready for JSON.
+
+    Args:
+        real: held-out patches: `image`, `mask` float32 [n, p, p, 1], `label` and `patient_id` [n];
+            the mask is that of the lesion, or of another patch if there is no lesion; two patients
+            of each class.
+        infills: the same; `label` is the requested class, `patient_id` that of the surrounding
+            tissue, `context` the patch before infilling, and `composed` that patch infilled as its
+            own class.
+        training: training patches of the generator, in chunks as for
+            `nearest_patch.nearest_training_patch`; with `group` for `in_training`.
+        features: function from patches [n, p, p, 1], given as lesion windows, to [n, d].
+        probability: malignant probability by a classifier trained only on real patches: function
+            from `real` or `infills` to [n].
+        threshold: threshold of that classifier, chosen on validation patches.
+        seed: seed of the halves of the real patches and of the subsets.
+        calibration: calibration of the search for copies, from `memorisation.calibrate`.
+        in_training: infills of training patches, `image`, `mask` and `group` [n], such as the film;
+            they are only used in the search for copies, among training patches of other groups.
+
+    Returns:
+        `window_px`, `threshold`, `seed` and `measures`, a list for `evaluation.quality_table`:
+        `measure`, `of_class`, and for `infills` and `real` the `value`, optionally `sd` or `low`
+        and `high`, and `n`. For medians, low and high are the 5 % and 95 % quantiles; for AUCs and
+        shares, the 95 % interval from resampled patients.
+
+    Raises:
+        UserError: fewer than two patients or four patches in a half of a class, sizes or lengths
+            that differ, an empty mask, features or probabilities that are not finite.
+    """
+    for name, patches in (("real patches", real), ("infills", infills)):
+        lengths = {key: len(values) for key, values in patches.items()}
+        if len(set(lengths.values())) > 1:
+            raise UserError(f"{name}: arrays must have one entry per patch; received {lengths}.")
+    for name, patches in (("real patches", real), ("infills", infills)):
+        with prefix_errors(name):
+            checks.check_labels(patches["label"], at_least=2)
+    return {
+        "window_px": int(np.shape(real["image"])[1]),
+        "threshold": float(threshold),
+        "seed": seed,
+        "measures": [
+            *_comparisons(real, infills, features, seed),
+            *_consistency(real, infills, probability, threshold, seed),
+            *_memorisation(infills, in_training, training, calibration, seed),
+            *_seams(infills),
+            *_changes(infills, seed),
+        ],
+    }
+
+
+def compare(
+    real: Mapping[str, np.ndarray],
+    infills: Mapping[str, np.ndarray],
+    features: Features,
+    probability: PatchProbability,
+    seed: int,
+) -> list[dict]:
+    """Returns the measures of `judge_infills` that need no training patches and no threshold.
+
+    These are the distances and two-sample tests, `class_auc`, and the seams.
+    """
+    consistency = _consistency(real, infills, probability, 0.5, seed)
+    return [
+        *_comparisons(real, infills, features, seed),
+        *(entry for entry in consistency if entry["measure"] == "class_auc"),
+        *_seams(infills),
+    ]
+
+
+def searched_patches(patches: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Returns at most `MAX_SEARCHED` patches, drawn with the seed, for the search for copies."""
+    drawn = np.random.default_rng(seed).permutation(len(patches["image"]))[:MAX_SEARCHED]
+    return {name: np.asarray(values)[np.sort(drawn)] for name, values in patches.items()}
+
+
+class _Side(NamedTuple):
+    """Patches of one class for a comparison, with their features."""
+
+    features: np.ndarray
+    texture: np.ndarray
+    patients: np.ndarray
+
+    def chosen(self, which: np.ndarray) -> "_Side":
+        return _Side(*(values[which] for values in self))
+
+
+def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
+    """Compares infills and one half of the real patches with the other half, by class."""
+    window_px = np.shape(real["image"])[1]
+    all_real, all_infills = (
+        _Side(
+            features(fidelity.lesion_window(patches["image"], patches["mask"], window_px)),
+            two_sample.texture_numbers(patches["image"], patches["mask"]),
+            np.asarray(patches["patient_id"]),
+        )
+        for patches in (real, infills)
+    )
+    entries = []
+    for label, name in enumerate(CLASS_NAMES):
+        of_class = all_real.chosen(np.asarray(real["label"]) == label)
+        with prefix_errors(f"{name.replace('_', '-')} patches"):
+            first = fidelity.first_half(of_class.patients, seed)
+            against, other = of_class.chosen(~first), of_class.chosen(first)
+            # As for the real halves, no patient is on both sides.
+            apart = ~np.isin(all_infills.patients, against.patients)
+            candidates = np.flatnonzero((np.asarray(infills["label"]) == label) & apart)
+            # Distances depend on n: use as many infills as the real half has patches, if available.
+            drawn = np.random.default_rng(seed).permutation(len(candidates))
+            generated = all_infills.chosen(candidates[drawn[: len(other.features)]])
+            of_infills = _compared(generated, against, ("infills", "real"), seed)
+            of_real = _compared(other, against, ("real", "other_real"), seed)
+        entries += [
+            _entry(measure, name, of_infills[measure], of_real[measure]) for measure in of_infills
+        ]
+    return entries
+
+
+def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> dict[str, dict]:
+    """Returns each measure of one side against the other; `names` are the keys of `n`."""
+    n = dict(zip(names, (len(side.features), len(against.features)), strict=True))
+    kernel = fidelity.kernel_distance(side.features, against.features, seed)
+    frechet = fidelity.frechet_distance(side.features, against.features)
+    tests = {
+        "texture_auc": ("texture", two_sample.texture_classifier(seed)),
+        "feature_auc": ("features", two_sample.feature_classifier()),
+    }
+    generated = np.arange(len(side.features) + len(against.features)) < len(side.features)
+    both = _Side(*(np.concatenate(values) for values in zip(side, against, strict=True)))
+    measures = {
+        "kernel_distance": {"value": kernel.distance, "sd": kernel.sd},
+        "frechet_distance": {"value": frechet.distance},
+        **{
+            measure: {"value": value}
+            for measure, value in prdc(against.features, side.features)._asdict().items()
+        },
+        **{
+            measure: _auc(
+                two_sample.two_sample_test(
+                    getattr(both, what), generated, both.patients, classifier, seed
+                )
+            )
+            for measure, (what, classifier) in tests.items()
+        },
+    }
+    return {measure: {**value, "n": n} for measure, value in measures.items()}
+
+
+def _auc(found: two_sample.TwoSampleTest | None) -> dict:
+    # Too few patients for a test.
+    if found is None:
+        return {"value": None}
+    return {"value": found.auc, **found.interval._asdict()}
+
+
+def _consistency(
+    real, infills, probability: PatchProbability, threshold: float, seed
+) -> list[dict]:
+    """Returns how well the class is recognised; infills should not be easier than real lesions."""
+    of_infills, of_real = (
+        _recognised(patches, probability(patches), threshold, seed) for patches in (infills, real)
+    )
+    return [
+        _entry(measure, of_class, side, of_real[measure, of_class])
+        for (measure, of_class), side in of_infills.items()
+    ]
+
+
+def _recognised(patches, probabilities, threshold: float, seed: int) -> dict[tuple, dict]:
+    found = class_consistency(
+        patches["label"], probabilities, threshold, patches["patient_id"], seed
+    )
+    counts = {name: getattr(found, f"num_{name}") for name in ("malignant", "non_malignant")}
+    return {
+        ("class_auc", "both"): {"value": found.auc, **found.interval._asdict(), "n": counts},
+        **{
+            ("agreement", name): {
+                "value": getattr(found, f"agreement_{name}"),
+                **getattr(found, f"interval_{name}")._asdict(),
+                "n": {name: counts[name]},
+            }
+            for name in CLASS_NAMES
+        },
+    }
+
+
+def _memorisation(
+    infills, in_training, training, known: memorisation.Calibration, seed: int
+) -> list[dict]:
+    sets = {"": searched_patches(infills, seed)}
+    if in_training is not None:
+        sets["_in_training_tissue"] = searched_patches(in_training, seed)
+    found = memorisation.audit(sets, training, known)
+
+    def correlation(nearest: nearest_patch.Nearest, what: str) -> dict:
+        n = {what: len(nearest.index), "training": known.num_training}
+        return {**_median(nearest.correlation), "n": n}
+
+    false_alarms = {"value": known.false_alarms, "n": {"real": known.num_tested}}
+    entries = []
+    for name, share in found.share_copied.items():
+        nearest = found.nearest[name]
+        entries += [
+            _entry(
+                f"nearest_training_patch{name}",
+                "both",
+                correlation(nearest, "infills"),
+                correlation(known.held_out, "real"),
+            ),
+            _entry(
+                f"share_copied{name}",
+                "both",
+                {"value": share, "n": {"infills": len(nearest.index)}},
+                false_alarms,
+            ),
+        ]
+    return [
+        *entries,
+        *(
+            _entry(
+                f"recall_{kind}",
+                "both",
+                {"value": recall, "n": {"planted_copies": known.num_planted}},
+                None,
+            )
+            for kind, recall in known.recall.items()
+        ),
+    ]
+
+
+def _seams(infills) -> list[dict]:
+    """Compares each infill with its patch before infilling, with the same mask."""
+    of_infills, of_real = (
+        seam.seam_score(infills[name], infills["mask"]) for name in ("image", "context")
+    )
+    # A mask without an edge, or with flat tissue around it, has no score.
+    scored = np.isfinite(of_infills) & np.isfinite(of_real) & (of_real > 0)
+    entries = []
+    for label, name in enumerate(CLASS_NAMES):
+        chosen = scored & (np.asarray(infills["label"]) == label)
+        n = {"infills": int(chosen.sum())}
+        entries += [
+            _entry(
+                "seam_score",
+                name,
+                {**_median(of_infills[chosen]), "n": n},
+                {**_median(of_real[chosen]), "n": {"real": n["infills"]}},
+            ),
+            _entry(
+                "seam_ratio", name, {**_median(of_infills[chosen] / of_real[chosen]), "n": n}, None
+            ),
+        ]
+    return entries
+
+
+def _changes(infills, seed: int) -> list[dict]:
+    """Change by an infill of the same class, compared with another patient's patch in its place."""
+    own = 1 - np.asarray(infills["label"])
+    entries = []
+    for label, name in enumerate(CLASS_NAMES):
+        of_class = np.flatnonzero(own == label)
+        context, mask = (infills[what][of_class] for what in ("context", "mask"))
+        paired, partners = counterfactual.of_other_patients(infills["patient_id"][of_class], seed)
+        of_real = counterfactual.mean_change(context[paired], context[partners], mask[paired])
+        of_infills = counterfactual.mean_change(infills["composed"][of_class], context, mask)
+        entries.append(
+            _entry(
+                "composition",
+                name,
+                {**_median(of_infills), "n": {"infills": len(of_infills)}},
+                {**_median(of_real), "n": {"real": len(of_real)}},
+            )
+        )
+    return entries
+
+
+def _median(values: np.ndarray) -> dict:
+    if not values.size:
+        return {"value": None}
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+    return {"value": float(middle), "low": float(low), "high": float(high)}
+
+
+def _entry(measure: str, of_class: str, infills: dict, real: dict | None) -> dict:
+    return {"measure": measure, "of_class": of_class, "infills": infills, "real": real}

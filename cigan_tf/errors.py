@@ -43,6 +43,11 @@ class Preempted(Exception):  # noqa: N818 - nothing went wrong
         self.exit_code = exit_code
 
 
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message without its full stop, or the error's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 @contextlib.contextmanager
 def prefix_errors(what: str) -> Iterator[None]:
     """Prefixes the message of a UserError raised inside with its subject."""

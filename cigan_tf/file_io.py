@@ -8,10 +8,12 @@ import functools
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 
 from etils import epath
 
+from cigan_tf import terminal
 from cigan_tf.errors import UserError
 
 LOCK_FILE = ".lock"
@@ -72,14 +74,19 @@ def _link(folder: str) -> str:
 def whole_file(path: str | os.PathLike) -> Iterator[epath.Path]:
     """Yields a temporary path; the file written there is renamed to `path` when it is complete."""
     path = epath.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    yield temporary
-    if on_disk(temporary):
-        # Some file systems commit a rename before the data; after a power failure the file would be
-        # empty.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    # Unique on all machines that share a disk. The extension stays: some writers choose the format
+    # by it.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+    try:
+        yield temporary
+        if on_disk(temporary):
+            # Some file systems commit a rename before the data; after a power failure the file
+            # would be empty.
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
@@ -109,10 +116,8 @@ def written_locally(path: str | os.PathLike) -> Iterator[str]:
     """
     path = epath.Path(path)
     if on_disk(path):
-        # Some writers choose the format by the file's extension.
-        temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        yield os.fspath(temporary)
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            yield os.fspath(temporary)
         return
     with tempfile.TemporaryDirectory() as folder:
         local = epath.Path(folder) / path.name
@@ -150,5 +155,11 @@ def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
-        else:
-            yield True
+            return
+        except OSError as error:
+            # Not every network file system has locks.
+            terminal.say(
+                f"warning: {str(folder)!r} cannot be locked ({error}); do not run another command "
+                "in it at the same time."
+            )
+        yield True

@@ -18,7 +18,7 @@ from tensorflow_datasets.core import read_only_builder
 
 from cigan_tf import masks, record_index
 from cigan_tf.config import Config, DataConfig
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, first_line
 from cigan_tf.patch_format import CLASS_NAMES, WHITE
 from cigan_tf.record_index import RecordIndex
 
@@ -50,9 +50,9 @@ def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
             f"tfds build {data.dataset} --imports tfds_ddsm --data_dir={data_dir}"
         ) from None
     except ValueError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"The dataset {data.dataset!r} in data_dir {data_dir!r} cannot be read: {reason}."
+            f"The dataset {data.dataset!r} in data_dir {data_dir!r} cannot be read: "
+            f"{first_line(error)}."
         ) from None
     stored = builder.info.features["image"].shape[0]
     if stored != patch_size:

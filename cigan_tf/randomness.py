@@ -31,7 +31,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 def noise_of_seed(seed: tf.Tensor, patch_size: int) -> tf.Tensor:
     """Returns the noise of an infill with this seed, float32 [p, p, 1] in [0, 1)."""
-    return tf.random.stateless_uniform((patch_size, patch_size, 1), tf.stack([seed, 0]))
+    # The algorithm is named; otherwise it would depend on the device.
+    shape = (patch_size, patch_size, 1)
+    return tf.random.stateless_uniform(shape, tf.stack([seed, 0]), alg="philox")
 
 
 def consecutive_seeds(first: int, count: int) -> np.ndarray:

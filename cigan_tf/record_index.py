@@ -21,7 +21,7 @@ import tensorflow as tf
 from etils import epath
 
 from cigan_tf import terminal
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, first_line
 
 _FOLDER = "record_index"
 _FORMAT = 2
@@ -231,5 +231,6 @@ def _facts(file: str) -> Iterator[dict[str, np.ndarray]]:
     try:
         yield from facts.as_numpy_iterator()
     except tf.errors.OpError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file!r} cannot be read ({reason}); build the dataset again.") from None
+        raise UserError(
+            f"{file!r} cannot be read ({first_line(error)}); build the dataset again."
+        ) from None

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "cigan_tf.experiment_config": ["errors", "settings"],
     "cigan_tf.hardware_config": ["settings"],
     "cigan_tf.config": ["errors", "settings", "experiment_config", "hardware_config"],
-    "cigan_tf.file_io": ["errors"],
+    "cigan_tf.file_io": ["errors", "terminal"],
     "cigan_tf.run_folder": ["errors", "file_io", "config", "experiment_config"],
     "cigan_tf.command_line": ["errors"],
     "cigan_tf.terminal": [],

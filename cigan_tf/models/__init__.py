@@ -2,9 +2,14 @@
 
 import importlib
 
-__all__ = ["CiGAN", "list_presets"]
+__all__ = ["CiGAN", "Discriminator", "Generator", "list_presets"]
 
-_HOMES = {"CiGAN": "cigan_tf.models.cigan", "list_presets": "cigan_tf.models.presets"}
+_HOMES = {
+    "CiGAN": "cigan_tf.models.cigan",
+    "Discriminator": "cigan_tf.models.discriminator",
+    "Generator": "cigan_tf.models.generator",
+    "list_presets": "cigan_tf.models.presets",
+}
 
 
 def __getattr__(name: str):

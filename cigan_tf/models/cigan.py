@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from cigan_tf import accelerators, losses, masks, randomness
 from cigan_tf.config import FEATURE_LAYERS, LOSS_TERMS, Config, TrainingConfig
+from cigan_tf.errors import UserError
 from cigan_tf.models.augmentation import NUM_DRAWS, augment_view
+from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.feature_loss import FeatureLoss
 from cigan_tf.models.infilling_model import InfillingModel, arguments_of, as_batch
 from cigan_tf.models.precision import POLICIES, default_policy
@@ -57,7 +59,8 @@ class CiGAN(InfillingModel):
         feature_layers: the VGG-19 maps compared by the feature loss.
         name: name of the model.
         settings: fields of `LossConfig` and `TrainingConfig` by name, such as `feature_weight`,
-            `learning_rate`, `pretraining_steps` and `seed`. Default to the values of the paper.
+            `learning_rate`, `pretraining_steps` and `seed`. The defaults are those of the paper.
+            Fields for a whole run, such as `adversarial_steps` and `init_from`, have no effect.
 
     A batch is a dict: `image` float [N, p, p, 1] in [0, 1], `mask` [N, p, p, 1] in {0, 1}, `label`
     int [N] in {0, 1}.
@@ -88,6 +91,12 @@ class CiGAN(InfillingModel):
             name=name,
             **settings,
         )
+        divided = self.loss_config.r1_weight > 0 or self.training_config.augment_discriminator
+        if divided and not isinstance(discriminator, Discriminator):
+            raise UserError(
+                "r1_weight and augment_discriminator need a Discriminator of cigan_tf.models; "
+                f"received a {type(discriminator).__name__}."
+            )
         self.boundary_sigma_px = masks.sigma_for_patch(
             self.loss_config.boundary_sigma_px, self.patch_size
         )
@@ -118,8 +127,8 @@ class CiGAN(InfillingModel):
         optimizers with a schedule.
 
         Args:
-            generator_optimizer: an optimizer of keras.optimizers.
-            discriminator_optimizer: an optimizer of keras.optimizers.
+            generator_optimizer: an optimizer of keras.optimizers, or its name.
+            discriminator_optimizer: the same.
             jit_compile: compile losses and gradients with XLA.
             steps_per_execution: maximum number of steps per call into TensorFlow.
             run_eagerly: run without graphs, for debugging.
@@ -132,9 +141,10 @@ class CiGAN(InfillingModel):
             run_eagerly=run_eagerly,
         )
         defaults = build_optimizers(self.training_config)
-        self.generator_optimizer = _scaled_for(self.generator, generator_optimizer or defaults[0])
-        self.discriminator_optimizer = _scaled_for(
-            self.discriminator, discriminator_optimizer or defaults[1]
+        given = generator_optimizer or defaults[0], discriminator_optimizer or defaults[1]
+        self.generator_optimizer, self.discriminator_optimizer = (
+            _scaled_for(network, keras.optimizers.get(optimizer))
+            for network, optimizer in zip((self.generator, self.discriminator), given, strict=True)
         )
         self.generator_optimizer.build(self.generator.trainable_variables)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
@@ -314,7 +324,7 @@ class CiGAN(InfillingModel):
 
     def _augmentation_draws(self, num_patches):
         """Returns uniform draws for every patch in every role."""
-        seed = [self.training_config.seed + 1, tf.cast(self.step, tf.int32)]
+        seed = [(self.training_config.seed + 1) % 2**31, tf.cast(self.step, tf.int32)]
         shape = (num_patches, len(Shown), NUM_DRAWS)
         return tf.random.stateless_uniform(shape, seed, alg="philox")
 

@@ -118,7 +118,7 @@ def _patches_at_once(batch_size: int | None) -> int:
     if _has_accelerator():
         return batch_size
     # Each core processes one patch.
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     return max(n for n in range(1, batch_size + 1) if n <= cores and batch_size % n == 0)
 
 

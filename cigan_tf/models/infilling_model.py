@@ -232,6 +232,16 @@ class InfillingModel(ReplicatedModel):
                 parts.append(self._infill_of_seed(rows).numpy())
         return np.concatenate(parts) if parts else np.zeros_like(inputs["image"])
 
+    def predict(self, *args, **kwargs):
+        """As `keras.Model.predict`, with the moving average of the weights if there is one."""
+        with self.averaged_generator():
+            return super().predict(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`, with the moving average of the weights if there is one."""
+        with self.averaged_generator():
+            return super().evaluate(*args, **kwargs)
+
     def infill(self, image, mask, label, noise, training=False):
         """Returns the image with its lesion mask infilled as the class, [N, p, p, 1] in [0, 1]."""
         context = masks.corrupt(image, mask, noise)

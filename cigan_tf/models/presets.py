@@ -13,6 +13,7 @@ import os
 import pathlib
 import shutil
 import sys
+import uuid
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ import numpy as np
 
 from cigan_tf import provenance
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError, prefix_errors
+from cigan_tf.errors import UserError, first_line, prefix_errors
 
 BUILT_IN = pathlib.Path(__file__).resolve().parents[1] / "presets"
 CONFIG_FILE = "config.json"
@@ -90,7 +91,7 @@ def read(preset: str | os.PathLike) -> Preset:
                 raise UserError(f"{CONFIG_FILE} is too large for a configuration.")
             groups = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{CONFIG_FILE} cannot be read ({_first_line(error)}).") from None
+            raise UserError(f"{CONFIG_FILE} cannot be read ({first_line(error)}).") from None
         config = Config.from_groups(groups)
         record = provenance.read(folder / provenance.FILE_NAME)
         if record and record.get("weights_sha256") != _weights_sha256(folder):
@@ -117,7 +118,7 @@ def load_weights(preset: Preset, **networks: keras.Model) -> None:
                 network.load_weights(path)
         except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
-                f"{str(path)!r} does not contain the weights of this {name} ({_first_line(error)})."
+                f"{str(path)!r} does not contain the weights of this {name} ({first_line(error)})."
             ) from None
         if not all(np.isfinite(weight).all() for weight in network.get_weights()):
             raise UserError(f"{str(path)!r} contains weights that are NaN or infinite.")
@@ -150,13 +151,13 @@ def write(
     folder = pathlib.Path(folder).expanduser()
     if folder.exists():
         raise UserError(f"A preset needs a new folder; {str(folder)!r} exists.")
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    beside = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
     try:
         beside.mkdir(parents=True)
         for name, network in networks.items():
             _write_weights(network, beside / WEIGHTS_FILES[name], half_precision)
         (beside / CONFIG_FILE).write_text(json.dumps(_groups(config), indent=2) + "\n")
-        (beside / CARD_FILE).write_text(card or _card(folder.name, config))
+        (beside / CARD_FILE).write_text(card or _card(folder.name, config, record is not None))
         if record is not None:
             of_weights = record | {"weights_sha256": _weights_sha256(beside)}
             provenance.write(beside / provenance.FILE_NAME, of_weights)
@@ -258,8 +259,7 @@ def _fetched(address: str) -> pathlib.Path:
             allow_patterns=[f"{inside}/{name}" if inside else name for name in files],
         )
     except Exception as error:  # from the network, the hub or the cache
-        raise UserError(f"{address!r} cannot be downloaded ({_first_line(error)}).") from None
-        raise UserError(f"{address!r} cannot be fetched ({_first_line(error)}).") from None
+        raise UserError(f"{address!r} cannot be downloaded ({first_line(error)}).") from None
     return pathlib.Path(fetched) / inside
 
 
@@ -276,12 +276,12 @@ def _groups(config: Config) -> dict[str, dict]:
     }
 
 
-def _card(name: str, config: Config) -> str:
+def _card(name: str, config: Config, has_record: bool) -> str:
+    record = f", `{provenance.FILE_NAME}` the record of their training" if has_record else ""
     return (
         f"---\nlibrary_name: keras\ntags:\n- mammography\n- image-inpainting\n---\n\n# {name}\n\n"
         f"ciGAN's generator and discriminator for patches of {config.model.patch_size} px.\n"
-        f"`{CONFIG_FILE}` has their settings, `{provenance.FILE_NAME}` the record of their "
-        "training on.\n"
+        f"`{CONFIG_FILE}` has their settings{record}.\n"
     )
 
 
@@ -312,7 +312,3 @@ def _weights_sha256(folder: pathlib.Path) -> str:
         with contextlib.suppress(FileNotFoundError):  # reported when the weights are loaded
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

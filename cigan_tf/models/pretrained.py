@@ -9,7 +9,7 @@ import h5py
 import keras
 import numpy as np
 
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, first_line
 
 # What is raised for a file of another kind, of another network or truncated.
 _DAMAGED = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile)
@@ -48,7 +48,7 @@ def load_weights(
             fetched = application(include_top=False, weights="imagenet")
         except Exception as error:  # urllib, socket and Keras errors: no network, no file
             raise UserError(
-                f"The ImageNet weights of {name} cannot be downloaded ({_first_line(error)}); copy "
+                f"The ImageNet weights of {name} cannot be downloaded ({first_line(error)}); copy "
                 f"{file_to_bring} to this machine and pass its path as --{setting}, or pass "
                 f"--{setting}=random."
             ) from None
@@ -67,7 +67,7 @@ def load_weights(
         except _DAMAGED as error:
             raise UserError(
                 f"The file {source!r} does not contain the weights of keras.applications.{name} "
-                f"without its top: {_first_line(error)}."
+                f"without its top: {first_line(error)}."
             ) from None
 
 
@@ -104,7 +104,3 @@ def _assign(network: keras.Model, arrays_of: Callable[[keras.Layer], list[np.nda
 
 def _legacy_arrays(group: h5py.Group) -> list[np.ndarray]:
     return [group[name][()] for name in group.attrs["weight_names"]]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,9 +10,8 @@ called once, outside the replicas. It may branch, and runs the arithmetic on the
   MirroredStrategy (keras issue 19246), and its reduction of logs under MultiWorkerMirroredStrategy
   (keras issue 20585).
 - A batch, or a worker's part of it, comes from a plain `tf.data` iterator, and each replica takes
-  its
-  share, so training can start at any batch. Keras' `fit`, `evaluate` and `predict` would distribute
-  batches themselves; they get a strategy with one device.
+  its share, so training can start at any batch. Keras' `fit`, `evaluate` and `predict` would
+  distribute batches themselves; they get a strategy with one device.
 - XLA compiles the computation of each replica, not the surrounding call, which uses all devices.
 """
 
@@ -30,6 +29,8 @@ class ReplicatedModel(keras.Model):
     `make_train_function` creates `train_function(iterator)`, as Keras expects, and
     `run_steps(iterator, num_steps)`, which runs several steps in one call. `fit` works under any
     strategy in whose scope the model was created; with several workers, all read the same batches.
+
+    Subclasses count the steps in a variable `step`.
 
     Attributes:
         num_batch_parts: 1, or the number of workers if each gets its own part of every batch.
@@ -72,7 +73,18 @@ class ReplicatedModel(keras.Model):
         if not self.run_eagerly:
             run = tf.function(run, reduce_retracing=True, autograph=False)
         self.run_steps = lambda iterator, num_steps: run(iterator, tf.constant(num_steps))
-        self.train_function = lambda iterator: self.run_steps(iterator, self.steps_per_execution)
+
+        def several_steps(iterator):
+            first = int(self.step.numpy())
+            try:
+                return self.run_steps(iterator, self.steps_per_execution)
+            except tf.errors.OutOfRangeError:
+                # Keras counts an ended dataset as no step, but some were taken.
+                if int(self.step.numpy()) == first:
+                    raise
+                return self.get_metrics_result()
+
+        self.train_function = several_steps
 
     def make_test_function(self, force=False):
         """Prepares `test_function`, which evaluates a whole batch without distributing it."""
@@ -88,8 +100,12 @@ class ReplicatedModel(keras.Model):
             run = tf.function(run, reduce_retracing=True, autograph=False)
 
         def several_steps(iterator):
-            for _ in range(self.steps_per_execution):
-                logs = run(iterator)
+            logs = run(iterator)
+            for _ in range(self.steps_per_execution - 1):
+                try:
+                    logs = run(iterator)
+                except tf.errors.OutOfRangeError:
+                    break
             return logs
 
         self.test_function = several_steps

@@ -16,7 +16,7 @@ from etils import epath
 
 from cigan_tf import file_io
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, first_line
 from cigan_tf.models.cigan import CiGAN, build_optimizers
 from cigan_tf.models.generator import Generator
 from cigan_tf.models.infilling_model import averages_weights
@@ -142,7 +142,7 @@ class RunCheckpoints:
                 _remove_unfinished(folder)
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {str(self.directory)!r} "
-                f"({_first_line(error)}). The newest complete one is {self.newest}; free space and "
+                f"({first_line(error)}). The newest complete one is {self.newest}; free space and "
                 "run the same command again."
             ) from None
 
@@ -193,21 +193,21 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
             restore(file_io.literal_path(path)).assert_existing_objects_matched()
         except _FAILURE as error:
             if _is_damage(error):
-                reason = _first_line(error)
+                reason = first_line(error)
                 print(
                     f"warning: the checkpoint {path} is damaged and skipped ({reason}).",
                     file=sys.stderr,
                 )
                 continue
             raise UserError(
-                f"The checkpoint {path} cannot be read now ({_first_line(error)}). It may be "
+                f"The checkpoint {path} cannot be read now ({first_line(error)}). It may be "
                 "intact; no checkpoint was removed. Run the same command again when it is readable."
             ) from None
         except (ValueError, AssertionError) as error:
             raise UserError(
                 f"The checkpoint {path} was saved with different networks or optimizers: "
-                f"{_first_line(error)} "
-                "Pass the settings that it was trained with, or another --workdir."
+                f"{first_line(error)}. Pass the settings that it was trained with, or another "
+                "--workdir."
             ) from None
         else:
             return True
@@ -250,7 +250,3 @@ def _remove_unfinished(directory: epath.Path) -> None:
             leftover.rmtree(missing_ok=True)
         elif not leftover.with_suffix(".index").exists():
             leftover.unlink(missing_ok=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."

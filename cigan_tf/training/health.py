@@ -143,7 +143,7 @@ class CollapseMonitor:
         }
         present = {name for name, (here, _) in found.items() if here}
         lines = [found[name][1] for name in sorted(present - self.warned)]
-        self.warned = present
+        self.warned |= present
         return lines
 
 

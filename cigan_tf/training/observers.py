@@ -79,7 +79,7 @@ class Chief(Observer):
         self._measures = _measures(config)
         self._values = {}
         self._workdir = workdir
-        self._facts = {}
+        self._facts, self._facts_file = {}, workdir / run_folder.RUN_FILE
         self._timer = start.StepTimer()
         self._profiling = False
         step = int(model.step.numpy())
@@ -105,11 +105,13 @@ class Chief(Observer):
             self._progress.write("The first steps are slow: TensorFlow traces and compiles them.")
         for warning in start.warnings(facts):
             self.warn(int(self._model.step.numpy()), warning)
-        self._write_facts()
+        # A run that is already complete keeps the facts of its training.
+        if self._progress.n < self._settings.total_steps or not self._facts_file.exists():
+            self._write_facts()
 
     def _write_facts(self) -> None:
         text = json.dumps(self._facts, indent=2) + "\n"
-        file_io.write_whole(self._workdir / run_folder.RUN_FILE, text)
+        file_io.write_whole(self._facts_file, text)
         self._writer.write_text("run", "\n\n".join(start.lines(self._facts)))
 
     def count(self, num_steps: int) -> None:

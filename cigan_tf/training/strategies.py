@@ -9,7 +9,7 @@ from tensorflow.python.eager import context
 
 from cigan_tf import accelerators
 from cigan_tf.config import Config
-from cigan_tf.errors import Preempted, UserError, is_storage_error
+from cigan_tf.errors import Preempted, UserError, first_line, is_storage_error
 from cigan_tf.hardware_config import HardwareConfig
 from cigan_tf.training import cluster
 
@@ -152,8 +152,7 @@ def _tpu(hardware: HardwareConfig) -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
     except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"No TPU responds at --tpu={hardware.tpu!r}: {reason}. A TPU also needs a build of "
-            "TensorFlow for it (pip install tensorflow-tpu)."
+            f"No TPU responds at --tpu={hardware.tpu!r}: {first_line(error)}. A TPU also needs a "
+            "build of TensorFlow for it (pip install tensorflow-tpu)."
         ) from None

@@ -1,5 +1,7 @@
 """Files are complete or do not exist."""
 
+import pathlib
+
 import pytest
 import tensorflow as tf
 
@@ -25,6 +27,36 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         file_io.write_whole(path, "new")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_writer_leaves_no_file(tmp_path):
+    def write():
+        with file_io.written_locally(tmp_path / "classifier.keras") as path:
+            assert path.endswith(".classifier.keras")
+            pathlib.Path(path).touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_of_a_file_do_not_share_a_temporary_one(tmp_path):
+    with file_io.whole_file(tmp_path / "a") as first, file_io.whole_file(tmp_path / "a") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a").read_text() == "first"
+
+
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, capsys):
+    def flock(*args):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(file_io.fcntl, "flock", flock)
+    with file_io.lock(tmp_path) as is_locked:
+        assert is_locked
+    assert "cannot be locked ([Errno 38] Function not implemented)" in capsys.readouterr().err
 
 
 def test_brackets_in_a_folders_name_are_not_a_pattern(tmp_path):

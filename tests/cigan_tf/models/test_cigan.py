@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from cigan_tf.config import Config, LossConfig, ModelConfig, TrainingConfig
-from cigan_tf.models.cigan import Shown, Turn, build_cigan
+from cigan_tf.errors import UserError
+from cigan_tf.models.cigan import CiGAN, Shown, Turn, build_cigan
 
 PATCH = 32
 
@@ -136,10 +137,12 @@ def test_infill_keeps_the_context_unless_compositing_is_off():
 
 def test_keras_fit_and_evaluate_work_on_it_as_graphs():
     model = make_model()
-    model.run_eagerly = False
-    batches = tf.data.Dataset.from_tensors(make_batch()).repeat(4)
+    # The data end within the steps of a call.
+    model.compile("adam", "adam", steps_per_execution=3)
+    batches = tf.data.Dataset.from_tensors(make_batch()).repeat(2)
     history = model.fit(batches, epochs=1, shuffle=False, verbose=0)
     assert set(history.history) == {metric.name for metric in model.metrics}
+    assert int(model.step.numpy()) == 2
     before = snapshot(model)
     measured = model.evaluate(batches.take(1), verbose=0, return_dict=True)
     assert measured["feature_loss"] > 0
@@ -168,6 +171,19 @@ def test_optimizers_follow_the_configuration():
         assert isinstance(optimizer, keras.optimizers.Adam)
         assert float(optimizer.learning_rate) == pytest.approx(2e-4)
         assert optimizer.beta_1 == 0.5
+
+
+def test_the_largest_seed_is_allowed():
+    model = make_model(seed=2**31 - 1, augment_discriminator=True)
+    assert model._augmentation_draws(2).shape[0] == 2
+
+
+def test_a_discriminator_without_parts_is_refused():
+    model = make_model()
+    with pytest.raises(
+        UserError, match=r"need a Discriminator of cigan_tf\.models; received a Sequential"
+    ):
+        CiGAN(model.generator, keras.Sequential(), r1_weight=1.0)
 
 
 def test_loss_weights_are_applied():

@@ -19,14 +19,18 @@ EXPERIMENT_PATCHES = {"name": "experiment", "source": "phantom", "num_patients":
 # Seeds of the generators.
 GENERATOR_SEEDS = 0 1
 
+# Flags that override those of an experiment's flagfile.
+FLAGS =
+
 # `make mass_experiment` trains on each of these shares of the training patients.
 SHARES = 1 0.25
 MASS_GENERATOR_SEEDS = 0 1 2
 # Its classifiers: vgg16 from ImageNet weights or resnet50 from random ones.
 CLASSIFIER = vgg16
 MASS_EXPERIMENT = runs/mass_experiment
+MASS_PATCHES_PER_CLASS = 8000
 MASS_PATCHES = {"name": "mass64", "source": "cbis_ddsm", "official_split": true, \
-  "patch_size": 64, "film_size": [344, 188], "patches_per_class": 8000}
+  "patch_size": 64, "film_size": [344, 188], "patches_per_class": $(MASS_PATCHES_PER_CLASS)}
 MASS_CLASSIFIER_vgg16 = $(if $(VGG16_WEIGHTS),--classifier_weights=$(VGG16_WEIGHTS))
 MASS_CLASSIFIER_resnet50 = --classifier_network=resnet50 --classifier_weights=random \
   --classifier_trainable=all --classifier_learning_rate=1e-3
@@ -42,12 +46,12 @@ MAIN = .venv/bin/python -m cigan_tf.main --data_dir=$(DATA_DIR)
 define run_experiment
 for seed in $(3); do \
   run=$(2)/generator_$$seed; \
-  $(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) --mode=train --workdir=$$run --seed=$$seed \
+  $(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) $(FLAGS) --mode=train --workdir=$$run --seed=$$seed \
   && { test -d $$run/saved_model/1 || .venv/bin/python -m export.saved_model --workdir=$$run; } \
-  && $(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) --mode=infill --workdir=$$run --seed=$$seed \
+  && $(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) $(FLAGS) --mode=infill --workdir=$$run --seed=$$seed \
   || exit; \
 done; \
-$(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) --mode=experiment --workdir=$(2) \
+$(MAIN) --flagfile=cigan_tf/flagfiles/$(1) $(4) $(FLAGS) --mode=experiment --workdir=$(2) \
   --generators=$$(echo $(3:%=$(2)/generator_%) | tr ' ' ',')
 endef
 

@@ -350,7 +350,7 @@ def _speed_table(seconds: dict, peak_mb: dict) -> list[str]:
 def _shares_table(parts: dict, windowed: dict) -> list[str]:
     total = sum(windowed.values())
     names = {"vgg": "VGG-19", "generator": "generator", "discriminator": "discriminator"}
-    shares = ", ".join(f"{names[part]} {parts[part] / total:.0%}" for part in names)
+    shares = ", ".join(f"{names[part]} {100 * parts[part] / total:.0f} %" for part in names)
     ceiling_s = parts["plain_flop"] / parts["ceiling_flops"]
     return [
         "",

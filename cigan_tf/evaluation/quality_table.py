@@ -99,4 +99,7 @@ def _side(side: dict | None) -> tuple[str, str]:
         value += f" ± {side['sd']:.2g}"
     if side.get("low") is not None:
         value += f" ({side['low']:.3g} to {side['high']:.3g})"
-    return value, ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in side["n"].items())
+    return value, ", ".join(
+        f"{n:,} {what.replace('non_malignant', 'non-malignant').replace('_', ' ')}"
+        for what, n in side["n"].items()
+    )

@@ -58,7 +58,7 @@ _ARMS = {
 
 _CSV_DIR = flags.DEFINE_string("csv_dir", None, "Folder with TCIA's four CSV files.", required=True)
 _COPIES = flags.DEFINE_integer(
-    "copies", 8, "Copies of the 8 films; more reduce the effect of start and end.", 1, 99
+    "copies", 8, "Copies of the 8 films; more copies reduce the effect of start and end.", 1, 99
 )
 _ARMS_TO_RUN = flags.DEFINE_multi_enum(
     "arms", [arm for arm in _ARMS if arm != "dask"], list(_ARMS), "Lines of the table."

@@ -33,9 +33,11 @@ from absl import app, flags, logging
 _PATCH_PX = flags.DEFINE_integer("patch_px", 256, "Side of a patch.")
 _THREADS = flags.DEFINE_list("threads", ["1", "2"], "Threads of an arm.")
 _BATCHES = flags.DEFINE_list("batches", ["1", "8", "32"], "Patches per call.")
-_PATCHES = flags.DEFINE_integer("patches", 100, "Patches per arm and row, at least 4 calls.")
-_ARM = flags.DEFINE_string("arm", None, "For the inner processes.")
-_FOLDER = flags.DEFINE_string("folder", None, "For the inner processes.")
+_PATCHES = flags.DEFINE_integer(
+    "patches", 100, "Patches per arm and row; at least 4 calls are made."
+)
+_ARM = flags.DEFINE_string("arm", None, "Arm to measure; for the inner processes.")
+_FOLDER = flags.DEFINE_string("folder", None, "Folder of the models; for the inner processes.")
 
 _ARMS = {
     "ours": "SavedModel, this export",

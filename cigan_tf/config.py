@@ -94,9 +94,9 @@ class ModelConfig:
     )
     discriminator_view: str = setting(
         "patch",
-        "Input of the discriminator: patch, the whole patch (paper); lesion, the half of the patch "
-        "around the lesion with its local contrast and mask, from which it learns "
-        "sooner.",
+        "Input of the discriminator: patch, the whole patch (paper); lesion, a window of half the "
+        "patch's width around the lesion, with its local contrast and mask; the discriminator "
+        "learns sooner from it.",
     )
     vgg_weights: str = setting("imagenet", f"VGG-19 of the feature loss: {WEIGHT_SOURCES}.")
     feature_layers: tuple[str, ...] = setting(
@@ -145,7 +145,7 @@ class LossConfig:
     )
     r1_weight: float = setting(
         0.0,
-        "Weight of the R1 penalty, the squared gradient of the discriminator's logit at real "
+        "Weight of the R1 penalty, the squared gradient of the discriminator's logit on real "
         "patches (Mescheder et al. 2018). 0: off (paper).",
     )
     boundary_sigma_px: float = setting(
@@ -196,14 +196,15 @@ class TrainingConfig:
         "Preset whose weights and architecture training starts from: a name, a folder, or "
         "hf://OWNER/REPOSITORY. Empty: random weights.",
     )
-    learning_rate: float = setting(1e-4, "Adam's learning rate, both networks.")
+    learning_rate: float = setting(1e-4, "Adam's learning rate for both networks.")
     learning_rate_decay_rate: float = setting(
         1.0,
-        "Factor applied to the learning rate after every learning_rate_decay_steps updates of a "
-        "network.",
+        "Factor by which the learning rate decays, continuously, over learning_rate_decay_steps "
+        "updates of a network.",
     )
     learning_rate_decay_steps: int = setting(
-        500, "Updates of a network per decay; continuous decay."
+        500,
+        "Updates of a network over which the learning rate decays by learning_rate_decay_rate.",
     )
     adam_beta_1: float = setting(0.9, "Adam's decay of the first moment.")
     adam_beta_2: float = setting(0.999, "Adam's decay of the second moment.")
@@ -245,7 +246,8 @@ class TrainingConfig:
         "200 patches of 64 px take 10 to 15 s on 2 CPU cores.",
     )
     on_nonfinite: str = setting(
-        "stop", "If a loss or gradient is NaN or infinite: stop the run, or skip the step."
+        "stop",
+        "Action if a loss or gradient is NaN or infinite: stop the run, or skip the step.",
     )
     profile_steps: str = setting(
         "", "Steps to profile for TensorBoard, FIRST:LAST, e.g. 20:25; empty: none."
@@ -351,7 +353,7 @@ class Config:
                 raise KeyError(f"its groups are {sorted(groups)}")
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise UserError(
-                f"This is not a saved configuration of this version: {error}."
+                f"The saved configuration is not valid in this version: {error}."
             ) from None
         return cls.from_groups(groups)
 
@@ -378,5 +380,5 @@ class Config:
             ).validate()
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(
-                f"This is not a saved configuration of this version: {error}."
+                f"The saved configuration is not valid in this version: {error}."
             ) from None

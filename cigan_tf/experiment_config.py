@@ -66,7 +66,8 @@ class ClassifierConfig:
         1.0,
         "Infills used per training patch of the generator; the share of synthetic patches in a "
         "step still follows real_share_reading. Values above 1 need a set with at least that "
-        "many --infills_per_patch. A fraction is chosen at random with the classifier's seed.",
+        "many --infills_per_patch. With a fraction, infills are chosen at random with the "
+        "classifier's seed.",
     )
     confirmed_by: str = setting(
         "",
@@ -271,7 +272,7 @@ class ExperimentConfig:
             defined[name] = settings
         for name in self.arms:
             known = ", ".join(defined) or "none; see cigan_tf/flagfiles/arms.flags"
-            require(name in defined, f"arms must be defined arms ({known}).", arms=name)
+            require(name in defined, f"arms must name defined arms ({known}).", arms=name)
         return {name: defined[name] for name in self.arms or defined}
 
     @property

@@ -26,7 +26,7 @@ MODE = flags.DEFINE_enum(
     "train: train ciGAN; report: write report.html of an exported run; infill: write the "
     "synthetic set with the exported generator; classify: train the classifiers of --arms, "
     "--generators and --classifier_seeds; experiment: train the missing classifiers and write the "
-    "table.",
+    "tables and the report.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: settings, checkpoints, logs.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.")

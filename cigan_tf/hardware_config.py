@@ -14,8 +14,8 @@ class HardwareConfig:
 
     strategy: str = setting(
         "one_device",
-        "one_device; mirrored: all GPUs of this machine, or its logical CPUs if there are none; "
-        "multi_worker: the machines in the environment variable TF_CONFIG; tpu. Classifiers "
+        "Devices: one_device; mirrored, all GPUs of this machine, or its logical CPUs if there are "
+        "none; multi_worker, the machines in the environment variable TF_CONFIG; tpu. Classifiers "
         "support one_device, with --jobs.",
     )
     tpu: str = setting("", "Name or grpc:// address of the TPU; empty: the local TPU.")
@@ -33,7 +33,8 @@ class HardwareConfig:
     )
     agree_every_steps: int = setting(10, "Steps between the workers' checks for a request to stop.")
     deterministic: bool = setting(
-        False, "Bit-for-bit reproducible on one device, also across restarts; slower on GPUs."
+        False,
+        "Make runs bit-for-bit reproducible on one device, also across restarts; slower on GPUs.",
     )
 
     def validate(self) -> None:

@@ -124,7 +124,7 @@ def write_training(
     if before is None and file_io.matching(path.parent / run_folder.CHECKPOINT_DIR, "*"):
         print(
             f"warning: the run in {str(workdir)!r} was started without {FILE_NAME}: its data are "
-            "not recorded, and its generator is refused for an experiment.",
+            "not recorded, and experiments refuse its generator.",
             file=sys.stderr,
         )
         return None

@@ -146,7 +146,7 @@ def run() -> None:
     """Defines the command's flags, whose names other programs use too, and runs the command."""
     flags.DEFINE_string("classifier", None, "A trained classifier, a .keras file.")
     flags.DEFINE_string(
-        "output_dir", None, "Receives <version>/; default: saved_model next to the classifier."
+        "output_dir", None, "Folder for <version>/; default: saved_model next to the classifier."
     )
     command_line.run(main)
 

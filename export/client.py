@@ -157,7 +157,9 @@ def main() -> None:
 def run() -> None:
     """Defines the command's flags, whose names other programs use too, and runs the command."""
     flags.DEFINE_string(
-        "server", "http://localhost:8501", "http(s)://HOST:PORT (REST) or grpc(s)://HOST:PORT."
+        "server",
+        "http://localhost:8501",
+        "Address: http(s)://HOST:PORT (REST) or grpc(s)://HOST:PORT.",
     )
     flags.DEFINE_string("model", "cigan", "Name of the model on the server.")
     flags.DEFINE_string(
@@ -166,8 +168,8 @@ def run() -> None:
     flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
     flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, bright where to infill.")
     flags.DEFINE_enum("label", "malignant", CLASS_NAMES, "Class of the infill.")
-    flags.DEFINE_integer("seed", 0, "The same seed gives the same infill.")
-    flags.DEFINE_string("output", None, "Receives the infilled patch, a 16-bit PNG.")
+    flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same infill.")
+    flags.DEFINE_string("output", None, "File for the infilled patch, a 16-bit PNG.")
     flags.DEFINE_float("timeout_s", 30.0, "Seconds to wait for an answer, including retries.")
     command_line.run(main)
 

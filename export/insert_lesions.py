@@ -101,8 +101,8 @@ def _split(text: str) -> tuple[str | None, str | None, str, str]:
     for value in (row, column):
         if value is not None and not re.fullmatch(r"[0-9]{1,6}", value):
             raise UserError(
-                f"lesion's row and column must be integers of at least 0, in pixels. Received: "
-                f"{value!r} in {text!r}."
+                "lesion must have a row and column that are integers of at least 0, in pixels. "
+                f"Received: {value!r} in {text!r}."
             )
     return row, column, path, label
 
@@ -133,10 +133,10 @@ def run() -> None:
     flags.DEFINE_multi_string(
         "lesion",
         [],
-        "ROW,COLUMN,MASK,CLASS, once per lesion. MASK: a grey image of the lesion, bright inside "
-        "(grey edges are cut at half), in pixels of the film; its centre is placed at the film's "
-        "pixel ROW, COLUMN. Or MASK,CLASS for a mask of the film's size. CLASS: malignant, or "
-        "non_malignant to remove a lesion.",
+        "A lesion, ROW,COLUMN,MASK,CLASS; repeat the flag for each. MASK: a grey image of the "
+        "lesion, bright inside (grey edges are thresholded at half the range), in pixels of the "
+        "film; its centre is placed at the film's pixel ROW, COLUMN. Or MASK,CLASS for a mask of "
+        "the film's size. CLASS: malignant, or non_malignant to remove a lesion.",
     )
     film_flags.define()
     flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")

@@ -55,8 +55,8 @@ def export(
         serving_default: image float32 [N,p,p,1] in [0,1], mask float32 [N,p,p,1] in {0,1}, label
             int32 [N] in {0,1}, seed int32 [N] -> infilled float32 [N,p,p,1] in [0,1].
         infill_png: image_bytes string [N] (8- or 16-bit grey PNG), mask_bytes string [N] (grey
-            PNG, bright on the lesion; grey edges are cut at half), label int32 [N], seed
-            int32 [N] -> infilled_bytes string [N] (16-bit PNG).
+            PNG, bright on the lesion; grey edges are thresholded at half the range), label
+            int32 [N], seed int32 [N] -> infilled_bytes string [N] (16-bit PNG).
 
     The run's provenance record is written to assets.extra/provenance.json, with the checkpoint's
     step and a hash of graph and weights. A run without a record is exported without one, with a
@@ -86,7 +86,7 @@ def export(
     if record is None:
         print(
             f"warning: the run in {str(workdir)!r} has no {provenance.FILE_NAME}: its generator "
-            "can be served, but is refused for an experiment.",
+            "can be served, but experiments refuse it.",
             file=sys.stderr,
         )
     terminal.say(f"Writing the SavedModel of step {step} ...")
@@ -215,7 +215,9 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
 
 
 def _lesion_of(pictures: tf.Tensor) -> tf.Tensor:
-    """Returns masks of 0 and 1 from grey images: bright is the lesion, cut at half.
+    """Returns masks of 0 and 1 from grey images, bright on the lesion.
+
+    The threshold is the middle of the range of each image.
 
     Args:
         pictures: float32 [N, p, p, 1]; a constant level above 0 is a mask of the whole patch.
@@ -240,7 +242,7 @@ def main() -> None:
 def run() -> None:
     """Defines the command's flags, whose names other programs use too, and runs the command."""
     flags.DEFINE_string("workdir", None, "Folder of the trained run.")
-    flags.DEFINE_string("output_dir", None, "Receives <version>/; default: WORKDIR/saved_model.")
+    flags.DEFINE_string("output_dir", None, "Folder for <version>/; default: WORKDIR/saved_model.")
     flags.DEFINE_bool(
         "best", False, "Export the checkpoint with the lowest --best_term, not the newest one."
     )

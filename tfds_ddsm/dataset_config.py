@@ -27,8 +27,9 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
         patches_per_class: number of malignant and of non-malignant patches, over all splits.
         background_share: share of the non-malignant patches that touch no lesion, 0 to 1.
         seed: seed of the drawn corners and of simulated lesions.
-        official_split: use TCIA's own split; only for the source 'cbis_ddsm'. Its train patients
-            are split into train and validation by a hash of their id; patients in both are skipped.
+        official_split: use TCIA's own split; only for the source 'cbis_ddsm'. Its training
+            patients are split into train and validation by a hash of their id; patients in both are
+            skipped.
         allow_skipped: continue if a CSV file is missing, more than 5 % of the films cannot be used,
             or films.csv has errors.
         simulated_lesions: number per film, drawn into real tissue; only for the source 'sample'.
@@ -52,7 +53,7 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
         """Raises DatasetError for the name of a field that does not exist."""
         fields = [field.name for field in dataclasses.fields(cls)]
         unknown = ", ".join(sorted(set(values) - set(fields)))
-        _check(not unknown, f"a config has the fields {', '.join(fields)}", unknown)
+        _check(not unknown, f"a config's fields must be among {', '.join(fields)}", unknown)
         return super().__new__(cls)
 
     def __post_init__(self):
@@ -83,7 +84,11 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
             ("num_patients", 1, 10**6),
         ):
             value = getattr(self, name)
-            _check(_is_whole(value, low, high), f"{name} must be an integer >= {low}", value)
+            _check(
+                _is_whole(value, low, high),
+                f"{name} must be an integer from {low} to {high}",
+                value,
+            )
         for name in ("background_share", "difficulty"):
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -13,7 +13,7 @@ _LINES = "lines that cannot be used"
 _MISSING = "films whose file or mask is missing"
 _UNREADABLE = "films that cannot be read, or whose lesions do not fit"
 _PATIENTS = "films with the image of another patient's film"
-_NO_PLACE = "malignant films without the lesion's place, which give no patch"
+_NO_LOCATION = "malignant films without the lesion's location, which give no patch"
 
 
 @dataclasses.dataclass
@@ -39,7 +39,7 @@ class Findings:
     @property
     def has_faults(self) -> bool:
         """Whether a build would stop."""
-        return any(title != _NO_PLACE for title in self.problems)
+        return any(title != _NO_LOCATION for title in self.problems)
 
     def add(self, title: str, line: str) -> None:
         """Adds a problem."""
@@ -57,7 +57,7 @@ def read_all(source: FilmsSource) -> Findings:
     table_faults = {fault.reason for fault in source.table.faults}
     for item in source.skipped():
         title = _LINES if item.reason in table_faults else _MISSING
-        findings.add(_NO_PLACE if item.kind == "lesion" else title, item.reason)
+        findings.add(_NO_LOCATION if item.kind == "lesion" else title, item.reason)
     films_by_picture: dict[str, Film] = {}
     # None: no bar where stderr is a file, which would keep each of its states.
     films = tqdm.tqdm(source.usable_films(), desc="Reading films", unit=" films", disable=None)

@@ -194,8 +194,8 @@ def _range(
         if not (is_shallow and is_rare):
             raise ValueError(
                 f"stored values are {held}, {share:.2%} of them below 0: pass bits="
-                f"{max(MIN_BITS, high.bit_length())} if black is 0 and they are not part of the "
-                f"image, bits={container} if black is {-(2 ** (container - 1))}"
+                f"{max(MIN_BITS, high.bit_length())} if black is 0 and the negative values are "
+                f"not part of the image, or bits={container} if black is {-(2 ** (container - 1))}"
             )
         held += ", those below 0 count as 0"
         low = 0

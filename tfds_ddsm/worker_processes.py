@@ -101,7 +101,7 @@ def _ended_worker_in_one_line(num_workers: int) -> Iterator[None]:
     except BrokenProcessPool as error:
         raise DatasetError(
             "A worker process was killed, perhaps for lack of memory: run the same command "
-            f"again to resume, perhaps with {_VARIABLE} less than {num_workers}."
+            f"again to resume, if necessary with {_VARIABLE} below {num_workers}."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Context patches to infill as the other class (paper section 3.2), and their generator."""
+"""Context patches to infill as the opposite class (paper section 3.2), and their generator."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ BATCH_SIZE = 32
 
 
 class Contexts:
-    """Patches, each to be infilled as the other class (paper section 3.2).
+    """Patches, each to be infilled as the opposite class (paper section 3.2).
 
     In a malignant patch, the lesion in its own mask is replaced. A non-malignant patch gets a
     lesion in the mask of a malignant patch: the first of a few random masks that is on breast
@@ -123,7 +123,7 @@ def training_contexts(config: Config, patient_share: float, seed: int) -> Contex
     if len(donors) in (0, len(patches)):
         raise UserError(
             f"The {data.train_split} split of {data.dataset} has {len(donors)} malignant "
-            f"patches of {len(patches)}; infilling needs both classes."
+            f"patches among {len(patches)}; infilling needs both classes."
         )
     return Contexts(builder, index, patches, donors, seed, patch_size)
 

@@ -71,4 +71,4 @@ def check_share(name: str, share: float, ends: bool = True) -> None:
     """Raises UserError unless the share is in [0, 1], or in (0, 1) if `ends` is False."""
     if not (0 <= share <= 1 if ends else 0 < share < 1):
         span = "[0, 1]" if ends else "(0, 1)"
-        raise UserError(f"{name} is a share in {span}; received {share}. Write 90 % as 0.9.")
+        raise UserError(f"{name} must be a share in {span}; received {share}. Write 90 % as 0.9.")

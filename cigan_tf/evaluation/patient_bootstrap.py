@@ -1,4 +1,4 @@
-"""Draws patients with replacement, and computes the AUCs of many draws at once."""
+"""Resamples patients with replacement, and computes the AUCs of many resamples at once."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class WeightedAuc:
         self._starts_of_ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
 
     def __call__(self, multiplicities: np.ndarray) -> np.ndarray:
-        """Returns [draws] AUCs from the multiplicity of each patient, int [draws, patients]."""
+        """Returns [resamples] AUCs from each patient's multiplicity, int [resamples, patients]."""
         weights = multiplicities[:, self._patients]
         malignant = np.add.reduceat(weights * self._malignant, self._starts_of_ties, axis=1)
         others = np.add.reduceat(weights * ~self._malignant, self._starts_of_ties, axis=1)
@@ -52,8 +52,8 @@ def patches_by_class(malignant: np.ndarray, patient_of_patch: np.ndarray) -> np.
     with_malignant, with_others = np.count_nonzero(num_patches, axis=0)
     if min(with_malignant, with_others) < 2:
         raise UserError(
-            "resampling patients needs at least two patients with a patch of each class; received "
-            f"{with_malignant} with a malignant and {with_others} with a non-malignant patch."
+            "resampling patients needs at least two patients per class; received "
+            f"{with_malignant} with a malignant patch and {with_others} with a non-malignant patch."
         )
     return num_patches
 
@@ -61,13 +61,13 @@ def patches_by_class(malignant: np.ndarray, patient_of_patch: np.ndarray) -> np.
 def draw_patients(
     rng: np.random.Generator, num_patches: np.ndarray, num_draws: int
 ) -> tuple[np.ndarray, int]:
-    """Draws as many patients as there are, with replacement, `num_draws` times.
+    """Draws `num_draws` resamples, each of as many patients as there are, with replacement.
 
-    A draw without patches of a class has no AUC and is drawn again.
+    A resample without patches of a class has no AUC and is drawn again.
 
     Returns:
-        Multiplicity of each patient in each draw, int [num_draws, patients], and the number of
-        rejected draws.
+        Multiplicity of each patient in each resample, int [num_draws, patients], and the number of
+        rejected resamples.
     """
     num_patients = len(num_patches)
     shares = np.full(num_patients, 1 / num_patients)

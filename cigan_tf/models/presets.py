@@ -249,8 +249,8 @@ def _fetched(address: str) -> pathlib.Path:
         if error.name != "huggingface_hub":
             raise
         raise UserError(
-            f"{address!r} needs the package huggingface_hub: pip install huggingface_hub, or pass "
-            "a preset's folder."
+            f"{address!r} needs the package huggingface_hub: pip install 'cigan[hub]', or pass a "
+            "preset's folder."
         ) from None
     files = [CONFIG_FILE, CARD_FILE, provenance.FILE_NAME, *WEIGHTS_FILES.values()]
     try:

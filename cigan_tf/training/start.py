@@ -82,8 +82,8 @@ def warnings(facts: dict[str, Any]) -> list[str]:
     if all(sizes) and sizes[0] != sizes[1]:
         found.append(
             "The preset was trained on films rescaled to about {1[0]} x {1[1]} px, this dataset's "
-            "films to {0[0]} x {0[1]} px, so its lesions have another scale. Build the dataset "
-            "with the film_size of the preset.".format(*sizes)
+            "films to {0[0]} x {0[1]} px, so its lesions have a different scale. Build the "
+            "dataset with the film_size of the preset.".format(*sizes)
         )
     if facts["devices"] != ["CPU"]:
         return found

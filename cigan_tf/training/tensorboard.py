@@ -64,7 +64,7 @@ class RunWriter:
             hparams.hparams(_settings(config))
             tf.summary.text("configuration", f"```json\n{config.to_json()}```")
             turns = ", ".join(f"{turn.value} {turn.name.lower()}" for turn in Turn)
-            tf.summary.text("turn/network/legend", f"Network in training: {turns}.")
+            tf.summary.text("turn/network/legend", f"Network being trained: {turns}.")
 
     def write_scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes one point of each curve."""

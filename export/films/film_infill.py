@@ -1,7 +1,7 @@
 """Inserts lesions into a whole film, or removes them, at the film's full resolution.
 
 The generator works at its training scale, on a square patch of the rescaled film. On the full film,
-a pixel is the sum of a coarse part that survives rescaling and of the rest, the film's grain.
+a pixel is the sum of a coarse part that survives rescaling and the rest, the film's grain.
 Inside the lesion mask, the coarse part is replaced by that of the infill (fading in from the mask's
 edge within one pixel of the rescaled film), and the grain is kept. Pixels outside the mask do not
 change. If the infill is brighter or darker than the tissue along the mask's edge, the step would be
@@ -135,7 +135,7 @@ class FilmInfiller:
     """
 
     def __init__(self, saved_model: str | os.PathLike, film_size: tuple[int, int] | None = None):
-        # Here, because a command's flags are parsed before TensorFlow loads.
+        # Imported here, so that a command's flags are parsed before TensorFlow loads.
         from cigan_tf.exported_generator import open_generator
 
         self.generator = open_generator(saved_model)
@@ -238,7 +238,7 @@ def _scale_warning(recorded: Sequence[int] | None, used: tuple[int, int]) -> str
         return None
     return (
         "The generator was trained on films rescaled to about {},{}; with --film_size={},{} the "
-        "tissue has another scale.".format(*recorded, *used)
+        "tissue has a different scale.".format(*recorded, *used)
     )
 
 
@@ -253,7 +253,7 @@ def off_the_breast(infilled: Sequence[InfilledLesion]) -> str | None:
         return None
     return (
         f"The patch around {', '.join(lesions)} is not mostly breast; the generator was trained on "
-        f"patches with more than {patches.MIN_TISSUE_FRACTION:.0%}."
+        f"patches with more than {patches.MIN_TISSUE_FRACTION:.0%} breast."
     )
 
 
@@ -328,7 +328,7 @@ def _on_film(
     sigma = _SIGMAS_PER_MAD * np.median(np.abs(outside)) if outside.size else np.inf
     limit = _GRAIN_LIMIT_SIGMAS * sigma
     infilled = _enlarged(after, place, steps) + np.clip(grain, -limit, limit)
-    # Closer to the edge than one pixel of the rescaled film, its steps would be visible.
+    # Within one rescaled pixel of the edge, the steps of the rescaled film would be visible.
     depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     weight = np.minimum(depth / max(steps), 1)
     return place, _to_uint16(film[place] + weight * (infilled - film[place]))

@@ -179,7 +179,7 @@ class FilmPage:
             raise UserError("Open a film first.")
         lesions = self.lesions()
         if not lesions:
-            raise UserError("Draw an outline on the film, or place a shape on it, first.")
+            raise UserError("First draw an outline on the film, or place a shape on it.")
         if not isinstance(self.seed.value, int):
             raise UserError(f"Seed must be an integer. Received: {self.seed.value}.")
         pixels, parts = self._infill(self.film.pixels, lesions, self.seed.value)

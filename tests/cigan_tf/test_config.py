@@ -76,7 +76,7 @@ def test_json_round_trip():
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {"patch_sise": 64}}'])
 def test_other_json_is_refused(text):
-    with pytest.raises(UserError, match="not a saved configuration"):
+    with pytest.raises(UserError, match="not valid in this version"):
         Config.from_json(text)
 
 

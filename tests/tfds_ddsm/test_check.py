@@ -167,7 +167,7 @@ def test_faults_of_own_films_are_listed_and_fail_the_check(tmp_path, capsys):
         "line 10: the lesion (rows 10 to 19, columns 500 to 514) is not on the film of 60 x",
         "line 11: the mask has 30 x 20 pixels, its film 60 x 40",
         "1 films with the image of another patient's film:\n  same.png (P2) and good.png (P1)",
-        "1 malignant films without the lesion's place, which give no patch:",
+        "1 malignant films without the lesion's location, which give no patch:",
         "films.csv line 12: malignant, and the table does not say where",
         "A build stops at lines and films that cannot be used",
     ):

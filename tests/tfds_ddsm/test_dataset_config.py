@@ -16,7 +16,11 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
         ("film_size", [1375], "film_size must be"),
         ("film_size", "1375x750", "film_size must be"),
         ("film_size", [1375, 200], "film_size must be .* from patch_size"),
-        ("patches_per_class", 0, "patches_per_class must be an integer >= 1; received 0."),
+        (
+            "patches_per_class",
+            0,
+            "patches_per_class must be an integer from 1 to 100000000; received 0.",
+        ),
         ("patches_per_class", "many", "patches_per_class"),
         ("background_share", 1.5, "background_share must be a number from 0 to 1; received 1.5."),
         ("background_share", float("nan"), "background_share"),
@@ -28,7 +32,11 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
         ("allow_skipped", "yes", "allow_skipped must be true or false; received 'yes'."),
         ("name", "../up", "name must be made of letters"),
         ("name", "", "name must be made of letters"),
-        ("patchsize", 64, "a config has the fields name.*patch_size.*; received 'patchsize'"),
+        (
+            "patchsize",
+            64,
+            "a config's fields must be among name.*patch_size.*; received 'patchsize'",
+        ),
     ],
 )
 def test_a_bad_value_is_named_in_one_line(field, value, message):

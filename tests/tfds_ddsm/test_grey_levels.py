@@ -245,7 +245,7 @@ def test_values_below_0_that_may_not_belong_to_the_image_are_refused(lowest, cou
     with pytest.raises(
         ValueError,
         match=f"values are {lowest} to 4000, {share}% of them below 0: pass bits=12 if black is 0 "
-        "and they are not part of the image, bits=16 if black is -32768",
+        "and the negative values are not part of the image, or bits=16 if black is -32768",
     ):
         of_dicom(stored, film)
     grey = of_dicom(stored, film, bits=12).to_grey(stored)

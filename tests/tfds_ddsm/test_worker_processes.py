@@ -58,7 +58,7 @@ def test_a_failing_worker_stops_the_build_and_finished_films_remain(tmp_path, is
     source = FailingSource(4, failing="P_00002_LEFT_CC", is_killed=is_killed)
     cache, shares = FilmCache(tmp_path, {}, ""), shares_of(source)
     error, message = (
-        (DatasetError, "worker process was killed.* run the same command again .* less than 1")
+        (DatasetError, "worker process was killed.* run the same command again .* below 1")
         if is_killed
         else (StorageError, "Input/output error")
     )

@@ -94,7 +94,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     `cbis_ddsm` (164 GB): from https://www.cancerimagingarchive.net/collection/cbis-ddsm/ save the
     .tcia manifest, open it in the NBIA Data Retriever and download to DIR. From the same page, save
-    the four CSV files (mass|calc_case_description_train|test_set.csv) in DIR. Do not convert or
+    the four CSV files ({mass,calc}_case_description_{train,test}_set.csv) in DIR. Do not convert or
     rename anything. Kaggle's JPEG copy (awsaf49/cbis-ddsm-breast-cancer-image-dataset) is supported
     as well; it has 8 bits per pixel.
 

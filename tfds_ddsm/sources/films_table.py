@@ -53,7 +53,7 @@ class LesionLine:
         where: such as 'films.csv line 3', for messages.
         malignant: True for malignant, False for benign.
         lesion_type: 'mass', 'calcification' or 'other'.
-        shape: its outline; None if it has a mask, or its place is unknown.
+        shape: its outline; None if it has a mask, or its location is unknown.
         mask: path of its mask relative to the table's folder, or ''.
         from_bottom: whether rows are counted from the film's bottom.
         description: the radiologist's description.
@@ -70,7 +70,7 @@ class LesionLine:
 
     @property
     def has_place(self) -> bool:
-        """Whether the table gives the lesion's place on the film."""
+        """Whether the table gives the lesion's location on the film."""
         return bool(self.shape or self.mask)
 
 
@@ -140,8 +140,8 @@ def parse_table(text: str) -> FilmsTable:
     missing = [name for name in _REQUIRED if name not in header]
     if missing:
         raise ValueError(
-            f"{TABLE_NAME}: the columns {', '.join(_REQUIRED)} are needed, {', '.join(missing)} "
-            f"is missing; received {', '.join(header)[:200] or 'none'}."
+            f"{TABLE_NAME}: the columns {', '.join(_REQUIRED)} are required; missing: "
+            f"{', '.join(missing)}; received {', '.join(header)[:200] or 'none'}."
         )
     lines, faults = collections.defaultdict(list), []
     for line, cells in rows:

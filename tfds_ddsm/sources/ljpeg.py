@@ -92,7 +92,7 @@ def _split_at_restarts(data: bytes, scan: Scan) -> list[tuple[int, int]]:
             if marker != _RST0 + index % 8:
                 raise LjpegError(
                     f"byte {stop}: expected restart marker FF{_RST0 + index % 8:02X}, "
-                    f"got FF{marker:02X}"
+                    f"received FF{marker:02X}"
                 )
     return intervals
 

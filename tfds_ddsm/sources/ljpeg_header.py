@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-# The largest film, 24 x 30 cm at 42 um, the finest pitch of DDSM's digitizers, has 41 million.
+# The largest film, 24 x 30 cm at 42 um, the finest pitch of DDSM's digitisers, has 41 million.
 MAX_SAMPLES = 50_000_000
 
 _SOF3, _DHT, _SOI, _SOS, _DRI, _COM = 0xC3, 0xC4, 0xD8, 0xDA, 0xDD, 0xFE
@@ -65,7 +65,7 @@ def parse_header(data: bytes) -> Scan:
             component and without point transform.
     """
     if data[:2] != bytes((0xFF, _SOI)):
-        raise LjpegError(f"byte 0: a JPEG stream starts with FFD8, got '{data[:2].hex()}'")
+        raise LjpegError(f"byte 0: a JPEG stream starts with FFD8, received '{data[:2].hex()}'")
     frame, tables, restart_interval, offset = None, {}, 0, 2
     while True:
         marker, offset = read_marker(data, offset)
@@ -78,7 +78,7 @@ def parse_header(data: bytes) -> Scan:
             tables |= _parse_huffman_tables(segment, offset)
         elif marker == _DRI:
             if len(segment) != 2:
-                raise LjpegError(f"byte {offset}: DRI has 2 bytes, got {len(segment)}")
+                raise LjpegError(f"byte {offset}: DRI has 2 bytes, received {len(segment)}")
             restart_interval = int.from_bytes(segment)
         elif marker == _SOS:
             return _parse_scan(segment, offset, frame, tables, restart_interval)
@@ -93,7 +93,7 @@ def read_marker(data: bytes, offset: int) -> tuple[int, int]:
     """Returns the marker's second byte and the offset after it; skips fill bytes (B.1.1.2)."""
     if data[offset : offset + 1] != b"\xff":
         raise LjpegError(
-            f"byte {offset}: expected a marker (FF..), got '{data[offset : offset + 1].hex()}'"
+            f"byte {offset}: expected a marker (FF..), received '{data[offset : offset + 1].hex()}'"
         )
     while data[offset : offset + 1] == b"\xff":
         offset += 1
@@ -117,7 +117,7 @@ def _read_segment(data: bytes, offset: int, marker: int) -> bytes:
 def _parse_frame(segment: bytes, offset: int) -> Frame:
     if len(segment) != 9 or segment[5] != 1:
         raise LjpegError(
-            f"byte {offset}: SOF3 of one component has 9 bytes, got {len(segment)} bytes and "
+            f"byte {offset}: SOF3 of one component has 9 bytes, received {len(segment)} bytes and "
             f"{segment[5] if len(segment) > 5 else 0} components"
         )
     frame = Frame(
@@ -127,10 +127,10 @@ def _parse_frame(segment: bytes, offset: int) -> Frame:
         component=segment[6],
     )
     if not 2 <= frame.precision <= 16:
-        raise LjpegError(f"byte {offset}: precision is 2 to 16 bits, got {frame.precision}")
+        raise LjpegError(f"byte {offset}: precision is 2 to 16 bits, received {frame.precision}")
     if frame.num_lines == 0 or frame.samples_per_line == 0:
         raise LjpegError(
-            f"byte {offset}: lines and samples per line are at least 1, got "
+            f"byte {offset}: lines and samples per line are at least 1, received "
             f"{frame.num_lines} x {frame.samples_per_line}"
         )
     if frame.num_lines * frame.samples_per_line > MAX_SAMPLES:
@@ -170,19 +170,21 @@ def _parse_scan(
     if len(segment) != 6 or segment[0] != 1 or segment[1] != frame.component:
         raise LjpegError(
             f"byte {offset}: the scan must contain only the frame's component {frame.component}, "
-            f"got scan header '{segment.hex()}'"
+            f"received scan header '{segment.hex()}'"
         )
     table, predictor, point_transform = segment[2] >> 4, segment[3], segment[5] & 15
     if table not in tables:
         raise LjpegError(f"byte {offset}: the scan uses Huffman table {table}, never defined")
     if not 1 <= predictor <= 7:
-        raise LjpegError(f"byte {offset}: the predictor is 1 to 7, got {predictor}")
+        raise LjpegError(f"byte {offset}: the predictor is 1 to 7, received {predictor}")
     if point_transform != 0:
-        raise LjpegError(f"byte {offset}: the point transform must be 0, got {point_transform}")
+        raise LjpegError(
+            f"byte {offset}: the point transform must be 0, received {point_transform}"
+        )
     if restart_interval % frame.samples_per_line:
         raise LjpegError(
             f"byte {offset}: a restart interval is a whole number of lines of "
-            f"{frame.samples_per_line} samples, got {restart_interval} samples"
+            f"{frame.samples_per_line} samples, received {restart_interval} samples"
         )
     return Scan(
         frame,
@@ -205,7 +207,7 @@ def _build_lookup(table: _HuffmanTable) -> np.ndarray:
     sizes = np.frombuffer(table.values, np.uint8)
     if max(table.values, default=0) > 16:
         raise LjpegError(
-            f"byte {table.offset}: SSSS is 0 to 16 (T.81 Table H.2), got {sizes.max()}"
+            f"byte {table.offset}: SSSS is 0 to 16 (T.81 Table H.2), received {sizes.max()}"
         )
     lengths = np.repeat(np.arange(1, 17), np.frombuffer(table.counts, np.uint8))
     spans = 1 << (16 - lengths)

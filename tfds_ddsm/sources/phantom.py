@@ -59,9 +59,9 @@ class PhantomSource(mammogram.Source):
 
     def __post_init__(self):
         if self.num_patients < 1:
-            raise ValueError(f"num_patients must be 1 or more, got {self.num_patients}.")
+            raise ValueError(f"num_patients must be 1 or more, received {self.num_patients}.")
         if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}.")
+            raise ValueError(f"seed must be 0 or more, received {self.seed}.")
         phantom_lesions.check_difficulty(self.difficulty)
 
     def index(self) -> Sequence[mammogram.Film]:

@@ -71,7 +71,7 @@ def insert_lesions(
     """
     _check_arrays(image, tissue, occupied)
     if num_lesions < 0:
-        raise ValueError(f"num_lesions must be 0 or more, got {num_lesions}.")
+        raise ValueError(f"num_lesions must be 0 or more, received {num_lesions}.")
     check_difficulty(difficulty)
     plans = [plan_lesion(i % 2 == 0, difficulty, rng) for i in range(num_lesions)]
     return insert_planned(image, tissue, occupied, plans, pixel_size_mm, rng)
@@ -91,7 +91,7 @@ def insert_planned(
     """
     _check_arrays(image, tissue, occupied)
     if not 0.01 <= pixel_size_mm <= 1.0:
-        raise ValueError(f"pixel_size_mm must be in [0.01, 1], got {pixel_size_mm}.")
+        raise ValueError(f"pixel_size_mm must be in [0.01, 1], received {pixel_size_mm}.")
     image = image.copy()
     room = _Room(tissue, occupied, pixel_size_mm)
     lesions = []
@@ -122,19 +122,19 @@ def insert_planned(
 def check_difficulty(difficulty: float) -> None:
     """Raises ValueError unless difficulty is in [0, 1]."""
     if not 0 <= difficulty <= 1:
-        raise ValueError(f"difficulty must be in [0, 1], 0 easy and 1 hard, got {difficulty}.")
+        raise ValueError(f"difficulty must be in [0, 1], 0 easy and 1 hard, received {difficulty}.")
 
 
 def _check_arrays(image: np.ndarray, tissue: np.ndarray, occupied: np.ndarray) -> None:
     if image.ndim != 2 or image.dtype != np.uint16:
         raise ValueError(
-            f"image must be uint16 [height, width], got {image.dtype} {list(image.shape)}."
+            f"image must be uint16 [height, width], received {image.dtype} {list(image.shape)}."
         )
     for name, array in (("tissue", tissue), ("occupied", occupied)):
         if array.dtype != bool or array.shape != image.shape:
             raise ValueError(
                 f"{name} must be bool {list(image.shape)} like the image, "
-                f"got {array.dtype} {list(array.shape)}."
+                f"received {array.dtype} {list(array.shape)}."
             )
 
 

@@ -263,7 +263,7 @@ def test_a_single_class_is_refused(discs_config, discs_generator, tmp_path):
     data = dataclasses.replace(discs_config.data, dataset="ddsm_patches/one_class")
     config = dataclasses.replace(discs_config, data=data)
     generator = record_as_trained_on(config, discs_generator, tmp_path / "generator")
-    with pytest.raises(UserError, match="0 malignant patches of 16"):
+    with pytest.raises(UserError, match="0 malignant patches among 16"):
         write_synthetic_set(config, tmp_path, str(generator))
     assert not (tmp_path / "synthetic").exists()
 

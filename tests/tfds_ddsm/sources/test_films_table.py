@@ -179,8 +179,8 @@ def test_a_lesion_without_a_position_is_not_counted():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "film, patient_id, label is missing; received none"),
-        ("film,label\na,normal", "patient_id is missing; received film, label"),
+        ("", "are required; missing: film, patient_id, label; received none"),
+        ("film,label\na,normal", "missing: patient_id; received film, label"),
         ("film,film,patient_id,label", "duplicate column"),
         ("film,patient_id,label\n" + "x" * 200_000, "line 2: field larger"),
     ],

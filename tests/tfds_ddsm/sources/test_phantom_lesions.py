@@ -155,14 +155,17 @@ def test_lesions_that_do_not_fit_are_skipped():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": np.zeros((20, 20), np.uint8)}, r"image must be uint16 .* got uint8 \[20, 20\]"),
-        ({"image": np.zeros((20, 20, 1), np.uint16)}, r"got uint16 \[20, 20, 1\]"),
+        (
+            {"image": np.zeros((20, 20), np.uint8)},
+            r"image must be uint16 .* received uint8 \[20, 20\]",
+        ),
+        ({"image": np.zeros((20, 20, 1), np.uint16)}, r"received uint16 \[20, 20, 1\]"),
         ({"tissue": np.ones((20, 21), bool)}, r"tissue must be bool \[20, 20\].*\[20, 21\]"),
-        ({"occupied": np.ones((20, 20))}, r"occupied must be bool .* got float64"),
-        ({"num_lesions": -1}, r"num_lesions must be 0 or more, got -1"),
-        ({"pixel_size_mm": 0.0}, r"pixel_size_mm must be in \[0.01, 1\], got 0.0"),
-        ({"pixel_size_mm": float("nan")}, r"pixel_size_mm .* got nan"),
-        ({"difficulty": 1.5}, r"difficulty must be in \[0, 1\].* got 1.5"),
+        ({"occupied": np.ones((20, 20))}, r"occupied must be bool .* received float64"),
+        ({"num_lesions": -1}, r"num_lesions must be 0 or more, received -1"),
+        ({"pixel_size_mm": 0.0}, r"pixel_size_mm must be in \[0.01, 1\], received 0.0"),
+        ({"pixel_size_mm": float("nan")}, r"pixel_size_mm .* received nan"),
+        ({"difficulty": 1.5}, r"difficulty must be in \[0, 1\].* received 1.5"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(change, message):

@@ -82,7 +82,7 @@ experiment: .venv/.quickstart
 	DDSM_PATCHES_WORKERS=2 .venv/bin/tfds build ddsm_patches --imports tfds_ddsm \
 	  --data_dir=$(DATA_DIR) -c '$(EXPERIMENT_PATCHES)' > runs/build.log
 	@echo "[2/2] Training ciGAN with the seeds $(GENERATOR_SEEDS), infilling every training patch" \
-	  "as the other class, and training the classifiers; watch it with" \
+	  "as the opposite class, and training the classifiers; watch it with" \
 	  ".venv/bin/tensorboard --logdir=$(EXPERIMENT)"
 	$(call run_experiment,experiment.flags,$(EXPERIMENT),$(GENERATOR_SEEDS),$(if \
 	  $(VGG16_WEIGHTS),--quality_features=$(VGG16_WEIGHTS)))

@@ -4,10 +4,10 @@
         --data_dir=DIR --quality_features=VGG16.npz --max_patches=300
 
 RUNS contains a folder RECIPE_sSEED for each run, with its generator.weights.h5 and run.json. Test
-patches are infilled as the other class by the rule of the synthetic set. A cell is the mean and
-standard deviation over the seeds; the first row is real patches of other patients. The measures of
-each run are kept in RUNS/ablation.json, so that a stopped command resumes; a run whose weights or
-settings have changed is evaluated again.
+patches are infilled as the opposite class, in the same way as for the synthetic set. A cell is the
+mean and standard deviation over the seeds; the first row is real patches of other patients. The
+measures of each run are kept in RUNS/ablation.json, so that a stopped command resumes; a run whose
+weights or settings have changed is evaluated again.
 """
 
 import hashlib

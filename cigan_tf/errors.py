@@ -16,7 +16,7 @@ class UserError(ValueError):
 
 
 class StorageError(UserError):
-    """A file system does not answer now, or is full: the same command may succeed later.
+    """A file system does not respond now, or is full: the same command may succeed later.
 
     The exit code is EX_IOERR of sysexits.h.
     """

@@ -35,8 +35,8 @@ def adversarial_discriminator_loss(
     Args:
         real_logits: [N, 1], the discriminator's output for real patches, in (-inf, inf).
         fake_logits: [N, 1], the discriminator's output for infilled patches, in (-inf, inf).
-        wrong_class_logits: [N, 1], the discriminator's output for real patches given the other
-            class; they count as fakes.
+        wrong_class_logits: [N, 1], the discriminator's output for real patches given the
+            opposite class; they count as fakes.
         wrong_class_weight: their weight relative to the infilled patches.
         opposite_logits: [N, 1], the discriminator's output for patches infilled as the opposite
             class, given that class; they count as fakes.
@@ -59,7 +59,7 @@ def adversarial_discriminator_loss(
 
 
 def r1_penalty(gradient, weight: float):
-    """Returns half the weighted mean squared norm of a gradient at real patches.
+    """Returns half the weighted mean squared norm of a gradient on real patches.
 
     Args:
         gradient: [N, h, w, c], of the logits with respect to the discriminator's input.

@@ -54,7 +54,7 @@ class Visitors:
         self._pages: dict[str, tuple[FilmPage, SessionContext]] = {}
 
     def welcome(self, document: Document) -> None:
-        """Fills a visitor's document with the page, or with a message that there is no place."""
+        """Fills a visitor's document with the page, or with a message that the server is full."""
         context = document.session_context
         document.title = "ciGAN"
         document.template = TEMPLATE.read_text()

@@ -61,7 +61,8 @@ def describe(
 
     Raises:
         ValueError: the folder does not exist, is in an unreadable bucket, or has no source of
-        films. StorageError: a file cannot be read now.
+            films.
+        StorageError: a file cannot be read now.
     """
     storage.check_location(manual_dir, "--manual_dir")
     root = epath.Path(manual_dir).expanduser()

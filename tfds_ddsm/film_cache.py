@@ -1,7 +1,7 @@
 """Keeps the patches of finished films on disk until the dataset is complete.
 
 TFDS discards an unfinished dataset, and at the paper's scale the films take hours to read. With
-this cache, a killed build need not start again, and many workers can read films before one process
+this cache, a killed build need not start over, and many workers can read films before one process
 writes the records. The patches are in a folder next to the dataset; the next build reuses it, and a
 finished build removes it.
 """

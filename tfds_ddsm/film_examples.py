@@ -94,7 +94,6 @@ def film_examples(
         counts: malignant, benign and background patches to draw; fewer if the film has fewer
             corners that follow the rules of `patches`. If benign and background patches are both
             requested, one kind replaces missing patches of the other.
-            requested, one kind replaces missing patches of the other.
         config: patch size, film size and seed.
 
     Returns:
@@ -226,7 +225,7 @@ def _cut_out(
             {
                 "image": image[window][..., None],
                 # All lesions of the patch's class, not only the one it was drawn for: without
-                # these lesions, the patch belongs to the other class.
+                # these lesions, the patch belongs to the opposite class.
                 "mask": masks[draw.kind][window][..., None].astype(np.uint8),
                 "label": "malignant" if draw.kind == "malignant" else "non_malignant",
                 "lesion_type": draw.lesion_type,

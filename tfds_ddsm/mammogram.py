@@ -25,7 +25,7 @@ class StorageError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """An item of the source that is missing in the dataset.
+    """An item of the source that is missing from the dataset.
 
     Attributes:
         kind: 'film', 'lesion', 'patient', 'CSV row', 'CSV file' or 'other files'.
@@ -49,7 +49,7 @@ class Film:
         patient_id: the same for all films of one patient, same alphabet.
         laterality: 'LEFT' or 'RIGHT'; 'unknown' if the source does not specify it.
         view: 'CC' or 'MLO', or another one; 'unknown' if the source does not specify it.
-        scanner: make of the film digitizer; 'unknown' if the source does not specify it.
+        scanner: make of the film digitiser; 'unknown' if the source does not specify it.
         num_malignant: malignant lesions marked on the film.
         num_benign: benign lesions marked on the film.
         density: BI-RADS density of the breast, 1 (fatty) to 4 (dense); -1 if not recorded.
@@ -145,7 +145,7 @@ class Mammogram:
 
 
 class Source(Protocol):
-    """One public form of the data. Picklable, so that Beam workers can read films."""
+    """One distribution of the data. Picklable, so that Beam workers can read films."""
 
     def index(self) -> Sequence[Film]:
         """Returns every film, sorted by film_id, without reading pixels."""

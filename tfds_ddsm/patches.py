@@ -46,7 +46,7 @@ def split_of(patient_id: str) -> str:
 def rescale_factor(film_id: str, height: int, width: int, film_size: tuple[int, int]) -> float:
     """Returns the factor that scales a film to about `film_size` with its aspect ratio preserved.
 
-    The paper's "target range of 1375 x 750" (section 3.1) is interpreted like in the authors' code:
+    The paper's "target range of 1375 x 750" (section 3.1) is interpreted as in the authors' code:
     uniform between the factor that fits the height and the one that fits the width, by the film's
     id.
     """
@@ -95,8 +95,8 @@ def _area_weights(old: int, new: int, first: int, past: int) -> tuple[slice, spa
 
     Returns:
         The pixels that they touch, and float64 [touched, past - first], sparse: a dense product
-        would start the threads of the linear algebra library, which spend more time waiting than it
-        takes.
+        would start the threads of the linear algebra library, which spend more time waiting than
+        the sparse product takes.
     """
     step = old / new
     touched = slice(int(first / step), min(new, int(past / step) + 1))

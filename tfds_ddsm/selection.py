@@ -124,7 +124,7 @@ def _split_of(source: Source, film: Film, config: DdsmPatchesConfig) -> str | No
     if not config.official_split:
         return split
     official = source.official_split(film)
-    # TCIA has no validation split: use a tenth of its train patients, by the same hash.
+    # TCIA has no validation split: use a tenth of its training patients, by the same hash.
     return split if (official, split) == ("train", "validation") else official
 
 

@@ -22,7 +22,7 @@ from cigan_tf.experiment_config import Cell
 def run_experiment(
     config: Config, workdir: str | os.PathLike, saved_model: str | None, jobs: int = 1
 ) -> epath.Path:
-    """Trains missing classifiers, evaluates the generators that were used, writes the report.
+    """Trains missing classifiers, evaluates the generators that were used, and writes the report.
 
     Args:
         config: the arms, their seeds and generators.

@@ -1,4 +1,4 @@
-"""The synthetic set: a second copy of every training patch as the other class (paper section 3.2).
+"""The synthetic set: a copy of every training patch as the opposite class (paper section 3.2).
 
 A non-malignant patch gets a malignant lesion in the mask of a malignant training patch. In a
 malignant patch, the lesion is replaced by non-malignant tissue. With `infills_per_patch` above 1
@@ -246,7 +246,7 @@ def _complete_set(
             )
         ],
         version=_VERSION,
-        description="Training patches infilled as the other class by a ciGAN generator.",
+        description="Training patches infilled as the opposite class by a ciGAN generator.",
         check_data=False,
     )
     provenance.write(path / provenance.FILE_NAME, record)

@@ -2,7 +2,7 @@
 
 Such an infill should change nothing. The generator does not see the pixels inside the mask, so the
 change is not 0. A generator that ignores the surrounding tissue changes as much as another
-patient's lesion in the same place. For the same reason, reversibility (infilling the other class
+patient's lesion in the same place. For the same reason, reversibility (infilling the opposite class
 and back again) gives the same result as composition and is not a separate measure.
 """
 

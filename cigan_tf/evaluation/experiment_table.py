@@ -57,7 +57,7 @@ class ArmResult(NamedTuple):
             they are malignant if one of the patches is. Detectors are evaluated in this way per
             image (Ribli et al., Scientific Reports 8:4165, 2018): one lesion makes a film
             malignant, and a mean would dilute it. The maximum grows with the number of patches.
-        subgroups: by kind ('lesion type', 'lesion size', 'subtlety', 'density', 'digitizer') and
+        subgroups: by kind ('lesion type', 'lesion size', 'subtlety', 'density', 'digitiser') and
             group, if the patches have two groups or more. A group of lesions compares its malignant
             patches with all non-malignant ones; a group of films has all patches of these films.
         counts: numbers it was computed on.
@@ -318,7 +318,7 @@ def _by_subgroup(
             str(level): first.density == level
             for level in np.unique(first.density[first.density > 0])
         },
-        "digitizer": {name: first.scanner == name for name in _known(first.scanner)},
+        "digitiser": {name: first.scanner == name for name in _known(first.scanner)},
     }
     return {
         kind: {

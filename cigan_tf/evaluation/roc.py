@@ -375,13 +375,13 @@ def _several(scores, num_patches: int) -> np.ndarray:
 
 
 def _placements(malignant: np.ndarray, scores) -> tuple[float, np.ndarray, np.ndarray]:
-    """Returns the AUC, and for each patch the number of the other class below it, ties half.
+    """Returns the AUC, and for each patch the number of the opposite class below it, ties half.
 
     For several classifiers, [k, n], both are means over the classifiers.
     """
     scores = _several(scores, malignant.size)
     ranks = stats.rankdata(scores, axis=1)
-    # A patch's mid-rank among all minus that within its class is the number of the other class
+    # A patch's mid-rank among all minus that within its class is the number of the opposite class
     # below it. Counts are whole or half, so sums are exact and equal counts have a variance of
     # exactly 0.
     within, within_others = (

@@ -28,7 +28,7 @@ class Scores:
         patch: unique id of the patch in the dataset, str.
         patient_id: str.
         film_id: str.
-        scanner: make of the film digitizer, str; 'unknown' if the source does not specify it.
+        scanner: make of the film digitiser, str; 'unknown' if the source does not specify it.
         label: 0 (non-malignant) or 1 (malignant), int64.
         probability: malignant probability, in [0, 1], float64.
         lesion_type: 'mass', 'calcification', 'none'; 'unknown' if the source does not specify it.

@@ -167,12 +167,12 @@ def level_table(table: ExperimentTable) -> TextTable:
 
 
 def subgroup_table(table: ExperimentTable) -> TextTable:
-    """Returns AUCs by lesion, film and digitizer; no rows if these are unknown."""
+    """Returns AUCs by lesion, film and digitiser; no rows if these are unknown."""
     first = next(iter(table.arms.values()))
     return _groups(
         "AUC of the runs' mean by subgroup, with 95 % intervals from resampled patients: malignant "
         "lesions of one type, size or subtlety against all non-malignant patches; all patches of "
-        "films of one density or digitizer",
+        "films of one density or digitiser",
         "group",
         {
             f"{kind}: {group}": {n: arm.subgroups[kind][group] for n, arm in table.arms.items()}
@@ -353,5 +353,5 @@ def _markdown(text: TextTable) -> str:
 
 
 def _escape(cell: str) -> str:
-    # The name of a digitizer comes from a file.
+    # The name of a digitiser comes from a file.
     return " ".join(cell.split()).replace("|", "\\|")

@@ -97,7 +97,7 @@ def two_sample_test(
             fitted.predict_proba(values[tested])[:, 1],
             np.searchsorted(tested_patients, patient_of_patch[tested]),
         )
-        # A draw may contain no patient of one side of this fold.
+        # A resample may contain no patient of one side of this fold.
         with np.errstate(invalid="ignore"):
             aucs.append(auc(draws[:, tested_patients]))
     aucs = np.stack(aucs, axis=1)

@@ -32,7 +32,7 @@ class Shown(enum.IntEnum):
     REAL = 0
     INFILLED = 1
     OPPOSITE = 2  # infilled as the opposite class
-    WRONG_CLASS = 3  # real, with the other class given
+    WRONG_CLASS = 3  # real, with the opposite class given
 
 
 # Terms measured in a step, by the names of the metrics.
@@ -45,9 +45,9 @@ class CiGAN(InfillingModel):
     """The conditional infilling GAN (paper section 2).
 
     `train_step` first trains the generator on the feature loss only, then one network at a time. A
-    turn ends when the loss of the network in training falls below a threshold, or after
-    `max_steps_per_turn`. Only that network is computed and updated. A step with a loss or gradient
-    that is not finite updates nothing.
+    turn ends when the loss of the network being trained falls below a threshold, or after
+    `max_steps_per_turn`. Only that network's gradient is computed and applied. A step with a loss
+    or gradient that is not finite updates nothing.
 
     Args:
         generator: from the inputs of `Generator` to [N, p, p, 1].
@@ -239,7 +239,7 @@ class CiGAN(InfillingModel):
     def take_nonfinite(self) -> tuple[int, str] | None:
         """Returns the first skipped step since the last call, and the term that was not finite.
 
-        A step is skipped if a loss term, or the gradient of the network in training, is NaN or
+        A step is skipped if a loss term, or the gradient of the network being trained, is NaN or
         infinite.
         """
         step = int(self._nonfinite_step.numpy())
@@ -288,7 +288,8 @@ class CiGAN(InfillingModel):
             moves = tape.gradient(share, weights)
             finite = _all_finite(moves)
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                # Gradients that overflow reduce the loss scale; below 1 they are really infinite.
+                # Gradients that overflow reduce the loss scale; at 1 or below they are really
+                # infinite.
                 finite |= optimizer.dynamic_scale > 1
             check = tf.where(finite, 0.0, float("nan"))
             return moves, {**terms, f"{network.name}_gradient": check}

@@ -15,10 +15,11 @@ class Discriminator(keras.Model):
 
     Args:
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
-        sees_class: whether the two class maps are concatenated to the input image, D(c, .).
+        sees_class: whether the two class maps are concatenated with the input image, D(c, .).
         view: 'patch', as in the paper: the whole patch, without the mask. 'lesion': a window of
-            half the patch around the lesion, with channels for grey levels, local contrast and
-            mask. The texture fills the window, so the network learns it within a few hundred steps.
+            half the patch's width around the lesion, with channels for grey levels, local contrast
+            and mask. The texture fills the window, so the network learns it within a few hundred
+            steps.
         dtype: dtype policy of its layers, such as 'mixed_bfloat16'; None: Keras' default.
 
     Inputs:

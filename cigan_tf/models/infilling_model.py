@@ -253,7 +253,7 @@ class InfillingModel(ReplicatedModel):
         return masks.composite(image, mask, generated) if self.composite else generated
 
     def noise(self, shape, step):
-        """Returns the noise of a step's batch, uniform in [0, 1); -1 is outside training."""
+        """Returns the noise of a step's batch, uniform in [0, 1); outside training, step is -1."""
         # The algorithm is named; otherwise it would depend on the device. XLA's draws still differ
         # from TensorFlow's, so this is called outside the code compiled by `jit_compile`.
         seed = [self.training_config.seed, tf.cast(step, tf.int32)]

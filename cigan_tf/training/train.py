@@ -17,7 +17,7 @@ from cigan_tf.training.checkpoints import RunCheckpoints
 
 
 def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = False) -> CiGAN:
-    """Trains ciGAN, or resumes the run in `workdir`, to its last step.
+    """Trains ciGAN, or resumes the run in `workdir`, up to its last step.
 
     Args:
         config: validated settings.

@@ -1,7 +1,7 @@
 """The trained generator for servers: the same function with fewer operations.
 
 There are two changes from `cigan_tf.models.generator.Generator`; neither changes the function. The
-weights are constants of the graph, so that the optimiser can fold and reorder them. And a
+weights are constants of the graph, so that the optimizer can fold and reorder them. And a
 convolution of an upsampled map is computed on the small map. Nearest-neighbour upsampling repeats
 every cell as 2x2 pixels, so a 3x3 kernel on these pixels reads a 2x2 window of cells, and the
 weights summed per cell depend only on the position of the output pixel inside its own cell. Four

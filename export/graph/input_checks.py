@@ -1,8 +1,8 @@
 """Assertions inside the graph that name an invalid input of a signature.
 
 A server passes received tensors to the graph without checking their shapes, and the graph's
-optimiser trusts the signature: it would fold a check of a fixed dimension to "true" before the
-first request. Therefore the checks hide the shapes from the optimiser.
+optimizer trusts the signature: it would fold a check of a fixed dimension to "true" before the
+first request. Therefore the checks hide the shapes from the optimizer.
 """
 
 import tensorflow as tf

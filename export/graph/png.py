@@ -38,7 +38,7 @@ def decode(encoded, name: str, side: int):
         message = f"{name} must be grey PNGs without transparency. Received the shape:"
         grey = tf.debugging.Assert(tf.reduce_all(shape == (side, side, 1)), [message, shape])
         with tf.control_dependencies([grey]):
-            # Not tf.ensure_shape: the graph optimiser would run it first, with its own message.
+            # Not tf.ensure_shape: the graph optimizer would run it first, with its own message.
             return tf.reshape(tf.cast(picture, tf.float32) / WHITE, (side, side, 1))
 
     return _of_each(decode_one, encoded, tf.float32)

@@ -1,1 +1,1 @@
-"""One module for each public form of the data, and its parsers."""
+"""One module for each distribution of the data, and its parsers."""

@@ -27,7 +27,7 @@ from tfds_ddsm.sources.image_file import FilmPixels, read_film, read_pixels
 from tfds_ddsm.sources.lesion_mask import UnusableMaskError
 
 # A mask whose grid differs from its film's was drawn on a scan with a different pitch:
-# 4386 / 5041 = 0.870 = 43.5 um / 50 um. The digitizers' pitches of 42, 43.5 and
+# 4386 / 5041 = 0.870 = 43.5 um / 50 um. The digitisers' pitches of 42, 43.5 and
 # 50 um give factors of 0.84 to 1.19.
 _MIN_MASK_SCALE, _MAX_MASK_SCALE = 0.8, 1.25
 # Rounding of sizes to whole pixels changes their ratio by less than this at the film's edge.
@@ -194,7 +194,7 @@ def _has_two_values(pixels: np.ndarray) -> bool:
 
 
 def _fits(shape: tuple[int, int], film_shape: tuple[int, int]) -> bool:
-    """Returns whether a factor within the digitizers' range scales `shape` to the film's shape."""
+    """Returns whether a factor within the digitisers' range scales `shape` to the film's shape."""
     scale = film_shape[0] / shape[0]
     return (
         _MIN_MASK_SCALE <= scale <= _MAX_MASK_SCALE

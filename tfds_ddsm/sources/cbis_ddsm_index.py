@@ -279,7 +279,7 @@ def _film_files(
         patient_id=rows[0].patient_id,
         laterality=rows[0].laterality,
         view=rows[0].view,
-        scanner="unknown",  # neither the CSV files nor the DICOM headers name the digitizer
+        scanner="unknown",  # neither the CSV files nor the DICOM headers name the digitiser
         num_malignant=num_malignant,
         num_benign=len(lesions) - num_malignant,
         density=next((row.density for row in rows if row.density > 0), NOT_RECORDED),

@@ -2,7 +2,7 @@
 
 Data: Heath et al., "The Digital Database for Screening Mammography", IWDM 2000, 212-218.
 
-These films were made with four digitizers with different characteristic curves. Equal grey levels
+These films were made with four digitisers with different characteristic curves. Equal grey levels
 mean equal film only after conversion to optical density. The curves are from USF's calibration
 pages, http://www.eng.usf.edu/cvprg/Mammography/DDSM/calibrate/.
 """
@@ -43,7 +43,7 @@ _MAX_TEXT_BYTES = 2**20  # an overlay with many outlines has about 100 KB
 # 16 bits per sample: compression does not enlarge any film.
 _MAX_LJPEG_BYTES = 2 * ljpeg_header.MAX_SAMPLES
 
-# Optical density at grey level g, by hospital (the first letter of a case) and digitizer:
+# Optical density at grey level g, by hospital (the first letter of a case) and digitiser:
 # Massachusetts General Hospital (A), Wake Forest and Sacred Heart (B, C), ISMD (D).
 _SCANNERS = {
     ("A", "DBA"): "dba",
@@ -61,7 +61,7 @@ _OPTICAL_DENSITY = {
 # CBIS-DDSM's scale, so that models can be used for both: density 3.0 is 0, density 0.05 is 65535,
 # rounded down. Neither its paper nor its tools document this, but the levels of its films do: each
 # of them is then a level of the Lumisys (22.017 = 65535 / (1009.01 * 2.95) apart). Beyond density
-# 3.0 the digitizers record noise.
+# 3.0 the digitisers record noise.
 _BRIGHTEST_DENSITY, _DARKEST_DENSITY = 0.05, 3.0
 
 
@@ -198,7 +198,7 @@ class DdsmSource(Source):
 
         Raises:
             UnreadableFilmError: one of the film's three files is missing or damaged, or the
-                calibration of its digitizer is unknown.
+                calibration of its digitiser is unknown.
             StorageError: a file cannot be read now.
             ValueError: the film does not belong to this source.
         """
@@ -280,7 +280,7 @@ def _read_text(path: epath.Path) -> str:
 
 
 def _read_samples(path: epath.Path, record: FilmRecord) -> np.ndarray:
-    """Returns the digitizer's grey levels, uint16 [LINES, PIXELS_PER_LINE] of the .ics file.
+    """Returns the digitiser's grey levels, uint16 [LINES, PIXELS_PER_LINE] of the .ics file.
 
     In the headers of some streams, lines and samples are swapped although the samples are in the
     film's order; a reshape corrects that.

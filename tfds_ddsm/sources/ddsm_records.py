@@ -82,7 +82,7 @@ class Mark:
     description: Description = _NOT_DESCRIBED
 
     def why_unusable(self, film: FilmRecord) -> str:
-        """Returns why the mark is not a usable lesion (class, type and place), or ''."""
+        """Returns why the mark is not a usable lesion (class, type and location), or ''."""
         if self.problem:
             return self.problem
         if not self.lesion_type:

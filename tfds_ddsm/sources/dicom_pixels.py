@@ -24,7 +24,7 @@ from pydicom.pixels import get_decoder
 from tfds_ddsm.mammogram import StorageError
 from tfds_ddsm.sources import codec_process
 
-# A film of 24 x 30 cm at 42 um, the finest pitch of DDSM's digitizers, has 41 million pixels.
+# A film of 24 x 30 cm at 42 um, the finest pitch of DDSM's digitisers, has 41 million pixels.
 MAX_PIXELS = 50_000_000
 
 _PREAMBLE_BYTES = 132

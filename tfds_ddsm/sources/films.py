@@ -118,13 +118,13 @@ class FilmsSource(Source):
         return [lines.film for lines in self._found[0].values()]
 
     def skipped(self) -> Sequence[Skipped]:
-        """Returns invalid lines, missing files, and lesions of unknown place."""
+        """Returns invalid lines, missing files, and lesions of unknown location."""
         return self._found[1]
 
     def split_of(self, film: Film) -> str:
         """Returns the split of the film's patient, from the table or otherwise by a hash.
 
-        If the table has no validation patients, a tenth of its train patients is used.
+        If the table has no validation patients, a tenth of its training patients is used.
         """
         by_hash = patches.split_of(film.patient_id)
         named = self._splits.get(film.patient_id)
@@ -150,8 +150,8 @@ class FilmsSource(Source):
     def read(self, film: Film) -> Mammogram:
         """Returns the film's pixels and lesions.
 
-        A malignant lesion of unknown place is in `left_out`. A benign one is not, because patches
-        next to the other lesions are non-malignant anyway.
+        A malignant lesion of unknown location is in `left_out`. A benign one is not, because
+        patches next to the other lesions are non-malignant anyway.
 
         Raises:
             UnreadableFilmError: a file is damaged, a lesion is not on the film, or a mask has
@@ -214,7 +214,7 @@ class FilmsSource(Source):
 
 
 def _hides_malignant(lines: FilmLines) -> tuple[str, ...]:
-    """Returns a line for each malignant lesion of unknown place."""
+    """Returns a line for each malignant lesion of unknown location."""
     return tuple(
         f"{lesion.where}: malignant, and the table does not say where on the film"
         for lesion in lines.lesions

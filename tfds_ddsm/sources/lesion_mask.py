@@ -8,7 +8,7 @@ class UnusableMaskError(Exception):
 
 
 def binary(pixels: np.ndarray) -> np.ndarray:
-    """Returns bool [height, width]; grey values, for instance of JPEG, are cut at half the range.
+    """Returns bool [height, width]; grey values, as in JPEG, are thresholded at half the range.
 
     Raises:
         UnusableMaskError: no pixel is set, or all are.

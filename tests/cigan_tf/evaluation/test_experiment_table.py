@@ -159,10 +159,10 @@ def test_subgroups_of_lesions_are_compared_with_all_non_malignant_patches(scores
     assert {group.counts.malignant_patches for group in sizes.values()} <= {26, 27}
     assert [name.endswith(" px") for name in sizes] == [True] * 3
 
-    # A density or digitizer selects patches of both classes.
-    assert list(arm.subgroups["digitizer"]) == ["howtek", "lumisys"]
+    # A density or digitiser selects patches of both classes.
+    assert list(arm.subgroups["digitiser"]) == ["howtek", "lumisys"]
     lumisys = of.scanner == "lumisys"
-    found = arm.subgroups["digitizer"]["lumisys"]
+    found = arm.subgroups["digitiser"]["lumisys"]
     assert found.auc == roc.auc(of.label[lumisys], arm.probability[lumisys])
     assert found.counts.patches == np.count_nonzero(lumisys)
 

@@ -53,10 +53,10 @@ def test_csv_files_hold_every_digit(table, tmp_path):
     assert row["generator"] == "a1b2"
     subgroups = read(tmp_path / "subgroups.csv")
     assert [(r["arm"], r["kind"], r["group"]) for r in subgroups[:2]] == [
-        ("baseline", "digitizer", HOSTILE),
-        ("baseline", "digitizer", "lumisys"),
+        ("baseline", "digitiser", HOSTILE),
+        ("baseline", "digitiser", "lumisys"),
     ]
-    lumisys = arm.subgroups["digitizer"]["lumisys"]
+    lumisys = arm.subgroups["digitiser"]["lumisys"]
     assert float(subgroups[3]["auc"]) == lumisys.auc
     assert float(subgroups[3]["malignant_patients"]) == lumisys.counts.malignant_patients
     variances = read(tmp_path / "variances.csv")
@@ -81,7 +81,7 @@ def test_unknown_values_are_empty(synthetic_scores, tmp_path):
     assert "±" not in text
     assert f"| only | {table.arms['only'].auc:.3f}          |" in text
     assert "Differences" not in text
-    assert "digitizer" not in text
+    assert "digitiser" not in text
 
 
 def test_markdown_is_aligned_and_labels_its_numbers(table):

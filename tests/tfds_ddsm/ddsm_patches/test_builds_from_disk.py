@@ -518,7 +518,7 @@ def test_bad_films_stop_the_build_or_are_listed_in_the_table(tmp_path, abnormali
 
 
 def write_ddsm(root, films, outlines):
-    """Writes one case per hospital, each with a different digitizer; returns the ground truth."""
+    """Writes one case per hospital, each with a different digitiser; returns the ground truth."""
     truth = {}
     digitizers = {"A_0001_1": "HOWTEK 43.5", "B_0009_1": "LUMISYS", "D_0002_1": "HOWTEK"}
     curves = {

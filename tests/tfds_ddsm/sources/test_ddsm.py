@@ -157,7 +157,7 @@ def test_equal_density_gives_equal_grey_levels_on_every_scanner(
 
     image = read(tmp_path, f"{case}.LEFT_CC").image
 
-    # One level of a digitizer is up to 23 levels of the common scale.
+    # One level of a digitiser is up to 23 levels of the common scale.
     np.testing.assert_allclose(image[1:].astype(float), 65535 * 2 / 2.95, atol=12)
     assert image[0, 0] == 0
     assert image[0, 1] == 65535

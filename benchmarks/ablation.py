@@ -83,7 +83,12 @@ def _generator(folder: pathlib.Path, config: Config) -> CiGAN:
     patch_size = config.model.patch_size
     generator = Generator(patch_size)
     generator.load_weights(folder / "generator.weights.h5")
-    return CiGAN(generator, Discriminator(patch_size), match_rim=config.model.match_rim)
+    return CiGAN(
+        generator,
+        Discriminator(patch_size),
+        match_rim=config.model.match_rim,
+        rim_reach_px=config.model.rim_reach_px,
+    )
 
 
 def _print_table(judged: dict[str, dict]) -> None:

@@ -284,7 +284,9 @@ class _Steps:
         inputs = {"context": context, "mask": batch["mask"], "label": label}
         generated, _ = self._generator.stateless_call(generator, [], inputs, training=True)
         if self._config.model.match_rim:
-            generated = masks.match_rim(batch["image"], batch["mask"], generated)
+            generated = masks.match_rim(
+                batch["image"], batch["mask"], generated, self._config.model.rim_reach_px
+            )
         return masks.composite(batch["image"], batch["mask"], generated)
 
     def _logits(self, discriminator, image, batch, label, key):

@@ -89,6 +89,11 @@ class ModelConfig:
         "Shift every infill to match the tissue at its mask's outer rim, so that no edge shows. "
         "Off: paper.",
     )
+    rim_reach_px: float = setting(
+        0.0,
+        "Distance from the rim, in pixels, at which match_rim adds half of the shift, so that the "
+        "generator sets the level inside; 0: the whole shift everywhere.",
+    )
     discriminator_sees_class: bool = setting(
         True, "Give the class to the discriminator, D(c, .); off: only the image."
     )
@@ -115,6 +120,11 @@ class ModelConfig:
             self.composite or not self.match_rim,
             "match_rim needs --composite.",
             match_rim=self.match_rim,
+        )
+        require(
+            self.rim_reach_px >= 0 and (self.match_rim or not self.rim_reach_px),
+            "rim_reach_px must not be negative, and needs --match_rim.",
+            rim_reach_px=self.rim_reach_px,
         )
         require_choice("discriminator_view", self.discriminator_view, DISCRIMINATOR_VIEWS)
         require(bool(self.vgg_weights), f"vgg_weights must be {WEIGHT_SOURCES}.", vgg_weights="")

@@ -63,7 +63,7 @@ def composite(image, mask, generated):
     return ops.where(mask > 0.5, generated, image)
 
 
-def match_rim(image, mask, generated):
+def match_rim(image, mask, generated, reach_px: float = 0.0):
     """Returns the generated patch, shifted to match the image at the lesion mask's edge.
 
     The difference from the image is measured on the ring of pixels around the mask. It is spread
@@ -75,17 +75,25 @@ def match_rim(image, mask, generated):
         image: [N, p, p, 1] in [0, 1].
         mask: [N, p, p, 1].
         generated: [N, p, p, 1] in [0, 1].
+        reach_px: distance from a straight rim at which half of the difference is added; 0: the
+            whole difference everywhere.
 
     Returns:
         [N, p, p, 1] in [0, 1]; `generated` unchanged if there is no ring inside the patch.
     """
     ring = ops.max_pool(mask, pool_size=3, strides=1, padding="same") - mask
     difference = ring * (image - generated)
-    spread, weight, sigma_px = 0.0, _LEAST_RING_WEIGHT, 1.0
-    while sigma_px <= image.shape[1] / 4:
+    sigmas_px = [2.0**power for power in range(num_scales(image.shape[1]))]
+    spread, weight = 0.0, _LEAST_RING_WEIGHT
+    if reach_px:
+        # The weight of the ring at that distance, as that of a line.
+        weight = sum(
+            math.exp(-0.5 * (reach_px / sigma_px) ** 2) / (math.sqrt(2 * math.pi) * sigma_px**3)
+            for sigma_px in sigmas_px
+        )
+    for sigma_px in sigmas_px:
         spread = spread + gaussian_blur(difference, sigma_px) / sigma_px**2
         weight = weight + gaussian_blur(ring, sigma_px) / sigma_px**2
-        sigma_px *= 2
     return ops.clip(generated + spread / weight, 0.0, 1.0)
 
 

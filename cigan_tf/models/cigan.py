@@ -54,6 +54,8 @@ class CiGAN(InfillingModel):
         discriminator: from the inputs of `Discriminator` to one logit.
         composite: keep the image's pixels outside the mask.
         match_rim: shift every infill to match the tissue at its mask's rim (`masks.match_rim`).
+        rim_reach_px: distance from the rim at which half of the shift is added; 0: all of it
+            everywhere.
         vgg_weights: weights of the feature loss's VGG-19, as for `build_vgg_features`. They are
             loaded when training begins, and are not saved with the model.
         feature_layers: the VGG-19 maps compared by the feature loss.
@@ -76,6 +78,7 @@ class CiGAN(InfillingModel):
         *,
         composite: bool = True,
         match_rim: bool = False,
+        rim_reach_px: float = 0.0,
         vgg_weights: str = "imagenet",
         feature_layers: Sequence[str] = FEATURE_LAYERS,
         name: str = "cigan",
@@ -86,6 +89,7 @@ class CiGAN(InfillingModel):
             discriminator,
             composite=composite,
             match_rim=match_rim,
+            rim_reach_px=rim_reach_px,
             vgg_weights=vgg_weights,
             feature_layers=feature_layers,
             name=name,

@@ -37,6 +37,7 @@ class InfillingModel(ReplicatedModel):
         *,
         composite: bool,
         match_rim: bool,
+        rim_reach_px: float,
         vgg_weights: str,
         feature_layers: Sequence[str],
         name: str,
@@ -48,6 +49,7 @@ class InfillingModel(ReplicatedModel):
         self.discriminator = discriminator
         self.composite = composite
         self.match_rim = match_rim
+        self.rim_reach_px = rim_reach_px
         self.vgg_weights = vgg_weights
         self.feature_layers = tuple(feature_layers)
         self.loss_config = _taken_from(settings, LossConfig)
@@ -138,6 +140,7 @@ class InfillingModel(ReplicatedModel):
                 patch_size=self.patch_size,
                 composite=self.composite,
                 match_rim=self.match_rim,
+                rim_reach_px=self.rim_reach_px,
                 discriminator_sees_class=self.discriminator.sees_class,
                 discriminator_view=self.discriminator.view,
                 vgg_weights=self.vgg_weights,
@@ -163,6 +166,7 @@ class InfillingModel(ReplicatedModel):
             "discriminator": keras.saving.serialize_keras_object(self.discriminator),
             "composite": self.composite,
             "match_rim": self.match_rim,
+            "rim_reach_px": self.rim_reach_px,
             "vgg_weights": self.vgg_weights,
             "feature_layers": list(self.feature_layers),
             "name": self.name,
@@ -249,7 +253,7 @@ class InfillingModel(ReplicatedModel):
             {"context": context, "mask": mask, "label": label}, training=training
         )
         if self.match_rim:
-            generated = masks.match_rim(image, mask, generated)
+            generated = masks.match_rim(image, mask, generated, self.rim_reach_px)
         return masks.composite(image, mask, generated) if self.composite else generated
 
     def noise(self, shape, step):
@@ -293,6 +297,7 @@ def arguments_of(config: Config, policy) -> dict:
         "discriminator": discriminator,
         "composite": config.model.composite,
         "match_rim": config.model.match_rim,
+        "rim_reach_px": config.model.rim_reach_px,
         "vgg_weights": config.model.vgg_weights,
         "feature_layers": config.model.feature_layers,
         **dataclasses.asdict(config.loss),

@@ -34,7 +34,7 @@ WEIGHTS_FILES = {
     "discriminator": "discriminator.weights.h5",
 }
 # Settings that the generator's weights depend on; the others belong to the discriminator.
-_OF_GENERATOR = ("patch_size", "composite", "match_rim")
+_OF_GENERATOR = ("patch_size", "composite", "match_rim", "rim_reach_px")
 _OF_DISCRIMINATOR = ("discriminator_sees_class", "discriminator_view")
 _HUB = "hf://"
 _MOST_CONFIG_BYTES = 2**20

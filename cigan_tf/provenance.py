@@ -10,7 +10,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -20,8 +20,6 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 
 FILE_NAME = "provenance.json"
-
-_BLOCK_BYTES = 2**20
 
 
 def dataset_record(config: Config) -> dict[str, Any]:
@@ -51,21 +49,16 @@ def dataset_record(config: Config) -> dict[str, Any]:
 def fingerprint(builder) -> str:
     """Returns a SHA-256, in hexadecimal digits, of the records of an open dataset.
 
-    For TFRecord files it covers the length and checksum of each record, from the index of records;
-    for other formats, the bytes of the files. It does not depend on the dataset's folder.
+    It covers the length and checksum of each record, from the index of records. It does not depend
+    on the dataset's folder.
     """
     digest = hashlib.sha256()
-    for name, split in sorted(builder.info.splits.items()):
-        if builder.info.file_format.value == "tfrecord":
-            index = input_pipeline.index_of_split(builder, name)
-            parts = {os.path.basename(file): [header] for file, header in index.headers()}
-        else:
-            paths = map(epath.Path, split.filepaths)
-            parts = {path.name: _blocks(path) for path in paths}
-        for file in sorted(parts):
+    for name in sorted(builder.info.splits):
+        index = input_pipeline.index_of_split(builder, name)
+        headers = {os.path.basename(file): header for file, header in index.headers()}
+        for file in sorted(headers):
             digest.update(f"{name}/{file}\n".encode())
-            for part in parts[file]:
-                digest.update(part)
+            digest.update(headers[file])
     return digest.hexdigest()
 
 
@@ -243,12 +236,6 @@ def _recipe(folder: epath.Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return metadata.get("recipe") if isinstance(metadata, dict) else None
-
-
-def _blocks(path: epath.Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            yield block
 
 
 def _commit() -> str | None:

@@ -111,14 +111,8 @@ def of_split(builder, split: str) -> RecordIndex:
     """Returns the index of a split of an open TFDS dataset that is stored as TFRecord files.
 
     Raises:
-        UserError: the files are damaged, truncated or of another format.
+        UserError: the files are damaged or truncated.
     """
-    if builder.info.file_format.value != "tfrecord":
-        raise UserError(
-            "Records are read by their position in TFRecord files; build "
-            f"{builder.info.full_name!r} with --file_format=tfrecord. Received: "
-            f"{builder.info.file_format.value}."
-        )
     files = tuple(os.fspath(path) for path in builder.info.splits[split].filepaths)
     state = json.dumps([_FORMAT, *map(_state, files)])
     places = _places(os.fspath(builder.data_path), split)

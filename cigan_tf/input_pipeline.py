@@ -9,7 +9,7 @@ import collections
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -205,7 +205,7 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
     seed = (config.training.seed, _STREAMS.index("pictures"))
     shuffled = np.random.default_rng(seed).permutation(len(index.label))
     chosen = {
-        kind: _spread(shuffled[of_kind[shuffled]], index)[:num_per_kind]
+        kind: _over_films(shuffled[of_kind[shuffled]], index)[:num_per_kind]
         for kind, of_kind in kinds.items()
     }
     batch = _read(config, builder, split, index, np.concatenate(list(chosen.values())), seed)
@@ -213,11 +213,21 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
     return {name: value for name, value in batch.items() if name != "patient_id"}
 
 
-def _spread(records: np.ndarray, index: RecordIndex) -> np.ndarray:
-    """Returns the first records of each film, real and simulated, then the second, and so on."""
+def _over_films(records: np.ndarray, index: RecordIndex) -> np.ndarray:
+    """Returns records, one of each film before a second of any, separately if simulated."""
+    return spread(records, zip(index.film_id[records], index.simulated[records], strict=True))
+
+
+def spread(records: np.ndarray, groups: Iterable[Hashable]) -> np.ndarray:
+    """Returns the first record of each group, then the second of each, and so on.
+
+    Args:
+        records: [n]; the order within a group does not change.
+        groups: group of each record.
+    """
     seen = collections.Counter()
     ranks = []
-    for group in zip(index.film_id[records], index.simulated[records], strict=True):
+    for group in groups:
         ranks.append(seen[group])
         seen[group] += 1
     return records[np.argsort(ranks, kind="stable")]

@@ -4,7 +4,6 @@ The content of a batch is a function of the seed and the step number, as in ciGA
 position in the input is a number.
 """
 
-import collections
 import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -257,12 +256,7 @@ def at_points(
     is_chosen = np.zeros(facts["label"].size, bool)
     for label in (0, 1):
         of_class = rng.permutation(np.flatnonzero(facts["label"] == label))
-        seen = collections.Counter()
-        rank = []
-        for patient in facts["patient_id"][of_class].tolist():
-            rank.append(seen[patient])
-            seen[patient] += 1
-        in_turn = of_class[np.argsort(rank, kind="stable")]
+        in_turn = input_pipeline.spread(of_class, facts["patient_id"][of_class].tolist())
         is_chosen[in_turn[: config.classifier.validation_patches // 2]] = True
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     index = input_pipeline.index_of_split(builder, config.data.validation_split)

@@ -18,6 +18,11 @@ CLASSIFIER_DIR = "classifiers"
 EXPERIMENT_FILE = "experiment.json"
 RUN_FILE = "run.json"
 INFILLS_USED_FILE = "infills_used.json"
+# Measures of the generator's infills, and pictures of them.
+QUALITY_FILE = "infill_quality.json"
+INFILLS_FILE = "infills.png"
+# For named generators: NAME.json and NAME.png.
+QUALITY_DIR = "infill_quality"
 
 # The settings a generator depends on; a classifier compares its own settings.
 _GENERATOR_GROUPS = ("data", "model", "loss", "training", "hardware")
@@ -58,6 +63,18 @@ def sole_process(workdir: epath.Path) -> Iterator[None]:
 def cell_dir(workdir: epath.Path, cell: Cell) -> epath.Path:
     """Returns the folder of one classifier of an experiment."""
     return workdir / CLASSIFIER_DIR / cell.arm / (cell.generator or "") / f"seed_{cell.seed}"
+
+
+def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Path, ...]:
+    """Returns the paths of a generator's measures and infill pictures.
+
+    Args:
+        workdir: workdir of the experiment.
+        generator: name of one of the experiment's `generators`; None if it has no named ones.
+    """
+    if generator is None:
+        return workdir / QUALITY_FILE, workdir / INFILLS_FILE
+    return tuple(workdir / QUALITY_DIR / f"{generator}{suffix}" for suffix in (".json", ".png"))
 
 
 def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> None:

@@ -15,7 +15,6 @@ from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import drawing, infill_measures, memorisation, roc, score_file
-from cigan_tf.evaluation.experiment_report import QUALITY_DIR, quality_files
 from cigan_tf.experiment_config import Cell
 from cigan_tf.exported_generator import ExportedGenerator
 from cigan_tf.models import quality_features
@@ -60,7 +59,7 @@ def write_infill_quality(
             an error of `infill_measures.judge_infills`.
     """
     workdir = epath.Path(workdir)
-    quality_file, infills_file = quality_files(workdir, generator_name)
+    quality_file, infills_file = run_folder.quality_files(workdir, generator_name)
     for path in (quality_file, infills_file):
         # If the evaluation fails, results of an earlier run must not be mistaken for new ones.
         path.unlink(missing_ok=True)
@@ -135,9 +134,9 @@ def calibrate_copy_search(config: Config) -> memorisation.Calibration:
 def remove_infill_quality(workdir: epath.Path) -> None:
     """Removes the files that earlier runs wrote for this or other generators."""
     workdir = epath.Path(workdir)
-    for path in quality_files(workdir, None):
+    for path in run_folder.quality_files(workdir, None):
         path.unlink(missing_ok=True)
-    (workdir / QUALITY_DIR).rmtree(missing_ok=True)
+    (workdir / run_folder.QUALITY_DIR).rmtree(missing_ok=True)
 
 
 def infilled_patches(

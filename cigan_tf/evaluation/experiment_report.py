@@ -27,10 +27,6 @@ from cigan_tf.evaluation.report import read_scalars, training_seconds
 from cigan_tf.evaluation.table_text import TextTable
 
 PAGE_FILE = "experiment.html"
-QUALITY_FILE = "infill_quality.json"
-INFILLS_FILE = "infills.png"
-# For named generators: NAME.json and NAME.png.
-QUALITY_DIR = "infill_quality"
 ORIGIN_FILE = "experiment_provenance.json"
 
 
@@ -75,23 +71,12 @@ def _folders(workdir: epath.Path, config: Config) -> dict[str, list[epath.Path]]
     return folders
 
 
-def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Path, ...]:
-    """Returns the paths of a generator's measures and infill pictures.
-
-    Args:
-        workdir: workdir of the experiment.
-        generator: name of one of the experiment's `generators`; None if it has no named ones.
-    """
-    if generator is None:
-        return workdir / QUALITY_FILE, workdir / INFILLS_FILE
-    return tuple(workdir / QUALITY_DIR / f"{generator}{suffix}" for suffix in (".json", ".png"))
-
-
 def _judged(workdir: epath.Path) -> tuple[dict[str, epath.Path], dict[str, epath.Path]]:
     """Returns the files of measures and pictures by generator, '' for an unnamed one."""
-    names = sorted({path.stem for path in file_io.matching(workdir / QUALITY_DIR, "*.*")})
-    files = {"": quality_files(workdir, None)}
-    files |= {name: quality_files(workdir, name) for name in names}
+    found = file_io.matching(workdir / run_folder.QUALITY_DIR, "*.*")
+    names = sorted({path.stem for path in found})
+    files = {"": run_folder.quality_files(workdir, None)}
+    files |= {name: run_folder.quality_files(workdir, name) for name in names}
     measures, shown = ({name: pair[i] for name, pair in files.items()} for i in range(2))
     return _present(measures), _present(shown)
 

@@ -54,7 +54,7 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
     rows = pictures.comparison_rows(batch, generator, config.training.seed, before)
     terminal.say("Drawing the report ...")
     sheet = drawing.comparison_sheet(batch["kind"], rows, columns)
-    file_io.write_whole(workdir / "infills.png", sheet)
+    file_io.write_whole(workdir / run_folder.INFILLS_FILE, sheet)
     curves = read_scalars(workdir / run_folder.LOG_DIR)
     target = workdir / "report.html"
     file_io.write_whole(target, _render(workdir, config, generator, batch, columns, rows, curves))

@@ -14,7 +14,6 @@ from cigan_tf import input_pipeline, run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import page, quality_table, report
-from cigan_tf.evaluation.experiment_report import QUALITY_FILE
 
 _TEMPLATE = pathlib.Path(__file__).with_name("templates") / "MODEL_CARD.md.jinja"
 
@@ -49,7 +48,7 @@ def render(
         UserError: the measures of the run's infills cannot be read.
     """
     splits = _splits(config)
-    measured = workdir / QUALITY_FILE
+    measured = workdir / run_folder.QUALITY_FILE
     curves = report.read_scalars(workdir / run_folder.LOG_DIR)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

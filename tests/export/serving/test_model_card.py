@@ -6,7 +6,6 @@ import shutil
 
 from cigan_tf import provenance, run_folder
 from cigan_tf.evaluation import report
-from cigan_tf.evaluation.experiment_report import QUALITY_FILE
 from export.serving import model_card
 
 
@@ -49,7 +48,7 @@ def test_measures_of_the_infills_are_in_the_card(trained_run, tiny_config, tmp_p
     assert "## Quality" not in model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
     infills = {"value": 0.0123, "sd": None, "n": {"infills": 40}}
     entry = {"measure": "seam_score", "of_class": "malignant", "infills": infills, "real": None}
-    (tmp_path / QUALITY_FILE).write_text(json.dumps({"measures": [entry]}))
+    (tmp_path / run_folder.QUALITY_FILE).write_text(json.dumps({"measures": [entry]}))
     card = model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
     assert "gradient across the mask's edge, relative to the tissue | malignant | 0.0123 |" in card
 

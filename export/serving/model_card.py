@@ -14,6 +14,7 @@ from cigan_tf import input_pipeline, run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import page, quality_table, report
+from cigan_tf.evaluation.table_text import TextTable
 
 _TEMPLATE = pathlib.Path(__file__).with_name("templates") / "MODEL_CARD.md.jinja"
 
@@ -42,13 +43,13 @@ def render(
         config: its settings.
         step: step of the exported checkpoint.
         num_parameters: number of the generator's weights.
-        record: the generator's provenance record, or None if the run has none.
+        record: the generator's provenance record, or None if the run has none. Measures of
+            infills are included only if they are of these weights.
 
     Raises:
         UserError: the measures of the run's infills cannot be read.
     """
     splits = _splits(config)
-    measured = workdir / run_folder.QUALITY_FILE
     curves = report.read_scalars(workdir / run_folder.LOG_DIR)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -62,7 +63,7 @@ def render(
         trained_on=(splits or {}).get(config.data.train_split),
         used={config.data.train_split: "training", config.data.validation_split: "selection"},
         duration=page.duration(report.training_seconds(curves)),
-        quality=quality_table.read(measured) if measured.is_file() else None,
+        quality=_quality(workdir / run_folder.QUALITY_FILE, record),
         metrics=[
             (words, *_last_points(curves[tag], step))
             for tag, words in _METRICS.items()
@@ -71,6 +72,18 @@ def render(
         settings=config.to_json().rstrip(),
         versions={name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
     )
+
+
+def _quality(path: epath.Path, record: dict | None) -> TextTable | None:
+    """Returns the measures in a file, or None if they are of another generator."""
+    if not path.is_file():
+        return None
+    table = quality_table.read(path)
+    # The run may have been trained on since they were computed.
+    measured = json.loads(path.read_text()).get("generator") or {}
+    if record is None or measured.get("weights_sha256") != record["weights_sha256"]:
+        return None
+    return table
 
 
 def _last_points(curve, step: int) -> tuple[int, float]:

@@ -2,9 +2,9 @@
 
 import json
 import pathlib
-import shutil
 
 from cigan_tf import provenance, run_folder
+from cigan_tf.config import Config, DataConfig
 from cigan_tf.evaluation import report
 from export.serving import model_card
 
@@ -43,14 +43,36 @@ def test_the_record_is_in_the_card(exported):
     assert "Not recorded" not in card
 
 
-def test_measures_of_the_infills_are_in_the_card(trained_run, tiny_config, tmp_path):
-    shutil.copytree(trained_run / run_folder.LOG_DIR, tmp_path / run_folder.LOG_DIR)
-    assert "## Quality" not in model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
+def test_only_measures_of_the_same_generator_are_in_the_card(tmp_path):
+    (tmp_path / run_folder.LOG_DIR).mkdir()
+    elsewhere = Config(data=DataConfig(data_dir="/nowhere"))
+    dataset = {"name": "discs", "version": "1.0.0", "patch_size": 256, "film_size": None}
+    record = {
+        "dataset": dataset | {"fingerprint": "5" * 64},
+        "train_split": "train",
+        "patients": ["ann"],
+        "num_patches": 8,
+        "seed": 0,
+        "step": 6,
+        "package_version": "0.1.0",
+        "commit": None,
+        "weights_sha256": "1" * 64,
+    }
     infills = {"value": 0.0123, "sd": None, "n": {"infills": 40}}
     entry = {"measure": "seam_score", "of_class": "malignant", "infills": infills, "real": None}
-    (tmp_path / run_folder.QUALITY_FILE).write_text(json.dumps({"measures": [entry]}))
-    card = model_card.render(tmp_path, tiny_config, step=6, num_parameters=1)
-    assert "gradient across the mask's edge, relative to the tissue | malignant | 0.0123 |" in card
+
+    def card(measured, of_version):
+        quality = {"measures": [entry], **measured}
+        (tmp_path / run_folder.QUALITY_FILE).write_text(json.dumps(quality))
+        return model_card.render(tmp_path, elsewhere, 6, num_parameters=1, record=of_version)
+
+    row = "gradient across the mask's edge, relative to the tissue | malignant | 0.0123 |"
+    assert row in card({"generator": record}, record)
+    of_other = record | {"step": 3, "weights_sha256": "0" * 64}
+    for measured, of_version in (({"generator": of_other}, record), ({}, record), ({}, None)):
+        without = card(measured, of_version)
+        assert "## Quality" not in without
+        assert "it has not been run for this model" in without
 
 
 def test_a_run_without_its_dataset_has_a_card(trained_run, tiny_config, replace):

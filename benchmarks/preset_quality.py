@@ -62,9 +62,10 @@ def main() -> None:
 
     real = input_pipeline.drawn_patches(config, test_split, MAX_PATCHES.value)
     infills = infill_quality.infilled_patches(config, generate, MAX_PATCHES.value)
+    tested_on = provenance.dataset_record(config)
     for patches in (real, infills):
         provenance.refuse_leaks(
-            provenance.of_weights(preset.record), patches["patient_id"].tolist()
+            provenance.of_weights(preset.record), patches["patient_id"].tolist(), tested_on
         )
     probability, threshold = linear_classifier(config, features)
     patches = infill_quality.TrainingPatches(config)

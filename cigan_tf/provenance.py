@@ -20,6 +20,8 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 
 FILE_NAME = "provenance.json"
+# Collections of the same patients under different ids, by the source in a dataset's recipe.
+_COLLECTIONS = {"cbis_ddsm": "CBIS-DDSM", "sample": "CBIS-DDSM", "ddsm": "DDSM"}
 
 
 def dataset_record(config: Config) -> dict[str, Any]:
@@ -124,6 +126,12 @@ def write_training(
     record = training_record(config)
     if of_preset is not None:
         record = begun_from(record, of_preset)
+        if other := _other_collection(record, record["dataset"]):
+            print(
+                f"warning: the preset was trained on {other}, whose patients are also in this "
+                "dataset under other ids: the generator is refused for an experiment on it.",
+                file=sys.stderr,
+            )
     if before is not None:
         record = _continued(before, record, workdir, resume_changed)
     write(path, record)
@@ -174,6 +182,16 @@ def begun_from(record: dict[str, Any], of_preset: dict[str, Any]) -> dict[str, A
     return record | {"patients": patients, "init_from": of_preset}
 
 
+def datasets(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the record of each dataset that a network was trained on, the last one first."""
+    of_preset = record.get("init_from")
+    return [
+        record["dataset"],
+        *reversed(record.get("earlier_datasets", [])),
+        *(datasets(of_preset) if of_preset else ()),
+    ]
+
+
 def read(path: str | os.PathLike) -> dict[str, Any] | None:
     """Returns the record in a file, or None if the file does not exist.
 
@@ -213,21 +231,42 @@ def require(record: dict[str, Any] | None, path: str | os.PathLike) -> dict[str,
 
 
 def refuse_leaks(
-    record: dict[str, Any], test_patients: Iterable[str], network: str = "generator"
+    record: dict[str, Any],
+    test_patients: Iterable[str],
+    tested_on: dict[str, Any],
+    network: str = "generator",
 ) -> None:
-    """Raises UserError if the network was trained on a test patient.
+    """Raises UserError if the network was, or may have been, trained on a test patient.
 
     Args:
         record: record of the network.
         test_patients: ids of the test patients.
+        tested_on: record of their dataset (`dataset_record`).
         network: name of the network, for the message.
     """
+    if other := _other_collection(record, tested_on):
+        raise UserError(
+            f"The {network} was trained on {other}, and the test patients are from "
+            f"{_collection(tested_on)}: both have the same patients under different ids. "
+            "Train and test on one of them, and start from no preset of the other."
+        )
     leaked = sorted(set(record["patients"]) & set(map(str, test_patients)))
     if leaked:
         raise UserError(
             f"The {network} was trained on {len(leaked)} of the test patients, including "
             f"{leaked[0]!r}; train it on another split, or test on other patients."
         )
+
+
+def _collection(dataset: dict[str, Any]) -> str | None:
+    return _COLLECTIONS.get((dataset.get("recipe") or {}).get("source"))
+
+
+def _other_collection(record: dict[str, Any], dataset: dict[str, Any]) -> str | None:
+    """Returns a collection in a record with a dataset's patients under other ids, or None."""
+    of_dataset = _collection(dataset)
+    others = {_collection(trained_on) for trained_on in datasets(record)} - {None, of_dataset}
+    return others.pop() if of_dataset and others else None
 
 
 def _recipe(folder: epath.Path) -> dict[str, Any] | None:

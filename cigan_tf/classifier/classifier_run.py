@@ -56,7 +56,8 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
     accelerators.refuse_xla_where_it_aborts(config.hardware)
     if config.hardware.deterministic:
         tf.config.experimental.enable_op_determinism()
-    fingerprint = provenance.dataset_record(config)["fingerprint"]
+    dataset = provenance.dataset_record(config)
+    fingerprint = dataset["fingerprint"]
     synthetic = _open_synthetic(config, workdir, fingerprint)
     confirming = _confirming_classifier(config.classifier, seed, workdir)
     made_from = {
@@ -71,10 +72,11 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
     test = batches.scored_batches(config, config.experiment.test_split)
     used = None
     if synthetic:
-        provenance.refuse_leaks(synthetic.record, test[1]["patient_id"])
+        test_patients = test[1]["patient_id"]
+        provenance.refuse_leaks(synthetic.record, test_patients, dataset)
         if confirming:
             record = provenance.read(confirming.parent / provenance.FILE_NAME)
-            provenance.refuse_leaks(record, test[1]["patient_id"], "confirming classifier")
+            provenance.refuse_leaks(record, test_patients, dataset, "confirming classifier")
         if not config.classifier.infills_on_the_fly:
             used = infill_choice.choose_infills(config, seed, synthetic, confirming)
             infill_choice.write_counts(run_dir, synthetic, used)

@@ -91,7 +91,8 @@ def write_infill_quality(
     seed = config.training.seed
     real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)
     record = provenance.require(generator.provenance, generator.path)
-    provenance.refuse_leaks(record, real["patient_id"].tolist())
+    tested_on = provenance.dataset_record(config)
+    provenance.refuse_leaks(record, real["patient_id"].tolist(), tested_on)
     training = TrainingPatches(config)
     terminal.say(f"Infilling test patches with {generator.path} ...")
     infills = infilled_patches(config, generator)

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from cigan_tf import input_pipeline, provenance, run_folder
+from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 
 
@@ -155,8 +156,34 @@ def test_a_generator_without_a_record_is_refused():
 
 
 def test_a_generator_that_saw_a_test_patient_is_refused():
-    record = {"patients": ["P_1", "P_2", "P_3"]}
-    provenance.refuse_leaks(record, ["P_4", "P_5"])
-    provenance.refuse_leaks(record, [])
+    record = {"patients": ["P_1", "P_2", "P_3"], "dataset": {}}
+    provenance.refuse_leaks(record, ["P_4", "P_5"], {})
+    provenance.refuse_leaks(record, [], {})
     with pytest.raises(UserError, match="on 2 of the test patients, including 'P_2'"):
-        provenance.refuse_leaks(record, iter(["P_3", "P_4", "P_2"]))
+        provenance.refuse_leaks(record, iter(["P_3", "P_4", "P_2"]), {})
+
+
+def from_source(source):
+    return {"name": f"ddsm_patches/{source}", "recipe": {"source": source}}
+
+
+def test_a_generator_of_the_same_patients_under_other_ids_is_refused():
+    ddsm, cbis, sample, own = map(from_source, ("ddsm", "cbis_ddsm", "sample", "films"))
+    of_preset = {"dataset": cbis, "patients": ["P_00016"]}
+    tuned = provenance.begun_from({"dataset": ddsm, "patients": ["A_1459"]}, of_preset)
+    resumed = {"dataset": own, "earlier_datasets": [cbis, ddsm], "patients": []}
+    for record, tested_on in ((tuned, ddsm), (of_preset, ddsm), (resumed, ddsm), (tuned, cbis)):
+        with pytest.raises(UserError, match="same patients under different ids") as error:
+            provenance.refuse_leaks(record, ["A_1460"], tested_on)
+        assert "\n" not in str(error.value)
+    assert provenance.datasets(resumed) == [own, ddsm, cbis]
+    for record, tested_on in ((of_preset, sample), (of_preset, own), (tuned, {"recipe": None})):
+        provenance.refuse_leaks(record, ["A_1460"], tested_on)
+
+
+def test_training_warns_of_a_preset_whose_patients_have_other_ids(tmp_path, monkeypatch, capsys):
+    record = {"dataset": from_source("ddsm"), "patients": []}
+    monkeypatch.setattr(provenance, "training_record", lambda config: record)
+    of_preset = {"dataset": from_source("cbis_ddsm"), "patients": []}
+    provenance.write_training(tmp_path, Config(), of_preset=of_preset)
+    assert "trained on CBIS-DDSM, whose patients are also in" in capsys.readouterr().err

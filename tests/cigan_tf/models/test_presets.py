@@ -77,7 +77,7 @@ def test_a_preset_restores_the_model(model, saved, tmp_path):
     later.save_to_preset(tmp_path / "later", record={**RECORD, "patients": ["P_3"]})
     assert presets.read(tmp_path / "later").record["patients"] == record["patients"]
     with pytest.raises(UserError, match="on 1 of the test patients, including 'P_2'"):
-        provenance.refuse_leaks(record, ["P_2"])
+        provenance.refuse_leaks(record, ["P_2"], record["dataset"])
 
 
 def test_half_precision_takes_half_the_space_and_keeps_the_infills(model, saved, tmp_path):

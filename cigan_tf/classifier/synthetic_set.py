@@ -125,16 +125,28 @@ def _patch_of(_: tf.Tensor, patch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]
 
 
 def read_facts(folder: str | os.PathLike) -> dict | None:
-    """Returns the origin of the set in `folder`, or None if there is no finished set."""
+    """Returns the origin of the set in `folder`, or None if there is no finished set.
+
+    Raises:
+        UserError: its file is damaged.
+    """
     return _read_json(epath.Path(folder).expanduser() / _VERSION / _FACTS_FILE)
 
 
 def _read_json(path: epath.Path) -> dict | None:
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError, tf.errors.NotFoundError):
-        # Only this error: a finished set with a temporary read error must not count as missing.
+        facts = json.loads(path.read_text())
+        if not isinstance(facts, dict):
+            raise ValueError("it is not an object")
+    except (FileNotFoundError, tf.errors.NotFoundError):
+        # Only these: a set whose file is damaged or not readable now must not count as missing.
         return None
+    except ValueError as error:
+        raise UserError(
+            f"{str(path)!r} is damaged ({error}); restore it from a backup, or delete the set and "
+            "write it again with --mode=infill."
+        ) from None
+    return facts
 
 
 def write_synthetic_set(

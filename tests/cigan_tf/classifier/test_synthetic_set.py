@@ -247,6 +247,17 @@ def test_an_unfinished_set_is_refused(tmp_path):
         SyntheticSet(tmp_path / "synthetic", 32)
 
 
+@pytest.mark.parametrize("content", ["", "{", "null"])
+def test_a_set_with_damaged_facts_does_not_count_as_missing(tmp_path, content):
+    assert read_facts(tmp_path) is None
+    (tmp_path / "1.1.0").mkdir()
+    assert read_facts(tmp_path) is None
+    (tmp_path / "1.1.0" / "synthetic.json").write_text(content)
+    with pytest.raises(UserError, match=r"synthetic\.json' is damaged .* delete the set") as error:
+        read_facts(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_patches_of_another_size_are_refused(
     synthetic_folder, discs_config, discs_generator, tmp_path
 ):

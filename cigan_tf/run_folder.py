@@ -70,7 +70,8 @@ def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Pat
 
     Args:
         workdir: workdir of the experiment.
-        generator: name of one of the experiment's `generators`; None if it has no named ones.
+        generator: name of one of the experiment's `generators`, or of the arm with its synthetic
+            set; None if it has no name.
     """
     if generator is None:
         return workdir / QUALITY_FILE, workdir / INFILLS_FILE

@@ -55,26 +55,19 @@ def _run_experiment(
 def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | None) -> None:
     """Evaluates each generator that classifiers used; removes earlier results."""
     infill_quality.remove_infill_quality(workdir)
-    arms = config.experiment.named_arms(config.classifier)
-    used = {
-        cell.generator: cell
-        for cell in reversed(config.experiment.cells(config.classifier))
-        if arms[cell.arm].needs_synthetic and not arms[cell.arm].infills_on_the_fly
-    }
-    calibration = functools.cache(lambda: infill_quality.calibrate_copy_search(config))
-    for name, cell in sorted(used.items(), key=lambda item: item[0] or ""):
-        generator = generator_workdir(config, workdir, cell)
-        folder = arms[cell.arm].synthetic_dir or generator / "synthetic"
+    calibration = functools.cache(infill_quality.calibrate_copy_search)
+    for folder, name in _used_sets(config, workdir).items():
         # A given SavedModel belongs to the only generator; several generators have their own.
         exported = saved_model if name is None else None
         try:
             with storage_errors():
+                synthetic = SyntheticSet(folder, config.model.patch_size)
                 infill_quality.write_infill_quality(
                     config,
                     workdir,
-                    exported or generator / "saved_model",
-                    SyntheticSet(folder, config.model.patch_size),
-                    calibration(),
+                    exported or folder.parent / "saved_model",
+                    synthetic,
+                    calibration(infill_quality.as_trained(config, synthetic.record)),
                     name,
                 )
         except StorageError:
@@ -83,6 +76,29 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
             # An error in this additional evaluation must not discard hours of training.
             of = f" of {name}" if name else ""
             print(f"warning: the infills{of} are not evaluated: {error}", file=sys.stderr)
+
+
+def _used_sets(config: Config, workdir: epath.Path) -> dict[epath.Path, str | None]:
+    """Returns the synthetic sets that classifiers were trained on, with names for their generators.
+
+    The name is that of one of the experiment's `generators`; or, next to other sets, the arm with
+    this synthetic_dir; or None.
+    """
+    arms = config.experiment.named_arms(config.classifier)
+    names = {}
+    for cell in config.experiment.cells(config.classifier):
+        settings = arms[cell.arm]
+        if not settings.needs_synthetic or settings.infills_on_the_fly:
+            continue
+        if settings.synthetic_dir:
+            folder, name = epath.Path(settings.synthetic_dir).expanduser(), cell.arm
+        else:
+            generator = generator_workdir(config, workdir, cell)
+            folder, name = generator / settings.infills_folder, cell.generator
+        names.setdefault(folder, name)
+    if len(names) == 1 and not config.experiment.generators:
+        return dict.fromkeys(names)
+    return names
 
 
 def train_cells(

@@ -1,7 +1,9 @@
 """Evaluation of a generator on patches of unseen patients, with a classifier of real patches."""
 
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,6 +25,8 @@ from cigan_tf.patch_format import WHITE
 _BATCH_SIZE = 64
 # Patches of each side; more would take memory and time without changing the result.
 _MAX_PATCHES = 2000
+# Larger patches than 128 px would otherwise fill the memory: about ten arrays of them are used.
+_MAX_PX = _MAX_PATCHES * 128**2
 _SHOWN_PER_KIND = 5
 _TRAINING_AT_A_TIME = 256
 # Infills are classified at the classifier's operating point on validation patches.
@@ -50,8 +54,9 @@ def write_infill_quality(
             infill_quality/NAME.json and NAME.png.
         saved_model: the exported generator.
         synthetic: the set that the arms were trained on; must be made by the same generator.
-        calibration: result of `calibrate_copy_search`, shared by several generators.
-        generator_name: NAME, one of the experiment's generators; None if it has no named ones.
+        calibration: result of `calibrate_copy_search` for `as_trained`, shared by the generators
+            that were trained on the same patches.
+        generator_name: NAME; see `run_folder.quality_files`.
 
     Raises:
         UserError: the generator, its record, or a classifier trained only on real patches is
@@ -89,18 +94,18 @@ def write_infill_quality(
         validation.label, validation.probability, _SPECIFICITY
     ).threshold
     seed = config.training.seed
-    real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)
+    max_patches = max_patches_of(config.model.patch_size)
+    real = input_pipeline.drawn_patches(config, config.experiment.test_split, max_patches)
     record = provenance.require(generator.provenance, generator.path)
     tested_on = provenance.dataset_record(config)
     provenance.refuse_leaks(record, real["patient_id"].tolist(), tested_on)
-    training = TrainingPatches(config)
     terminal.say(f"Infilling test patches with {generator.path} ...")
     infills = infilled_patches(config, generator)
     terminal.say("Comparing the infills with real patches ...")
     quality = infill_measures.judge_infills(
         real,
         infills,
-        training,
+        TrainingPatches(as_trained(config, record)),
         feature_function(config.experiment.quality_features, classifier),
         lambda patches: classifier.predict(patches["image"], batch_size=_BATCH_SIZE, verbose=0)[
             :, 0
@@ -113,6 +118,7 @@ def write_infill_quality(
     quality = {
         "features": config.experiment.quality_features,
         "generator": record,
+        "not_searched": _not_searched(config, record),
         "num_patients": len(np.unique(real["patient_id"])),
         **quality,
     }
@@ -123,10 +129,50 @@ def write_infill_quality(
     file_io.write_whole(infills_file, sheet)
 
 
+def max_patches_of(patch_size: int) -> int:
+    """Returns the number of real patches, and of infills, that are compared."""
+    return min(_MAX_PATCHES, _MAX_PX // patch_size**2)
+
+
+def as_trained(config: Config, record: Mapping[str, Any]) -> Config:
+    """Returns a configuration with the training split and the share of its patients in a record.
+
+    Args:
+        config: names the dataset.
+        record: provenance of a generator that was trained on it.
+    """
+    data = dataclasses.replace(
+        config.data,
+        train_split=record["train_split"],
+        train_patient_share=record["patient_share"],
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def _not_searched(config: Config, record: Mapping[str, Any]) -> list[str]:
+    """Names the training data of a generator that are not in `TrainingPatches`."""
+    last, *earlier = provenance.datasets(record)
+    others = [of["name"] for of in earlier if of.get("fingerprint") != last["fingerprint"]]
+    if others:
+        return list(dict.fromkeys(others))
+    data = as_trained(config, record).data
+    builder = input_pipeline.open_dataset(data, config.model.patch_size)
+    searched = input_pipeline.patches_per_patient(
+        builder, data.train_split, data.train_patient_share
+    )
+    unsearched = set(record["patients"]) - set(searched)
+    return [f"{len(unsearched)} more patients of {last['name']}"] if unsearched else []
+
+
 def calibrate_copy_search(config: Config) -> memorisation.Calibration:
-    """Returns the calibration of the search for copies, for `write_infill_quality`."""
+    """Returns the calibration of the search for copies, for `write_infill_quality`.
+
+    Args:
+        config: result of `as_trained` for the generators to be evaluated.
+    """
     seed = config.training.seed
-    real = input_pipeline.drawn_patches(config, config.experiment.test_split, _MAX_PATCHES)
+    max_patches = max_patches_of(config.model.patch_size)
+    real = input_pipeline.drawn_patches(config, config.experiment.test_split, max_patches)
     return memorisation.calibrate(
         infill_measures.searched_patches(real, seed), TrainingPatches(config), seed
     )
@@ -141,25 +187,28 @@ def remove_infill_quality(workdir: epath.Path) -> None:
 
 
 def infilled_patches(
-    config: Config, generator: Callable[..., np.ndarray], max_patches: int = _MAX_PATCHES
+    config: Config, generator: Callable[..., np.ndarray], max_patches: int | None = None
 ) -> dict[str, np.ndarray]:
     """Returns infills of test patches, made like those of the synthetic set, for `judge_infills`.
 
     Args:
         config: names the dataset, its test split and the seed that draws patches and masks.
         generator: function (image, mask, label, seed) like `ExportedGenerator` or `CiGAN.generate`.
-        max_patches: number of infills; all patches if the split has fewer.
+        max_patches: number of infills, by default `max_patches_of` the patch size; all patches if
+            the split has fewer.
     """
     seed, patch_size = config.training.seed, config.model.patch_size
+    max_patches = max_patches_of(patch_size) if max_patches is None else max_patches
     builder = input_pipeline.open_dataset(config.data, patch_size)
     index = input_pipeline.index_of_split(builder, config.experiment.test_split)
     chosen = np.random.default_rng(seed).permutation(len(index.label))[:max_patches]
     donors = np.flatnonzero((index.label == 1) & index.has_lesion)
     contexts = Contexts(builder, index, np.sort(chosen), donors, seed, patch_size)
     batches = list(infill(contexts.batches(0, len(chosen), _BATCH_SIZE), generator))
-    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    # Frees the parts of each column, so that only one column is in memory twice.
+    columns = {name: np.concatenate([b.pop(name) for b in batches]) for name in list(batches[0])}
     patches = {
-        "image": columns["infilled"].astype(np.float32) / WHITE,
+        "image": columns.pop("infilled").astype(np.float32) / WHITE,
         "mask": columns["mask"],
         "context": columns["image"],
         "label": columns["label"],
@@ -182,13 +231,17 @@ def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[
     )
     examples = list(examples.as_numpy_iterator())
     return {
-        **{name: np.stack([e[name] for e in examples]) for name in ("image", "mask")},
+        **{name: np.stack([e.pop(name) for e in examples]) for name in ("image", "mask")},
         "group": synthetic.index.film_id[drawn],
     }
 
 
 class TrainingPatches:
-    """Chunks of all training patches, decoded during iteration; groups are their films."""
+    """Chunks of all training patches, decoded during iteration; groups are their films.
+
+    Args:
+        config: names the dataset, its training split and the share of its patients.
+    """
 
     def __init__(self, config: Config):
         self._data, self._patch_size = config.data, config.model.patch_size

@@ -253,12 +253,17 @@ def _copied(qualities) -> Card:
     training = max((_searched(quality) for quality in qualities.values()), default=0)
     if training:
         lines.append(Line("searched", f"{training:,} training patches"))
+    unsearched = sorted({what for of in qualities.values() for what in of.get("not_searched", [])})
+    if unsearched:
+        lines.append(Line("not searched", f"earlier training on {', '.join(unsearched)}"))
     if any(
         infills["value"] > (real or {"value": 0})["value"] + _COPIES_ABOVE_ALARMS
         for sides in shares.values()
         for infills, real in sides
     ):
         return Card(question, "Copies of training patches", "bad", lines)
+    if unsearched:
+        return Card(question, "None found, but not all training data were searched", "open", lines)
     if least < _LEAST_RECALL:
         return Card(question, f"None found, but the search misses {1 - least:.0%}", "open", lines)
     return Card(question, f"No copies found, sensitivity {least:.0%}", "good", lines)

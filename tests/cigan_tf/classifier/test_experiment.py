@@ -10,8 +10,10 @@ import pytest
 from cigan_tf import file_io, run_folder
 from cigan_tf.classifier import classifier_run, experiment, infill_quality, parallel
 from cigan_tf.classifier.synthetic_set import SyntheticSet, write_synthetic_set
+from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import score_file
+from cigan_tf.experiment_config import ExperimentConfig
 from cigan_tf.hardware_config import HardwareConfig
 from tests.cigan_tf.classifier.small_classifier import build_small_classifier
 
@@ -198,6 +200,45 @@ def test_each_generator_is_judged_and_nothing_earlier_is_kept(
     assert not any(path.exists() for path in stale)
     experiment._judge_generators(discs_config, tmp_path / "a", str(discs_generator))
     assert judged[2:] == [(None, str(discs_generator), 1)]
+
+
+def test_a_set_of_an_arm_is_judged_with_the_generator_next_to_it(monkeypatch, tmp_path):
+    quarter = "cigan_25: synthetic_use=mixed synthetic_dir=runs/quarter/synthetic"
+    live = "live: synthetic_use=on_the_fly"
+    arms = ("baseline:", "cigan: synthetic_use=mixed", quarter, live)
+    config = Config(experiment=ExperimentConfig(arm=arms))
+    judged = []
+    monkeypatch.setattr(
+        infill_quality,
+        "write_infill_quality",
+        lambda config, workdir, saved_model, synthetic, calibration, name: judged.append(
+            (str(saved_model), synthetic.folder, calibration, name)
+        ),
+    )
+    monkeypatch.setattr(experiment, "SyntheticSet", OfShare)
+    monkeypatch.setattr(
+        infill_quality,
+        "calibrate_copy_search",
+        lambda config: config.data.train_patient_share,
+    )
+    experiment._judge_generators(config, tmp_path, "models/mine")
+    assert judged == [
+        ("models/mine", str(tmp_path / "synthetic"), 1.0, None),
+        ("runs/quarter/saved_model", "runs/quarter/synthetic", 0.25, "cigan_25"),
+    ]
+    alone = dataclasses.replace(config.experiment, arms=("baseline", "cigan_25"))
+    config = dataclasses.replace(config, experiment=alone)
+    experiment._judge_generators(config, tmp_path, None)
+    assert judged[2:] == [("runs/quarter/saved_model", "runs/quarter/synthetic", 0.25, None)]
+
+
+class OfShare:
+    """A synthetic set, of a quarter of the patients if its folder is called so."""
+
+    def __init__(self, folder, patch_size):
+        self.folder = str(folder)
+        share = 0.25 if "quarter" in self.folder else 1.0
+        self.record = {"train_split": "train", "patient_share": share}
 
 
 def test_only_arms_that_depend_on_the_generator_are_trained_again(

@@ -1,8 +1,9 @@
-"""Tests of the features with which infills are compared."""
+"""Evaluation of a generator: features, the number of patches, and the data searched for copies."""
 
 import numpy as np
 import pytest
 
+from cigan_tf import provenance
 from cigan_tf.classifier import infill_quality
 from cigan_tf.classifier.network import build_classifier
 from cigan_tf.errors import UserError
@@ -24,3 +25,33 @@ def test_unavailable_features_are_named(tmp_path):
         infill_quality.feature_function("classifier")
     with pytest.raises(UserError, match=r"the file '.*absent\.h5' does not exist"):
         infill_quality.feature_function(str(tmp_path / "absent.h5"))
+
+
+def test_larger_patches_are_fewer():
+    assert [infill_quality.max_patches_of(side) for side in (32, 128, 256, 512)] == [
+        *(2000, 2000),
+        *(500, 125),
+    ]
+
+
+def test_training_data_outside_the_searched_patches_are_named(discs_config):
+    record = provenance.training_record(discs_config)
+    assert infill_quality._not_searched(discs_config, record) == []
+    assert infill_quality._not_searched(discs_config, {**record, "init_from": record}) == []
+    other = {**record["dataset"], "name": "ddsm_patches/mass", "fingerprint": "0" * 64}
+    of_preset = {"dataset": other, "patients": ["P_1"]}
+    tuned = provenance.begun_from(record, of_preset)
+    assert infill_quality._not_searched(discs_config, tuned) == ["ddsm_patches/mass"]
+    # Its first steps were taken on more patients of the same dataset.
+    later = {**record, "patient_share": 1e-6}
+    assert infill_quality._not_searched(discs_config, later) == [
+        "4 more patients of ddsm_patches/discs"
+    ]
+
+
+def test_copies_are_searched_in_the_generators_own_training_data(discs_config):
+    record = {"train_split": "validation", "patient_share": 1.0}
+    config = infill_quality.as_trained(discs_config, record)
+    films = [film for chunk in infill_quality.TrainingPatches(config) for film in chunk["group"]]
+    assert set(films) == {b"eve_CC", b"fay_CC"}
+    assert hash(config) == hash(infill_quality.as_trained(discs_config, record))

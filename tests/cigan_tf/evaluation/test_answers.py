@@ -170,6 +170,17 @@ def test_is_anything_copied(measures, answer, tone, ask):
         assert "plain, flipped" in facts["planted copies found"]
 
 
+def test_training_data_that_were_not_searched_are_named(ask):
+    qualities = {"a": {"measures": audit()}, "b": {"measures": audit(), "not_searched": ["mass"]}}
+    *_, copied = ask({"baseline": 1.0, "cigan": 1.0}, qualities=qualities)
+    assert copied.answer == "None found, but not all training data were searched"
+    assert copied.tone == "open"
+    assert copied.lines[-1] == ("not searched", "earlier training on mass", None)
+    qualities["a"]["measures"] = audit(share=0.3)
+    *_, copied = ask({"baseline": 1.0, "cigan": 1.0}, qualities=qualities)
+    assert copied.tone == "bad"
+
+
 def test_of_several_generators_the_worst_answers(ask):
     qualities = {
         "a": {"measures": [*judged(), *audit()]},

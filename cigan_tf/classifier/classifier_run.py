@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -31,6 +32,7 @@ SETTINGS_FILE = "settings.json"
 CLASSIFIER_FILE = "classifier.keras"
 _CHECKPOINT_DIR = "checkpoints"
 _ORDER = "order of the patches"
+_WEIGHTS = "initial weights"
 
 
 def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: epath.Path):
@@ -64,6 +66,7 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
         "dataset": fingerprint,
         "synthetic set": synthetic and synthetic.facts,
         "confirming classifier": confirming and _sha256(confirming),
+        _WEIGHTS: _identity_of_weights(config.classifier.classifier_weights),
         _ORDER: batches.ORDER,
     }
     if _claim(config, seed, run_dir, made_from, synthetic):
@@ -264,6 +267,14 @@ def _sha256(path: epath.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _identity_of_weights(source: str) -> str | None:
+    """Returns 'imagenet', 'random', or the hash of a weights file, None if it does not exist."""
+    if source in ("imagenet", "random"):
+        return source
+    path = epath.Path(source).expanduser()
+    return _sha256(path) if path.is_file() else None
+
+
 def _claim(
     config: Config,
     seed: int,
@@ -288,10 +299,11 @@ def _claim(
         "seed": seed,
     }
     path = run_dir / SETTINGS_FILE
-    if path.exists() and json.loads(path.read_text()) != given:
+    if path.exists() and (differing := _differing(path, given)):
         raise UserError(
-            f"The folder {str(run_dir)!r} contains a classifier with different settings (see its "
-            f"{SETTINGS_FILE}); delete it, or pass another --workdir."
+            f"The folder {str(run_dir)!r} contains a classifier with different settings "
+            f"({', '.join(differing)}; see its {SETTINGS_FILE}); delete it, or pass another "
+            "--workdir."
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -300,6 +312,30 @@ def _claim(
     except OSError as error:
         raise UserError(f"The folder {str(run_dir)!r} cannot be written to: {error}.") from None
     return (run_dir / score_file.FILE_NAME).exists()
+
+
+def _differing(path: epath.Path, given: dict) -> list[str]:
+    """Names the settings in a file that differ from the given ones."""
+    try:
+        saved = _compared(json.loads(path.read_text()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{str(path)!r} has no valid settings ({type(error).__name__}: {error}); delete its "
+            "folder, or pass another --workdir."
+        ) from None
+    given = _compared(given)
+    return [name for name in given | saved if saved.get(name) != given.get(name)]
+
+
+def _compared(settings: dict) -> dict[str, object]:
+    """Returns the settings on which a classifier depends, by name."""
+    # An earlier version may have lacked a setting; it trained as with the default.
+    classifier = dataclasses.asdict(ClassifierConfig()) | settings["classifier"]
+    # The files in these places are compared instead (`_identity`).
+    del classifier["synthetic_dir"]
+    classifier["classifier_weights"] = os.path.basename(classifier["classifier_weights"])
+    others = {name: settings[name] for name in ("mixed_precision", "seed")}
+    return settings["data"] | classifier | others
 
 
 def _remove_outdated(
@@ -311,6 +347,8 @@ def _remove_outdated(
     was = _identity(before) if before else {}
     if was and (run_dir / score_file.FILE_NAME).exists():
         was[_ORDER] = now[_ORDER]  # a finished run needs no other batch
+    if was and None in (was[_WEIGHTS], now[_WEIGHTS]):
+        was[_WEIGHTS] = now[_WEIGHTS]  # not recorded, or no file: its name has been compared
     if was == now:
         return
     begun = [
@@ -334,6 +372,7 @@ def _remove_outdated(
     of_set = {**synthetic.record, "set": synthetic.facts} if synthetic else None
     confirmed_by = now["confirming classifier"]
     of_run = {"synthetic": of_set, "confirmed_by": confirmed_by, "order": now[_ORDER]}
+    of_run["initial_weights"] = now[_WEIGHTS]
     provenance.write(path, record | of_run)
 
 
@@ -345,4 +384,5 @@ def _identity(record: dict) -> dict[str, object]:
         "synthetic set": synthetic and synthetic["set"],
         "confirming classifier": record.get("confirmed_by"),
         _ORDER: record.get("order"),
+        _WEIGHTS: record.get("initial_weights"),
     }

@@ -13,8 +13,10 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cigan_tf.classifier import batches, classifier_run, network
+from cigan_tf.config import Config
 from cigan_tf.errors import Preempted, UserError
 from cigan_tf.evaluation import score_file
+from cigan_tf.experiment_config import ClassifierConfig
 from cigan_tf.hardware_config import HardwareConfig
 
 pytestmark = pytest.mark.usefixtures("small_classifier")
@@ -181,6 +183,40 @@ def test_hardware_flags_reach_the_classifier(discs_config, precision, tmp_path, 
     assert keras.config.dtype_policy().name == "float32"
     with pytest.raises(UserError, match="different settings"):
         classifier_run.train_classifier(discs_config, 0, tmp_path, tmp_path)
+
+
+def claim(config, run_dir, weights="0" * 64):
+    """Claims a run without data or synthetic patches."""
+    made_from = {"dataset": "f", "synthetic set": None, "confirming classifier": None}
+    made_from |= {classifier_run._WEIGHTS: weights, classifier_run._ORDER: batches.ORDER}
+    return classifier_run._claim(config, 0, run_dir, made_from, None)
+
+
+def test_settings_are_compared_without_paths_and_with_defaults(tmp_path, monkeypatch, capsys):
+    record = {"dataset": {"fingerprint": "f"}, "patients": []}
+    monkeypatch.setattr(classifier_run.provenance, "training_record", lambda config: record)
+
+    def config(**settings):
+        return Config(classifier=ClassifierConfig(synthetic_use="mixed", **settings))
+
+    assert not claim(config(synthetic_dir="a/set", classifier_weights="w.npz"), tmp_path)
+    (tmp_path / score_file.FILE_NAME).touch()
+    moved = config(synthetic_dir="/b/set", classifier_weights="/b/w.npz")
+    assert claim(moved, tmp_path)
+    assert claim(moved, tmp_path, weights=None), "the file of the weights is no longer there"
+    path = tmp_path / classifier_run.SETTINGS_FILE
+    saved = json.loads(path.read_text())
+    del saved["classifier"]["min_scale"]  # as from a version without this setting
+    path.write_text(json.dumps(saved))
+    assert claim(moved, tmp_path)
+    for other in (config(min_scale=0.5, classifier_weights="w.npz"), config()):
+        with pytest.raises(UserError, match=r"\((min_scale|classifier_weights); see its settings"):
+            claim(other, tmp_path)
+    assert not claim(moved, tmp_path, weights="1" * 64)
+    assert "has changed or is not recorded (initial weights)" in capsys.readouterr().err
+    path.write_text("{}")
+    with pytest.raises(UserError, match="has no valid settings"):
+        claim(moved, tmp_path)
 
 
 def test_another_classifiers_folder_is_refused(finished, discs_config, with_classifier):

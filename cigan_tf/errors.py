@@ -5,6 +5,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 
+# In messages about damaged checkpoints: some errors lose their class on the way to Python.
+_DAMAGE_TEXTS = ("no such file", "sstable", "corrupt", "checksum")
+
 
 class UserError(ValueError):
     """A user's mistake; the message is one line: the rule, the received value, a remedy.
@@ -96,3 +99,17 @@ def is_storage_error(error: Exception) -> bool:
         return True
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     return innermost.f_globals.get("__name__", "").startswith("tensorflow.python.lib.io.")
+
+
+def is_damage(error: Exception) -> bool:
+    """Returns whether an error of reading a checkpoint means that its files are damaged.
+
+    TensorFlow's errors differ for bad checksums, missing files and truncated files. After other
+    errors, of memory, permissions or a file system without response, the files may be intact.
+    """
+    errors = sys.modules["tensorflow"].errors
+    of_content = (errors.DataLossError, errors.NotFoundError, errors.OutOfRangeError)
+    if isinstance(error, (*of_content, FileNotFoundError, IndexError)):
+        return True
+    nameless = type(error) in (errors.OpError, RuntimeError)
+    return nameless and any(text in str(error).lower() for text in _DAMAGE_TEXTS)

@@ -22,7 +22,7 @@ from cigan_tf.classifier.context_patches import OnTheFly
 from cigan_tf.classifier.network import build_classifier
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, is_damage
 from cigan_tf.evaluation import roc, score_file
 from cigan_tf.evaluation.score_file import Scores
 from cigan_tf.experiment_config import Cell, ClassifierConfig
@@ -148,6 +148,7 @@ def _run_steps(
         step=step,
         earlier_losses=earlier_losses,
     )
+    _remove_damaged_checkpoint(run_dir)
     directory = file_io.literal_path(run_dir / _CHECKPOINT_DIR)
     manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=1)
     manager.restore_or_initialize()
@@ -197,6 +198,31 @@ def _run_steps(
                     f"after step {number} of {name}, and saved; run the same command to resume."
                 )
             since, steps_since = time.monotonic(), 0
+
+
+def _remove_damaged_checkpoint(run_dir: epath.Path) -> None:
+    """Removes the checkpoint and curves of a run that cannot be resumed, with a warning."""
+    folder = run_dir / _CHECKPOINT_DIR
+    state = tf.train.get_checkpoint_state(file_io.literal_path(folder))
+    if state is None:
+        return
+    try:
+        # All of it, because a restore that fails would leave the classifier partly restored.
+        reader = tf.train.load_checkpoint(state.model_checkpoint_path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, OSError, IndexError, RuntimeError) as error:
+        if not is_damage(error):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        print(
+            f"warning: the checkpoint in {str(folder)!r} is damaged ({reason}): the classifier is "
+            "trained again from its first step.",
+            file=sys.stderr,
+        )
+        for file in folder.iterdir():  # not the folder: `literal_path` may have linked to it
+            file.rmtree() if file.is_dir() else file.unlink()
+        (run_dir / run_folder.LOG_DIR).rmtree(missing_ok=True)
 
 
 def _open_synthetic(

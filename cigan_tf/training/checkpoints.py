@@ -16,20 +16,13 @@ from etils import epath
 
 from cigan_tf import file_io
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError, first_line
+from cigan_tf.errors import UserError, first_line, is_damage
 from cigan_tf.models.cigan import CiGAN, build_optimizers
 from cigan_tf.models.generator import Generator
 from cigan_tf.models.infilling_model import averages_weights
 from cigan_tf.run_folder import CHECKPOINT_DIR
 
 _BEST_DIR = "best"
-# What TensorFlow raises for bad checksums, missing files and truncated files.
-_DAMAGE = (
-    *(tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError),
-    *(FileNotFoundError, IndexError),
-)
-# Some errors lose their class on the way to Python.
-_DAMAGE_TEXTS = ("No such file", "sstable", "corrupt", "checksum")
 # Other errors are not the checkpoint's fault: memory, permissions, a file system without response.
 _FAILURE = (tf.errors.OpError, OSError, IndexError, MemoryError, RuntimeError)
 
@@ -192,7 +185,7 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
         try:
             restore(file_io.literal_path(path)).assert_existing_objects_matched()
         except _FAILURE as error:
-            if _is_damage(error):
+            if is_damage(error):
                 reason = first_line(error)
                 print(
                     f"warning: the checkpoint {path} is damaged and skipped ({reason}).",
@@ -217,13 +210,6 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
             "restore one from a backup, or pass another --workdir."
         )
     return False
-
-
-def _is_damage(error: Exception) -> bool:
-    if isinstance(error, _DAMAGE):
-        return True
-    nameless = type(error) in (tf.errors.OpError, RuntimeError)
-    return nameless and any(text in str(error) for text in _DAMAGE_TEXTS)
 
 
 def _by_step(directory: epath.Path) -> list[str]:

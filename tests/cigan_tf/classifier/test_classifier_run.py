@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import random
 import signal
 
@@ -10,8 +11,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils import epath
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cigan_tf import file_io
 from cigan_tf.classifier import batches, classifier_run, network
 from cigan_tf.config import Config
 from cigan_tf.errors import Preempted, UserError
@@ -124,6 +127,32 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
         score_file.read(folder / score_file.FILE_NAME) for folder in (finished, tmp_path)
     )
     np.testing.assert_allclose(found.probability, expected.probability, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".data-00000-of-00001", ".index"])
+@pytest.mark.parametrize("damage", ["shorter", "one byte", "missing"])
+def test_a_damaged_checkpoint_is_removed_with_its_curves(suffix, damage, tmp_path, capsys):
+    run_dir = epath.Path(tmp_path) / "run [1]"  # TensorFlow reads brackets as a pattern
+    (run_dir / "logs").mkdir(parents=True)
+    classifier_run._remove_damaged_checkpoint(run_dir)
+    folder = run_dir / "checkpoints"
+    saved = tf.train.Checkpoint(weights=tf.Variable(np.arange(1000.0)))
+    path = pathlib.Path(saved.save(os.path.join(file_io.literal_path(folder), "ckpt")) + suffix)
+    classifier_run._remove_damaged_checkpoint(run_dir)
+    assert capsys.readouterr().err == ""
+    whole = path.read_bytes()
+    at = len(whole) // 2
+    changed = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"shorter": whole[:-60], "one byte": changed}[damage])
+    classifier_run._remove_damaged_checkpoint(run_dir)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "is damaged (" in warning
+    assert "trained again from its first step" in warning
+    assert list(folder.iterdir()) == []
+    assert not (run_dir / "logs").exists()
 
 
 def test_a_stopped_run_is_saved_between_two_points(finished, discs_config, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import re
+import sys
 from collections.abc import Iterator
 
 from etils import epath
@@ -13,6 +15,7 @@ from cigan_tf.experiment_config import Cell
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_DIR = "checkpoints"
+BEST_DIR = f"{CHECKPOINT_DIR}/best"
 LOG_DIR = "logs"
 CLASSIFIER_DIR = "classifiers"
 EXPERIMENT_FILE = "experiment.json"
@@ -63,6 +66,34 @@ def sole_process(workdir: epath.Path) -> Iterator[None]:
 def cell_dir(workdir: epath.Path, cell: Cell) -> epath.Path:
     """Returns the folder of one classifier of an experiment."""
     return workdir / CLASSIFIER_DIR / cell.arm / (cell.generator or "") / f"seed_{cell.seed}"
+
+
+def checkpoints(directory: epath.Path) -> dict[int, str]:
+    """Returns the checkpoints in a folder by their step, the newest last."""
+    numbered = {}
+    for index in file_io.matching(directory, "ckpt-*.index"):
+        if match := re.fullmatch(r"ckpt-(\d+)", index.stem):
+            numbered[int(match[1])] = str(index.with_suffix(""))
+    return dict(sorted(numbered.items()))
+
+
+def warn_of_later_checkpoint(workdir: epath.Path, saved_model: epath.Path, step: int) -> None:
+    """Prints a warning if a run was trained after its export.
+
+    Args:
+        workdir: folder of the run.
+        saved_model: its newest SavedModel.
+        step: step of the SavedModel's checkpoint.
+    """
+    newest = max(checkpoints(workdir / CHECKPOINT_DIR), default=step)
+    # The best checkpoint is exported on request, and later ones do not replace it.
+    if newest > step and step not in checkpoints(workdir / BEST_DIR):
+        print(
+            f"warning: the SavedModel {str(saved_model)!r} is from step {step}; the newest "
+            f"checkpoint is from step {newest}; to use it, export again with "
+            f"cigan-export --workdir={workdir}.",
+            file=sys.stderr,
+        )
 
 
 def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Path, ...]:

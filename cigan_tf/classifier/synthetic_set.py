@@ -177,6 +177,8 @@ def write_synthetic_set(
     folder = workdir / _NAME
     generator = ExportedGenerator(saved_model or workdir / "saved_model", BATCH_SIZE)
     record = provenance.require(generator.provenance, generator.path)
+    if saved_model is None:
+        run_folder.warn_of_later_checkpoint(workdir, generator.path, record["step"])
     facts = generator_facts(config, generator, record)
     given = config.data.train_patient_share
     refuse_differing("train_patient_share", facts["train_patient_share"], given)

@@ -40,6 +40,8 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
     workdir = epath.Path(workdir)
     config = run_folder.load_config(workdir)
     generator = ExportedGenerator(saved_model or workdir / "saved_model")
+    if saved_model is None and generator.provenance:
+        run_folder.warn_of_later_checkpoint(workdir, generator.path, generator.provenance["step"])
     if generator.patch_size != config.model.patch_size:
         raise UserError(
             f"The SavedModel {str(generator.path)!r} takes patches of {generator.patch_size} px, "

@@ -6,7 +6,6 @@ complete. Every block has a checksum, so damage is detected when it is read.
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable
 
@@ -14,15 +13,14 @@ import keras
 import tensorflow as tf
 from etils import epath
 
-from cigan_tf import file_io
+from cigan_tf import file_io, run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, first_line, is_damage
 from cigan_tf.models.cigan import CiGAN, build_optimizers
 from cigan_tf.models.generator import Generator
 from cigan_tf.models.infilling_model import averages_weights
-from cigan_tf.run_folder import CHECKPOINT_DIR
+from cigan_tf.run_folder import BEST_DIR, CHECKPOINT_DIR
 
-_BEST_DIR = "best"
 # Other errors are not the checkpoint's fault: memory, permissions, a file system without response.
 _FAILURE = (tf.errors.OpError, OSError, IndexError, MemoryError, RuntimeError)
 
@@ -48,6 +46,7 @@ class RunCheckpoints:
         writes: bool = True,
     ):
         self.directory = epath.Path(workdir) / CHECKPOINT_DIR
+        self._best_directory = epath.Path(workdir) / BEST_DIR
         self._writes = writes
         self._best_loss = tf.Variable(
             float("inf"),
@@ -84,7 +83,7 @@ class RunCheckpoints:
             step_counter=model.step.value,
         )
         self._best = tf.train.CheckpointManager(
-            best, file_io.literal_path(self.directory / _BEST_DIR), max_to_keep=1
+            best, file_io.literal_path(self._best_directory), max_to_keep=1
         )
 
     def restore(self) -> None:
@@ -123,15 +122,15 @@ class RunCheckpoints:
     @property
     def newest(self) -> str:
         """Path of the newest checkpoint, for messages."""
-        saved = _by_step(self.directory)
-        return saved[-1] if saved else "none yet"
+        saved = run_folder.checkpoints(self.directory)
+        return saved[max(saved)] if saved else "none yet"
 
     @contextlib.contextmanager
     def _told_if_unwritable(self, step: int):
         try:
             yield
         except (tf.errors.OpError, OSError) as error:
-            for folder in (self.directory, self.directory / _BEST_DIR):
+            for folder in (self.directory, self._best_directory):
                 _remove_unfinished(folder)
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {str(self.directory)!r} "
@@ -163,7 +162,7 @@ def restore_generator(
     optimizer.build(generator.trainable_variables)
     parts = {"generator_optimizer": optimizer} if config.training.generator_ema else {}
     checkpoint = tf.train.Checkpoint(generator=generator, step=step, **parts)
-    directory = epath.Path(workdir) / CHECKPOINT_DIR / (_BEST_DIR if best else "")
+    directory = epath.Path(workdir) / (BEST_DIR if best else CHECKPOINT_DIR)
     if not _restore_newest(directory, lambda path: checkpoint.restore(path).expect_partial()):
         if best:
             raise UserError(
@@ -180,8 +179,8 @@ def restore_generator(
 
 def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
     """Restores the newest readable checkpoint; returns whether there was one."""
-    saved = _by_step(directory)
-    for path in reversed(saved):
+    saved = run_folder.checkpoints(directory)
+    for path in reversed(saved.values()):
         try:
             restore(file_io.literal_path(path)).assert_existing_objects_matched()
         except _FAILURE as error:
@@ -212,19 +211,10 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
     return False
 
 
-def _by_step(directory: epath.Path) -> list[str]:
-    """Returns the checkpoints in a folder, the newest last."""
-    numbered = {}
-    for index in file_io.matching(directory, "ckpt-*.index"):
-        if match := re.fullmatch(r"ckpt-(\d+)", index.stem):
-            numbered[int(match[1])] = str(index.with_suffix(""))
-    return [numbered[step] for step in sorted(numbered)]
-
-
 def _remove_all_but(kept: list[str], directory: epath.Path) -> None:
     """Removes checkpoints that were complete but not yet listed when a process was killed."""
-    saved, kept = (set(map(os.path.basename, paths)) for paths in (_by_step(directory), kept))
-    for name in saved - kept:
+    saved = run_folder.checkpoints(directory).values()
+    for name in set(map(os.path.basename, saved)) - set(map(os.path.basename, kept)):
         for file in file_io.matching(directory, f"{name}.*"):
             file.unlink()
 

@@ -1,6 +1,7 @@
 """A run's folder: its configuration, and the lock that admits one process."""
 
 import pytest
+from etils import epath
 
 from cigan_tf import run_folder
 from cigan_tf.config import Config, LossConfig, TrainingConfig
@@ -66,3 +67,20 @@ def test_a_second_process_is_refused_while_the_first_is_running(tmp_path):
             second.__enter__()
     with run_folder.sole_process(tmp_path / "run"):
         pass
+
+
+def test_a_saved_model_from_before_the_newest_checkpoint_is_named(tmp_path, capsys):
+    workdir = epath.Path(tmp_path)
+    saved_model = workdir / "saved_model" / "1"
+    run_folder.warn_of_later_checkpoint(workdir, saved_model, 6)
+    (workdir / "checkpoints" / "best").mkdir(parents=True)
+    for name in ("ckpt-9.index", "ckpt-12.index", "ckpt-12.data", "best/ckpt-3.index"):
+        (workdir / "checkpoints" / name).touch()
+    assert list(run_folder.checkpoints(workdir / "checkpoints")) == [9, 12]
+    run_folder.warn_of_later_checkpoint(workdir, saved_model, 12)
+    run_folder.warn_of_later_checkpoint(workdir, saved_model, 3)  # the best one
+    assert capsys.readouterr().err == ""
+    run_folder.warn_of_later_checkpoint(workdir, saved_model, 6)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert f"{str(saved_model)!r} is from step 6; the newest checkpoint is from step 12" in warning
+    assert f"cigan-export --workdir={workdir}" in warning

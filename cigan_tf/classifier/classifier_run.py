@@ -22,7 +22,7 @@ from cigan_tf.classifier.context_patches import OnTheFly
 from cigan_tf.classifier.network import build_classifier
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError, is_damage
+from cigan_tf.errors import UserError, first_line, is_damage
 from cigan_tf.evaluation import roc, score_file
 from cigan_tf.evaluation.score_file import Scores
 from cigan_tf.experiment_config import Cell, ClassifierConfig
@@ -214,10 +214,9 @@ def _remove_damaged_checkpoint(run_dir: epath.Path) -> None:
     except (tf.errors.OpError, OSError, IndexError, RuntimeError) as error:
         if not is_damage(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         print(
-            f"warning: the checkpoint in {str(folder)!r} is damaged ({reason}): the classifier is "
-            "trained again from its first step.",
+            f"warning: the checkpoint in {str(folder)!r} is damaged ({first_line(error)}): the "
+            "classifier is trained again from its first step.",
             file=sys.stderr,
         )
         for file in folder.iterdir():  # not the folder: `literal_path` may have linked to it

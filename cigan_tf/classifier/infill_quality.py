@@ -152,9 +152,9 @@ def as_trained(config: Config, record: Mapping[str, Any]) -> Config:
 def _not_searched(config: Config, record: Mapping[str, Any]) -> list[str]:
     """Names the training data of a generator that are not in `TrainingPatches`."""
     last, *earlier = provenance.datasets(record)
-    others = [of["name"] for of in earlier if of.get("fingerprint") != last["fingerprint"]]
+    others = [of for of in earlier if of.get("fingerprint") != last["fingerprint"]]
     if others:
-        return list(dict.fromkeys(others))
+        return list(dict.fromkeys(of.get("name", "unnamed data") for of in others))
     data = as_trained(config, record).data
     builder = input_pipeline.open_dataset(data, config.model.patch_size)
     searched = input_pipeline.patches_per_patient(

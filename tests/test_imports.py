@@ -89,7 +89,9 @@ KNOW_FILMS = {
         *("tfds_ddsm.mammogram", "tfds_ddsm.png_file"),
         "tfds_ddsm.sources.image_file",
     ),
-    "export.films.film_infill": ("tfds_ddsm.grey_levels", "tfds_ddsm.patches"),
+    "export.films.film_infill": (
+        *("tfds_ddsm.grey_levels", "tfds_ddsm.mammogram", "tfds_ddsm.patches"),
+    ),
     "export.page.demo_page": (
         *("tfds_ddsm.grey_levels", "tfds_ddsm.mammogram", "tfds_ddsm.png_file"),
         "tfds_ddsm.sources.sample",

@@ -105,7 +105,10 @@ def film_examples(
     """
     mammogram = source.read(film)
     factor = patches.rescale_factor(film.film_id, *mammogram.image.shape, config.film_size)
-    image = patches.rescale(mammogram.image, factor)
+    try:
+        image = patches.rescale(mammogram.image, factor)
+    except UnreadableFilmError as error:
+        raise UnreadableFilmError(f"{film.film_id}: {error}") from None
     lesions = [
         dataclasses.replace(lesion, mask=patches.rescale(lesion.mask, factor))
         for lesion in mammogram.lesions

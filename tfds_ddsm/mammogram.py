@@ -11,6 +11,8 @@ SPLITS = ("train", "validation", "test")
 LESION_TYPES = ("mass", "calcification")
 OTHER_LESION = "other"  # of another type, or of a type that the source does not specify
 NOT_RECORDED = -1
+# A film of 24 x 30 cm at 42 um, the finest pitch of DDSM's digitisers, has 41 million pixels.
+MAX_PIXELS = 50_000_000
 
 _WORDS = re.compile(r"[A-Z][A-Z_ /-]{0,79}")
 

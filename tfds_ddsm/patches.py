@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from scipy import ndimage, sparse
 
-from tfds_ddsm.mammogram import Film
+from tfds_ddsm.mammogram import MAX_PIXELS, Film, UnreadableFilmError
 
 MIN_TISSUE_FRACTION = 0.75  # the paper, section 3.1: patches of "more than 75% breast tissue"
 MIN_LESION_SHARE = 0.9
@@ -58,9 +58,11 @@ def rescale(image: np.ndarray, factor: float) -> np.ndarray:
     """Resizes an image by area interpolation; uint16 to uint16, keeping all 65536 levels.
 
     A bool mask is resized in the same way; a pixel is set if at least half of it was.
+
+    Raises:
+        UnreadableFilmError: the result would have more pixels than a film.
     """
-    height, width = image.shape
-    shape = max(1, round(height * factor)), max(1, round(width * factor))
+    shape = _rescaled_shape(image.shape, factor)
     if image.dtype == bool:
         return _rescale_mask(image, shape, 0.5)
     return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
@@ -68,8 +70,18 @@ def rescale(image: np.ndarray, factor: float) -> np.ndarray:
 
 def touched(mask: np.ndarray, factor: float) -> np.ndarray:
     """Returns the pixels of the rescaled film that a mask covers at least partly."""
-    height, width = mask.shape
-    return _rescale_mask(mask, (max(1, round(height * factor)), max(1, round(width * factor))), 0)
+    return _rescale_mask(mask, _rescaled_shape(mask.shape, factor), 0)
+
+
+def _rescaled_shape(shape: tuple[int, int], factor: float) -> tuple[int, int]:
+    height, width = (max(1, round(side * factor)) for side in shape)
+    # The factor of a long and narrow film is large, because one of its sides is short.
+    if height * width > MAX_PIXELS:
+        raise UnreadableFilmError(
+            f"{shape[0]} x {shape[1]} pixels would be rescaled to {height} x {width}; a film has "
+            f"at most {MAX_PIXELS}"
+        )
+    return height, width
 
 
 def _rescale_mask(mask: np.ndarray, shape: tuple[int, int], min_share: float) -> np.ndarray:

@@ -24,6 +24,7 @@ from scipy.interpolate import RectBivariateSpline
 from cigan_tf.errors import UserError
 from cigan_tf.patch_format import CLASS_NAMES
 from tfds_ddsm import grey_levels, patches
+from tfds_ddsm.mammogram import UnreadableFilmError
 
 MAX_LESIONS = 16
 
@@ -189,7 +190,10 @@ class FilmInfiller:
     def _infill(self, film: np.ndarray, lesion: FilmLesion, seed: int) -> InfilledLesion:
         mask = lesion.on_film(film.shape)
         factor = self.scale(film.shape)
-        before = patches.rescale(film, factor)
+        try:
+            before = patches.rescale(film, factor)
+        except UnreadableFilmError as error:
+            raise UserError(f"The film cannot be used: {error}.") from None
         if min(before.shape) < self.patch_size:
             raise UserError(
                 f"The film must be at least {self.patch_size} pixels wide and high at the "

@@ -200,3 +200,12 @@ def test_no_patch_is_on_a_lesion_that_is_too_small_for_the_rescaled_film():
         assert not inside.any()
     is_near = np.abs(corners - covered[0]).max(axis=1) <= SIZE
     assert is_near.any()
+
+
+def test_a_film_too_narrow_to_be_rescaled_is_left_out_with_its_id():
+    source = OneFilm()
+    source.image, source.lesions = np.ones((4, 100_000), np.uint16), ()
+    report, examples = film_examples.encoded_examples(source, FILM, (0, 0, 5), Settings())
+
+    assert report.error.startswith("P_1_LEFT_CC: 4 x 100000 pixels would be rescaled to ")
+    assert list(examples) == []

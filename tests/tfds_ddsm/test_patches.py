@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfds_ddsm import patches
-from tfds_ddsm.mammogram import Film
+from tfds_ddsm.mammogram import Film, UnreadableFilmError
 from tfds_ddsm.sources.sample import SampleSource
 
 SIZE = 32
@@ -130,6 +130,16 @@ def test_rescaling_by_a_half_averages_blocks_and_keeps_half_covered_mask_pixels(
 
     assert patches.rescale(image, 0.5).tolist() == [[4, 65534]]
     assert patches.rescale(mask, 0.5).tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, bool])
+def test_a_strip_is_not_rescaled_to_more_pixels_than_a_film(kind):
+    strip = np.ones((4, 100_000), kind)
+    factor = patches.rescale_factor("strip", *strip.shape, (1375, 750))
+
+    for rescaled in (patches.rescale, patches.touched)[: 1 + (kind is bool)]:
+        with pytest.raises(UnreadableFilmError, match=r"^4 x 100000 pixels .* at most 50000000$"):
+            rescaled(strip, factor)
 
 
 def test_the_factor_is_between_fitting_the_height_and_the_width():

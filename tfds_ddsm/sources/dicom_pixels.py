@@ -21,11 +21,8 @@ from pydicom import uid
 from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 
-from tfds_ddsm.mammogram import StorageError
+from tfds_ddsm.mammogram import MAX_PIXELS, StorageError
 from tfds_ddsm.sources import codec_process
-
-# A film of 24 x 30 cm at 42 um, the finest pitch of DDSM's digitisers, has 41 million pixels.
-MAX_PIXELS = 50_000_000
 
 _PREAMBLE_BYTES = 132
 _PIXEL_GROUP = 0x7FE0

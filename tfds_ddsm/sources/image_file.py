@@ -23,9 +23,8 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from tfds_ddsm import grey_levels
 from tfds_ddsm.grey_levels import GreyScale
-from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
+from tfds_ddsm.mammogram import MAX_PIXELS, StorageError, UnreadableFilmError
 from tfds_ddsm.sources import dicom_pixels, storage
-from tfds_ddsm.sources.dicom_pixels import MAX_PIXELS
 
 # Its log messages about damaged files, with tracebacks, repeat the reason of the refusal.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)

@@ -167,6 +167,12 @@ def test_a_film_that_is_too_narrow_at_the_generators_scale_is_named(exported, sa
         infill(strip, [FilmLesion.centred(disc(101), 2000, 150, True)], seed=0)
 
 
+def test_a_film_too_large_at_the_generators_scale_is_named(infill):
+    strip = np.ones((4, 100_000), np.uint16)
+    with pytest.raises(UserError, match="The film cannot be used: 4 x 100000 pixels would be"):
+        infill(strip, [FilmLesion.centred(disc(3), 2, 500, True)], seed=0)
+
+
 @pytest.mark.parametrize("film_size", [(16, 16), (344, 31)])
 def test_a_film_size_below_the_patch_is_named(exported, film_size):
     with pytest.raises(UserError, match="at least the generator's patch size, 32 pixels"):

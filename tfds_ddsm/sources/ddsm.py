@@ -268,10 +268,10 @@ def _film_files(film_id: str, folder: epath.Path) -> tuple:
     num_bytes = (folder / f"{film_id}.LJPEG").stat().length
     try:
         case = ddsm_records.parse_ics(_read_text(folder / _ics_name(film_id)))
+        marks = _read_text(overlay) if overlay.exists() else ""
     except UnreadableFilmError:
         return (str(folder),)
     record = case.films.get(film_id.split(".")[1])
-    marks = _read_text(overlay) if overlay.exists() else ""
     return num_bytes, case.digitizer, case.density, record, marks
 
 

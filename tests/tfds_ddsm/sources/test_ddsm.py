@@ -244,6 +244,17 @@ def test_two_cases_of_one_name_whose_records_differ_are_left_out(tmp_path):
     assert re.search(r"benign_01.*cancer_01.*both have A_0001_1", skipped.reason)
 
 
+def test_a_film_in_two_cases_whose_overlay_is_too_large_is_left_out(tmp_path):
+    marks = {"LEFT_CC": overlay(abnormality()) + " " * 2**20}
+    for volume in ("benigns/benign_01", "cancers/cancer_01"):
+        write_case(tmp_path / volume / "case0001", overlays=marks)
+
+    source = ddsm.DdsmSource(tmp_path)
+
+    assert [film.view for film in source.index()] == ["MLO", "CC", "MLO"]
+    assert [item.name for item in source.skipped()] == ["A_0001_1.LEFT_CC"]
+
+
 def test_identical_copies_of_a_case_are_one_case(tmp_path):
     marks = {"LEFT_CC": overlay(abnormality())}
     for volume in ("benigns/benign_01", "benign_without_callbacks/benign_without_callback_01"):

@@ -5,8 +5,8 @@ r"""Requests infills from a model server, by REST or gRPC.
 
 or, from Python, with arrays or PNGs:
 
-    client = Client("grpc://localhost:8500")
-    infilled = client.infill(image, mask, label, seed)
+    with Client("grpc://localhost:8500") as client:
+        infilled = client.infill(image, mask, label, seed)
 """
 
 import pathlib
@@ -28,12 +28,16 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 class Client:
     """Infills patches with a model server.
 
+    Leaving a `with` block of it, or `close`, closes its connections.
+
     Args:
         server: `http://HOST:PORT` or `https://...` for REST, `grpc://HOST:PORT` or `grpcs://...`
             (TLS, the system's certificates) for gRPC.
         model: name of the model on the server.
         version: number ("3") or label of a version; empty: the newest loaded version.
-        timeout_s: seconds until a call is abandoned, including retries and pauses.
+        timeout_s: seconds for a call, including retries and pauses. REST applies it to connecting
+            and to each wait for further bytes, so a server that sends its response slowly can take
+            longer in total.
 
     Raises:
         UserError: `server` is not such an address.
@@ -44,6 +48,16 @@ class Client:
     ):
         self._transport = connect(server, model, version)
         self._timeout_s = timeout_s
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections to the server; the client must not be used afterwards."""
+        self._transport.close()
 
     def infill(self, image, mask, label, seed) -> np.ndarray:
         """Returns patches with their masks infilled as the given class.
@@ -134,15 +148,14 @@ def main() -> None:
     """Sends one patch, as given by the flags, and writes the answer."""
     if flags.FLAGS.output is None:
         raise UserError("Pass --output=FILE.png.")
-    if flags.FLAGS.server.startswith("grpc"):
-        tensorflow_loading.load_tensorflow()
-    client = Client(
-        flags.FLAGS.server, flags.FLAGS.model, flags.FLAGS.version, flags.FLAGS.timeout_s
-    )
     image, mask = _read("image", flags.FLAGS.image), _read("mask", flags.FLAGS.mask)
     label = int(flags.FLAGS.label == "malignant")
+    server = flags.FLAGS.server, flags.FLAGS.model, flags.FLAGS.version, flags.FLAGS.timeout_s
+    if flags.FLAGS.server.startswith("grpc"):
+        tensorflow_loading.load_tensorflow()
     try:
-        (infilled,) = client.infill_png([image], [mask], [label], [flags.FLAGS.seed])
+        with Client(*server) as client:
+            (infilled,) = client.infill_png([image], [mask], [label], [flags.FLAGS.seed])
     except ServerError as error:
         raise UserError(f"{flags.FLAGS.server} returned no infill. {error}") from None
     try:
@@ -170,7 +183,7 @@ def run() -> None:
     flags.DEFINE_enum("label", "malignant", CLASS_NAMES, "Class of the infill.")
     flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same infill.")
     flags.DEFINE_string("output", None, "File for the infilled patch, a 16-bit PNG.")
-    flags.DEFINE_float("timeout_s", 30.0, "Seconds to wait for an answer, including retries.")
+    flags.DEFINE_float("timeout_s", 30.0, "Seconds to wait for a response, including retries.")
     command_line.run(main)
 
 

@@ -52,6 +52,9 @@ class Transport(Protocol):
             ServerError: no answer, or an unusable one.
         """
 
+    def close(self) -> None:
+        """Closes the connections to the server."""
+
 
 def connect(server: str, model: str, version: str) -> Transport:
     """Returns the transport for a server's address; does not connect yet."""
@@ -94,6 +97,10 @@ class RestTransport:
             raise ServerError("UNKNOWN", f"{self.url}: {error}") from None
         return _from_response(response, output)
 
+    def close(self) -> None:
+        """See `Transport`."""
+        self._session.close()
+
 
 def _to_json(value: np.ndarray) -> list:
     if value.dtype == object:
@@ -135,10 +142,10 @@ class GrpcTransport:
 
         self._model, self._version, self._host = model, version, host
         if secure:
-            channel = grpc.secure_channel(host, grpc.ssl_channel_credentials(), _OPTIONS)
+            self._channel = grpc.secure_channel(host, grpc.ssl_channel_credentials(), _OPTIONS)
         else:
-            channel = grpc.insecure_channel(host, _OPTIONS)
-        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            self._channel = grpc.insecure_channel(host, _OPTIONS)
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def predict(self, signature, inputs, output, timeout_s) -> np.ndarray:
         """See `Transport`."""
@@ -161,3 +168,7 @@ class GrpcTransport:
                 "UNKNOWN", f"{self._host} returned no {output}, only {list(response.outputs)}."
             )
         return tf.make_ndarray(response.outputs[output])
+
+    def close(self) -> None:
+        """See `Transport`."""
+        self._channel.close()

@@ -344,6 +344,38 @@ def test_an_invalid_address_is_named():
         Client("localhost:8501")
 
 
+def test_a_closed_client_has_no_connection():
+    image, png = np.zeros((1, 8, 8, 1)), b"\x89PNG\r\n\x1a\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        sent_later, answered = [], b'{"outputs": [{"b64": ""}]}'
+
+        def answer():
+            connection, _ = listener.accept()
+            connection.settimeout(60)
+            with connection, connection.makefile("rb") as request:
+                (length,) = (
+                    int(line.split(b":")[1])
+                    for line in iter(request.readline, b"\r\n")
+                    if line.lower().startswith(b"content-length")
+                )
+                request.read(length)
+                header = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answered)}\r\n\r\n"
+                connection.sendall(header.encode() + answered)
+                sent_later.append(request.read())
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as by_rest:
+            assert by_rest.infill_png([png], [png], [1], [0]) == [b""]
+        thread.join()
+    assert sent_later == [b""]
+    with Client("grpc://127.0.0.1:9", timeout_s=0.1) as by_grpc:
+        pass
+    with pytest.raises(ValueError, match="closed channel"):
+        by_grpc.infill(image, image, [1], [0])
+
+
 def test_the_command_writes_an_infilled_png(rest_server, pngs, tmp_path):
     for name in ("image", "mask"):
         (tmp_path / f"{name}.png").write_bytes(pngs[f"{name}_bytes"][0])

@@ -321,9 +321,11 @@ def _start_study(film: pydicom.Dataset, now: datetime.datetime) -> None:
     film.StudyInstanceUID = generate_uid()
     film.StudyDescription = _SERIES_DESCRIPTION
     film.StudyDate, film.StudyTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    # Text in the pixels remains.
-    burned_in = film.get("BurnedInAnnotation") == "YES"
-    film.PatientIdentityRemoved = "NO" if burned_in else "YES"
+    # Text in the pixels remains. Without Burned In Annotation it is unknown whether there is any
+    # (PS3.3, C.7.6.1); Patient Identity Removed is optional and includes the pixels (C.7.1.1).
+    burned_in = film.get("BurnedInAnnotation")
+    if burned_in in ("NO", "YES"):
+        film.PatientIdentityRemoved = "YES" if burned_in == "NO" else "NO"
     film.DeidentificationMethod = "ciGAN: new study, only attributes describing the image"
 
 

@@ -98,7 +98,6 @@ def test_it_is_a_new_study_of_no_patient(explicit):
         assert not any(element.tag.is_private for element in written_file)
         for keyword in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber"):
             assert not written_file[keyword].value
-    assert film.PatientIdentityRemoved == "YES"
     assert film.StudyInstanceUID == masks.StudyInstanceUID
     assert (film.ImageLaterality, film.ViewPosition) == ("L", "CC")
     assert film.SOPClassUID == source.SOPClassUID
@@ -163,9 +162,15 @@ def test_image_attributes_keep_numbers_and_codes_but_no_text(rescale_type, synta
         assert (kept.CodeValue, kept.CodeMeaning) == ("399162004", "CC")
 
 
-def test_burned_in_text_stays_and_is_declared():
-    _, film, _ = there_and_back(BurnedInAnnotation="YES")
-    assert (film.BurnedInAnnotation, film.PatientIdentityRemoved) == ("YES", "NO")
+@pytest.mark.parametrize(
+    ("burned_in", "is_removed"),
+    [({"BurnedInAnnotation": "NO"}, "YES"), ({"BurnedInAnnotation": "YES"}, "NO"), ({}, None)],
+)
+def test_the_identity_is_removed_only_if_no_text_is_in_the_pixels(burned_in, is_removed):
+    _, *files = there_and_back(**burned_in)
+    for written_file in files:
+        assert written_file.get("PatientIdentityRemoved") == is_removed
+    assert files[0].get("BurnedInAnnotation") == burned_in.get("BurnedInAnnotation")
 
 
 def test_on_request_it_stays_with_the_patient_and_declares_it():
@@ -334,7 +339,7 @@ def test_without_a_dicom_source_it_is_a_secondary_capture_of_nobody():
     assert film.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
     assert film.SyntheticData == "YES"
     assert not any(group(film, 0x0010).values())
-    assert film.PatientIdentityRemoved == "YES"
+    assert "PatientIdentityRemoved" not in film
     assert "SourceImageSequence" not in film
     assert derived_dicom.segmentation(film, LESIONS, SEED, MODEL).SyntheticData == "YES"
 

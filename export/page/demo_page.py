@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 
 import numpy as np
+from absl import logging
 from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.document import Document
 from bokeh.events import ConnectionLost, DocumentReady, MenuItemClick, Tap
@@ -75,7 +76,7 @@ _WORKER = concurrent.futures.ThreadPoolExecutor(1, "films")
 
 
 def _says_why(method: Callable) -> Callable:
-    """Shows a UserError on the page instead of raising it."""
+    """Shows an error on the page instead of raising it; logs it unless it is a UserError."""
 
     @functools.wraps(method)
     def guarded(self, *args):
@@ -83,6 +84,12 @@ def _says_why(method: Callable) -> Callable:
             method(self, *args)
         except UserError as error:
             self.say(str(error), is_error=True)
+        except Exception as error:  # such as MemoryError: without an answer, the visitor would wait
+            logging.exception("%s of the demo page failed.", method.__name__)
+            self.say(
+                f"This film cannot be processed ({type(error).__name__}); open another one.",
+                is_error=True,
+            )
 
     return guarded
 

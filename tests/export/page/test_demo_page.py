@@ -223,6 +223,21 @@ def test_malformed_requests_are_answered_and_the_next_valid_one_works(page):
     np.testing.assert_array_equal(good(), expected)
 
 
+def test_an_unexpected_error_is_shown_and_logged(page, monkeypatch, caplog):
+    def too_large(pixels):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    film = cv2.imencode(".png", np.zeros((90, 50), np.uint16))[1].tobytes()
+    upload(page.upload, film, "mine.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(page.view, "show", too_large)
+        page.open_upload()
+    assert page.status.text.startswith("This film cannot be processed (MemoryError)")
+    assert "Unable to allocate 9 GiB" in caplog.text
+    page.open_upload()
+    assert page.status.text.startswith("mine.png: 90 x 50 pixels.")
+
+
 def test_without_samples_the_page_waits_for_a_film(infill, monkeypatch):
     monkeypatch.setattr(demo_page, "_samples", dict)
     page = FilmPage(Document(), infill)

@@ -139,8 +139,7 @@ def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
 
     from cigan_tf.config import Config, ModelConfig
     from cigan_tf.models.generator import Generator
-    from export import saved_model
-    from export.graph import folded_generator, runtime_formats
+    from export.graph import folded_generator, infill_signatures, runtime_formats
 
     keras.utils.set_random_seed(0)
     generator = Generator(side)
@@ -154,7 +153,9 @@ def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
     np.savez(folder / _KERNEL_FILE, **arrays)
 
     config = Config(model=ModelConfig(patch_size=side))
-    saved_model.build_archive(generator, config).write_out(str(folder / "ours"), verbose=False)
+    infill_signatures.build_archive(generator, config).write_out(
+        str(folder / "ours"), verbose=False
+    )
     infill = folded_generator.fold_infill(generator, config.model)
     (folder / "folded").mkdir()
     runtime_formats.write(folder / "folded", ["litert", "onnx"], infill, side)

@@ -24,9 +24,10 @@ from absl import app, flags
 
 from cigan_tf.config import Config
 from cigan_tf.models.generator import Generator
-from export import insert_lesions, saved_model
+from export import insert_lesions
 from export.films import film_files
 from export.films.film_infill import FilmInfiller
+from export.graph import infill_signatures
 from tfds_ddsm.sources.sample import SampleSource
 
 _RUNS = flags.DEFINE_integer("runs", 7, "Repetitions; the table shows medians.", 1)
@@ -89,7 +90,7 @@ def _saved_model(folder: pathlib.Path) -> pathlib.Path:
     if flags.FLAGS.saved_model is not None:
         return pathlib.Path(flags.FLAGS.saved_model)
     config = Config()
-    archive = saved_model.build_archive(Generator(config.model.patch_size), config)
+    archive = infill_signatures.build_archive(Generator(config.model.patch_size), config)
     archive.write_out(str(folder / "generator"), verbose=False)
     return folder / "generator"
 

@@ -6,35 +6,27 @@ writes DIR/<version>/ and the files that a server needs. The folder does not dep
 It includes provenance.json, the record of the classifier, if there is one.
 """
 
-from cigan_tf import tensorflow_loading
-
-tensorflow_loading.load_tensorflow()
-
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
-import numpy as np
-import tensorflow as tf
 from absl import flags
-from tensorflow.core.protobuf import saved_model_pb2
+from etils import epath
 
-from cigan_tf import command_line, exported_generator, provenance
+from cigan_tf import command_line, tensorflow_loading
 from cigan_tf.errors import UserError
-from cigan_tf.patch_format import CLASS_NAMES
 
-from .graph import input_checks, png
-from .serving import serving_files, versions
+from .serving import versions
+
+if TYPE_CHECKING:
+    import keras
 
 MODEL_NAME = "cigan_classifier"
-IMAGE_FEATURE = "image/encoded"
-_CLASSIFY_METHOD = "tensorflow/serving/classify"
 
 
 def export(
-    classifier: keras.Model, output_dir: str | os.PathLike, record: dict[str, Any] | None = None
+    classifier: "keras.Model", output_dir: str | os.PathLike, record: dict[str, Any] | None = None
 ) -> pathlib.Path:
     """Writes a classifier to `output_dir`/<next version>/.
 
@@ -54,71 +46,37 @@ def export(
         Path of the folder.
 
     Raises:
-        UserError: the model's input is not grey square patches, or `output_dir` cannot be written.
+        UserError: the model's input is not grey square patches, or `output_dir` cannot be written
+            or contains an invalid models.config; nothing is exported then.
     """
+    # Here, because a command's flags are parsed before TensorFlow loads.
+    from cigan_tf import exported_generator, provenance
+
+    from .graph import classifier_signatures
+    from .serving import serving_files
+
     shape = tuple(classifier.input_shape)
     if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 1:
         raise UserError(f"A classifier takes patches [N, p, p, 1]; this one takes {shape}.")
-    side = shape[1]
-    archive = _archive(classifier, side)
+    # Before a version is published, because it would remain if the list of models is invalid.
+    serving_files.read_models_config(epath.Path(output_dir))
+    archive = classifier_signatures.build_archive(classifier, shape[1])
+    inputs, examples = classifier_signatures.warmup_inputs(shape[1])
 
     def write(folder: pathlib.Path) -> None:
         archive.write_out(str(folder), verbose=False)
-        _declare_classify(folder)
-        serving_files.write_warmup(folder, _warmup_requests(side))
+        classifier_signatures.declare_classify(folder)
+        requests = [
+            serving_files.predict_request(MODEL_NAME, "serving_default", inputs),
+            serving_files.classification_request(MODEL_NAME, "classify", examples),
+        ]
+        serving_files.write_warmup(folder, requests)
         if record is not None:
             provenance.write(folder / exported_generator.PROVENANCE_FILE, record)
 
     target = versions.write_next(output_dir, write)
     serving_files.write_server_files(target.parent, MODEL_NAME)
     return target
-
-
-def _archive(classifier: keras.Model, side: int) -> keras.export.ExportArchive:
-    def malignant(image):
-        return tf.reshape(classifier(image, training=False), [-1])
-
-    def serving_default(image):
-        shapes = input_checks.shape_checks(image=(image, (side, side, 1)))
-        (image,) = input_checks.after(shapes, image)
-        values = input_checks.value_checks(image=image)
-        return {"malignant": malignant(*input_checks.after(values, image))}
-
-    def classify(inputs):
-        features = {IMAGE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
-        (inputs,) = input_checks.after(input_checks.shape_checks(inputs=(inputs, ())), inputs)
-        encoded = tf.io.parse_example(inputs, features, name="parse_inputs")[IMAGE_FEATURE]
-        probability = malignant(png.decode(encoded, IMAGE_FEATURE, side))
-        names = tf.tile(tf.constant([CLASS_NAMES]), [tf.size(probability), 1])
-        return {"classes": names, "scores": tf.stack([1 - probability, probability], axis=1)}
-
-    archive = keras.export.ExportArchive()
-    archive.track(classifier)
-    image_spec = tf.TensorSpec((None, side, side, 1), tf.float32, "image")
-    archive.add_endpoint("serving_default", serving_default, input_signature=[image_spec])
-    inputs_spec = tf.TensorSpec((None,), tf.string, "inputs")
-    archive.add_endpoint("classify", classify, input_signature=[inputs_spec])
-    return archive
-
-
-def _declare_classify(folder: pathlib.Path) -> None:
-    """Marks `classify` as a Classify signature; Keras writes only Predict signatures."""
-    path = folder / "saved_model.pb"
-    saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    (meta_graph,) = saved_model.meta_graphs
-    meta_graph.signature_def["classify"].method_name = _CLASSIFY_METHOD
-    path.write_bytes(saved_model.SerializeToString())
-
-
-def _warmup_requests(side: int) -> list:
-    grey = np.full((1, side, side, 1), 0.5, np.float32)
-    (encoded,) = png.encode(grey).numpy()
-    example = tf.train.Example()
-    example.features.feature[IMAGE_FEATURE].bytes_list.value.append(encoded)
-    return [
-        serving_files.predict_request(MODEL_NAME, "serving_default", {"image": grey}),
-        serving_files.classification_request(MODEL_NAME, "classify", [example.SerializeToString()]),
-    ]
 
 
 def main() -> None:
@@ -128,6 +86,11 @@ def main() -> None:
     path = pathlib.Path(flags.FLAGS.classifier)
     if not path.is_file():
         raise UserError(f"There is no classifier {str(path)!r}; train one with --mode=classify.")
+    tensorflow_loading.load_tensorflow()
+    import keras
+
+    from cigan_tf import provenance
+
     try:
         classifier = keras.saving.load_model(path, compile=False)
     except (ValueError, OSError) as error:

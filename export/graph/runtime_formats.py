@@ -18,14 +18,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cigan_tf import exported_generator, input_pipeline
+from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.patch_format import WHITE
+from cigan_tf.randomness import consecutive_seeds, noise_of_seed
 
 FILE_NAMES = {"litert": "generator.tflite", "onnx": "generator.onnx"}
 # Modules that convert to each format and run it.
 _NEEDED = {"litert": ("ai_edge_litert",), "onnx": ("onnx", "onnxruntime", "tf2onnx")}
 # Three of the 16-bit grey levels; rounding errors are below one.
 _MAX_DIFFERENCE = 3 / WHITE
+# Number of real patches for comparing a format with the SavedModel.
+_COMPARED_PATCHES = 8
 
 
 def require_installed(formats: Sequence[str]) -> None:
@@ -80,6 +85,34 @@ class _Infill(keras.Model):
 
     def call(self, image, mask, label, noise):
         return {"infilled": self._infill(image, mask, label, noise)}
+
+
+def compared_patches(config: Config) -> dict[str, np.ndarray]:
+    """Returns validation patches of a run's dataset as inputs of `serving_default`."""
+    drawn = input_pipeline.drawn_patches(config, config.data.validation_split, _COMPARED_PATCHES)
+    inputs = {name: np.asarray(drawn[name], np.float32) for name in ("image", "mask")}
+    count = len(drawn["label"])
+    # Both classes, independent of the patches.
+    label = np.arange(count, dtype=np.int32) % 2
+    return inputs | {"label": label, "seed": consecutive_seeds(0, count)}
+
+
+def compare(
+    folder: pathlib.Path, formats: Sequence[str], patches: Mapping[str, np.ndarray]
+) -> None:
+    """Raises UserError if the output of a format differs from that of the SavedModel next to it.
+
+    Args:
+        folder: folder of the SavedModel and the files.
+        formats: some of `FILE_NAMES`.
+        patches: inputs of `serving_default`.
+    """
+    expected = exported_generator.ExportedGenerator(folder)(**patches)
+    inputs = {name: patches[name] for name in ("image", "mask", "label")}
+    side = expected.shape[1]
+    inputs["noise"] = np.stack([noise_of_seed(seed, side).numpy() for seed in patches["seed"]])
+    for name in formats:
+        check(folder / FILE_NAMES[name], inputs, expected)
 
 
 def check(path: pathlib.Path, inputs: Mapping[str, np.ndarray], expected: np.ndarray) -> None:

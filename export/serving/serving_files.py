@@ -100,16 +100,7 @@ def models_config(output_dir: epath.Path, model: str) -> model_server_config_pb2
     any more. Under this name only versions with a label are loaded. `model`_canary is always the
     newest version, so that an export does not change the responses of `model`.
     """
-    path = output_dir / MODELS_CONFIG
-    config = model_server_config_pb2.ModelServerConfig()
-    try:
-        text_format.Parse(path.read_text(), config)
-    except FileNotFoundError:
-        pass
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{str(path)!r} is not a valid list of models ({error}); fix it or move it away."
-        ) from None
+    config = read_models_config(output_dir)
     entries = {entry.name: entry for entry in config.model_config_list.config}
     for name in (model, f"{model}_canary"):
         if name not in entries:
@@ -123,4 +114,25 @@ def models_config(output_dir: epath.Path, model: str) -> model_server_config_pb2
     wanted = sorted(set(entry.version_labels.values()) & set(present))
     entry.model_version_policy.specific.versions[:] = wanted
     entries[f"{model}_canary"].model_version_policy.latest.num_versions = 1
+    return config
+
+
+def read_models_config(output_dir: epath.Path) -> model_server_config_pb2.ModelServerConfig:
+    """Returns the list of models in a folder; empty if there is none.
+
+    Raises:
+        UserError: the list is invalid or cannot be read.
+    """
+    path = output_dir / MODELS_CONFIG
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(path.read_text(), config)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{str(path)!r} is not a valid list of models ({error}); fix it or move it away."
+        ) from None
     return config

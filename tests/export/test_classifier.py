@@ -10,7 +10,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from cigan_tf import exported_generator, provenance
 from cigan_tf.errors import UserError
-from export.classifier import IMAGE_FEATURE, export
+from export.classifier import export
+from export.graph.classifier_signatures import IMAGE_FEATURE
 from export.serving import serving_files
 from tests.export.serving_process import RefusedError, ServingProcess
 
@@ -108,6 +109,13 @@ def test_warm_up_calls_both_signatures(exported_classifier, server):
 def test_a_wrong_input_is_named(server, signature, inputs, named):
     with pytest.raises(RefusedError, match=named):
         server.run(signature, inputs)
+
+
+def test_a_broken_list_of_models_stops_before_a_version_is_published(classifier, tmp_path):
+    (tmp_path / "models.config").write_text("model_config_list {")
+    with pytest.raises(UserError, match=r"models\.config' is not a valid list of models"):
+        export(classifier, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["models.config"]
 
 
 def test_a_model_of_colour_pictures_is_refused(tmp_path):

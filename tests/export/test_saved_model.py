@@ -209,6 +209,13 @@ def test_a_folder_without_a_run_is_named(tmp_path):
     assert not (tmp_path / "saved_model").exists()
 
 
+def test_a_broken_list_of_models_stops_before_a_version_is_published(trained_run, tmp_path):
+    (tmp_path / "models.config").write_text("model_config_list {")
+    with pytest.raises(UserError, match=r"models\.config' is not a valid list of models"):
+        export(trained_run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["models.config"]
+
+
 def test_a_failed_export_leaves_no_version(trained_run, tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")

@@ -10,7 +10,6 @@ study.
 import copy
 import datetime
 import io
-import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -24,9 +23,6 @@ from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage, gener
 from tfds_ddsm.sources.image_file import FilmPixels
 
 from .film_infill import FilmLesion
-
-# highdicom logs each attribute that it copies.
-logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 _MAKER = "ciGAN"
 _SERIES_DESCRIPTION = "Synthetic lesions (ciGAN)"

@@ -26,9 +26,6 @@ from tfds_ddsm.grey_levels import GreyScale
 from tfds_ddsm.mammogram import MAX_PIXELS, StorageError, UnreadableFilmError
 from tfds_ddsm.sources import dicom_pixels, storage
 
-# Its log messages about damaged files, with tracebacks, repeat the reason of the refusal.
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 # 16 bits per pixel, plus a header and run lengths that do not compress.
@@ -151,6 +148,10 @@ def decode(data: bytes, name: str) -> np.ndarray:
 @contextlib.contextmanager
 def refusing(name: str) -> Iterator[None]:
     """Converts all exceptions for damaged files to one line with the file's name."""
+    log = logging.getLogger("pydicom")
+    level = log.level
+    # Its messages about damaged files, with tracebacks, repeat the reason of the refusal.
+    log.setLevel(logging.CRITICAL)
     try:
         # The used attributes are checked here. pydicom would print broken values in full.
         with pydicom.config.disable_value_validation(), warnings.catch_warnings():
@@ -162,6 +163,8 @@ def refusing(name: str) -> Iterator[None]:
     except _DECODING_ERRORS as error:
         reason = ascii(str(error).split("\n", 1)[0][:300])[1:-1] or type(error).__name__
         raise UnreadableFilmError(f"{name}: {reason}") from error
+    finally:
+        log.setLevel(level)
 
 
 def _check_num_bytes(num_bytes: int) -> None:

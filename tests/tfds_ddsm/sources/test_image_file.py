@@ -1,3 +1,4 @@
+import logging
 import zlib
 
 import numpy as np
@@ -187,6 +188,14 @@ def test_dicom_of_another_kind_is_refused(tmp_path, monkeypatch, keyword, value,
         image_file.read_pixels(epath.Path(tmp_path / "1-1.dcm"))
     assert str(tmp_path / "1-1.dcm") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_log_of_pydicom_is_silent_only_while_a_file_is_decoded(caplog):
+    log = logging.getLogger("pydicom.pixels")
+    with image_file.refusing("film.dcm"):
+        log.error("while decoding")
+    log.error("afterwards")
+    assert caplog.messages == ["afterwards"]
 
 
 def test_huge_jpeg_is_refused_before_its_pixels_are_decoded(tmp_path):

@@ -61,7 +61,7 @@ def _steps(film: str, lesions, infill: FilmInfiller, output: pathlib.Path) -> di
     one = np.ones(1, np.int32)
     return {
         "whole: film with 4 lesions, DICOM to DICOM": lambda: insert_lesions.insert_lesions(
-            film, lesions, infill, output, 0, overwrite=True
+            film, lesions, lambda: infill, output, 0, overwrite=True
         ),
         "  reading the film": lambda: film_files.read_film(pathlib.Path(film).read_bytes(), film),
         "  infilling 4 lesions": lambda: infill(read.pixels, placed, 0),

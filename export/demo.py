@@ -169,7 +169,7 @@ def _own_hosts() -> list[str]:
 def main() -> None:
     """Serves the page, as given by the flags, until it is interrupted."""
     options = flags.FLAGS
-    infill = film_flags.open_infiller()
+    infill = film_flags.open_infiller(film_flags.parse_film_size(options.film_size))
     server, urls = page_server(
         infill, options.address, options.port, options.origin, options.max_visitors
     )

@@ -25,14 +25,17 @@ def define() -> None:
     )
 
 
-def open_infiller() -> FilmInfiller:
-    """Returns the generator selected by the flags; prints a warning if its scale is doubtful.
+def open_infiller(film_size: tuple[int, int] | None) -> FilmInfiller:
+    """Loads TensorFlow and the generator selected by --saved_model.
+
+    Prints a warning if its scale is doubtful.
+
+    Args:
+        film_size: the value of --film_size, parsed before anything is loaded.
 
     Raises:
-        UserError: see `FilmInfiller`; or --film_size is invalid.
+        UserError: see `FilmInfiller`.
     """
-    film_size = parse_film_size(flags.FLAGS.film_size)
-    # Here, so that a wrong flag is reported before TensorFlow loads.
     tensorflow_loading.load_tensorflow()
     infill = FilmInfiller(flags.FLAGS.saved_model, film_size)
     if infill.scale_warning:

@@ -7,10 +7,11 @@ OUT_seg.dcm and OUT_mask.png mark the synthetic pixels, and OUT_before_after.png
 The generator is the package's preset unless --saved_model names another.
 """
 
+import functools
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
@@ -19,7 +20,7 @@ from cigan_tf.errors import UserError
 from cigan_tf.patch_format import CLASS_NAMES
 
 from . import film_flags
-from .films import film_files
+from .films import film_files, film_infill
 from .films.film_infill import FilmInfiller, FilmLesion, off_the_breast
 
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -29,7 +30,7 @@ _PLACE_AND_PATH = re.compile(rf"(?:({_NUMBER}),({_NUMBER}),)?(.+)")
 def insert_lesions(
     film_path: str,
     lesions: Sequence[str],
-    infill: FilmInfiller,
+    open_infiller: Callable[[], FilmInfiller],
     output: pathlib.Path,
     seed: int,
     bits: int | None = None,
@@ -44,7 +45,8 @@ def insert_lesions(
     Args:
         film_path: a DICOM, PNG, PGM, TIFF or JPEG file of a film.
         lesions: values of the flag --lesion.
-        infill: the generator for whole films.
+        open_infiller: returns the generator for whole films; called after all other arguments were
+            checked, because it loads TensorFlow.
         output: the DICOM file to write.
         seed: seed of the first infill.
         bits: depth of the film; None: given by the file, or estimated with a warning.
@@ -66,6 +68,8 @@ def insert_lesions(
     placed = [parse_lesion(text, film.pixels.shape) for text in lesions]
     masks = [_split(text)[2] for text in lesions]
     film_files.check_outputs(output, [film_path, *masks], overwrite)
+    film_infill.check(film.pixels.shape, placed, seed)
+    infill = open_infiller()
     pixels, infilled = infill(film.pixels, placed, seed)
     if warning := off_the_breast(infilled):
         print(f"warning: {warning}", file=sys.stderr)
@@ -112,12 +116,12 @@ def main(film: str) -> None:
     options = flags.FLAGS
     if options.output is None:
         raise UserError("Pass --output=OUT.dcm.")
-    infill = film_flags.open_infiller()
+    film_size = film_flags.parse_film_size(options.film_size)
     output = pathlib.Path(options.output).expanduser()
     for path in insert_lesions(
         film,
         options.lesion,
-        infill,
+        functools.partial(film_flags.open_infiller, film_size),
         output,
         options.seed,
         options.bits,

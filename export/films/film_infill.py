@@ -11,10 +11,11 @@ The grain of a removed lesion may contain its sharpest parts, mainly calcificati
 therefore limited to the strength of the grain in a rim around the mask.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -115,6 +116,34 @@ class InfilledLesion:
         return slice(self.row, self.row + height), slice(self.column, self.column + width)
 
 
+def check(shape: tuple[int, int], lesions: Sequence[FilmLesion], seed: int) -> None:
+    """Raises UserError if no generator could infill the lesions of a film.
+
+    Args:
+        shape: height and width of the film.
+        lesions: the lesions to infill.
+        seed: seed of the first lesion.
+    """
+    if not 1 <= len(lesions) <= MAX_LESIONS:
+        raise UserError(
+            f"A film takes 1 to {MAX_LESIONS} lesions at a time. Received: {len(lesions)}."
+        )
+    if not 0 <= seed < 2**31 - MAX_LESIONS:
+        raise UserError(f"seed must be in [0, 2**31 - {MAX_LESIONS}). Received: {seed}.")
+    for number, lesion in enumerate(lesions, 1):
+        with _naming(number):
+            lesion.on_film(shape)
+
+
+@contextlib.contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Adds the number of the lesion to the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"Lesion {number}: {error}") from None
+
+
 class FilmInfiller:
     """Infills lesions of whole films with an exported generator.
 
@@ -170,19 +199,12 @@ class FilmInfiller:
         Raises:
             UserError: a lesion does not fit the film or the patch; the message names it.
         """
-        if not 1 <= len(lesions) <= MAX_LESIONS:
-            raise UserError(
-                f"A film takes 1 to {MAX_LESIONS} lesions at a time. Received: {len(lesions)}."
-            )
-        if not 0 <= seed < 2**31 - MAX_LESIONS:
-            raise UserError(f"seed must be in [0, 2**31 - {MAX_LESIONS}). Received: {seed}.")
+        check(film.shape, lesions, seed)
         film = film.copy()
         infilled = []
         for index, lesion in enumerate(lesions):
-            try:
+            with _naming(index + 1):
                 part = self._infill(film, lesion, seed + index)
-            except UserError as error:
-                raise UserError(f"Lesion {index + 1}: {error}") from None
             film[part.place] = part.pixels
             infilled.append(part)
         return film, infilled

@@ -32,7 +32,7 @@ def test_a_lesion_is_inserted_into_a_real_film_and_removed_again(
     path, pixels, _ = sample_film
     output = tmp_path / "with.dcm"
     put_in = [f"1800,500,{mask_file},malignant"]
-    written = insert_lesions(str(path), put_in, infill, output, seed=1)
+    written = insert_lesions(str(path), put_in, lambda: infill, output, seed=1)
     endings = ("_seg.dcm", "_mask.png", "_before_after.png", ".dcm")
     assert [p.name for p in written] == [f"with{ending}" for ending in endings]
     with_lesion = pydicom.dcmread(output)
@@ -43,7 +43,7 @@ def test_a_lesion_is_inserted_into_a_real_film_and_removed_again(
     assert (rows.mean(), columns.mean()) == (1800, 500)
     # The written mask has the size of the film and needs no position.
     take_out = [f"{written[1]},non_malignant"]
-    insert_lesions(str(output), take_out, infill, tmp_path / "without.dcm", seed=1)
+    insert_lesions(str(output), take_out, lambda: infill, tmp_path / "without.dcm", seed=1)
     without = pydicom.dcmread(tmp_path / "without.dcm")
     np.testing.assert_array_equal(without.pixel_array[mask == 0], pixels[mask == 0])
     assert without.StudyInstanceUID != with_lesion.StudyInstanceUID
@@ -56,8 +56,9 @@ def test_a_16_bit_png_is_accepted(infill, sample_film, tmp_path):
     crop = sample_film[1][1000:2500, :1000]
     cv2.imwrite(str(tmp_path / "film.png"), crop)
     lesions = [f"800,500,{mask_file},malignant"]
-    insert_lesions(str(tmp_path / "film.png"), lesions, infill, tmp_path / "out.dcm", seed=0)
-    assert pydicom.dcmread(tmp_path / "out.dcm").pixel_array.shape == crop.shape
+    output = tmp_path / "out.dcm"
+    insert_lesions(str(tmp_path / "film.png"), lesions, lambda: infill, output, seed=0)
+    assert pydicom.dcmread(output).pixel_array.shape == crop.shape
 
 
 @pytest.mark.parametrize(
@@ -78,10 +79,27 @@ def test_a_lesion_that_cannot_be_read_is_named(mask_file, text, message):
         parse_lesion(text.format(mask_file), (4432, 2864))
 
 
-def test_a_refused_output_stops_before_any_file_or_infill(tmp_path, sample_film, mask_file):
-    def never(*_):
-        raise AssertionError("infilled")
+def never():
+    raise AssertionError("the generator was opened")
 
+
+@pytest.mark.parametrize(
+    ("lesions", "seed", "message"),
+    [
+        ([], 0, r"takes 1 to 16 lesions at a time\. Received: 0"),
+        (["1800,500,{},malignant"], -1, r"seed must be in .* Received: -1"),
+        (["9,9,{},malignant"], 0, "Lesion 1: A lesion mask must be inside the film"),
+    ],
+)
+def test_lesions_are_checked_before_the_generator_is_opened(
+    sample_film, mask_file, tmp_path, lesions, seed, message
+):
+    lesions = [text.format(mask_file) for text in lesions]
+    with pytest.raises(UserError, match=message):
+        insert_lesions(str(sample_film[0]), lesions, never, tmp_path / "out.dcm", seed)
+
+
+def test_a_refused_output_stops_before_any_file_or_infill(tmp_path, sample_film, mask_file):
     lesion = [f"1800,500,{mask_file},malignant"]
     output = tmp_path / "film.dcm"
     with pytest.raises(UserError, match=r"output must be a name ending in .dcm"):

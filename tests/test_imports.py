@@ -92,11 +92,9 @@ KNOW_FILMS = {
     "export.films.film_infill": (
         *("tfds_ddsm.grey_levels", "tfds_ddsm.mammogram", "tfds_ddsm.patches"),
     ),
-    "export.page.demo_page": (
-        *("tfds_ddsm.grey_levels", "tfds_ddsm.mammogram", "tfds_ddsm.png_file"),
-        "tfds_ddsm.sources.sample",
-    ),
+    "export.page.controls": ("tfds_ddsm.grey_levels",),
     "export.page.film_view": ("tfds_ddsm.grey_levels",),
+    "export.page.sample_films": ("tfds_ddsm.mammogram", "tfds_ddsm.sources.sample"),
 }
 KNOW_FLAGS = {"cigan_tf.flags", "cigan_tf.main", "cigan_tf.command_line", "tfds_ddsm.check"}
 

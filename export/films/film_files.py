@@ -1,8 +1,10 @@
 """Reads films and lesion masks from files, and writes the files of a film with infilled lesions."""
 
 import dataclasses
+import io
 import os
 import pathlib
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +20,7 @@ from tfds_ddsm.sources.image_file import FilmPixels
 
 from . import derived_dicom
 from .before_after import before_after
-from .film_infill import FilmLesion
+from .film_infill import FilmLesion, InfilledLesion
 
 _GREY_OF_CLASS = {False: 128, True: 255}
 # Endings of the files written together; the film is last, so that its masks exist before it.
@@ -165,6 +167,23 @@ def dicom_files(
             return {ending: derived_dicom.to_bytes(d) for ending, d in datasets.items()}
     except UnreadableFilmError as error:
         raise UserError(str(error)) from None
+
+
+def zipped_patches(lesions: Sequence[FilmLesion], parts: Sequence[InfilledLesion]) -> bytes:
+    """Returns a zip file with the infilled patches, 16-bit PNGs, and their masks.
+
+    Args:
+        lesions: the infilled lesions.
+        parts: the result of each.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number, (lesion, part) in enumerate(zip(lesions, parts, strict=True), 1):
+            mask = part.patch_mask.astype(np.uint8) * 255
+            for ending, picture in (("", part.patch), ("_mask", mask)):
+                name = f"patch_{number}_{lesion.label}_seed_{part.seed}{ending}.png"
+                archive.writestr(name, png_file.encode(picture[..., None]))
+    return buffer.getvalue()
 
 
 def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) -> None:

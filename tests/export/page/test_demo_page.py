@@ -12,7 +12,7 @@ import pytest
 from bokeh.document import Document
 from bokeh.events import Tap
 
-from export.page import demo_page
+from export.page import sample_films
 from export.page.demo_page import FilmPage
 
 
@@ -30,23 +30,27 @@ def upload(widget, content, name):
 
 
 def place_disc(page, row, column, diameter=281):
-    page.hand.active = 2
-    page.diameter.value = diameter
+    page.controls.hand.active = 2
+    page.controls.diameter.value = diameter
     page.place(Tap(page.view.figure, x=column, y=row))
+
+
+def lesions(page):
+    return page.outlines.lesions(page.film.pixels.shape)
 
 
 def sent(page, ending):
     page.send(ending)
-    assert page.download.tags[0] == f"1-130_synthetic{ending}"
-    return page.sent.data["content"][0].tobytes()
+    assert page.controls.download.tags[0] == f"1-130_synthetic{ending}"
+    return page.controls.sent.data["content"][0].tobytes()
 
 
 def test_a_lesion_is_placed_infilled_and_sent(page):
     before = page.film.pixels.copy()
     place_disc(page, 1800, 500)
-    page.seed.value = 7
+    page.controls.seed.value = 7
     page.infill()
-    assert page.status.text.startswith("Infilled: 1")
+    assert page.controls.status.text.startswith("Infilled: 1")
     film = pydicom.dcmread(io.BytesIO(sent(page, ".dcm")))
     mask = cv2.imdecode(np.frombuffer(sent(page, "_mask.png"), np.uint8), cv2.IMREAD_UNCHANGED)
     assert set(np.unique(mask)) == {0, 255}
@@ -71,41 +75,41 @@ def test_a_lesion_is_placed_infilled_and_sent(page):
 
 
 def test_an_outline_has_the_class_selected_when_it_was_made(page):
-    page.label.active = 0
+    page.controls.label.active = 0
     page.mark_known()
-    page.label.active = 1
+    page.controls.label.active = 1
     place_disc(page, 1800, 500)
-    assert page.outlines.data["label"] == ["non_malignant", "malignant"]
-    assert page.pen.default_overrides == {"label": "malignant"}
-    assert [lesion.malignant for lesion in page.lesions()] == [False, True]
+    assert page.outlines.source.data["label"] == ["non_malignant", "malignant"]
+    assert page.outlines.pen.default_overrides == {"label": "malignant"}
+    assert [lesion.malignant for lesion in lesions(page)] == [False, True]
 
 
 def test_changes_of_the_outlines_are_undone_one_by_one(page):
     place_disc(page, 1800, 500)
     place_disc(page, 2800, 600)
-    both = [list(column) for column in page.outlines.data.values()]
-    page.clear()
-    assert page.lesions() == []
-    page.undo()
-    assert [list(column) for column in page.outlines.data.values()] == both
-    page.undo()
-    assert len(page.lesions()) == 1
+    both = [list(column) for column in page.outlines.source.data.values()]
+    page.outlines.clear()
+    assert lesions(page) == []
+    page.outlines.undo()
+    assert [list(column) for column in page.outlines.source.data.values()] == both
+    page.outlines.undo()
+    assert len(lesions(page)) == 1
     for _ in range(3):
-        page.undo()
-    assert page.lesions() == []
+        page.outlines.undo()
+    assert lesions(page) == []
     place_disc(page, 1800, 500)
     page.open_sample("P_00173_LEFT_MLO")
-    page.undo()
-    assert page.lesions() == []  # outlines of another film are not restored
+    page.outlines.undo()
+    assert lesions(page) == []  # outlines of another film are not restored
 
 
 def test_a_shape_is_placed_from_a_mask_picture(page):
     mask = np.zeros((60, 90), np.uint8)
     mask[10:50, 20:80] = 255
-    upload(page.shape_upload, cv2.imencode(".png", mask)[1].tobytes(), "m.png")
+    upload(page.controls.shape_upload, cv2.imencode(".png", mask)[1].tobytes(), "m.png")
     page.open_shape()
     page.place(Tap(page.view.figure, x=500, y=1800))
-    on_film = page.lesions()[0].on_film(page.film.pixels.shape)
+    on_film = lesions(page)[0].on_film(page.film.pixels.shape)
     rows, columns = np.nonzero(on_film)
     assert abs(rows.mean() - 1800) <= 1
     assert abs(columns.mean() - 500) <= 1
@@ -116,13 +120,13 @@ def test_a_film_is_opened_in_place_of_the_sample(page):
     place_disc(page, 1800, 500)
     page.infill()
     film = np.random.default_rng(0).integers(0, 65_536, (900, 500), np.uint16)
-    upload(page.upload, cv2.imencode(".png", film)[1].tobytes(), "mine.png")
+    upload(page.controls.upload, cv2.imencode(".png", film)[1].tobytes(), "mine.png")
     page.open_upload()
     np.testing.assert_array_equal(page.film.pixels, film)
-    assert page.status.text.startswith("mine.png: 900 x 500 pixels.")
-    assert page.lesions() == []
+    assert page.controls.status.text.startswith("mine.png: 900 x 500 pixels.")
+    assert lesions(page) == []
     page.send(".dcm")
-    assert page.status.text == "Infill the film first."
+    assert page.controls.status.text == "Infill the film first."
 
 
 def malformed():
@@ -139,24 +143,24 @@ def malformed():
 
     def file(content, name):
         def ask(page):
-            upload(page.upload, content, name)
+            upload(page.controls.upload, content, name)
             page.open_upload()
 
         return ask
 
     def not_base64(page):
-        page.upload.set_from_json("value", "%%%")
+        page.controls.upload.set_from_json("value", "%%%")
         page.open_upload()
 
     def outline(xs, ys):
         def ask(page):
-            page.outlines.data = {"xs": [xs], "ys": [ys], "label": ["malignant"]}
+            page.outlines.source.data = {"xs": [xs], "ys": [ys], "label": ["malignant"]}
             page.infill()
 
         return ask
 
     def many(page):
-        page.outlines.data = {
+        page.outlines.source.data = {
             "xs": [[9, 99, 9]] * 999,
             "ys": [[9, 9, 99]] * 999,
             "label": [""] * 999,
@@ -166,7 +170,7 @@ def malformed():
     def seed(value):
         def ask(page):
             place_disc(page, 1800, 500)
-            page.seed.value = value
+            page.controls.seed.value = value
             page.infill()
 
         return ask
@@ -199,8 +203,8 @@ def memory_bytes():
 
 def test_malformed_requests_are_answered_and_the_next_valid_one_works(page):
     def good():
-        page.clear()
-        page.seed.value = 7
+        page.outlines.clear()
+        page.controls.seed.value = 7
         place_disc(page, 1800, 500)
         page.infill()
         return page.infilled[0].copy()
@@ -210,14 +214,14 @@ def test_malformed_requests_are_answered_and_the_next_valid_one_works(page):
     held = []
     for _ in range(5):
         for ask, answer in asked:
-            page.clear()
+            page.outlines.clear()
             page.say("")
-            page.seed.value = 7
+            page.controls.seed.value = 7
             if "Infill" in answer:
                 page.infilled = None
             ask(page)
-            assert answer in page.status.text
-            assert page.status.render_as_text
+            assert answer in page.controls.status.text
+            assert page.controls.status.render_as_text
         held.append(memory_bytes())
     assert held[-1] - held[1] < 64 * 2**20
     np.testing.assert_array_equal(good(), expected)
@@ -228,36 +232,36 @@ def test_an_unexpected_error_is_shown_and_logged(page, monkeypatch, caplog):
         raise MemoryError("Unable to allocate 9 GiB")
 
     film = cv2.imencode(".png", np.zeros((90, 50), np.uint16))[1].tobytes()
-    upload(page.upload, film, "mine.png")
+    upload(page.controls.upload, film, "mine.png")
     with monkeypatch.context() as patched:
         patched.setattr(page.view, "show", too_large)
         page.open_upload()
-    assert page.status.text.startswith("This film cannot be processed (MemoryError)")
+    assert page.controls.status.text.startswith("This film cannot be processed (MemoryError)")
     assert "Unable to allocate 9 GiB" in caplog.text
     page.open_upload()
-    assert page.status.text.startswith("mine.png: 90 x 50 pixels.")
+    assert page.controls.status.text.startswith("mine.png: 90 x 50 pixels.")
 
 
 def test_without_samples_the_page_waits_for_a_film(infill, monkeypatch):
-    monkeypatch.setattr(demo_page, "_samples", dict)
+    monkeypatch.setattr(sample_films, "index", dict)
     page = FilmPage(Document(), infill)
-    assert page.status.text.startswith("Open a film to start.")
+    assert page.controls.status.text.startswith("Open a film to start.")
     page.infill()
-    assert page.status.text == "Open a film first."
+    assert page.controls.status.text == "Open a film first."
 
 
 @pytest.mark.parametrize("is_forgotten", [True, False])
 def test_results_of_work_for_a_visitor_who_left_are_not_kept(page, monkeypatch, is_forgotten):
     place_disc(page, 1800, 500)
     begun, may_continue = threading.Event(), threading.Event()
-    lesions = page.lesions
+    lesions = page.outlines.lesions
 
-    def wait_while_infilling():
+    def wait_while_infilling(shape):
         begun.set()
         assert may_continue.wait(60)
-        return lesions()
+        return lesions(shape)
 
-    monkeypatch.setattr(page, "lesions", wait_while_infilling)
+    monkeypatch.setattr(page.outlines, "lesions", wait_while_infilling)
     page._work("Infilling ...", page.infill)
     (callback,) = page._document.session_callbacks
 

@@ -33,8 +33,6 @@ TINY = {
     "patches_per_class": 40,
 }
 
-CHECKOUT = pathlib.Path(ddsm_patches_dataset_builder.__file__).parents[1]
-
 # TFDS 4.9.10 reads dataset_info.json with a method that protobuf 6 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")
 
@@ -450,7 +448,6 @@ def test_importing_the_package_registers_the_dataset():
 def tfds_command(*arguments):
     return subprocess.run(
         [pathlib.Path(sys.executable).with_name("tfds"), *arguments],
-        cwd=CHECKOUT,
         capture_output=True,
         text=True,
         check=False,
@@ -458,7 +455,7 @@ def tfds_command(*arguments):
 
 
 def tfds_module(*arguments):
-    return warm_commands.run("tensorflow_datasets.scripts.cli.main", *arguments, cwd=CHECKOUT)
+    return warm_commands.run("tensorflow_datasets.scripts.cli.main", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -466,24 +463,24 @@ def tfds_module(*arguments):
     [
         (
             tfds_command,
-            ["-c", '{"name": "odd", "source": "sample", "patch_size": 100}'],
+            ["ddsm_patches", "-c", '{"name": "odd", "source": "sample", "patch_size": 100}'],
             "patch_size must be a power of two from 32 to 512; received 100.",
         ),
         (
             tfds_module,
-            ["--data_dir=s3://bucket/data"],
+            ["ddsm_patches/sample", "--data_dir=s3://bucket/data"],
             "s3:// cannot be used here. Received: 's3://bucket/data'.",
         ),
         (
             tfds_module,
-            ["--manual_dir=s3://bucket/films", "--data_dir={tmp_path}"],
+            ["ddsm_patches/sample", "--manual_dir=s3://bucket/films", "--data_dir={tmp_path}"],
             "s3:// cannot be used here. Received: 's3://bucket/films'.",
         ),
     ],
 )
-def test_the_command_from_the_checkout_ends_in_one_line(run, arguments, message, tmp_path):
+def test_the_command_ends_in_one_line(run, arguments, message, tmp_path):
     arguments = [argument.replace("{tmp_path}", str(tmp_path)) for argument in arguments]
-    finished = run("build", "ddsm_patches/sample", *arguments)
+    finished = run("build", "--imports=tfds_ddsm", *arguments)
 
     assert finished.returncode != 0
     assert "Traceback" not in finished.stderr

@@ -14,6 +14,7 @@ from tensorflow_datasets.core.utils import tqdm_utils
 from tfds_ddsm import (
     build_cost,
     build_lock,
+    croissant,
     dataset_statistics,
     film_cache,
     picture_sheet,
@@ -29,14 +30,6 @@ from tfds_ddsm.sources import storage
 from tfds_ddsm.sources.films_table import TABLE_NAME
 
 _SOURCES_ON_DISK = ("cbis_ddsm", "ddsm", "films")
-_CBIS_LICENSE = "CC BY 3.0 (CBIS-DDSM)"
-_LICENSES = {
-    "cbis_ddsm": _CBIS_LICENSE,
-    "sample": _CBIS_LICENSE,
-    "ddsm": "University of South Florida (DDSM)",
-    "phantom": "Apache-2.0",
-    "films": "that of the films",
-}
 _TABLE_HASH = "films_csv_sha256"
 
 
@@ -137,37 +130,64 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.patch_size
         image_shape = (size, size, 1)
+        unrecorded = "-1 if not recorded"
         features = tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Image(
-                    shape=image_shape, dtype=np.uint16, encoding_format="png"
+                    shape=image_shape,
+                    dtype=np.uint16,
+                    encoding_format="png",
+                    doc="the patch; bright is dense tissue",
                 ),
                 "mask": tfds.features.Image(
-                    shape=image_shape, dtype=np.uint8, encoding_format="png"
+                    shape=image_shape,
+                    dtype=np.uint8,
+                    encoding_format="png",
+                    doc="1 on the lesions of the patch's class; all 0 on a background patch",
                 ),
-                "label": tfds.features.ClassLabel(names=["non_malignant", "malignant"]),
-                "lesion_type": tfds.features.ClassLabel(names=self._lesion_types()),
-                "simulated": tfds.features.Scalar(np.bool_),
-                "patient_id": tfds.features.Text(),
-                "film_id": tfds.features.Text(),
-                "scanner": tfds.features.Text(),
-                "view": tfds.features.Text(),
-                "laterality": tfds.features.Text(),
-                "rescale_factor": tfds.features.Scalar(np.float32),
-                "corner": tfds.features.Tensor(shape=(2,), dtype=np.int32),
-                "tissue_fraction": tfds.features.Scalar(np.float32),
-                "density": tfds.features.Scalar(np.int32),
-                "assessment": tfds.features.Scalar(np.int32),
-                "subtlety": tfds.features.Scalar(np.int32),
-                "mass_shape": tfds.features.Text(),
-                "mass_margins": tfds.features.Text(),
+                "label": tfds.features.ClassLabel(
+                    names=["non_malignant", "malignant"], doc="proven by pathology"
+                ),
+                "lesion_type": tfds.features.ClassLabel(
+                    names=self._lesion_types(),
+                    doc="type of the lesion for which the patch was drawn",
+                ),
+                "simulated": _scalar(np.bool_, "the patch shows a simulated lesion"),
+                "patient_id": tfds.features.Text(doc="patient of the film"),
+                "film_id": tfds.features.Text(doc="film of the patch"),
+                "scanner": tfds.features.Text(doc="device that made the film"),
+                "view": tfds.features.Text(doc="view of the film, CC or MLO"),
+                "laterality": tfds.features.Text(doc="LEFT or RIGHT"),
+                "rescale_factor": _scalar(
+                    np.float32, "pixels of the rescaled film per pixel of the film"
+                ),
+                "corner": tfds.features.Tensor(
+                    shape=(2,),
+                    dtype=np.int32,
+                    doc="row and column of the patch's upper left pixel on the rescaled film",
+                ),
+                "tissue_fraction": _scalar(np.float32, "share of the patch that is breast"),
+                "density": _scalar(
+                    np.int32,
+                    f"BI-RADS density of the film's breast, 1 (fatty) to 4 (dense); {unrecorded}",
+                ),
+                "assessment": _scalar(
+                    np.int32, f"BI-RADS assessment of the lesion, 0 to 5; {unrecorded}"
+                ),
+                "subtlety": _scalar(
+                    np.int32,
+                    f"subtlety of the lesion, 1 (subtle) to 5 (obvious); {unrecorded}",
+                ),
+                "mass_shape": tfds.features.Text(doc="shape of a mass; empty if not recorded"),
+                "mass_margins": tfds.features.Text(doc="margins of a mass; empty if not recorded"),
             }
         )
+        origin = croissant.origin_of(self.builder_config)
         return self.dataset_info_from_configs(
             features=features,
             supervised_keys=("image", "label"),
-            homepage="https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY",
-            license=_LICENSES[self.builder_config.source],
+            homepage=origin.homepage or "https://arxiv.org/abs/1807.08093",
+            license=origin.license,
             metadata=tfds.core.MetadataDict(recipe=self.builder_config.recipe()),
         )
 
@@ -403,6 +423,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         (self.data_path / "statistics.json").write_text(json.dumps(numbers, indent=2) + "\n")
         (self.data_path / "statistics.md").write_text(text)
         (self.data_path / "skipped.csv").write_text(dataset_statistics.skipped_csv(items))
+        croissant.write(self.info, self.data_path, croissant.origin_of(self.builder_config))
         split = next(iter(self._reports))
         title = f"ddsm_patches/{self.builder_config.name}, {split}"
         chosen = picture_sheet.choose(self._read_back(split))
@@ -412,6 +433,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _read_back(self, split: str) -> Iterable[dict[str, Any]]:
         uncached = tfds.ReadConfig(try_autocache=False)  # only the first records are read
         return tfds.as_numpy(self.as_dataset(split=split, read_config=uncached))
+
+
+def _scalar(dtype: type, doc: str) -> tfds.features.Scalar:
+    return tfds.features.Scalar(dtype, doc=doc)
 
 
 def _check_location(path: epath.PathLike | None, name: str) -> None:

@@ -263,7 +263,10 @@ def assert_same_datasets(first, second):
 def test_a_second_build_and_worker_processes_give_the_same_dataset(
     tmp_path, built, tree, monkeypatch
 ):
-    assert_same_datasets(built, build(tmp_path / "second", tree))
+    second = build(tmp_path / "second", tree)
+    assert_same_datasets(built, second)
+    described = [dataset.data_path / "croissant.json" for dataset in (built, second)]
+    assert described[0].read_bytes() == described[1].read_bytes()
     monkeypatch.setenv("DDSM_PATCHES_WORKERS", "2")
     assert_same_datasets(built, build(tmp_path / "workers", tree))
     (folder,) = tmp_path.glob("workers/ddsm_patches/tiny/*")

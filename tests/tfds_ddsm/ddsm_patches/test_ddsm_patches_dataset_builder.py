@@ -4,10 +4,12 @@ import hashlib
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from typing import ClassVar
 
+import mlcroissant
 import numpy as np
 import PIL.Image
 import pytest
@@ -332,6 +334,43 @@ def test_the_tables_and_the_sheet_are_in_the_folder_of_the_records(built):
     assert "| patches " in (built.data_path / "statistics.md").read_text()
     assert (built.data_path / "skipped.csv").read_text() == "kind,split,name,reason\n"
     assert (built.data_path / "patches.png").read_bytes().startswith(b"\x89PNG")
+
+
+@needs_films
+# mlcroissant reads JSON-LD with a class that rdflib deprecates.
+@pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")
+def test_the_croissant_metadata_describe_the_files_and_the_records(built):
+    dataset = mlcroissant.Dataset(str(built.data_path / "croissant.json"))  # raises if invalid
+    metadata, info = dataset.metadata, built.info
+
+    assert (metadata.name, metadata.version) == ("ddsm_patches/tiny", str(built.version))
+    assert metadata.license == ["https://creativecommons.org/licenses/by/3.0/"]
+    assert metadata.description.endswith(
+        "32 x 32 pixels from films of CBIS-DDSM with added simulated lesions."
+    )
+    assert re.findall(r"@\w+{(\w+)", metadata.cite_as) == [
+        *("lee2017curated", "lee2016cbisddsm", "wu2018conditional")
+    ]
+    assert {file.name: file.sha256 for file in metadata.file_objects} == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in built.data_path.glob("*.tfrecord-*")
+    }
+    rows = list(dataset.records("splits"))
+    assert {row["splits/name"]: row["splits/num_records"] for row in rows} == {
+        name: split.num_examples for name, split in info.splits.items()
+    }
+    names = {
+        name: [row[f"{name}_names/name"] for row in dataset.records(f"{name}_names")]
+        for name in ("label", "lesion_type")
+    }
+    assert names == {name: info.features[name].names for name in names}
+    (patches_set,) = (each for each in metadata.record_sets if each.name == "patches")
+    fields = {field.name: field for field in patches_set.fields}
+    assert set(fields) == {"split", *info.features}
+    assert all(field.description for field in fields.values())
+    assert fields["image"].data_type == mlcroissant.DataType.IMAGE_OBJECT
+    assert (fields["corner"].data_type, fields["corner"].array_shape_tuple) == (np.int32, (2,))
+    assert fields["simulated"].data_type is bool
 
 
 @needs_films

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from cigan_tf import file_io, input_pipeline, interruption, provenance, run_folder, terminal
+from cigan_tf.classifier import synthetic_croissant
 from cigan_tf.classifier.context_patches import (
     BATCH_SIZE,
     Contexts,
@@ -264,6 +265,10 @@ def _complete_set(
         check_data=False,
     )
     provenance.write(path / provenance.FILE_NAME, record)
+    dataset = input_pipeline.open_dataset(config.data, facts["patch_size"])
+    synthetic_croissant.write(
+        path, epath.Path(dataset.data_path), features, shards, facts, version=_VERSION
+    )
     for beside in file_io.matching(path, ".*"):
         beside.unlink()  # left by a run that was killed while writing
     file_io.write_whole(path / _FACTS_FILE, json.dumps(facts, indent=2) + "\n")
@@ -337,22 +342,39 @@ def _serializer(contexts: Contexts) -> Callable[[dict[str, np.ndarray]], list[by
 
 def _features(patch_size: int) -> tfds.features.FeaturesDict:
     shape = (patch_size, patch_size, 1)
-    text = {
-        name: tfds.features.Text()
-        for name in ("patient_id", "film_id", "scanner", "patch", "mask_patch", "mask_patient_id")
+    texts = {
+        "patient_id": "patient of the infilled patch",
+        "film_id": "film of the infilled patch",
+        "scanner": "device that made the film",
+        "patch": "TFDS id of the infilled patch",
+        "mask_patch": "TFDS id of the patch that the mask is from",
+        "mask_patient_id": "patient of the patch that the mask is from",
     }
     return tfds.features.FeaturesDict(
         {
-            "image": tfds.features.Image(shape=shape, dtype=np.uint16, encoding_format="png"),
-            "mask": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
-            "label": tfds.features.ClassLabel(names=list(CLASS_NAMES)),
-            "lesion_type": tfds.features.ClassLabel(
-                names=["none", "mass", "calcification", "other"]
+            "image": tfds.features.Image(
+                shape=shape,
+                dtype=np.uint16,
+                encoding_format="png",
+                doc="the infilled patch; bright is dense tissue",
             ),
-            "simulated": tfds.features.Scalar(np.bool_),
-            "infill": tfds.features.Scalar(np.int32),
-            "seed": tfds.features.Scalar(np.int32),
-            **text,
+            "mask": tfds.features.Image(
+                shape=shape,
+                dtype=np.uint8,
+                encoding_format="png",
+                doc="1 on the pixels that the generator infilled",
+            ),
+            "label": tfds.features.ClassLabel(
+                names=list(CLASS_NAMES), doc="class requested from the generator"
+            ),
+            "lesion_type": tfds.features.ClassLabel(
+                names=["none", "mass", "calcification", "other"],
+                doc="type of the lesion that the mask is from; none in a non-malignant infill",
+            ),
+            "simulated": tfds.features.Scalar(np.bool_, doc="always true"),
+            "infill": tfds.features.Scalar(np.int32, doc="number of the patch's infill, from 0"),
+            "seed": tfds.features.Scalar(np.int32, doc="seed of the infill's noise"),
+            **{name: tfds.features.Text(doc=doc) for name, doc in texts.items()},
         }
     )
 

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from etils import epath
 
 from cigan_tf import provenance
 from cigan_tf.config import Config, DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
@@ -51,6 +52,9 @@ def store(folder, name, splits):
     """Writes patches of the given patients of each split as ddsm_patches/`name`."""
     import tensorflow_datasets as tfds
 
+    from tfds_ddsm import croissant
+    from tfds_ddsm.dataset_config import DdsmPatchesConfig
+
     shape = (PATCH_SIZE, PATCH_SIZE, 1)
     text = {n: tfds.features.Text() for n in ("patient_id", "film_id", "scanner")}
     features = tfds.features.FeaturesDict(
@@ -71,6 +75,9 @@ def store(folder, name, splits):
         split_datasets={split: list(patches) for split, patches in splits.items()},
         data_dir=folder,
     )
+    stored = epath.Path(folder) / "ddsm_patches" / name / "1.0.0"
+    origin = croissant.origin_of(DdsmPatchesConfig(name=name, source="phantom"))
+    croissant.write(tfds.builder_from_directory(stored).info, stored, origin)
 
 
 @pytest.fixture(scope="session")

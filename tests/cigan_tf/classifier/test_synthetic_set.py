@@ -1,18 +1,22 @@
 """The synthetic set: its origin, only training patches, unchanged pixels outside the mask."""
 
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
 import shutil
 import signal
 
 import cv2
+import mlcroissant
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils import epath
 
 from cigan_tf import file_io, input_pipeline
-from cigan_tf.classifier import synthetic_set
+from cigan_tf.classifier import synthetic_croissant, synthetic_set
 from cigan_tf.classifier.synthetic_set import SyntheticSet, read_facts, write_synthetic_set
 from cigan_tf.errors import Preempted, UserError
 from cigan_tf.exported_generator import ExportedGenerator
@@ -147,6 +151,55 @@ def test_a_record_has_the_same_bytes_in_every_process(synthetic_folder):
     for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
         example = tf.train.Example.FromString(record)
         assert example.SerializeToString(deterministic=True) == record
+
+
+# mlcroissant reads JSON-LD with a class that rdflib deprecates.
+@pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")
+def test_the_croissant_metadata_name_the_generator_and_describe_the_records(synthetic_folder):
+    path = synthetic_folder / "1.1.0" / "croissant.json"
+    dataset = mlcroissant.Dataset(str(path))  # raises if invalid
+    metadata, features = dataset.metadata, SyntheticSet(synthetic_folder, 32).builder.info.features
+
+    assert (metadata.name, metadata.version) == ("ddsm_patches/discs/synthetic", "1.1.0")
+    assert metadata.license == ["https://www.apache.org/licenses/LICENSE-2.0"], "of the dataset"
+    assert metadata.description.startswith("Synthetic patches")
+    generator = SyntheticSet(synthetic_folder, 32).record["weights_sha256"]
+    assert f"weights_sha256 {generator}" in metadata.description
+    assert generator in json.loads(path.read_text())["prov:wasGeneratedBy"]["prov:label"]
+    (shard,) = synthetic_folder.glob("1.1.0/*.tfrecord-*")
+    assert [(file.name, file.sha256) for file in metadata.file_objects] == [
+        (shard.name, hashlib.sha256(shard.read_bytes()).hexdigest())
+    ]
+    (split,) = dataset.records("splits")
+    assert (split["splits/name"], split["splits/num_records"]) == ("train", 32)
+    names = [row["lesion_type_names/name"] for row in dataset.records("lesion_type_names")]
+    assert names == features["lesion_type"].names
+    (patches,) = (each for each in metadata.record_sets if each.name == "patches")
+    fields = {field.name: field for field in patches.fields}
+    assert set(fields) == {"split", *features}
+    assert all(field.description for field in fields.values())
+    assert fields["label"].description == "class requested from the generator"
+    assert (fields["patch"].data_type, fields["seed"].data_type) == (bytes, np.int32)
+
+
+@pytest.mark.parametrize("damage", [None, "[]", "{", '{"distribution": [], "recordSet": []}'])
+def test_a_dataset_without_usable_croissant_metadata_gives_a_set_without_them(
+    damage, synthetic_folder, tmp_path, capsys
+):
+    dataset = epath.Path(tmp_path) / "croissant.json"
+    if damage:
+        dataset.write_text(damage)
+    synthetic = SyntheticSet(synthetic_folder, 32)
+    synthetic_croissant.write(
+        epath.Path(tmp_path) / "set",
+        dataset.parent,
+        synthetic.builder.info.features,
+        [],
+        synthetic.facts,
+        "1.1.0",
+    )
+    assert not (tmp_path / "set").exists()
+    assert ("no croissant.json" in capsys.readouterr().err) == bool(damage)
 
 
 def test_an_unfinished_set_of_another_generator_is_restarted(

@@ -122,8 +122,8 @@ class ModelConfig:
             match_rim=self.match_rim,
         )
         require(
-            self.rim_reach_px >= 0 and (self.match_rim or not self.rim_reach_px),
-            "rim_reach_px must not be negative, and needs --match_rim.",
+            0 <= self.rim_reach_px <= self.patch_size and (self.match_rim or not self.rim_reach_px),
+            "rim_reach_px must be from 0 to patch_size, and needs --match_rim.",
             rim_reach_px=self.rim_reach_px,
         )
         require_choice("discriminator_view", self.discriminator_view, DISCRIMINATOR_VIEWS)

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import fnmatch
 import functools
@@ -17,6 +18,8 @@ from cigan_tf import terminal
 from cigan_tf.errors import UserError
 
 LOCK_FILE = ".lock"
+# Errors of network file systems without locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def on_disk(path: str | os.PathLike) -> bool:
@@ -85,8 +88,10 @@ def whole_file(path: str | os.PathLike) -> Iterator[epath.Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
@@ -125,11 +130,26 @@ def written_locally(path: str | os.PathLike) -> Iterator[str]:
         write_whole(path, local.read_bytes())
 
 
+def has_locks(folder: str | os.PathLike) -> bool:
+    """Returns whether a folder can be locked against other processes (`lock`)."""
+    if not on_disk(folder):
+        return False
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
+    return True
+
+
 @contextlib.contextmanager
 def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
     """Locks a folder against other processes; the lock is released when the process ends.
 
-    Buckets have no locks: there, every process gets the lock.
+    Buckets and some network file systems have no locks: there, every process gets the lock, on a
+    network file system with a warning.
 
     Args:
         folder: created if it does not exist.
@@ -157,7 +177,8 @@ def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
             yield False
             return
         except OSError as error:
-            # Not every network file system has locks.
+            if error.errno not in _NO_LOCKS:
+                raise
             terminal.say(
                 f"warning: {str(folder)!r} cannot be locked ({error}); do not run another command "
                 "in it at the same time."

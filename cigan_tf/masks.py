@@ -87,7 +87,7 @@ def match_rim(image, mask, generated, reach_px: float = 0.0):
     spread, weight = 0.0, _LEAST_RING_WEIGHT
     if reach_px:
         # The weight of the ring at that distance, as that of a line.
-        weight = sum(
+        weight += sum(
             math.exp(-0.5 * (reach_px / sigma_px) ** 2) / (math.sqrt(2 * math.pi) * sigma_px**3)
             for sigma_px in sigmas_px
         )

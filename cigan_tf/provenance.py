@@ -126,14 +126,15 @@ def write_training(
     record = training_record(config)
     if of_preset is not None:
         record = begun_from(record, of_preset)
-        if other := _other_collection(record, record["dataset"]):
-            print(
-                f"warning: the preset was trained on {other}, whose patients are also in this "
-                "dataset under other ids: the generator is refused for an experiment on it.",
-                file=sys.stderr,
-            )
     if before is not None:
         record = _continued(before, record, workdir, resume_changed)
+    other = _other_collection(record, record["dataset"])
+    if other and (before is None or before["dataset"] != record["dataset"]):
+        print(
+            f"warning: the earlier training was on {other}, whose patients are also in this "
+            "dataset under other ids: the generator is refused for an experiment on it.",
+            file=sys.stderr,
+        )
     write(path, record)
     return record
 

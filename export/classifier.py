@@ -49,7 +49,7 @@ def export(
         UserError: the model's input is not grey square patches, or `output_dir` cannot be written
             or contains an invalid models.config; nothing is exported then.
     """
-    # Here, because a command's flags are parsed before TensorFlow loads.
+    # Imported here, so that a command's flags are parsed before TensorFlow loads.
     from cigan_tf import exported_generator, provenance
 
     from .graph import classifier_signatures

@@ -68,7 +68,7 @@ def insert_lesions(
     placed = [parse_lesion(text, film.pixels.shape) for text in lesions]
     masks = [_split(text)[2] for text in lesions]
     film_files.check_outputs(output, [film_path, *masks], overwrite)
-    film_infill.check(film.pixels.shape, placed, seed)
+    film_infill.check_lesions(film.pixels.shape, placed, seed)
     infill = open_infiller()
     pixels, infilled = infill(film.pixels, placed, seed)
     if warning := off_the_breast(infilled):

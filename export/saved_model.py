@@ -57,7 +57,7 @@ def export(
             an invalid models.config, or a format cannot be written or differs from the SavedModel;
             nothing is exported then.
     """
-    # Here, because a command's flags are parsed before TensorFlow loads.
+    # Imported here, so that a command's flags are parsed before TensorFlow loads.
     from cigan_tf import exported_generator, provenance
     from cigan_tf.training import checkpoints
 

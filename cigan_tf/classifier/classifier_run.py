@@ -370,10 +370,18 @@ def _remove_outdated(
     path = run_dir / provenance.FILE_NAME
     before = provenance.read(path)
     was = _identity(before) if before else {}
-    if was and (run_dir / score_file.FILE_NAME).exists():
+    is_finished = (run_dir / score_file.FILE_NAME).exists()
+    if was and is_finished:
         was[_ORDER] = now[_ORDER]  # a finished run needs no other batch
     if was and None in (was[_WEIGHTS], now[_WEIGHTS]):
         was[_WEIGHTS] = now[_WEIGHTS]  # not recorded, or no file: its name has been compared
+    if was and is_finished and was[_WEIGHTS] != now[_WEIGHTS]:
+        # A file with the same name: perhaps the same weights, written again.
+        raise UserError(
+            f"The finished classifier in {str(run_dir)!r} was trained from other initial weights "
+            f"than those in {config.classifier.classifier_weights!r} now; delete it, or pass the "
+            "former file or another --workdir."
+        )
     if was == now:
         return
     begun = [

@@ -1,5 +1,6 @@
 """The augmentation experiment: a classifier for each of its cells (paper section 3)."""
 
+import collections
 import dataclasses
 import functools
 import os
@@ -27,8 +28,9 @@ def run_experiment(
     Args:
         config: the arms, their seeds and generators.
         workdir: workdir of the experiment.
-        saved_model: the exported generator, if `generators` is empty; default: the newest in
-            `workdir`/saved_model. Each of `generators` uses the newest in its own workdir.
+        saved_model: the exported generator, if `generators` is empty. Default, and for several
+            generators: the newest in saved_model/ next to each synthetic set, or else in
+            `workdir`/saved_model.
         jobs: number of parallel training processes.
 
     Returns:
@@ -46,6 +48,7 @@ def _run_experiment(
     config: Config, workdir: epath.Path, saved_model: str | None, jobs: int
 ) -> epath.Path:
     cells = config.experiment.cells(config.classifier)
+    _used_sets(config, workdir)  # refuses equal names before hours of training
     train_cells(config, workdir, cells, jobs)
     file_io.write_whole(workdir / run_folder.EXPERIMENT_FILE, config.to_json())
     _judge_generators(config, workdir, saved_model)
@@ -56,16 +59,19 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
     """Evaluates each generator that classifiers used; removes earlier results."""
     infill_quality.remove_infill_quality(workdir)
     calibration = functools.cache(infill_quality.calibrate_copy_search)
+    given = saved_model or workdir / "saved_model"
     for folder, name in _used_sets(config, workdir).items():
-        # A given SavedModel belongs to the only generator; several generators have their own.
-        exported = saved_model if name is None else None
+        # A given SavedModel belongs to the only generator, or to sets that were copied elsewhere.
+        beside = folder.parent / "saved_model"
+        is_elsewhere = epath.Path(given).exists() and not beside.exists()
+        exported = given if is_elsewhere or (saved_model and name is None) else beside
         try:
             with storage_errors():
                 synthetic = SyntheticSet(folder, config.model.patch_size)
                 infill_quality.write_infill_quality(
                     config,
                     workdir,
-                    exported or folder.parent / "saved_model",
+                    exported,
                     synthetic,
                     calibration(infill_quality.as_trained(config, synthetic.record)),
                     name,
@@ -83,6 +89,9 @@ def _used_sets(config: Config, workdir: epath.Path) -> dict[epath.Path, str | No
 
     The name is that of one of the experiment's `generators`; or, next to other sets, the arm with
     this synthetic_dir; or None.
+
+    Raises:
+        UserError: an arm with its own set and a generator have the same name.
     """
     arms = config.experiment.named_arms(config.classifier)
     names = {}
@@ -98,6 +107,12 @@ def _used_sets(config: Config, workdir: epath.Path) -> dict[epath.Path, str | No
         names.setdefault(folder, name)
     if len(names) == 1 and not config.experiment.generators:
         return dict.fromkeys(names)
+    (name, count), *_ = collections.Counter(names.values()).most_common(1) or [(None, 0)]
+    if count > 1:
+        raise UserError(
+            f"An arm with its own synthetic_dir and a generator are both named {name!r}; rename "
+            "one of them."
+        )
     return names
 
 
@@ -136,13 +151,15 @@ def train_cells(
     with interruption.ending():
         batches.refuse_shared_patients(config)
         jobs = min(jobs, len(cells))
-        if jobs > 1 and not file_io.on_disk(workdir):
-            raise UserError(
-                "Several processes in one workdir need locks, which buckets do not have: train "
-                f"each classifier with --cell_index. Received: jobs={jobs}, "
-                f"workdir={str(workdir)!r}."
-            )
         if jobs > 1:
+            if file_io.on_disk(workdir):
+                workdir.mkdir(parents=True, exist_ok=True)
+            if not file_io.has_locks(workdir):
+                raise UserError(
+                    "Several processes in one workdir need locks, which buckets and some network "
+                    "file systems do not have: train each classifier with --cell_index. "
+                    f"Received: jobs={jobs}, workdir={str(workdir)!r}."
+                )
             parallel.run(train_free_cells, (config, workdir, cells), jobs)
         else:
             train_free_cells(config, workdir, cells)

@@ -214,7 +214,11 @@ def _complete_set(
     num_patches = len(contexts.labels) * facts["infills_per_patch"]
     facts = {**facts, "num_patches": num_patches}
     path = folder / _VERSION
-    if _read_json(path / _BEGUN_FILE) != facts:
+    try:
+        begun = _read_json(path / _BEGUN_FILE)
+    except UserError:
+        begun = None  # there is no finished set to lose
+    if begun != facts:
         for outdated in (path, folder / _PNG_DIR):
             outdated.rmtree(missing_ok=True)
         path.mkdir(parents=True, exist_ok=True)

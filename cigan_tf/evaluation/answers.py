@@ -255,7 +255,7 @@ def _copied(qualities) -> Card:
         lines.append(Line("searched", f"{training:,} training patches"))
     unsearched = sorted({what for of in qualities.values() for what in of.get("not_searched", [])})
     if unsearched:
-        lines.append(Line("not searched", f"earlier training on {', '.join(unsearched)}"))
+        lines.append(Line("not searched", ", ".join(unsearched)))
     if any(
         infills["value"] > (real or {"value": 0})["value"] + _COPIES_ABOVE_ALARMS
         for sides in shares.values()

@@ -60,6 +60,14 @@ class InfillingModel(ReplicatedModel):
                 f"{', '.join(sorted(settings))}."
             )
         self.patch_size = generator.outputs[0].shape[1]
+        ModelConfig(
+            patch_size=self.patch_size,
+            composite=composite,
+            match_rim=match_rim,
+            rim_reach_px=rim_reach_px,
+            vgg_weights=vgg_weights,
+            feature_layers=self.feature_layers,
+        ).validate()
         self.generator_optimizer = self.discriminator_optimizer = None
         self.preset = None
         self._preset_records = []  # of the initial preset; None if that preset has no record

@@ -34,8 +34,10 @@ WEIGHTS_FILES = {
     "discriminator": "discriminator.weights.h5",
 }
 # Settings that the generator's weights depend on; the others belong to the discriminator.
-_OF_GENERATOR = ("patch_size", "composite", "match_rim", "rim_reach_px")
+_OF_GENERATOR = ("patch_size", "composite", "match_rim")
 _OF_DISCRIMINATOR = ("discriminator_sees_class", "discriminator_view")
+# Settings that training from a preset's weights may change.
+_OF_OUTPUT = ("rim_reach_px",)
 _HUB = "hf://"
 _MOST_CONFIG_BYTES = 2**20
 
@@ -188,7 +190,7 @@ def with_architecture(
     of_preset = begun.model if is_begun else read(preset).config.model
     taken = {
         name: getattr(of_preset, name)
-        for name in (*_OF_GENERATOR, *_OF_DISCRIMINATOR)
+        for name in (*_OF_GENERATOR, *_OF_DISCRIMINATOR, *_OF_OUTPUT)
         if not is_given(name)
     }
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **taken)).validate()

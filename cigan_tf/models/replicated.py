@@ -84,7 +84,10 @@ class ReplicatedModel(keras.Model):
                     raise
                 return self.get_metrics_result()
 
-        self.train_function = several_steps
+        # Reading the step number would wait for the step before, so not if there is only one.
+        self.train_function = (
+            several_steps if self.steps_per_execution > 1 else lambda it: self.run_steps(it, 1)
+        )
 
     def make_test_function(self, force=False):
         """Prepares `test_function`, which evaluates a whole batch without distributing it."""

@@ -116,7 +116,7 @@ class InfilledLesion:
         return slice(self.row, self.row + height), slice(self.column, self.column + width)
 
 
-def check(shape: tuple[int, int], lesions: Sequence[FilmLesion], seed: int) -> None:
+def check_lesions(shape: tuple[int, int], lesions: Sequence[FilmLesion], seed: int) -> None:
     """Raises UserError if no generator could infill the lesions of a film.
 
     Args:
@@ -199,7 +199,7 @@ class FilmInfiller:
         Raises:
             UserError: a lesion does not fit the film or the patch; the message names it.
         """
-        check(film.shape, lesions, seed)
+        check_lesions(film.shape, lesions, seed)
         film = film.copy()
         infilled = []
         for index, lesion in enumerate(lesions):

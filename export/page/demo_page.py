@@ -192,12 +192,14 @@ class FilmPage:
             self._working.release()
 
     def _open(self, film: film_files.FilmFile) -> None:
-        self.film, self.infilled, self._files, self._sample_id = film, None, None, None
+        # The film is set only when it is visible: otherwise outlines would be of the one before.
+        self.film, self.infilled, self._files, self._sample_id = None, None, None, None
         self.controls.known.disabled = True
         self.outlines.start_again()
         self.controls.flip.update(active=controls.BEFORE, disabled=True)
         self.controls.download.disabled = True
         self.view.show(film.pixels)
+        self.film = film
         self.controls.window.value = (self.view.window.low, self.view.window.high)
         height, width = film.pixels.shape
         scale = self._infill.scale(film.pixels.shape)

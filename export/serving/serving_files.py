@@ -18,7 +18,7 @@ from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_
 from tensorflow_serving.config import model_server_config_pb2
 
 from cigan_tf import file_io
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, storage_errors
 
 from . import versions
 
@@ -126,7 +126,9 @@ def read_models_config(output_dir: epath.Path) -> model_server_config_pb2.ModelS
     path = output_dir / MODELS_CONFIG
     config = model_server_config_pb2.ModelServerConfig()
     try:
-        text_format.Parse(path.read_text(), config)
+        with storage_errors():
+            text = path.read_text()
+        text_format.Parse(text, config)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:

@@ -33,6 +33,7 @@ def test_the_defaults_are_the_papers():
         (Config(model=ModelConfig(patch_size=1024)), "patch_size=1024"),
         (Config(model=ModelConfig(vgg_weights="")), "vgg_weights"),
         (Config(model=ModelConfig(rim_reach_px=3)), "rim_reach_px=3"),
+        (Config(model=ModelConfig(match_rim=True, rim_reach_px=257)), "rim_reach_px=257"),
         (Config(data=DataConfig(batch_size=7)), "batch_size=7"),
         (Config(loss=LossConfig(feature_weight=-1)), "feature_weight=-1"),
         (Config(loss=LossConfig(boundary_sigma_px=0)), "boundary_sigma_px=0"),

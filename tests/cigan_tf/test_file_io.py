@@ -1,5 +1,6 @@
 """Files are complete or do not exist."""
 
+import errno
 import pathlib
 
 import pytest
@@ -49,14 +50,33 @@ def test_two_writers_of_a_file_do_not_share_a_temporary_one(tmp_path):
     assert (tmp_path / "a").read_text() == "first"
 
 
-def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, capsys):
+def refuse_locks(monkeypatch, number, text):
     def flock(*args):
-        raise OSError(38, "Function not implemented")
+        raise OSError(number, text)
 
     monkeypatch.setattr(file_io.fcntl, "flock", flock)
+
+
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, capsys):
+    assert file_io.has_locks(tmp_path)
+    assert not file_io.has_locks("ram://folder")
+    refuse_locks(monkeypatch, errno.ENOSYS, "Function not implemented")
     with file_io.lock(tmp_path) as is_locked:
         assert is_locked
     assert "cannot be locked ([Errno 38] Function not implemented)" in capsys.readouterr().err
+    assert not file_io.has_locks(tmp_path)
+
+
+def test_a_failure_of_a_lock_is_raised(tmp_path, monkeypatch):
+    refuse_locks(monkeypatch, errno.EIO, "Input/output error")
+
+    def lock():
+        with file_io.lock(tmp_path):
+            pass
+
+    for locked in (lock, lambda: file_io.has_locks(tmp_path)):
+        with pytest.raises(OSError, match="Input/output error"):
+            locked()
 
 
 def test_brackets_in_a_folders_name_are_not_a_pattern(tmp_path):

@@ -85,7 +85,9 @@ def test_match_rim_does_not_depend_on_the_original_lesion(patch):
 
 def test_match_rim_does_not_change_a_patch_that_is_all_mask(patch):
     image, mask = patch
-    np.testing.assert_array_equal(masks.match_rim(image, np.ones_like(mask), 1 - image), 1 - image)
+    for reach_px in (0, 3, 32):
+        matched = masks.match_rim(image, np.ones_like(mask), 1 - image, reach_px)
+        np.testing.assert_array_equal(matched, 1 - image)
 
 
 def test_inner_rim_is_one_pixel_wide_and_open_at_the_patch_edge(patch):

@@ -230,6 +230,16 @@ def test_a_set_of_an_arm_is_judged_with_the_generator_next_to_it(monkeypatch, tm
     config = dataclasses.replace(config, experiment=alone)
     experiment._judge_generators(config, tmp_path, None)
     assert judged[2:] == [("runs/quarter/saved_model", "runs/quarter/synthetic", 0.25, None)]
+    (tmp_path / "saved_model").mkdir()
+    experiment._judge_generators(config, tmp_path, None)
+    assert judged[3:] == [(str(tmp_path / "saved_model"), "runs/quarter/synthetic", 0.25, None)]
+
+
+def test_an_arm_with_its_own_set_and_a_generator_need_different_names(tmp_path):
+    arms = ("cigan: synthetic_use=mixed", "b: synthetic_use=mixed synthetic_dir=runs/q/synthetic")
+    of_both = ExperimentConfig(arm=arms, generators=("runs/a", "runs/b"))
+    with pytest.raises(UserError, match="both named 'b'; rename one of them"):
+        experiment.run_experiment(Config(experiment=of_both), tmp_path, None)
 
 
 class OfShare:

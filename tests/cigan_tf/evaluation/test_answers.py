@@ -175,7 +175,7 @@ def test_training_data_that_were_not_searched_are_named(ask):
     *_, copied = ask({"baseline": 1.0, "cigan": 1.0}, qualities=qualities)
     assert copied.answer == "None found, but not all training data were searched"
     assert copied.tone == "open"
-    assert copied.lines[-1] == ("not searched", "earlier training on mass", None)
+    assert copied.lines[-1] == ("not searched", "mass", None)
     qualities["a"]["measures"] = audit(share=0.3)
     *_, copied = ask({"baseline": 1.0, "cigan": 1.0}, qualities=qualities)
     assert copied.tone == "bad"

@@ -178,6 +178,12 @@ def test_the_largest_seed_is_allowed():
     assert model._augmentation_draws(2).shape[0] == 2
 
 
+def test_a_setting_of_the_infills_is_checked():
+    model = make_model()
+    with pytest.raises(UserError, match="needs --match_rim"):
+        CiGAN(model.generator, model.discriminator, rim_reach_px=3)
+
+
 def test_a_discriminator_without_parts_is_refused():
     model = make_model()
     with pytest.raises(

@@ -60,6 +60,8 @@ def test_a_generator_that_ignores_an_input_is_reported_once(batch, infill, said)
     (warning,) = monitor.warnings(signs, Turn.GENERATOR)
     assert said in warning
     assert monitor.warnings(signs, Turn.GENERATOR) == []
+    assert monitor.warnings(HEALTHY, Turn.GENERATOR) == []
+    assert monitor.warnings(signs, Turn.GENERATOR) == []
 
 
 HEALTHY = {

@@ -238,6 +238,8 @@ def test_an_unexpected_error_is_shown_and_logged(page, monkeypatch, caplog):
         page.open_upload()
     assert page.controls.status.text.startswith("This film cannot be processed (MemoryError)")
     assert "Unable to allocate 9 GiB" in caplog.text
+    page.infill()
+    assert page.controls.status.text == "Open a film first."
     page.open_upload()
     assert page.controls.status.text.startswith("mine.png: 90 x 50 pixels.")
 

@@ -68,6 +68,7 @@ def test_only_measures_of_the_same_generator_are_in_the_card(tmp_path):
 
     row = "gradient across the mask's edge, relative to the tissue | malignant | 0.0123 |"
     assert row in card({"generator": record}, record)
+    assert row in card({"generator": record}, record | {"weights_sha256": "2" * 64})
     of_other = record | {"step": 3, "weights_sha256": "0" * 64}
     for measured, of_version in (({"generator": of_other}, record), ({}, record), ({}, None)):
         without = card(measured, of_version)

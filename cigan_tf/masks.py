@@ -67,9 +67,9 @@ def match_rim(image, mask, generated, reach_px: float = 0.0):
     """Returns the generated patch, shifted to match the image at the lesion mask's edge.
 
     The difference from the image is measured on the ring of pixels around the mask. It is spread
-    over the patch with weights of the inverse square of the distance, computed as sums of
-    Gaussians, and added. Only pixels outside the mask are used, so the original lesion has no
-    influence.
+    over the patch with weights proportional to the inverse fourth power of the distance,
+    approximated by a sum of Gaussians, and added. Only pixels outside the mask are used, so the
+    original lesion has no influence.
 
     Args:
         image: [N, p, p, 1] in [0, 1].

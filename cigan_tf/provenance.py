@@ -206,7 +206,10 @@ def read(path: str | os.PathLike) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{str(path)!r} is not a provenance record ({error}).") from None
+        raise UserError(
+            f"{str(path)!r} is not a provenance record ({error}); restore it from a copy, or "
+            "delete it and repeat the command that wrote it."
+        ) from None
     return record
 
 
@@ -249,7 +252,8 @@ def refuse_leaks(
         raise UserError(
             f"The {network} was trained on {other}, and the test patients are from "
             f"{_collection(tested_on)}: both have the same patients under different ids. "
-            "Train and test on one of them, and start from no preset of the other."
+            "Train and test on one of them, and do not start from a preset trained on "
+            "the other."
         )
     leaked = sorted(set(record["patients"]) & set(map(str, test_patients)))
     if leaked:

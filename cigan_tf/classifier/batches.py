@@ -159,8 +159,8 @@ def _shuffled(
         if num_patients < 2:
             raise UserError(
                 f"A classifier needs patches of at least two patients; the {data.train_split} "
-                f"split of {data.dataset} has {origin} {class_name} patches of only "
-                f"{num_patients}. Use a larger --patient_share or dataset."
+                f"split of {data.dataset} has {origin} {class_name.replace('_', '-')} patches of "
+                f"only {num_patients} patient(s). Use a larger --patient_share or dataset."
             )
         stream = (seed, _STREAMS.index(origin), label)
         orders.append(input_pipeline.Shuffled(of_class, stream).at)
@@ -231,8 +231,11 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
         facts[name] = np.char.decode(facts[name], "utf-8") if rows else facts[name]
     missing = {0, 1} - set(facts["label"].tolist())
     if missing:
-        name = CLASS_NAMES[missing.pop()]
-        raise UserError(f"The {split} split of {config.data.dataset} has no {name} patch.")
+        name = CLASS_NAMES[missing.pop()].replace("_", "-")
+        raise UserError(
+            f"The {split} split of {config.data.dataset} has no {name} patch; pass a split with "
+            "patches of both classes, or a larger dataset."
+        )
     return decoded_images(config, encoded), facts
 
 
@@ -285,5 +288,6 @@ def refuse_shared_patients(config: Config) -> None:
             if seen.setdefault(patient, split) != split:
                 raise UserError(
                     f"Patient {patient!r} is in the splits {seen[patient]!r} and {split!r} of "
-                    f"{data.dataset}; a classifier must not be tested on its training patients."
+                    f"{data.dataset}; a classifier must not be tested on its training patients. "
+                    "Pass splits without common patients."
                 )

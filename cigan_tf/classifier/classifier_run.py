@@ -46,8 +46,8 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
         run_dir: receives settings.json, logs/ (TensorBoard), classifier.keras,
             provenance.json, infills_used.json (with synthetic patches), validation_scores.csv and,
             last, scores.csv. If scores.csv exists, the run is finished and nothing is done. A run
-            with other data, or with patches of another generator, is trained again;
-            one that was interrupted under another rule for the order of its patches, too.
+            with other data, or with patches of another generator, is trained again, and so is one
+            that was interrupted under another rule for the order of its patches.
 
     Raises:
         UserError: the data cannot be used, the generator or the confirming classifier was trained
@@ -255,7 +255,8 @@ def _refuse_other_set(
         raise UserError(
             f"The synthetic set in {str(folder)!r} was made from the {made_from[1]} split of "
             f"{made_from[0]}, but training uses the {config.data.train_split} split of "
-            f"{config.data.dataset}."
+            f"{config.data.dataset}; pass another --synthetic_dir, or write a set of this split "
+            "with --mode=infill."
         )
     if synthetic.facts["dataset_fingerprint"] != fingerprint:
         raise UserError(
@@ -293,7 +294,7 @@ def _sha256(path: epath.Path) -> str:
 
 
 def _identity_of_weights(source: str) -> str | None:
-    """Returns 'imagenet', 'random', or the hash of a weights file, None if it does not exist."""
+    """Returns 'imagenet', 'random', a weights file's hash, or None if the file does not exist."""
     if source in ("imagenet", "random"):
         return source
     path = epath.Path(source).expanduser()
@@ -372,15 +373,15 @@ def _remove_outdated(
     was = _identity(before) if before else {}
     is_finished = (run_dir / score_file.FILE_NAME).exists()
     if was and is_finished:
-        was[_ORDER] = now[_ORDER]  # a finished run needs no other batch
+        was[_ORDER] = now[_ORDER]  # a finished run needs no more batches
     if was and None in (was[_WEIGHTS], now[_WEIGHTS]):
         was[_WEIGHTS] = now[_WEIGHTS]  # not recorded, or no file: its name has been compared
     if was and is_finished and was[_WEIGHTS] != now[_WEIGHTS]:
         # A file with the same name: perhaps the same weights, written again.
         raise UserError(
-            f"The finished classifier in {str(run_dir)!r} was trained from other initial weights "
-            f"than those in {config.classifier.classifier_weights!r} now; delete it, or pass the "
-            "former file or another --workdir."
+            f"The finished classifier in {str(run_dir)!r} was trained from initial weights that "
+            f"differ from those now in {config.classifier.classifier_weights!r}; delete it, or "
+            "pass the original file or another --workdir."
         )
     if was == now:
         return
@@ -399,7 +400,7 @@ def _remove_outdated(
         for name in (*begun, score_file.VALIDATION_FILE_NAME, run_folder.LOG_DIR):
             target = run_dir / name
             target.rmtree() if target.is_dir() else target.unlink(missing_ok=True)
-    # Reading the patients from the records takes long, so it is done only when a run starts.
+    # Reading the patients from the records takes a long time, so it is done only when a run starts.
     seen = dataclasses.replace(config.data, train_patient_share=config.classifier.patient_share)
     record = provenance.training_record(dataclasses.replace(config, data=seen))
     of_set = {**synthetic.record, "set": synthetic.facts} if synthetic else None

@@ -123,7 +123,8 @@ def training_contexts(config: Config, patient_share: float, seed: int) -> Contex
     if len(donors) in (0, len(patches)):
         raise UserError(
             f"The {data.train_split} split of {data.dataset} has {len(donors)} malignant "
-            f"patches among {len(patches)}; infilling needs both classes."
+            f"patches among {len(patches)}; infilling needs both classes. Train "
+            "ciGAN with a larger --train_patient_share or another --train_split."
         )
     return Contexts(builder, index, patches, donors, seed, patch_size)
 

@@ -51,8 +51,8 @@ def choose_infills(
         if not confirmed[label == of_class].any():
             raise UserError(
                 f"The classifier {str(confirming)!r} confirms none of "
-                f"{np.count_nonzero(label[used] == of_class)} {name} infills; train it longer, "
-                "name another arm in --confirmed_by, or omit it."
+                f"{np.count_nonzero(label[used] == of_class)} {name.replace('_', '-')} infills; "
+                "train it longer, name another arm in --confirmed_by, or omit that flag."
             )
     return confirmed
 

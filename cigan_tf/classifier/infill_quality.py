@@ -1,4 +1,4 @@
-"""Evaluation of a generator on patches of unseen patients, with a classifier of real patches."""
+"""Evaluation of a generator on unseen patients, with a classifier trained on real patches."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from cigan_tf.patch_format import WHITE
 _BATCH_SIZE = 64
 # Patches of each side; more would take memory and time without changing the result.
 _MAX_PATCHES = 2000
-# Larger patches than 128 px would otherwise fill the memory: about ten arrays of them are used.
+# Patches larger than 128 px would otherwise fill the memory: about ten arrays of them are used.
 _MAX_PX = _MAX_PATCHES * 128**2
 _SHOWN_PER_KIND = 5
 _TRAINING_AT_A_TIME = 256
@@ -135,7 +135,7 @@ def max_patches_of(patch_size: int) -> int:
 
 
 def as_trained(config: Config, record: Mapping[str, Any]) -> Config:
-    """Returns a configuration with the training split and the share of its patients in a record.
+    """Returns a configuration with the training split and patient share given in a record.
 
     Args:
         config: names the dataset.

@@ -75,7 +75,7 @@ def _raise_failure(worker, receiver) -> None:
     if worker.exitcode:
         raise UserError(
             f"A training process ended with code {worker.exitcode}; its output is above (-9 may "
-            "mean out of memory: pass fewer --jobs). Run the same command to resume."
+            "mean out of memory: pass a smaller --jobs). Run the same command to resume."
         )
 
 

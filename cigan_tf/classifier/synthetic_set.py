@@ -75,7 +75,8 @@ class SyntheticSet:
         if facts["patch_size"] != patch_size:
             raise UserError(
                 f"The synthetic patches in {str(folder)!r} are {facts['patch_size']} px wide, but "
-                f"the real ones are {patch_size} px wide."
+                f"the real ones are {patch_size} px wide; pass the --synthetic_dir of a set with "
+                "patches of that size."
             )
         self.facts = facts
         record = provenance.read(self._path / provenance.FILE_NAME)

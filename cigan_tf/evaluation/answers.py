@@ -266,7 +266,7 @@ def _copied(qualities) -> Card:
         return Card(question, "None found, but not all training data were searched", "open", lines)
     if least < _LEAST_RECALL:
         return Card(question, f"None found, but the search misses {1 - least:.0%}", "open", lines)
-    return Card(question, f"No copies found, sensitivity {least:.0%}", "good", lines)
+    return Card(question, f"No copies found, recall {least:.0%}", "good", lines)
 
 
 def _sides(qualities, measure: str, of_class: str) -> list[tuple[Mapping, Mapping | None]]:

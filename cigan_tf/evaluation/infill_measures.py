@@ -1,8 +1,8 @@
 """Measures of infills, each also computed for real patches of unseen patients.
 
-Four questions: are infills as close to real lesions as other real lesions are? Does a classifier of
-real patches find the requested class? Are infills copies of training patches? Are their edges
-visible?
+Four questions: are infills as close to real lesions as other real lesions are? Does a classifier
+trained on real patches recognise the requested class? Are infills copies of training patches? Are
+their edges visible?
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,16 +48,16 @@ def judge_infills(
 
     Args:
         real: held-out patches: `image`, `mask` float32 [n, p, p, 1], `label` and `patient_id` [n];
-            the mask is that of the lesion, or of another patch if there is no lesion; two patients
-            of each class.
+            the mask is that of the lesion, or of another patch if there is no lesion; at least
+            two patients of each class.
         infills: the same; `label` is the requested class, `patient_id` that of the surrounding
             tissue, `context` the patch before infilling, and `composed` that patch infilled as its
             own class.
         training: training patches of the generator, in chunks as for
             `nearest_patch.nearest_training_patch`; with `group` for `in_training`.
         features: function from patches [n, p, p, 1], given as lesion windows, to [n, d].
-        probability: malignant probability by a classifier trained only on real patches: function
-            from `real` or `infills` to [n].
+        probability: function from `real` or `infills` to the probability of malignancy, [n], given
+            by a classifier trained only on real patches.
         threshold: threshold of that classifier, chosen on validation patches.
         seed: seed of the halves of the real patches and of the subsets.
         calibration: calibration of the search for copies, from `memorisation.calibrate`.
@@ -71,8 +71,9 @@ def judge_infills(
         shares, the 95 % interval from resampled patients.
 
     Raises:
-        UserError: fewer than two patients or four patches in a half of a class, sizes or lengths
-            that differ, an empty mask, features or probabilities that are not finite.
+        UserError: a class with fewer than two patients, or with fewer than four patches in one of
+            its halves; sizes or lengths that differ, an empty mask, features or probabilities that
+            are not finite.
     """
     for name, patches in (("real patches", real), ("infills", infills)):
         lengths = {key: len(values) for key, values in patches.items()}

@@ -114,7 +114,8 @@ def audit(
 
     Args:
         infills: sets of infills by name: `image`, `mask`; and `group` [n] if the infills are in
-            training patches, which are then not compared with training patches of their own group.
+            training patches; each infill is then not compared with training patches of its own
+            group.
         training: see `nearest_training_patch`; the same as for the calibration.
         calibration: result of `calibrate`, with masks of similar size.
 

@@ -24,7 +24,7 @@ MEASURES = {
         "equal to real, 0.5 in its interval",
     ),
     "class_auc": (
-        "AUC of the requested class, by a classifier of real patches (effectiveness)",
+        "AUC of the requested class, by a classifier trained on real patches (effectiveness)",
         "in the real interval; 0.5: class ignored; above: class exaggerated",
     ),
     "agreement": (

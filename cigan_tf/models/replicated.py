@@ -79,12 +79,13 @@ class ReplicatedModel(keras.Model):
             try:
                 return self.run_steps(iterator, self.steps_per_execution)
             except tf.errors.OutOfRangeError:
-                # Keras counts an ended dataset as no step, but some were taken.
+                # Keras counts no steps if the dataset ends, but some were taken.
                 if int(self.step.numpy()) == first:
                     raise
                 return self.get_metrics_result()
 
-        # Reading the step number would wait for the step before, so not if there is only one.
+        # Reading the step number waits for the previous step, so it is not read if a call has one
+        # step.
         self.train_function = (
             several_steps if self.steps_per_execution > 1 else lambda it: self.run_steps(it, 1)
         )
@@ -187,8 +188,8 @@ class _OneDevice:
 class AgreedMean(keras.metrics.Mean):
     """A mean of values that are equal on all replicas, updated and read without communication.
 
-    Keras' metrics keep a sum per replica. Reading one is a communication in which every worker must
-    take part, even to write a curve or a checkpoint.
+    Keras' metrics keep a sum per replica. Reading one requires communication between all
+    workers, even to write a curve or a checkpoint.
     """
 
     def add_variable(self, shape, initializer, dtype=None, aggregation="sum", name=None):

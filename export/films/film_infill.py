@@ -278,7 +278,7 @@ def off_the_breast(infilled: Sequence[InfilledLesion]) -> str | None:
     if not lesions:
         return None
     return (
-        f"The patch around {', '.join(lesions)} is not mostly breast; the generator was trained on "
+        f"Too little breast in the patch around {', '.join(lesions)}; the generator was trained on "
         f"patches with more than {patches.MIN_TISSUE_FRACTION:.0%} breast."
     )
 

@@ -192,7 +192,8 @@ class FilmPage:
             self._working.release()
 
     def _open(self, film: film_files.FilmFile) -> None:
-        # The film is set only when it is visible: otherwise outlines would be of the one before.
+        # The film is set only when it is visible: otherwise outlines would belong to the
+        # previous film.
         self.film, self.infilled, self._files, self._sample_id = None, None, None, None
         self.controls.known.disabled = True
         self.outlines.start_again()
@@ -253,9 +254,10 @@ class FilmPage:
         self._work(f"Opening {widget.filename} ...", work)
 
     def _work(self, saying: str, method: Callable[[], None]) -> None:
-        """Shows a line, then calls a method after the browser's whole message was processed.
+        """Shows a line, then calls a method once the browser's whole message has been processed.
 
-        Bokeh holds the document's lock meanwhile: this page's next message waits, other pages work.
+        Bokeh holds the document's lock meanwhile: this page's next message waits, but other pages
+        keep working.
         """
 
         def unless_forgotten() -> None:

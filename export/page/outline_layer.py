@@ -53,7 +53,7 @@ class OutlineLayer:
         self.choose_class(malignant=True)
 
     def choose_class(self, malignant: bool) -> None:
-        """Sets the class of outlines added from now on, also of those drawn with the pen."""
+        """Sets the class of outlines added from now on, including those drawn with the pen."""
         self._label = CLASS_NAMES[int(malignant)]
         self.pen.default_overrides = {"label": self._label}
 
@@ -86,7 +86,7 @@ class OutlineLayer:
         self.source.data = _copied(self._present)
 
     def start_again(self) -> None:
-        """Removes all outlines, which cannot be undone: they belong to another film."""
+        """Removes all outlines and the undo history, because they belong to another film."""
         self.clear()
         self._past.clear()
 

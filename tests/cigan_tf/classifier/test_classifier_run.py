@@ -241,7 +241,7 @@ def test_settings_are_compared_without_paths_and_with_defaults(tmp_path, monkeyp
     for other in (config(min_scale=0.5, classifier_weights="w.npz"), config()):
         with pytest.raises(UserError, match=r"\((min_scale|classifier_weights); see its settings"):
             claim(other, tmp_path)
-    with pytest.raises(UserError, match=r"finished .* other initial weights than those in '/b/w"):
+    with pytest.raises(UserError, match=r"finished .* weights that differ from those now in '/b/w"):
         claim(moved, tmp_path, weights="1" * 64)
     (tmp_path / score_file.FILE_NAME).unlink()
     (tmp_path / classifier_run.CLASSIFIER_FILE).touch()

@@ -154,7 +154,7 @@ def test_are_the_infills_good(measures, answer, tone, ask):
 @pytest.mark.parametrize(
     ("measures", "answer", "tone"),
     [
-        (audit(), "No copies found, sensitivity 100%", "good"),
+        (audit(), "No copies found, recall 100%", "good"),
         (audit(share=0.3), "Copies of training patches", "bad"),
         (audit(in_training=0.3), "Copies of training patches", "bad"),
         (audit(recall=0.7), "None found, but the search misses 30%", "open"),

@@ -114,7 +114,7 @@ def test_a_lesion_outside_the_breast_is_reported(infill, sample_film, lesion):
     other = FilmLesion.centred(disc(201), 3000, 2600, malignant=True)
     _, parts = infill(sample_film[1], [lesion, other], seed=0)
     assert off_the_breast(parts[:1]) is None
-    assert re.search(r"patch around lesion 2 \(\d%\) .* more than 75%", off_the_breast(parts))
+    assert re.search(r"patch around lesion 2 \(\d%\); .* more than 75%", off_the_breast(parts))
 
 
 def test_class_and_seed_decide_the_infill(infill, sample_film, lesion, infilled):

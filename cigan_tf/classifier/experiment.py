@@ -60,11 +60,14 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
     infill_quality.remove_infill_quality(workdir)
     calibration = functools.cache(infill_quality.calibrate_copy_search)
     given = saved_model or workdir / "saved_model"
+    arms = config.experiment.named_arms(config.classifier).values()
+    own_sets = {epath.Path(arm.synthetic_dir).expanduser() for arm in arms if arm.synthetic_dir}
     for folder, name in _used_sets(config, workdir).items():
-        # A given SavedModel belongs to the only generator, or to sets that were copied elsewhere.
+        # A given SavedModel belongs to the only generator, or to sets that were copied elsewhere;
+        # several generators have their own.
         beside = folder.parent / "saved_model"
-        is_elsewhere = epath.Path(given).exists() and not beside.exists()
-        exported = given if is_elsewhere or (saved_model and name is None) else beside
+        is_copied = folder in own_sets and not beside.exists() and epath.Path(given).exists()
+        exported = given if is_copied or (saved_model and name is None) else beside
         try:
             with storage_errors():
                 synthetic = SyntheticSet(folder, config.model.patch_size)

@@ -186,4 +186,4 @@ def test_training_warns_of_a_preset_whose_patients_have_other_ids(tmp_path, monk
     monkeypatch.setattr(provenance, "training_record", lambda config: record)
     of_preset = {"dataset": from_source("cbis_ddsm"), "patients": []}
     provenance.write_training(tmp_path, Config(), of_preset=of_preset)
-    assert "trained on CBIS-DDSM, whose patients are also in" in capsys.readouterr().err
+    assert "was on CBIS-DDSM, whose patients are also in" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_a_stopped_run_resumes_as_if_not_stopped(
         assert stopped[tag].keys() == points.keys(), tag
 
 
-def test_5_kills_and_15_ends_at_random_moments_change_no_bit(tiny_config, replace, forked_runs):
+def test_3_kills_and_8_ends_at_random_moments_change_no_bit(tiny_config, replace, forked_runs):
     config = replace(
         tiny_config,
         deterministic=True,
@@ -106,13 +106,13 @@ def test_5_kills_and_15_ends_at_random_moments_change_no_bit(tiny_config, replac
         feature_layers=("input",),
         batch_size=2,
         pretraining_steps=6,
-        adversarial_steps=42,  # more than twice the ends
+        adversarial_steps=24,  # more than twice the ends
         checkpoint_every_steps=1,
         log_every_steps=3,
-        picture_every_steps=40,
+        picture_every_steps=25,
         held_out_per_kind=1,
     )
-    folder = forked_runs("killed", config, 5, 15)
+    folder = forked_runs("killed", config, 3, 8)
     assert_same_run(folder / "killed", folder / "undisturbed")
     assert curves(folder / "killed") == curves(folder / "undisturbed")
 

@@ -11,18 +11,17 @@ The grain of a removed lesion may contain its sharpest parts, mainly calcificati
 therefore limited to the strength of the grain in a rim around the mask.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, prefix_errors
 from cigan_tf.patch_format import CLASS_NAMES
 from tfds_ddsm import grey_levels, patches
 from tfds_ddsm.mammogram import UnreadableFilmError
@@ -131,17 +130,8 @@ def check_lesions(shape: tuple[int, int], lesions: Sequence[FilmLesion], seed: i
     if not 0 <= seed < 2**31 - MAX_LESIONS:
         raise UserError(f"seed must be in [0, 2**31 - {MAX_LESIONS}). Received: {seed}.")
     for number, lesion in enumerate(lesions, 1):
-        with _naming(number):
+        with prefix_errors(f"Lesion {number}"):
             lesion.on_film(shape)
-
-
-@contextlib.contextmanager
-def _naming(number: int) -> Iterator[None]:
-    """Adds the number of the lesion to the message of a UserError."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"Lesion {number}: {error}") from None
 
 
 class FilmInfiller:
@@ -203,7 +193,7 @@ class FilmInfiller:
         film = film.copy()
         infilled = []
         for index, lesion in enumerate(lesions):
-            with _naming(index + 1):
+            with prefix_errors(f"Lesion {index + 1}"):
                 part = self._infill(film, lesion, seed + index)
             film[part.place] = part.pixels
             infilled.append(part)

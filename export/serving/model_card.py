@@ -81,12 +81,11 @@ def _quality(path: epath.Path, record: dict | None) -> TextTable | None:
     table = quality_table.read(path)
     # The run may have been trained on since they were computed.
     measured = json.loads(path.read_text()).get("generator") or {}
+    if record is None:
+        return None
     # Two exports of a checkpoint can have different hashes.
-    without_hash = [
-        {name: value for name, value in of.items() if name != "weights_sha256"}
-        for of in (measured, record or {})
-    ]
-    return table if record and without_hash[0] == without_hash[1] else None
+    same_hash = {"weights_sha256": record["weights_sha256"]}
+    return table if measured | same_hash == record else None
 
 
 def _last_points(curve, step: int) -> tuple[int, float]:

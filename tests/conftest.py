@@ -68,6 +68,7 @@ def tiny_config(data_dir):
             log_every_steps=2,
             picture_every_steps=3,
             checkpoint_every_steps=3,
+            held_out_per_kind=1,
             best_term="feature_loss",
         ),
     )

@@ -25,16 +25,21 @@ def patches(box, places=EVERYWHERE, size=PATCH):
     return tf.constant(real), tf.constant(np.where(mask > 0, fill, real)), tf.constant(mask)
 
 
-def value_and_gradient(loss, real, infilled, mask, **compile_options):
+def traced(loss, **compile_options):
+    """Returns the loss as a function of patches that returns its value and gradient."""
+
     @tf.function(autograph=False, **compile_options)
-    def compute():
+    def compute(real, infilled, mask):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(infilled)
             value = loss(real, infilled, mask)
         return value, mask * tape.gradient(value, infilled)
 
-    value, gradient = compute()
-    return float(value), gradient.numpy()
+    def value_and_gradient(*given):
+        value, gradient = compute(*given)
+        return float(value), gradient.numpy()
+
+    return value_and_gradient
 
 
 def assert_same(measured, expected):
@@ -51,41 +56,41 @@ def two_pools():
 
 @pytest.fixture(scope="module")
 def whole(two_pools):
-    return FeatureLoss(two_pools, PATCH, windows=False, reach_px=6)
+    return traced(FeatureLoss(two_pools, PATCH, windows=False, reach_px=6))
 
 
 @pytest.fixture(scope="module")
 def windowed(two_pools):
-    return FeatureLoss(two_pools, PATCH, windows=True, reach_px=6)
+    return traced(FeatureLoss(two_pools, PATCH, windows=True, reach_px=6))
 
 
 @pytest.mark.parametrize("box", [1, 9, 22, 40, 64])
 def test_windows_give_the_loss_and_gradient_of_the_whole_patch(two_pools, whole, windowed, box):
     given = patches(box)
-    expected = value_and_gradient(whole, *given)
+    expected = whole(*given)
     maps = zip(two_pools(given[0]).values(), two_pools(given[1]).values(), strict=True)
     by_hand = sum(np.abs(real - infilled).mean() for real, infilled in maps)
     assert expected[0] == pytest.approx(by_hand, rel=1e-5)
-    assert_same(value_and_gradient(windowed, *given), expected)
+    assert_same(windowed(*given), expected)
 
 
 def test_windows_are_exact_at_the_papers_maps():
     features = build_vgg_features("random")
     given = patches(20, places=[(0.5, 0.6), (0, 1)], size=128)
-    expected = value_and_gradient(FeatureLoss(features, 128, False, 22), *given)
-    assert_same(value_and_gradient(FeatureLoss(features, 128, True, 22), *given), expected)
+    expected = traced(FeatureLoss(features, 128, False, 22))(*given)
+    assert_same(traced(FeatureLoss(features, 128, True, 22))(*given), expected)
     # A shorter reach misses some changes and its padding adds others, so the loss may be larger or
     # smaller.
-    cut_short, _ = value_and_gradient(FeatureLoss(features, 128, True, 10), *given)
+    cut_short, _ = traced(FeatureLoss(features, 128, True, 10))(*given)
     assert cut_short != pytest.approx(expected[0], rel=1e-5)
     assert cut_short == pytest.approx(expected[0], rel=0.2)
 
 
 def test_patches_of_a_batch_may_share_a_window(two_pools, whole, monkeypatch):
     given = patches(22)
-    expected = value_and_gradient(whole, *given)
+    expected = whole(*given)
     monkeypatch.setattr(feature_loss, "_has_accelerator", lambda: True)
-    assert_same(value_and_gradient(FeatureLoss(two_pools, PATCH, True, 6), *given), expected)
+    assert_same(traced(FeatureLoss(two_pools, PATCH, True, 6))(*given), expected)
 
 
 def test_the_gradient_survives_float16_at_the_papers_size(monkeypatch):
@@ -100,7 +105,7 @@ def test_the_gradient_survives_float16_at_the_papers_size(monkeypatch):
         finally:
             keras.config.set_dtype_policy("float32")
         loss = FeatureLoss(features, 256, windows=True, reach_px=6)
-        _, gradients[policy] = value_and_gradient(loss, *given)
+        _, gradients[policy] = traced(loss)(*given)
     exact, half = gradients["float32"].ravel(), gradients["mixed_float16"].ravel()
     cosine = exact @ half / (np.linalg.norm(exact) * np.linalg.norm(half))
     assert cosine >= 0.99
@@ -111,13 +116,12 @@ def test_it_compiles_as_a_whole():
     features = build_vgg_features("random", feature_layers=("pool1",))
     given = patches(10, places=[(0, 0.5), (0.5, 1)], size=32)
     loss = FeatureLoss(features, 32, True, 2)
-    expected = value_and_gradient(loss, *given)
-    assert_same(value_and_gradient(loss, *given, jit_compile=True), expected)
+    assert_same(traced(loss, jit_compile=True)(*given), traced(loss)(*given))
 
 
 def test_an_empty_mask_has_no_loss(windowed):
     real, _, mask = patches(22)
-    value, gradient = value_and_gradient(windowed, real, real, 0 * mask)
+    value, gradient = windowed(real, real, 0 * mask)
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 

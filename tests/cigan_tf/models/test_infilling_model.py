@@ -1,9 +1,6 @@
 """ciGAN as a Keras model: built from arguments, fitted with callbacks, saved and loaded."""
 
 import pathlib
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -15,6 +12,7 @@ from cigan_tf.models import presets
 from cigan_tf.models.cigan import CiGAN
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.generator import Generator
+from tests import warm_commands
 
 ROOT = pathlib.Path(__file__).parents[3]
 PATCH = 32
@@ -104,7 +102,7 @@ def test_predict_infills_the_same_patches_identically():
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_a_saved_model_continues_as_if_it_had_not_been_saved(tmp_path, dtype):
     model = make_model(dtype, generator_ema=0.9, max_steps_per_turn=1, learning_rate=1e-3)
-    model.fit(batches(), steps_per_epoch=3, shuffle=False, verbose=0)
+    model.fit(batches(), steps_per_epoch=2, shuffle=False, verbose=0)
     predicted = model.predict({**patches(), "seed": np.arange(4)}, verbose=0)
     np.testing.assert_allclose(predicted, infills(model), atol=1e-5)
     model.save(tmp_path / "model.keras")
@@ -114,8 +112,8 @@ def test_a_saved_model_continues_as_if_it_had_not_been_saved(tmp_path, dtype):
     assert loaded.generator.get_layer("scale4_conv1").compute_dtype == dtype.rpartition("_")[2]
     assert loaded.get_config() == model.get_config()
     for each in (model, loaded):
-        each.fit(batches(), steps_per_epoch=3, shuffle=False, verbose=0)
-        assert int(each.step.numpy()) == 6
+        each.fit(batches(), steps_per_epoch=2, shuffle=False, verbose=0)
+        assert int(each.step.numpy()) == 4
     assert_same_weights(model, loaded)
     np.testing.assert_array_equal(infills(loaded), infills(model))
 
@@ -138,60 +136,9 @@ def test_a_batch_of_something_else_is_named():
 
 
 def test_fit_takes_callbacks_and_trains_the_same_weights_on_two_devices(tmp_path):
-    program = """
-        import pathlib, sys
-        import keras, numpy as np, tensorflow as tf
-        (cpu,) = tf.config.list_physical_devices("CPU")
-        two = [tf.config.LogicalDeviceConfiguration()] * 2
-        tf.config.set_logical_device_configuration(cpu, two)
-        from tests.cigan_tf.models.test_infilling_model import batches, infills, make_model
-
-        def fitted(folder, epochs, first_epoch=0):
-            model = make_model(max_steps_per_turn=1, learning_rate=1e-4, adam_epsilon=1.0)
-            callbacks = [
-                keras.callbacks.ModelCheckpoint(
-                    folder / "best.keras", "val_feature_loss", save_best_only=True, mode="min"
-                ),
-                keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False),
-                keras.callbacks.CSVLogger(folder / "log.csv", append=True),
-            ]
-            model.fit(
-                batches(),
-                steps_per_epoch=2,
-                epochs=epochs,
-                validation_data=batches(),
-                validation_steps=1,
-                shuffle=False,
-                callbacks=callbacks,
-                verbose=0,
-            )
-            return model
-
-        folder = pathlib.Path(sys.argv[1])
-        single = fitted(folder / "single", 2)
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        with strategy.scope():
-            fitted(folder / "double", 1)
-            double = fitted(folder / "double", 2)  # the first epoch is restored
-        assert double.num_replicas == 2
-        assert int(single.step.numpy()) == int(double.step.numpy()) == 4
-        assert len((folder / "double" / "log.csv").read_text().splitlines()) >= 3
-        assert int(double.turns_taken.numpy()) == int(single.turns_taken.numpy()) == 4
-        for one, other in zip(single.get_weights(), double.get_weights(), strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-5)
-        np.testing.assert_allclose(infills(single), infills(double), atol=1e-4)
-        best = keras.models.load_model(folder / "double" / "best.keras")
-        assert infills(best).shape == (4, 32, 32, 1)
-        """
     for name in ("single", "double"):
         (tmp_path / name).mkdir()
-    finished = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    finished = warm_commands.run("tests.cigan_tf.models.fit_on_two_devices", tmp_path)
     assert finished.returncode == 0, finished.stderr
 
 

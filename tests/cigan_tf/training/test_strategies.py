@@ -23,7 +23,6 @@ def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
 ):
     config = replace(
         tiny_config,
-        held_out_per_kind=1,
         steps_per_execution=2,
         switch_threshold=1e-9,
         # With a small epsilon, Adam would amplify the rounding error of a zero gradient.
@@ -50,7 +49,6 @@ def test_a_worker_that_fails_ends_the_others_with_its_reason(tiny_config, replac
     config = replace(
         tiny_config,
         feature_layers=("input",),
-        held_out_per_kind=1,
         checkpoint_every_steps=2,
         adversarial_steps=1000,
     )

@@ -1,7 +1,7 @@
 """Reads films on Apache Beam's workers, where TFDS then writes the records.
 
-A worker needs access to the folder of films and the dataset's folder, and to nothing else on the
-launching machine. Films are not kept between builds, because the engine retries failed steps.
+A worker needs access to the folder of films and to the dataset's folder, but not to any other file
+of the launching machine. Films are not kept between builds: the engine retries failed steps.
 """
 
 import contextlib
@@ -86,13 +86,13 @@ class BeamFilms:
                 ) from error
             if isinstance(error, FileNotFoundError) and not self._reports_path.exists():
                 raise DatasetError(
-                    f"{self._folder} does not contain the workers' files: --data_dir must be "
-                    "reachable from every worker and from this command, for instance in a bucket."
+                    "--data_dir must be a folder that every worker and this command share, for "
+                    f"instance in a bucket; {self._folder} does not contain the workers' files."
                 ) from error
             raise
 
     def elements(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
-        """Returns pairs of a split and one of its examples, and of `_REPORT` and a film's report.
+        """Returns pairs of a split and an example, and pairs of `_REPORT` and a film's report.
 
         All splits share this collection, so that the films' catalogue is shipped once. The elements
         carry the names of their splits, because Beam's runner for Dask mixes tagged outputs.
@@ -116,7 +116,7 @@ class BeamFilms:
         return self._elements
 
     def without_lost_films(self, examples: beam.PCollection) -> beam.PCollection:
-        """Removes the films in which `_checked` found another patient's image."""
+        """Removes the examples of films in which `_checked` found another patient's image."""
         if self._lost_films is None:
             return examples
         return examples | beam.Filter(_is_kept, beam.pvalue.AsSingleton(self._lost_films))
@@ -134,7 +134,7 @@ class _Examples(beam.PTransform):
 
 
 class _TooManyError(Exception):
-    """Stops the pipeline."""
+    """Too many films cannot be read; stops the pipeline."""
 
 
 class _ReadFilm(beam.DoFn):
@@ -179,7 +179,7 @@ class _Failures:
 
     Attributes:
         folder: writable by every worker.
-        allowed: a larger number stops the pipeline; None: no limit.
+        allowed: maximum number of unreadable films; None: no limit.
     """
 
     folder: epath.Path

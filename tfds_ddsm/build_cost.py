@@ -12,7 +12,7 @@ from etils import epath
 from tfds_ddsm.dataset_config import DatasetError
 from tfds_ddsm.mammogram import Film
 
-MIN_FILMS = 64  # fewer are read quickly
+MIN_FILMS = 64  # fewer films are read quickly
 _NUM_TRIED = 3
 _OTHER_FEATURES_BYTES = 600
 
@@ -38,7 +38,8 @@ def measure(
 
     Args:
         examples_of: reads a film and returns its examples, given its share of the plan.
-        shares: all films with their shares of the plan. Films at equal distances are read.
+        shares: all films with their shares of the plan. Films at equal distances in this list are
+            read.
     """
     tried = shares[:: max(1, len(shares) // _NUM_TRIED)][:_NUM_TRIED]
     start = time.monotonic()
@@ -69,7 +70,9 @@ def announce(
         DatasetError: the disk is too small. The free space of a bucket is unknown.
     """
     seconds, keeps = cost.film_seconds * num_films, cache_bytes is not None
-    shared = f", {_duration(seconds / num_workers)} for {num_workers}" if num_workers > 1 else ""
+    shared = ""
+    if num_workers > 1:
+        shared = f"; {num_workers} processes need {_duration(seconds / num_workers)}"
     also = ", plus as much for finished films until the dataset is complete" if keeps else ""
     print(
         f"One process needs about {_duration(seconds)} to read {num_films:,} films{shared}. "

@@ -2,9 +2,9 @@
 
     cigan-check --manual_dir=DIR        # or python -m tfds_ddsm.check
 
-For CBIS-DDSM and DDSM it reads names and the small text files, no pixels. For a user's own films
-(films.csv) it reads every film and mask. The exit code is 2 if no dataset can be built, or if a
-build would stop at an error in films.csv.
+For CBIS-DDSM and DDSM, the command reads file names and small text files, but no pixels. For a
+user's own films (films.csv), it reads every film and mask. The exit code is 2 if no dataset can be
+built, or if a build would stop at an error in films.csv or its films.
 """
 
 import collections
@@ -51,7 +51,7 @@ _NUM_EXAMPLES = 3
 def describe(
     manual_dir: str, patches_per_class: int | None = None, source: str | None = None
 ) -> tuple[str, bool]:
-    """Returns the whole text, and whether a build would stop at an error.
+    """Returns the whole text, and whether a build would stop at an error in films.csv or its films.
 
     Args:
         manual_dir: the folder.
@@ -67,7 +67,7 @@ def describe(
     storage.check_location(manual_dir, "--manual_dir")
     root = epath.Path(manual_dir).expanduser()
     if not root.exists():
-        raise ValueError(f"--manual_dir must be an existing folder, received {manual_dir!r}.")
+        raise ValueError(f"--manual_dir must be an existing folder; received {manual_dir!r}.")
     if source is None and (root / TABLE_NAME).exists():
         source = "films"
     if source == "films":
@@ -91,7 +91,7 @@ def _patches_per_class(config_name: str) -> int:
 
 
 def _sources_in(root: epath.Path) -> set[str]:
-    """Returns the names of the configs that the folder has films for, from file names only."""
+    """Returns the names of the configs for which the folder has films, judging by file names."""
     found, counts = set(), collections.Counter()
     for _, file_names in folders.walk(root):
         counts.update(map(folders.kind_of, file_names))
@@ -163,7 +163,7 @@ def _describe_cbis_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[st
     yield f"ddsm_patches/cbis_ddsm from {root}"
     yield _line("layout", ", ".join(layouts))
     if "JPEG copy" in catalogue.num_files_by_layout:
-        yield _line("", "the JPEG copy has 8 bits per pixel, TCIA's films have 16")
+        yield _line("", "the JPEG copy has 8 bits per pixel; TCIA's films have 16")
     yield _line("CSV files", f"{len(catalogue.csv_paths)} of {len(CSV_NAMES)}")
     for name in catalogue.missing_csv_names:
         yield _line("", f"{name} is missing: its lesions could be treated as healthy tissue")
@@ -290,7 +290,7 @@ def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
 
 def run() -> None:
     """Runs the command."""
-    # absl's --help shows the text and flags of the script that was started, here a stub by pip.
+    # absl's --help shows the text and flags of the script that was started, here a stub from pip.
     sys.modules["__main__"].__doc__ = __doc__
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

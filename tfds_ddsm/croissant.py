@@ -1,7 +1,7 @@
 """Croissant metadata of a dataset: MLCommons' JSON-LD for catalogues and search engines.
 
 The specification defines no extraction from TFRecord files. A field names its feature like the
-column of a table, so tools can find, check and search the records' description, but not read them.
+column of a table, so tools can find, check and search the metadata, but cannot read the records.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _TFRECORD = "https://www.tensorflow.org/tutorials/load_data/tfrecord"  # no MIME
 _BLOCK_BYTES = 2**20
 _METHOD = "wu2018conditional"
 _PURPOSES = {"train": "Training", "validation": "Validation", "test": "Test"}
-# All of them, although some are unused: mlcroissant warns of a context without a standard term.
+# All standard terms, although some are unused: mlcroissant warns if a context lacks one.
 _TERMS = (
     *("annotation", "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty"),
     *("extract", "field", "fileProperty", "fileObject", "fileSet", "format", "includes", "isArray"),
@@ -60,11 +60,11 @@ class Origin:
     """The films that a dataset is made from.
 
     Attributes:
-        films: what they are.
-        license: name of their licence.
-        license_url: its address, if it has one.
-        homepage: their page.
-        creators: persons who made them, or else the organization.
+        films: what the films are, such as 'films of DDSM'.
+        license: name of the films' licence.
+        license_url: address of the licence, if it has one.
+        homepage: page of the films.
+        creators: the persons who made the films, or else the organization.
         citations: keys in CITATIONS.bib.
     """
 
@@ -121,9 +121,9 @@ def describe(info: tfds.core.DatasetInfo, folder: epath.Path, origin: Origin) ->
     The same records give the same metadata, in every folder and at every time.
 
     Args:
-        info: its features, with their descriptions, and its splits.
-        folder: contains the records.
-        origin: of its films.
+        info: the dataset's features, with their descriptions, and its splits.
+        folder: folder of the records.
+        origin: origin of the dataset's films.
     """
     size = info.features["image"].shape[0]
     described = {
@@ -162,7 +162,7 @@ def _creators(creators: tuple[str, ...] | str) -> list[dict[str, str]]:
 
 
 def _citations(bibliography: str | None, keys: tuple[str, ...]) -> str:
-    """Returns the entries of a BibTeX file that have these keys."""
+    """Returns the entries with these keys in a BibTeX file."""
     entries = re.split(r"\n(?=@)", (bibliography or "").strip())
     return "\n".join(entry for entry in entries if entry.partition("{")[2].startswith(keys))
 

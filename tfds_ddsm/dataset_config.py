@@ -24,17 +24,18 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
         source: 'cbis_ddsm', 'ddsm', 'sample', 'phantom', or 'films' (the user's own, in films.csv).
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
         film_size: height and width in pixels that films are rescaled to.
-        patches_per_class: number of malignant and of non-malignant patches, over all splits.
+        patches_per_class: number of patches of each class, over all splits.
         background_share: share of the non-malignant patches that touch no lesion, 0 to 1.
         seed: seed of the drawn corners and of simulated lesions.
-        official_split: use TCIA's own split; only for the source 'cbis_ddsm'. Its training
-            patients are split into train and validation by a hash of their id; patients in both are
-            skipped.
+        official_split: use TCIA's own split; only for the source 'cbis_ddsm'. TCIA's training
+            patients are split into train and validation by a hash of their id; patients in both of
+            TCIA's sets are skipped.
         allow_skipped: continue if a CSV file is missing, more than 5 % of the films cannot be used,
             or films.csv has errors.
-        simulated_lesions: number per film, drawn into real tissue; only for the source 'sample'.
-        num_patients: patients of the source 'phantom'.
-        difficulty: of simulated lesions, 0 (classes easy to distinguish) to 1.
+        simulated_lesions: number of simulated lesions per film, drawn into real tissue; only for
+            the source 'sample'.
+        num_patients: number of patients of the source 'phantom'.
+        difficulty: difficulty of simulated lesions, 0 (classes easy to distinguish) to 1.
     """
 
     source: str = "cbis_ddsm"

@@ -1,4 +1,4 @@
-"""Statistics of a dataset: the tables stored next to its records."""
+"""Computes the statistics of a dataset, and the tables stored next to its records."""
 
 import collections
 import csv
@@ -32,8 +32,8 @@ def statistics(reports: Reports, skipped: Sequence[Skipped]) -> dict[str, Any]:
         skipped: items skipped by the source's index.
 
     Returns:
-        `splits`: for each split, numbers or groups of numbers by name. 'patients' and 'films' count
-        the films that were read; 'lesions' are marks on films, so a lesion in two views counts
+        `splits`: for each split, numbers or groups of numbers by name. 'patients' and 'films' cover
+        only films that were read. 'lesions' are marks on films, so a lesion in two views counts
         twice. `skipped`: number of skipped items by kind.
     """
     items = skipped_items(reports, skipped)
@@ -104,7 +104,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _order(name: str, splits: Mapping[str, Any]) -> tuple[int, str]:
-    """Keeps the order of groups, even if a split lacks some names of a group."""
+    """Returns a key that keeps the order of groups, even if a split lacks some names of a group."""
     groups = list(next(iter(splits.values())))
     group, _, part = name.partition(": ")
     is_sorted = group not in ("patches by class", "patches by kind")

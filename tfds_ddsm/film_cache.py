@@ -41,13 +41,13 @@ def _rules() -> str:
 class FilmCache:
     """The finished films of one recipe and one folder of films. Picklable.
 
-    A film's file contains the report as a line of JSON, then for each example a line of JSON and
-    its images. It is reused as long as this package's code, the film's line in the index
-    and the film's own files are unchanged.
+    The file for a film contains the report as a line of JSON, then for each example a line of JSON
+    and its images. It is reused as long as this package's code, the film's line in the index and
+    the film's own files are unchanged.
 
     Args:
         folder: parent of the dataset's folder.
-        recipe: determines the content of the patches: the dataset's config, version, features.
+        recipe: values that determine the content of the patches: config, version and features.
         manual_dir: folder of the films.
     """
 
@@ -85,7 +85,7 @@ class FilmCache:
         return path
 
     def num_finished(self) -> int:
-        """Counts the films that were read, including those read in part."""
+        """Counts the films that were read, completely or not."""
         return len(self._finished())
 
     def num_bytes(self) -> int:
@@ -98,7 +98,7 @@ class FilmCache:
         return [path for path in self._folder.iterdir() if not py_utils.is_incomplete_file(path)]
 
     def forget_incomplete_films(self) -> None:
-        """Deletes films read in part, because their files may be fixed before the next build."""
+        """Deletes films that were not read completely, because their files may have been fixed."""
         if not self._folder.exists():
             return
         # Not by a pattern, because epath treats brackets in a folder's name as a pattern.
@@ -114,7 +114,8 @@ class FilmCache:
     def _path(self, film: Film, counts: tuple[int, int, int], fingerprint: str) -> epath.Path:
         if not re.fullmatch(r"[\w.-]+", film.film_id, re.ASCII):
             raise ValueError(
-                f"film_id must be letters, digits, '.', '_', '-'; received {film.film_id!r}."
+                "film_id must have only letters, digits, '.', '_' and '-'; received "
+                f"{film.film_id!r}."
             )
         # The plan changes if films were added since the last build.
         key = json.dumps([dataclasses.asdict(film), counts, fingerprint])

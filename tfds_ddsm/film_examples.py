@@ -1,4 +1,4 @@
-"""The examples of one film: a pure function, so that a process and Beam workers agree."""
+"""Draws the examples of one film: a pure function, the same in one process and on Beam workers."""
 
 import collections
 import dataclasses
@@ -16,7 +16,7 @@ KINDS = ("malignant", "benign", "background")
 
 
 class PatchSettings(Protocol):
-    """The settings of the dataset's config used by `film_examples`."""
+    """The settings of the dataset's config that `film_examples` uses."""
 
     patch_size: int
     film_size: tuple[int, int]
@@ -33,11 +33,12 @@ class FilmReport:
         made: actual numbers of the same three kinds.
         lesions: number of lesions by kind, such as 'malignant mass', with ', simulated' for
             simulated lesions.
-        lesions_without_patch: number of lesions that no patch can show, because they are too close
-            to the film's edge or to a malignant lesion.
+        lesions_without_patch: number of lesions that no patch can show, for instance because they
+            are too large, or too close to the film's edge or to a malignant lesion.
         left_out: the source's reasons for lesions that it could not use.
         error: why the film could not be read, or ''.
-        picture_sha256: hash of the film's pixels, see `picture_sha256`; '' if it could not be read.
+        picture_sha256: hash of the film's pixels (see `picture_sha256`); '' if they could not be
+            read.
     """
 
     film: Film
@@ -59,7 +60,7 @@ class FilmReport:
 def encoded_examples(
     source: Source, film: Film, counts: tuple[int, int, int], config: PatchSettings
 ) -> tuple[FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
-    """Like `film_examples`, with images as PNG; an unreadable film has a report with the error."""
+    """Like `film_examples`, with PNG images; the report of an unreadable film has the error."""
     try:
         report, examples = film_examples(source, film, counts, config)
     except UnreadableFilmError as error:
@@ -132,7 +133,7 @@ def film_examples(
 
 
 def picture_sha256(image: np.ndarray) -> str:
-    """Returns a hash, in hexadecimal digits, that identifies the image of [height, width]."""
+    """Returns a hash of the pixels and shape of an image, in hexadecimal digits."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
@@ -172,7 +173,7 @@ def _draw(
     num_malignant, num_benign, num_background = counts
     num_non_malignant = num_benign + num_background
     if num_benign and num_background:
-        # If lesions fill a film, the totals per class are kept by replacing one kind by the other.
+        # If lesions fill a film, one kind replaces the other, to keep the totals per class.
         num_benign += max(0, num_background - len(background))
     for kind, count in zip(KINDS[:2], (num_malignant, num_benign), strict=True):
         own = [lesion for lesion in lesions if lesion.malignant == (kind == "malignant")]
@@ -228,7 +229,7 @@ def _cut_out(
             {
                 "image": image[window][..., None],
                 # All lesions of the patch's class, not only the one it was drawn for: without
-                # these lesions, the patch belongs to the opposite class.
+                # these lesions, the patch would belong to the opposite class.
                 "mask": masks[draw.kind][window][..., None].astype(np.uint8),
                 "label": "malignant" if draw.kind == "malignant" else "non_malignant",
                 "lesion_type": draw.lesion_type,

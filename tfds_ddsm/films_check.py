@@ -1,4 +1,4 @@
-"""Reads all films of a films.csv and collects the errors."""
+"""Reads all films listed in films.csv and collects the errors."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ class Findings:
 
     Attributes:
         films: films that can be used.
-        problems: by kind of problem, a line for each case.
+        problems: for each kind of problem, a line for each case.
         depths: number of films by depth in bits.
         sizes: number of films by height and width.
         warnings: assumptions about films whose files do not state their depth.
@@ -59,7 +59,7 @@ def read_all(source: FilmsSource) -> Findings:
         title = _LINES if item.reason in table_faults else _MISSING
         findings.add(_NO_LOCATION if item.kind == "lesion" else title, item.reason)
     films_by_picture: dict[str, Film] = {}
-    # None: no bar where stderr is a file, which would keep each of its states.
+    # None: no bar if stderr is a file, which would contain every state of the bar.
     films = tqdm.tqdm(source.usable_films(), desc="Reading films", unit=" films", disable=None)
     for film in films:
         path = source.table.films[film.film_id].path

@@ -1,4 +1,4 @@
-"""Grey levels of a film's stored values: 0..65535, bright is dense tissue.
+"""Converts a film's stored values to grey levels and back: 0..65535, bright is dense tissue.
 
 A digital mammogram has 10 to 16 stored bits and may be signed, inverted (MONOCHROME1), rescaled or
 padded. All code that reads films, for the dataset and for whole films, uses this module: a table
@@ -17,7 +17,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 WHITE = 65_535
 MIN_BITS, MAX_BITS = 8, 16
 
-# Films are 8, 10, 12, 14 or 16 bits deep. One of 14 bits fills a quarter of a 16-bit file.
+# Films are 8, 10, 12, 14 or 16 bits deep. One of 14 bits uses a quarter of a 16-bit file's range.
 _DEPTHS = (8, 10, 12, 14)
 
 # If only a few values are below 0, or only slightly, they are probably not tissue of a film whose
@@ -36,9 +36,9 @@ class GreyScale:
 
     Attributes:
         lowest: the stored value of the table's first entry.
-        levels: uint16 [2 ** bits], the grey level of each stored value, from the lowest.
+        levels: uint16 [2 ** bits], the grey level of each stored value, beginning with the lowest.
         bits: depth of the film.
-        padding: lowest and highest stored value that are padding; None without padding.
+        padding: lowest and highest stored value of the padding; None without padding.
         warning: one line if the file does not state the depth of its film; otherwise None.
     """
 
@@ -59,7 +59,7 @@ class GreyScale:
         )
 
     def to_grey(self, stored: np.ndarray) -> np.ndarray:
-        """Returns grey levels, uint16, of stored values; padding is black."""
+        """Returns the grey levels of stored values, uint16; padding is black."""
         if self.is_identity:
             return stored.astype(np.uint16, copy=False)
         last = self.lowest + len(self.levels) - 1
@@ -103,7 +103,8 @@ def of_picture(
         stored: uint8 or uint16 [height, width].
         stated_white: stored value of white given by the file, such as a PGM's maximum value or the
             highest value of a PNG's sBIT; None if not given.
-        bits: depth of the film, overriding the file; None: as given by the file.
+        bits: depth of the film, overriding the file; None: as given by the file, or estimated from
+            the stored values.
 
     Raises:
         ValueError: a stored value does not fit into `bits`, or `bits` exceeds the file's pixels.
@@ -158,7 +159,7 @@ def of_dicom(
     levels = _stretched(levels)
     shape = str(header.get("PresentationLUTShape") or "IDENTITY")
     if shape not in ("IDENTITY", "INVERSE"):
-        raise ValueError(f"PresentationLUTShape must be IDENTITY or INVERSE, received {shape!r}")
+        raise ValueError(f"PresentationLUTShape must be IDENTITY or INVERSE; received {shape!r}")
     if header.PhotometricInterpretation == "MONOCHROME1" or shape == "INVERSE":
         levels = WHITE - levels
     return GreyScale(lowest, levels, depth, padding, warning)
@@ -167,7 +168,7 @@ def of_dicom(
 def _range(
     stored: np.ndarray, stated_bits: int | None, bits: int | None
 ) -> tuple[int, int, str | None]:
-    """Returns the lowest value that a film may store, its depth, and the assumption made."""
+    """Returns the lowest value that a film may store, its depth, and any assumption made."""
     low, high = int(stored.min()), int(stored.max())
     container = _container_bits(stored)
     is_shallow = low < 0 and -low <= _MAX_STRAY_DEPTH * high
@@ -175,10 +176,10 @@ def _range(
     is_rare = 0 < share <= _MAX_STRAY_SHARE
     if bits is not None:
         if not MIN_BITS <= bits <= MAX_BITS:
-            raise ValueError(f"bits must be in [{MIN_BITS}, {MAX_BITS}], received {bits}")
+            raise ValueError(f"bits must be in [{MIN_BITS}, {MAX_BITS}]; received {bits}")
         if bits > container:
             raise ValueError(
-                f"bits must be at most {container}, the file's bits per pixel, received {bits}"
+                f"bits must be at most {container}, the file's bits per pixel; received {bits}"
             )
         if bits < container and (is_shallow or (is_rare and high >= 2 ** (bits - 1))):
             low = 0  # black
@@ -197,7 +198,7 @@ def _range(
                 f"{max(MIN_BITS, high.bit_length())} if black is 0 and the negative values are "
                 f"not part of the image, or bits={container} if black is {-(2 ** (container - 1))}"
             )
-        held += ", those below 0 count as 0"
+        held += " (those below 0 count as 0)"
         low = 0
     fitting = [
         (start, deep)
@@ -214,8 +215,8 @@ def _range(
     return (
         lowest,
         depth,
-        f"stored values are {held}, the file allows {claimed}: treated as a film of "
-        f"{depth} bits; pass bits={container} or another number if it is not",
+        f"stored values are {held}, but the file allows {claimed}: treated as a film of "
+        f"{depth} bits; pass bits={container} or another depth if that is wrong",
     )
 
 
@@ -262,7 +263,7 @@ def _modality(header: pydicom.Dataset) -> pydicom.Dataset:
 
 
 def _padding(header: pydicom.Dataset) -> tuple[int, int] | None:
-    """Returns the lowest and highest padding value (PS3.3, C.7.5.1.1.2)."""
+    """Returns the lowest and highest padding value (PS3.3, C.7.5.1.1.2), or None."""
     value = header.get("PixelPaddingValue")
     if value is None:
         return None

@@ -48,10 +48,10 @@ class Film:
 
     Attributes:
         film_id: unique within the source, made of letters, digits, '.', '_' and '-' only.
-        patient_id: the same for all films of one patient, same alphabet.
+        patient_id: the same for all films of one patient; the same characters are allowed.
         laterality: 'LEFT' or 'RIGHT'; 'unknown' if the source does not specify it.
-        view: 'CC' or 'MLO', or another one; 'unknown' if the source does not specify it.
-        scanner: make of the film digitiser; 'unknown' if the source does not specify it.
+        view: 'CC', 'MLO' or another view; 'unknown' if the source does not specify it.
+        scanner: device that made or digitised the film; 'unknown' if not specified.
         num_malignant: malignant lesions marked on the film.
         num_benign: benign lesions marked on the film.
         density: BI-RADS density of the breast, 1 (fatty) to 4 (dense); -1 if not recorded.
@@ -74,7 +74,7 @@ class Description:
     Attributes:
         assessment: BI-RADS assessment, 0 to 5; -1 if not recorded.
         subtlety: 1 (subtle) to 5 (obvious); -1 if not recorded.
-        mass_shape: such as 'IRREGULAR'; several are joined by '-'; '' if not recorded.
+        mass_shape: such as 'IRREGULAR'; several words are joined by '-'; '' if not recorded.
         mass_margins: such as 'SPICULATED', in the same form.
     """
 
@@ -97,7 +97,7 @@ class Description:
 
 
 def grade(text: str, lowest: int, highest: int) -> int:
-    """Returns a grade of a scale, or -1 if invalid; spreadsheets also write 3 as 3.0."""
+    """Returns the grade in a text, or -1 if it is invalid; spreadsheets also write 3 as 3.0."""
     match = re.fullmatch(r"([0-9])(\.0*)?", text.strip(), re.ASCII)
     value = int(match[1]) if match else NOT_RECORDED
     return value if lowest <= value <= highest else NOT_RECORDED
@@ -134,7 +134,7 @@ class Mammogram:
     Attributes:
         film: its line in the index.
         image: uint16 [height, width], 0..65535; bright is dense tissue.
-        lesions: every lesion marked on any copy of the film.
+        lesions: every usable lesion marked on any copy of the film.
         left_out: one line for each marked lesion that could not be used, with the reason. Such a
             lesion may be malignant and anywhere on the film, so the film gives no background or
             benign patches.

@@ -1,10 +1,10 @@
 """From films to patches: rescaling, breast mask, patch corners, and the plan for all films.
 
 Pure functions of NumPy arrays. A film is uint16 [height, width], a mask is bool of the same shape,
-a corner is the (row, column) of a patch's upper left pixel.
+and a corner is the (row, column) of a patch's upper left pixel.
 
-A window is evaluated by sums from summed-area tables (Crow, SIGGRAPH 1984). All valid corners are
-therefore known, and draws are exact: uniform among them, without replacement, without retries.
+All windows of a film are evaluated with summed-area tables (Crow, SIGGRAPH 1984). All valid corners
+are therefore known, and draws are exact: uniform among them, without replacement, without retries.
 """
 
 import hashlib
@@ -47,8 +47,8 @@ def rescale_factor(film_id: str, height: int, width: int, film_size: tuple[int, 
     """Returns the factor that scales a film to about `film_size` with its aspect ratio preserved.
 
     The paper's "target range of 1375 x 750" (section 3.1) is interpreted as in the authors' code:
-    uniform between the factor that fits the height and the one that fits the width, by the film's
-    id.
+    the factor is drawn uniformly between the one that fits the height and the one that fits the
+    width. The film's id determines the draw.
     """
     by_height, by_width = film_size[0] / height, film_size[1] / width
     return by_height + stable_uniform(f"scale {film_id}") * (by_width - by_height)
@@ -57,10 +57,10 @@ def rescale_factor(film_id: str, height: int, width: int, film_size: tuple[int, 
 def rescale(image: np.ndarray, factor: float) -> np.ndarray:
     """Resizes an image by area interpolation; uint16 to uint16, keeping all 65536 levels.
 
-    A bool mask is resized in the same way; a pixel is set if at least half of it was.
+    A bool mask is resized in the same way; a pixel is set if at least half of its area was set.
 
     Raises:
-        UnreadableFilmError: the result would have more pixels than a film.
+        UnreadableFilmError: the result would have more pixels than a film can have.
     """
     shape = _rescaled_shape(image.shape, factor)
     if image.dtype == bool:
@@ -78,14 +78,14 @@ def _rescaled_shape(shape: tuple[int, int], factor: float) -> tuple[int, int]:
     # The factor of a long and narrow film is large, because one of its sides is short.
     if height * width > MAX_PIXELS:
         raise UnreadableFilmError(
-            f"{shape[0]} x {shape[1]} pixels would be rescaled to {height} x {width}; a film has "
-            f"at most {MAX_PIXELS}"
+            f"{shape[0]} x {shape[1]} pixels would be rescaled to {height} x {width}; a film can "
+            f"have at most {MAX_PIXELS}"
         )
     return height, width
 
 
 def _rescale_mask(mask: np.ndarray, shape: tuple[int, int], min_share: float) -> np.ndarray:
-    """Resizes a mask; the cost depends on the size of the lesion, not of the film."""
+    """Resizes a mask; the cost depends on the size of the lesion, not on that of the film."""
     rescaled = np.zeros(shape, bool)
     rows = np.flatnonzero(mask.any(axis=1))
     if not rows.size:
@@ -103,12 +103,18 @@ def _rescale_mask(mask: np.ndarray, shape: tuple[int, int], min_share: float) ->
 
 
 def _area_weights(old: int, new: int, first: int, past: int) -> tuple[slice, sparse.csr_array]:
-    """Returns the shares of the pixels `first` to `past` of `old` in those of `new`.
+    """Returns the weights that resize a part of an axis by area interpolation.
+
+    Args:
+        old: length of the axis before resizing.
+        new: length of the axis after resizing.
+        first: first pixel of the part, before resizing.
+        past: end of the part, not included.
 
     Returns:
-        The pixels that they touch, and float64 [touched, past - first], sparse: a dense product
-        would start the threads of the linear algebra library, which spend more time waiting than
-        the sparse product takes.
+        The resized pixels that the part touches, and the share of each that every pixel of the part
+        covers: sparse float64 [touched, past - first]. A dense product would start the threads of
+        the linear algebra library, which spend more time waiting than the sparse product takes.
     """
     step = old / new
     touched = slice(int(first / step), min(new, int(past / step) + 1))
@@ -164,8 +170,8 @@ def _bright_tissue(small: np.ndarray) -> np.ndarray:
 def _without_fog(small: np.ndarray, background: float, cap: float) -> np.ndarray:
     """Subtracts the light that leaked in along the film's edges.
 
-    It forms a band that fades inwards and is similar in all rows (columns). The darker rows show it
-    without tissue. The cap is needed because tissue may cover all rows.
+    This light forms a band that fades inwards and is similar in all rows (columns). The darker rows
+    show it without tissue. `cap` limits what is subtracted, because tissue may cover all rows.
     """
     for axis in (0, 1):
         fog = np.percentile(small, 8, axis=axis, keepdims=True) - background
@@ -189,7 +195,7 @@ def _levels(small: np.ndarray) -> tuple[float, float]:
 def _cut_strip(bright: np.ndarray) -> None:
     """Clears the bright strip along the upper edge of `bright` in place: a white edge of the film.
 
-    A row belongs to it if it is bright above pixels that are dark a little deeper. Above the
+    A row belongs to the strip if it is bright above pixels that are dark a little lower. Above the
     breast, tissue extends to the edge and is kept.
     """
     depth = max(2, round(0.04 * bright.shape[0]))
@@ -246,15 +252,15 @@ def lesion_patch_corners(
 ) -> np.ndarray:
     """Returns every corner whose patch shows the lesion.
 
-    The patch is more than 75 % breast and contains at least 90 % of the lesion, or the lesion fills
-    at least 90 % of the patch.
+    Such a patch is more than 75 % breast. It contains at least 90 % of the lesion, or the lesion
+    fills at least 90 % of it.
 
     Args:
         lesion: bool [height, width].
         tissue: `tissue_fractions` of the film.
         patch_size: side of the patch in pixels.
-        forbidden: bool [height, width] that the patch must not touch: for a benign lesion, the
-            malignant ones of the film.
+        forbidden: bool [height, width], pixels that the patch must not touch: for a benign lesion,
+            the malignant lesions of the film.
 
     Returns:
         int32 [n, 2], in reading order.
@@ -276,7 +282,7 @@ def background_patch_corners(
     """Returns every corner whose patch is more than 75 % breast and touches no lesion.
 
     Args:
-        lesions: bool [height, width], all lesions of the film together.
+        lesions: bool [height, width], the union of all lesions of the film.
         tissue: `tissue_fractions` of the film.
         patch_size: side of the patch in pixels.
 
@@ -319,7 +325,7 @@ def draw_evenly(
 
 
 def share_out(total: int, parts: int) -> list[int]:
-    """Splits `total` into `parts` integers that differ by at most one, the larger ones spread out.
+    """Splits `total` into `parts` integers that differ by at most one; the larger are spread out.
 
     >>> share_out(10, 4)
     [2, 3, 2, 3]
@@ -332,19 +338,20 @@ def plan_patches(
 ) -> dict[str, tuple[int, int, int]]:
     """Returns the number of patches of each kind for every film, over all splits together.
 
-    Malignant patches are divided evenly among the patients with a malignant lesion, then among a
-    patient's lesions. Of the non-malignant ones, `background_share` is background, divided among
-    all patients, then their films; the rest shows benign lesions, divided like the malignant ones.
+    Malignant patches are divided evenly among the patients with a malignant lesion, then among each
+    patient's malignant lesions. Of the non-malignant patches, `background_share` is background,
+    divided among all patients, then among their films. The rest shows benign lesions and is divided
+    like the malignant patches.
 
     Args:
         films: the source's index.
-        patches_per_class: number of malignant and of non-malignant patches.
-        background_share: share of the non-malignant patches, 0..1; 1 if no film has a benign
-            lesion.
+        patches_per_class: number of malignant patches, and of non-malignant patches.
+        background_share: share of background among the non-malignant patches, 0..1. If no film has
+            a benign lesion, all of them are background.
 
     Returns:
-        For each film_id (malignant, benign, background). The sums are exact, or zero if no film can
-        give such a patch.
+        By film_id, the numbers (malignant, benign, background). The sums over all films are exact,
+        or zero if no film can give such a patch.
     """
     films = sorted(films, key=lambda film: film.film_id)
     has_benign = any(film.num_benign for film in films)

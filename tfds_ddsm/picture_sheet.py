@@ -1,4 +1,4 @@
-"""A sheet of patches with the outlines of their masks, for inspection before training."""
+"""Draws a sheet of patches with the outlines of their masks, for inspection before training."""
 
 import io
 import itertools
@@ -11,7 +11,7 @@ _ROWS_PER_KIND = 2
 _INCHES = 1.25  # side of a patch, including its part of the gaps
 _GAP_INCHES = 0.07
 _TITLE_INCHES = 0.32
-_MAX_LOOKED_AT = 2000  # fewer patches are shown of a rare kind
+_MAX_LOOKED_AT = 2000  # of a rare kind, fewer patches are therefore shown
 _TITLES = {
     "malignant": "malignant",
     "benign": "non-malignant, benign lesion",
@@ -43,7 +43,7 @@ def _kind(example: Mapping[str, np.ndarray]) -> str:
 
 def draw(chosen: Mapping[str, Sequence[Mapping]], title: str) -> bytes:
     """Returns a PNG file; the grey-level window is the 1st to 99.9th percentile of each patch."""
-    # Here, because most processes that import the dataset draw nothing.
+    # Imported here, because most processes that import the dataset draw nothing.
     from matplotlib.figure import Figure
 
     num_rows = {kind: -(-len(found) // _PER_ROW) for kind, found in chosen.items()}

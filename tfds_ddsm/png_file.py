@@ -1,4 +1,4 @@
-"""Grey PNG files (ISO/IEC 15948), encoded with ISA-L: as small as with zlib, five times as fast.
+"""Encodes grey PNG files (ISO/IEC 15948) with ISA-L: as small as with zlib, five times as fast.
 
 TFDS stores encoded images unchanged. PNG libraries do not let the caller replace deflate, which
 takes almost all of their time; the rest of the format is a header and a checksum.

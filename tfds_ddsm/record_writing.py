@@ -1,4 +1,4 @@
-"""Changes how TFDS writes this dataset's records: repeatable bytes, sorting with less memory."""
+"""Changes how TFDS writes this dataset's records: with repeatable bytes and less memory."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ class _RepeatableSerializer(example_serializer.ExampleSerializer):
 def repeatable() -> Iterator[None]:
     """Makes rebuilds byte-identical, whichever process serializes a record.
 
-    TFDS sorts the records of a split on disk beyond 256 MiB; its own limit is 1 GB. The order of
-    the records is the same.
+    TFDS then sorts the records of a split on disk if they exceed 256 MiB, instead of its own limit
+    of 1 GB. The order of the records is the same.
     """
     assign = py_utils.temporary_assignment
     with (

@@ -1,4 +1,4 @@
-"""Selection of a dataset's films, their splits, and items skipped before reading pixels."""
+"""Selects a dataset's films and their splits, and lists what is skipped before reading pixels."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -71,8 +71,8 @@ def _check_complete(skipped: Sequence[Skipped], allowed: int, config: DdsmPatche
     missing = [item.reason for item in skipped if item.kind == "CSV file"]
     if missing:
         raise DatasetError(
-            f"{missing[0]}; download it from TCIA's page of CBIS-DDSM, or set allow_skipped in the "
-            "config to continue without it."
+            f"{missing[0]}; download it from the CBIS-DDSM page of cancerimagingarchive.net, or "
+            "set allow_skipped in the config to continue without it."
         )
     if allowed < 0:
         lost = [item for item in skipped if item.kind in ("film", "CSV row")]
@@ -83,20 +83,20 @@ def too_many_skipped(example: str, config: DdsmPatchesConfig) -> DatasetError:
     """Returns the error of a build with too many missing films."""
     if config.source == "films":
         return DatasetError(
-            f"{example}; cigan-check lists all items that cannot be used. Correct them, or "
+            f"{example}. Use cigan-check to list all items that cannot be used. Correct them, or "
             "set allow_skipped in the config to continue without these films."
         )
     return DatasetError(
-        f"More than {MAX_SKIPPED_SHARE:.0%} of the films cannot be used, such as {example}; "
-        "download them again, or set allow_skipped in the config to continue without them."
+        f"More than {MAX_SKIPPED_SHARE:.0%} of the films cannot be used, for example {example}. "
+        "Download them again, or set allow_skipped in the config to continue without them."
     )
 
 
 def picture_check(source_name: str) -> Callable[[FilmReport], FilmReport]:
     """Returns a function to call with the reports of all films in order.
 
-    For a user's own films, it detects an image that is listed under two patients, who could be in
-    the train and in the test split. It then returns an error report for the later film.
+    For a user's own films, the function detects an image that is listed under two patients, who
+    could be in different splits. It then returns a report with an error for the later film.
     """
     if source_name != "films":
         return lambda report: report
@@ -115,7 +115,7 @@ def picture_check(source_name: str) -> Callable[[FilmReport], FilmReport]:
 
 
 def _split_of(source: Source, film: Film, config: DdsmPatchesConfig) -> str | None:
-    """Returns the film's split, or None for a patient in TCIA's train and test lists."""
+    """Returns the film's split, or None if its patient is in TCIA's train and test lists."""
     if config.source == "sample":
         return _SAMPLE_SPLITS[film.patient_id]
     if config.source == "films":

@@ -1,4 +1,4 @@
-"""Worker processes of this machine that read films into the cache, ahead of the writing process."""
+"""Runs worker processes on this machine that read films into the cache, ahead of the writing."""
 
 import concurrent.futures
 import contextlib
@@ -95,7 +95,7 @@ def started(
 
 @contextlib.contextmanager
 def _ended_worker_in_one_line(num_workers: int) -> Iterator[None]:
-    """Raises DatasetError where a worker ended: no other takes its place."""
+    """Raises DatasetError if a worker process ended, because the pool does not replace it."""
     try:
         yield
     except BrokenProcessPool as error:
@@ -110,7 +110,7 @@ def _without_main_module() -> Iterator[None]:
     """Makes processes start without the imports of the running command.
 
     `tfds build` imports TensorFlow and Beam, 0.7 GB and 8 seconds that workers do not need. Scripts
-    without a guard of `__name__` would run themselves again.
+    that do not check `__name__` would run themselves again.
     """
     main_module = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -130,7 +130,7 @@ def _start(shipped_path: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for films forever."""
+    """Ends a worker whose parent was killed; otherwise it would wait for films forever."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 

@@ -62,8 +62,8 @@ def test_a_disk_that_is_too_small_is_refused(
         ) as raised:
             build_cost.announce(*arguments)
         assert "\n" not in str(raised.value)
-    expected = "One process needs about 1.7 h to read 12,000 films, 25 min for 4. The records need "
-    assert capsys.readouterr().out.startswith(f"{expected}20.0 GB of disk")
+    expected = "One process needs about 1.7 h to read 12,000 films; 4 processes need 25 min. The"
+    assert capsys.readouterr().out.startswith(f"{expected} records need 20.0 GB of disk")
 
 
 def test_the_free_space_of_a_bucket_is_not_checked(capsys):

@@ -164,11 +164,11 @@ def test_faults_of_own_films_are_listed_and_fail_the_check(tmp_path, capsys):
         f"1 films whose file or mask is missing:\n  {tmp_path}/missing.png is missing",
         "3 films that cannot be read, or whose lesions do not fit:",
         f"{tmp_path}/damaged.png: ",
-        "line 10: the lesion (rows 10 to 19, columns 500 to 514) is not on the film of 60 x",
-        "line 11: the mask has 30 x 20 pixels, its film 60 x 40",
+        "line 10: at least half of the lesion (rows 10 to 19, columns 500 to 514) must be on",
+        "line 11: the mask must have the film's 60 x 40 pixels; received 30 x 20",
         "1 films with the image of another patient's film:\n  same.png (P2) and good.png (P1)",
         "1 malignant films without the lesion's location, which give no patch:",
-        "films.csv line 12: malignant, and the table does not say where",
+        "films.csv line 12: the malignant lesion has no location",
         "A build stops at lines and films that cannot be used",
     ):
         assert part in text
@@ -208,7 +208,10 @@ def test_missing_films_are_counted_and_the_first_are_named(tmp_path):
         shutil.rmtree(tmp_path / "jpeg" / cbis_ddsm_tree.uid(row.film_folder))
     text, _ = check.describe(str(tmp_path), patches_per_class=100)
     assert "8 bits per pixel" in text
-    assert "5 of 6 films are skipped:\n  Calc-Training_P_00001_LEFT_CC: no file" in text
+    assert (
+        "5 of 6 films are skipped:\n  Calc-Training_P_00001_LEFT_CC: the film's file is missing"
+        in text
+    )
     assert "  and 2 more\n" in text
     assert "1 CSV rows cannot be used:" in text
     assert "mass_case_description_train_set.csv is missing" in text

@@ -165,6 +165,8 @@ def test_removing_leaves_nothing(tmp_path):
 
 def test_a_hostile_film_id_names_no_file(tmp_path):
     film = dataclasses.replace(FILM, film_id="../../outside")
-    with pytest.raises(ValueError, match=r"film_id must be letters.*received '\.\./\.\./outside'"):
+    with pytest.raises(
+        ValueError, match=r"film_id must have only letters.*received '\.\./\.\./outside'"
+    ):
         read(cache_in(tmp_path), CountingSource(), film)
     assert not list(tmp_path.iterdir())

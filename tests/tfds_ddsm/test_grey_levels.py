@@ -153,8 +153,8 @@ def test_a_film_that_does_not_fill_its_file_is_scaled_by_the_depth_it_suggests(b
         assert scale.warning is None
     else:
         assert scale.warning == (
-            f"stored values are 0 to {brightest}, the file allows 0 to 65535: treated as a film of "
-            f"{bits} bits; pass bits=16 or another number if it is not"
+            f"stored values are 0 to {brightest}, but the file allows 0 to 65535: treated as a "
+            f"film of {bits} bits; pass bits=16 or another depth if that is wrong"
         )
     dicom = of_dicom(stored, dicom_films.film(stored))
     assert (dicom.bits, dicom.warning) == (scale.bits, scale.warning)
@@ -174,14 +174,14 @@ def test_a_depth_stated_by_the_file_or_the_user_is_used_without_a_warning():
     assert of_picture(filled, stated_white=4095).bits == 16  # scaled up, as in PNG
     with pytest.raises(ValueError, match="stored values 0 to 900 do not fit into 8 bits"):
         of_picture(stored, bits=8)
-    with pytest.raises(ValueError, match=r"bits must be in \[8, 16\], received 17"):
+    with pytest.raises(ValueError, match=r"bits must be in \[8, 16\]; received 17"):
         of_picture(stored, bits=17)
 
 
 @pytest.mark.parametrize("bits", [9, 12, 16])
 def test_a_depth_that_the_file_cannot_hold_is_refused(bits):
     stored = dicom_films.tissue(8)
-    message = f"bits must be at most 8, the file's bits per pixel, received {bits}"
+    message = f"bits must be at most 8, the file's bits per pixel; received {bits}"
     with pytest.raises(ValueError, match=message):
         of_picture(stored, bits=bits)
     with pytest.raises(ValueError, match=message):
@@ -229,8 +229,8 @@ def test_few_values_a_little_below_0_are_black(lowest):
     expected[0, :4], expected[-1] = 0, 64_015
     np.testing.assert_array_equal(scale.to_grey(stored), expected)
     assert scale.warning.startswith(
-        f"stored values are {lowest} to 4000, those below 0 count as 0, the file allows -32768 to "
-        "32767: treated as a film of 12 bits; pass bits=16"
+        f"stored values are {lowest} to 4000 (those below 0 count as 0), but the file allows "
+        "-32768 to 32767: treated as a film of 12 bits; pass bits=16"
     )
     np.testing.assert_array_equal(of_dicom(stored, film, bits=12).to_grey(stored), expected)
     assert of_dicom(stored, film, bits=16).lowest == -32_768
@@ -265,7 +265,7 @@ def test_a_signed_film_of_stated_depth_keeps_its_few_low_values():
     ("attributes", "message"),
     [
         ({"RescaleSlope": 0, "RescaleIntercept": 5}, "every stored value the same grey level"),
-        ({"PresentationLUTShape": "LINEAR"}, "must be IDENTITY or INVERSE, received 'LINEAR'"),
+        ({"PresentationLUTShape": "LINEAR"}, "must be IDENTITY or INVERSE; received 'LINEAR'"),
     ],
 )
 def test_a_scale_that_makes_no_sense_is_refused(attributes, message):

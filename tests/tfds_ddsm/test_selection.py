@@ -67,7 +67,7 @@ def test_missing_films_count_towards_the_allowed_failures(tmp_path):
         ("film", "P_00001_LEFT_CC"),
         ("film", "P_00002_LEFT_CC"),
     ]
-    assert "Mass-Test_P_00001_LEFT_CC: no file of the film" in selected.skipped[0].reason
+    assert "Mass-Test_P_00001_LEFT_CC: the film's file is missing" in selected.skipped[0].reason
     assert selected.allowed_failures == 0
 
 
@@ -157,7 +157,7 @@ def test_one_fault_in_the_table_of_own_films_stops_the_build_unless_allowed(tmp_
     (tmp_path / "lost.png").unlink()
     config = DdsmPatchesConfig(name="test", source="films", patches_per_class=100)
 
-    with pytest.raises(DatasetError, match=r"line 42: .* no patient_id; cigan-check"):
+    with pytest.raises(DatasetError, match=r"line 42: .* no patient_id. Use cigan-check"):
         selection.select(source, config)
 
     config = dataclasses.replace(config, allow_skipped=True)

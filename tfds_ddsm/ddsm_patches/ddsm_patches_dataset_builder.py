@@ -200,7 +200,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Like TFDS, but one process at a time.
 
         Raises:
-            DatasetError: a dataset with another recipe was built under the same name, the file
+            DatasetError: a dataset with a different recipe was built under the same name, the file
                 format is not supported by training, or a bucket cannot be read, written or used.
         """
         download_config = download_config or tfds.download.DownloadConfig()
@@ -233,7 +233,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
 
     def _recipe(self, download_config: tfds.download.DownloadConfig) -> dict[str, Any]:
-        """Returns the facts that determine the records; the cap distinguishes trial builds."""
+        """Returns the facts that determine the records, with the cap of a trial build."""
         cap = download_config.max_examples_per_split
         capped = {} if cap is None else {"max_examples_per_split": cap}
         return self.builder_config.recipe() | capped
@@ -252,8 +252,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         changed = [name for name in wanted if built.get(name) != wanted[name]]
         if changed:
             raise DatasetError(
-                f"{self.data_dir} was built with another {', '.join(changed)}: use another name in "
-                "the config, or pass --overwrite."
+                f"{self.data_dir} was built with a different {', '.join(changed)}: use a different "
+                "name in the config, or pass --overwrite."
             )
         if self.builder_config.source == "films":
             self._check_table(built, download_config.manual_dir)
@@ -265,12 +265,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return
         if built.get(_TABLE_HASH) != _table_hash(open_source(self.builder_config, manual_dir)):
             raise DatasetError(
-                f"{table} has changed since this dataset was built; pass --overwrite, or use "
-                "another name in the config."
+                f"{table} has changed since this dataset was built; pass --overwrite, or use a "
+                "different name in the config."
             )
 
     def _remove_leftovers(self, is_sole: bool) -> None:
-        """Deletes kept films and the remains of killed builds, after the dataset is complete."""
+        """Deletes kept films and the remains of killed builds, when the dataset is complete."""
         if self._cache:
             self._cache.remove()
         if is_sole:
@@ -342,7 +342,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {split: self._beam_films.examples(split) for split in self._selection.films}
 
     def _take_reports(self) -> None:
-        """Checks the reports of Beam's workers like `_generate_examples` does while reading."""
+        """Checks the reports of Beam's workers as `_generate_examples` does while reading."""
         for split, reports in self._beam_films.take_reports().items():
             self._reports[split] = []
             for report in reports:
@@ -351,7 +351,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             self._check_any_patch(split)
 
     def _announce(self, source: Source, num_workers: int) -> None:
-        """Prints the cost of the build; raises DatasetError if the disk is too small."""
+        """Prints the estimated cost of the build; raises DatasetError if the disk is too small."""
         shares = self._shares()
         if len(shares) < build_cost.MIN_FILMS:
             return
@@ -407,11 +407,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise selection.too_many_skipped(example, self.builder_config)
 
     def _check_any_patch(self, split: str) -> None:
-        reports = self._reports[split]
+        reports, size = self._reports[split], self.builder_config.patch_size
         if not any(sum(report.made) for report in reports):
             raise DatasetError(
-                f"No patch of {self.builder_config.patch_size} pixels could be drawn for the split "
-                f"{split!r} from its {len(reports)} films."
+                f"No patch of {size} x {size} pixels could be drawn for the split {split!r} from "
+                f"its {len(reports)} films."
             )
 
     def _describe(self) -> None:

@@ -1,4 +1,4 @@
-"""CBIS-DDSM from TCIA or Kaggle: films as DICOM or JPEG, lesions as masks with crops.
+"""Reads CBIS-DDSM from TCIA or Kaggle: films as DICOM or JPEG, lesions as masks with crops.
 
 Data: Lee et al., "A curated mammography data set for use in computer-aided detection and diagnosis
 research", Scientific Data 4, 2017; doi 10.7937/K9/TCIA.2016.7O02S9CY.
@@ -47,7 +47,7 @@ class CbisDdsmSource(Source):
     # Cached in the instance and pickled with it, so that Beam workers need not walk the tree again.
     @functools.cached_property
     def catalogue(self) -> CbisDdsmIndex:
-        """Returns available and missing items, and the files of each film.
+        """Available and missing items, and the files of each film.
 
         Raises:
             ValueError: no CSV file or none of the films was found, or a CSV file cannot be read.
@@ -61,7 +61,7 @@ class CbisDdsmSource(Source):
     def index(self) -> Sequence[Film]:
         """Returns every complete film, sorted by film_id, without reading pixels.
 
-        Films with missing files are in `catalogue.left_out` instead.
+        The other films are in `catalogue.left_out`.
 
         Raises:
             ValueError: see `catalogue`.
@@ -69,7 +69,7 @@ class CbisDdsmSource(Source):
         return [files.film for files in self.catalogue.films.values()]
 
     def skipped(self) -> Sequence[Skipped]:
-        """Returns items of the CSV files without files, and files without CSV rows."""
+        """Returns missing CSV files, skipped films, unusable rows, and the files without a row."""
         catalogue = self.catalogue
         skipped = [
             Skipped(
@@ -83,28 +83,29 @@ class CbisDdsmSource(Source):
             Skipped("film", film.film_id, f"{film.path}: {film.reason}")
             for film in catalogue.left_out
         ]
-        # A row that names its film makes `read` skip one of its lesions, or the film.
+        # A row that names its film is reported with the film, as a lesion or film left out.
         skipped += [
             Skipped("CSV row", "", f"{row.where}: {row.reason}")
             for row in catalogue.rejected_rows
             if not row.film_id
         ]
         if catalogue.num_unknown_files:
-            reason = f"{catalogue.num_unknown_files} .dcm or .jpg files in folders of no CSV row"
+            count = catalogue.num_unknown_files
+            reason = f"{count} .dcm or .jpg files are in folders without a CSV row"
             skipped.append(Skipped("other files", "", reason))
         return skipped
 
     def fingerprint(self, film: Film) -> str:
-        """Returns the film's entry in the index, and size and time of its files."""
+        """Returns the film's entry in the index, and size and modification time of its files."""
         files = self.catalogue.films[film.film_id]
         paths = [files.path, *(path for lesion in files.lesions for path in lesion.paths)]
         states = [storage.state(self._root / path) for path in paths]
         return f"{files} {states}"
 
     def official_split(self, film: Film) -> str | None:
-        """Returns TCIA's split of a film's patient, 'train' or 'test'.
+        """Returns TCIA's split of a film's patient, 'train' or 'test'; None if it is in both.
 
-        None for the 31 patients in a train file of one lesion type and a test file of the other.
+        31 patients are in the train file of one lesion type and the test file of the other.
         """
         splits = self.catalogue.official_splits[film.patient_id]
         return next(iter(splits)) if len(splits) == 1 else None
@@ -112,16 +113,18 @@ class CbisDdsmSource(Source):
     def read(self, film: Film) -> Mammogram:
         """Returns the film's pixels and the lesions of all its copies.
 
-        8-bit films are scaled by 257 to 0..65535. A lesion whose mask does not fit the film or is
-        empty is in `left_out`; do not draw background from such a film.
+        8-bit films are scaled by 257 to 0..65535. A lesion whose mask is unusable (it does not fit
+        the film, is empty or covers the whole film) is in `left_out`; draw only malignant patches
+        from such a film.
 
         Raises:
             UnreadableFilmError: a file is damaged, or none of a lesion's files is a mask.
+            StorageError: a file cannot be read now.
             ValueError: the film does not belong to this source.
         """
         files = self.catalogue.films.get(film.film_id)
         if files is None:
-            raise ValueError(f"film_id must be in the index, received {film.film_id!r}.")
+            raise ValueError(f"film_id must be in the index; received {film.film_id!r}.")
         image = _grey(read_film(self._root / files.path), files.path)
         lesions, left_out = [], list(files.left_out)
         for lesion in files.lesions:
@@ -164,7 +167,7 @@ def _grey(film: FilmPixels, path: str) -> np.ndarray:
     if film.scale.bits == 8:
         logging.log_first_n(
             logging.WARNING,
-            "%s and perhaps others have 8 bits per pixel, but TCIA's films have 16: scaled by 257.",
+            "%s and perhaps other films have 8 bits per pixel, but TCIA's have 16: scaled by 257.",
             1,
             path,
         )
@@ -176,8 +179,8 @@ def _grey(film: FilmPixels, path: str) -> np.ndarray:
 def _pick_mask(candidates: dict[str, np.ndarray], film_shape: tuple[int, int]) -> str | None:
     """Returns the path of the mask, distinguished from the crop by its pixels, or None.
 
-    The mask has two values and covers the film; the crop is a grey image of a part of it. The
-    columns of the CSV files and the order of the files are wrong for many lesions.
+    The mask has two values and covers the whole film; the crop is a grey image of a part of the
+    film. The columns of the CSV files and the order of the files are wrong for many lesions.
     """
     masks = [p for p, pixels in candidates.items() if _has_two_values(pixels)]
     if not masks:
@@ -206,7 +209,8 @@ def _on_film_grid(mask: np.ndarray, film_shape: tuple[int, int]) -> np.ndarray:
     """Resizes a mask to the film's shape, by nearest neighbours.
 
     Raises:
-        UnusableMaskError: the aspect ratios differ, so the mask is of another part or film.
+        UnusableMaskError: different pitches of the digitisers do not explain the difference in
+            size, so the mask is of another film or of a part of this film.
     """
     if mask.shape == film_shape:
         return mask

@@ -32,7 +32,7 @@ _Files = Mapping[str, Sequence[str]]
 
 @dataclasses.dataclass(frozen=True)
 class LesionFiles:
-    """One marked lesion and its files, crop and mask, which only their pixels distinguish.
+    """One marked lesion and its files: crop and mask, which can be told apart only by their pixels.
 
     Attributes:
         name: such as 'P_00016_LEFT_CC mass 1', for messages.
@@ -83,15 +83,15 @@ class LeftOutFilm:
 
 @dataclasses.dataclass(frozen=True)
 class CbisDdsmIndex:
-    """All facts of the data known before reading pixels.
+    """All facts about the data that are known before reading pixels.
 
     Attributes:
         films: by film_id, sorted.
-        left_out: films whose files are missing, sorted.
-        rejected_rows: CSV rows that cannot be used.
+        left_out: films of the CSV files that have missing files or no usable row, sorted.
+        rejected_rows: CSV rows that cannot be used, or repeat another row.
         csv_paths: the CSV files that were read.
-        missing_csv_names: those of the four that were not found.
-        num_files_by_layout: image files of films, by the layout of their tree.
+        missing_csv_names: those of `CSV_NAMES` that were not found.
+        num_files_by_layout: number of image files with a CSV row, by the layout of their tree.
         num_unknown_files: image files in folders without a CSV row.
         official_splits: by patient_id, the splits of TCIA's files that list the patient.
     """
@@ -116,7 +116,8 @@ def build_index(root: epath.Path) -> CbisDdsmIndex:
     if not csv_paths:
         raise ValueError(
             f"{root}: none of {', '.join(CSV_NAMES)} is here or in a "
-            f"subfolder{folders.advice(counts)}; download them from TCIA's page of CBIS-DDSM."
+            f"subfolder{folders.advice(counts)}; download them from the CBIS-DDSM page of "
+            "cancerimagingarchive.net."
         )
     rows, rejected = _read_all_rows(root, csv_paths)
     known = {name for row in rows for name in (row.film_folder, row.film_series)}
@@ -164,11 +165,11 @@ def _find_files(root: epath.Path) -> tuple[dict[str, str], list[str], collection
 
 
 def _only_version(root: epath.Path, paths: Sequence[str]) -> str:
-    """Returns the first of several copies of one CSV file if they are identical."""
+    """Returns the first copy of a CSV file; raises ValueError if other copies differ from it."""
     first = sorted(paths)[0]
     for path in paths:
         if path != first and (root / path).read_bytes() != (root / first).read_bytes():
-            raise ValueError(f"{root}: {first} and {path} differ; keep the original from TCIA.")
+            raise ValueError(f"{root}: {first} and {path} differ; keep only the one from TCIA.")
     return first
 
 
@@ -197,7 +198,7 @@ def _repeated(row: Row, first: Row) -> RejectedRow:
 def _files_by_folder(
     paths: Iterable[str], known: set[str]
 ) -> tuple[dict[str, list[str]], collections.Counter]:
-    """Returns image files by the folder in the CSV files, and their number by layout."""
+    """Returns image files by their folder in the CSV files, and their number by layout."""
     files, layouts = collections.defaultdict(list), collections.Counter()
     for path in paths:
         parts = path.split("/")
@@ -206,7 +207,7 @@ def _files_by_folder(
             files[key].append(path)
             layouts[_layout(parts)] += 1
     for key, found in files.items():
-        # If both are in one folder, prefer DICOM with 16 bits to the JPEG copy with 8.
+        # If a folder has both, prefer DICOM with 16 bits to the JPEG copy with 8.
         files[key] = [p for p in found if not _is_jpeg(p)] or found
     return dict(files), layouts
 
@@ -229,8 +230,8 @@ def _assemble(
 ) -> tuple[dict[str, FilmFiles], list[LeftOutFilm]]:
     """Joins all rows of a film, of both copies if it has two, with their files.
 
-    A film is complete if one copy's pixels and the files of every lesion of every copy exist. A
-    known lesion without an outline could be treated as healthy tissue.
+    A film is complete if one copy's pixels and the files of every lesion of every copy exist.
+    Without this rule, a lesion without a mask could be treated as healthy tissue.
     """
     rows_by_film, rejected_by_film = collections.defaultdict(list), collections.defaultdict(list)
     for row in rows:
@@ -261,13 +262,16 @@ def _film_files(
     film_id = rows[0].film_id
     film_paths = [p for row in rows for p in _lookup(files, row.film_folder, (row.film_series,))]
     if not film_paths:
-        reason = f"no file of the film ({rows[0].where})"
+        reason = f"the film's file is missing ({rows[0].where})"
         return LeftOutFilm(film_id, rows[0].film_folder, reason)
     lesions = []
     for row in rows:
         paths = _lookup(files, row.lesion_folder, row.lesion_series)
         if len(paths) < _NUM_LESION_FILES:
-            reason = f"{len(paths)} of {_NUM_LESION_FILES} files, crop and mask ({row.where})"
+            reason = (
+                f"{len(paths)} of {_NUM_LESION_FILES} files, crop and mask, were found "
+                f"({row.where})"
+            )
             return LeftOutFilm(film_id, row.lesion_folder, reason)
         name = f"{film_id} {row.lesion_type} {row.abnormality_id}"
         lesions.append(
@@ -290,7 +294,7 @@ def _film_files(
 
 
 def _lookup(files: _Files, first_folder: str, series_uids: Iterable[str]) -> Sequence[str]:
-    """Returns the files of a first folder, or otherwise those of the series."""
+    """Returns the files of a first folder; if it has none, those of the series."""
     return files.get(first_folder) or [p for uid in series_uids for p in files.get(uid, ())]
 
 

@@ -1,4 +1,4 @@
-"""The four CSV files of CBIS-DDSM: one row for each marked lesion.
+"""Parses the four CSV files of CBIS-DDSM, which have one row for each marked lesion.
 
 The files contain line ends inside quoted cells, two spellings of one column and, if saved by a
 spreadsheet, other separators, line ends and byte order marks. No text of a row is used to open a
@@ -57,8 +57,9 @@ class Row:
         description: how the radiologist described the lesion.
         film_folder: first folder of the film's path, such as 'Mass-Test_P_00016_LEFT_CC'.
         film_series: series UID of the film, the name of the folder with the file.
-        lesion_folder: first folder of the lesion's crop and mask, the film's plus '_1'.
-        lesion_series: series UIDs of crop and mask, one or two; the order tells nothing.
+        lesion_folder: first folder of the lesion's crop and mask, such as
+            'Mass-Test_P_00016_LEFT_CC_1'.
+        lesion_series: series UIDs of crop and mask, one or two, in no meaningful order.
     """
 
     where: str
@@ -78,7 +79,7 @@ class Row:
 
     @property
     def film_id(self) -> str:
-        """The same for both copies of a film in a mass and a calcification file."""
+        """Id of the film, the same for its copies in a mass and a calcification file."""
         return f"{self.patient_id}_{self.laterality}_{self.view}"
 
 
@@ -89,7 +90,7 @@ class RejectedRow:
     Attributes:
         where: CSV file and line.
         reason: why it cannot be used.
-        film_id: the film with the lesion; empty if the row does not name it.
+        film_id: the film with the lesion; '' if the row does not name it, or only repeats a row.
     """
 
     where: str
@@ -136,7 +137,8 @@ def read_rows(path: epath.Path) -> tuple[list[Row], list[RejectedRow]]:
             (rows if isinstance(row, Row) else rejected).append(row)
     except csv.Error as error:
         raise ValueError(
-            f"{path} line {next_line}: not a well-formed CSV file: {error}."
+            f"{path} line {next_line}: the file is not well-formed CSV: {error}; download it again "
+            "from TCIA."
         ) from error
     if header is None:
         raise ValueError(f"{path}: the file is empty; download it again from TCIA.")
@@ -149,7 +151,10 @@ def _decode(path: epath.Path) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in {encoding}: {error.reason}.") from error
+        raise ValueError(
+            f"{path}: the file is not text in {encoding}: {error.reason}; download it again from "
+            "TCIA."
+        ) from error
 
 
 def _check_header(path: epath.Path, cells: list[str]) -> list[str]:
@@ -157,7 +162,9 @@ def _check_header(path: epath.Path, cells: list[str]) -> list[str]:
     header = [cell.lower().replace("_", " ") for cell in cells]
     missing = [column for column in _COLUMNS if column not in header]
     if missing:
-        raise ValueError(f"{path}: no column {missing[0]!r} in its first line; received {cells}.")
+        raise ValueError(
+            f"{path}: the first line must name the column {missing[0]!r}; received {cells}."
+        )
     return header
 
 
@@ -177,7 +184,7 @@ def _parse(cells: dict[str, str], where: str, official_split: str) -> Row | Reje
         mask_folder, mask_series = _folders(cells, "roi mask file path", lesion_id)
         if crop_folder != mask_folder:
             raise _BadCellError(
-                f"crop and mask must be in one folder, received {crop_folder} and {mask_folder}"
+                f"crop and mask must be in one folder; received {crop_folder} and {mask_folder}"
             )
     except _BadCellError as error:
         return RejectedRow(where, str(error), film_id)
@@ -204,31 +211,33 @@ def _parse(cells: dict[str, str], where: str, official_split: str) -> Row | Reje
 def _matching(cells: dict[str, str], column: str, pattern: re.Pattern) -> str:
     value = cells.get(column, "")
     if not pattern.fullmatch(value):
-        raise _BadCellError(f"{column!r} must match {pattern.pattern}, received {_short(value)}")
+        raise _BadCellError(f"{column!r} must match {pattern.pattern}; received {_short(value)}")
     return value
 
 
 def _one_of(cells: dict[str, str], column: str, choices: tuple[str, ...]) -> str:
     value = cells.get(column, "").upper()
     if value not in choices:
-        raise _BadCellError(f"{column!r} must be {' or '.join(choices)}, received {_short(value)}")
+        raise _BadCellError(f"{column!r} must be {' or '.join(choices)}; received {_short(value)}")
     return value
 
 
 def _folders(cells: dict[str, str], column: str, subject: str) -> tuple[str, str]:
     """Returns first folder and series UID of `<first folder>/<study UID>/<series UID>/<file>`.
 
-    The first folder repeats patient, side, view and lesion. This detects files in which a
-    spreadsheet has sorted only some columns, which would give films the labels of other films.
+    The first folder repeats patient, side, view and lesion. Comparing them detects files in which a
+    spreadsheet has sorted only some columns, so that films would get the labels of other films.
     """
     value = cells.get(column, "")
     first, _, series = ["", "", "", *value.replace("\\", "/").split("/")][-4:-1]
     if first not in {f"{table}_{subject}" for table in _TABLES}:
         raise _BadCellError(
-            f"{column!r} must start with the folder of {subject}, received {_short(value)}"
+            f"{column!r} must start with the folder of {subject}; received {_short(value)}"
         )
     if not _SERIES_UID.fullmatch(series):
-        raise _BadCellError(f"{column!r} has no series UID as third folder: {_short(value)}")
+        raise _BadCellError(
+            f"{column!r} must have a series UID as its third folder; received {_short(value)}"
+        )
     return first, series
 
 

@@ -1,9 +1,9 @@
 """Decodes one frame of JPEG, JPEG-LS or JPEG 2000 in a separate process.
 
-Reads a DICOM file with only the frame and its description from stdin, and writes the stored values
-as a NumPy file to stdout. The decoders are compiled libraries. On damaged streams, CharLS (JPEG-LS)
-may loop forever while it holds the interpreter's lock, and OpenJPEG allocates as much memory as the
-stream asks for. A process can be killed, and its memory limited.
+Reads from stdin a DICOM file that contains only the frame and its description, and writes the
+stored values to stdout as a NumPy file. The decoders are compiled libraries. On damaged streams,
+CharLS (JPEG-LS) may loop forever while it holds the interpreter's lock, and OpenJPEG allocates as
+much memory as the stream asks for. A process can be killed, and its memory limited.
 """
 
 import io

@@ -1,10 +1,10 @@
-"""DDSM from the University of South Florida: .LJPEG films, .OVERLAY outlines, .ics files.
+"""Reads DDSM from the University of South Florida: .LJPEG films, .OVERLAY outlines, .ics files.
 
 Data: Heath et al., "The Digital Database for Screening Mammography", IWDM 2000, 212-218.
 
-These films were made with four digitisers with different characteristic curves. Equal grey levels
-mean equal film only after conversion to optical density. The curves are from USF's calibration
-pages, http://www.eng.usf.edu/cvprg/Mammography/DDSM/calibrate/.
+The films were scanned with digitisers of four different characteristic curves. Grey levels of two
+films can be compared only after conversion to optical density. The curves are from USF's
+calibration pages, http://www.eng.usf.edu/cvprg/Mammography/DDSM/calibrate/.
 """
 
 import collections
@@ -59,9 +59,9 @@ _OPTICAL_DENSITY = {
     "howtek_ismd": lambda g: 3.96604095240593 - 0.00099055807612 * g,
 }
 # CBIS-DDSM's scale, so that models can be used for both: density 3.0 is 0, density 0.05 is 65535,
-# rounded down. Neither its paper nor its tools document this, but the levels of its films do: each
-# of them is then a level of the Lumisys (22.017 = 65535 / (1009.01 * 2.95) apart). Beyond density
-# 3.0 the digitisers record noise.
+# rounded down. Neither its paper nor its tools document this scale, but its films show it: on this
+# scale, each of their levels is a level of the Lumisys (22.017 = 65535 / (1009.01 * 2.95) apart).
+# Beyond density 3.0 the digitisers record noise.
 _BRIGHTEST_DENSITY, _DARKEST_DENSITY = 0.05, 3.0
 
 
@@ -78,7 +78,7 @@ class _Catalogue:
     Attributes:
         folders: by film_id, the folder of each film.
         skipped: films that an .ics or .OVERLAY file names but that have no .LJPEG file, and films
-            whose two cases differ.
+            that were found in two folders with different files.
     """
 
     folders: dict[str, str]
@@ -131,10 +131,10 @@ class DdsmSource(Source):
             if other is None:
                 single[film_id] = str(first)
             else:
-                # 18 cases of USF's site are in two volumes, some with different overlays.
+                # On USF's site, 18 cases are in two volumes, some with different overlays.
                 reason = (
-                    f"{first} and {other} both have {film_id}.LJPEG, their files differ, and it is "
-                    "not known which overlay is right"
+                    f"{first} and {other} both contain {film_id}.LJPEG, their files differ, and it "
+                    "is not known which overlay is right"
                 )
                 skipped.append(Skipped("film", film_id, reason))
         return _Catalogue(single, tuple(skipped))
@@ -152,8 +152,8 @@ class DdsmSource(Source):
         """Returns every film, sorted by film_id, without reading pixels.
 
         A film whose .ics or .OVERLAY file cannot be used is listed with scanner 'unknown' and
-        without lesions; `read` raises the error. A film in two folders is listed if its files are
-        identical in both.
+        without lesions; `read` raises the error. A film in two folders is listed if the records and
+        the size of its .LJPEG file are the same in both.
 
         Raises:
             ValueError: there are no films.
@@ -161,11 +161,11 @@ class DdsmSource(Source):
         return [self._index_film(film_id) for film_id in self._catalogue.folders]
 
     def skipped(self) -> Sequence[Skipped]:
-        """Returns the films that are named but missing, and those whose two cases differ."""
+        """Returns films that are named but missing, and films that differ between two folders."""
         return self._catalogue.skipped
 
     def fingerprint(self, film: Film) -> str:
-        """Returns size and time of the film's three files."""
+        """Returns path, size and modification time of the film's three files."""
         folder = self._folder(film.film_id)
         names = (f"{film.film_id}.LJPEG", f"{film.film_id}.OVERLAY", _ics_name(film.film_id))
         return f"{[storage.state(folder / name) for name in names]}"
@@ -193,8 +193,8 @@ class DdsmSource(Source):
         """Returns the film on the common grey scale and its lesions.
 
         The class is the overlay's PATHOLOGY, never the folder: `cancers` contains benign lesions
-        too. A lesion with unproven pathology or an unusable outline is in `left_out`; do not draw
-        background from such a film.
+        too. A lesion with unproven pathology, of another type or with an unusable outline is in
+        `left_out`; draw only malignant patches from such a film.
 
         Raises:
             UnreadableFilmError: one of the film's three files is missing or damaged, or the
@@ -225,17 +225,17 @@ class DdsmSource(Source):
     def _folder(self, film_id: str) -> epath.Path:
         found = self._catalogue.folders.get(film_id)
         if found is None:
-            raise ValueError(f"film_id must be in the index, received {film_id!r}.")
+            raise ValueError(f"film_id must be in the index; received {film_id!r}.")
         return epath.Path(found)
 
     def _read_records(self, film_id: str) -> tuple[str, int, FilmRecord, tuple[Mark, ...]]:
-        """Returns scanner, density, the film's line of the .ics file, the marks of its overlay."""
+        """Returns scanner, density, the film's line in the .ics file, and its overlay's marks."""
         folder = self._folder(film_id)
         view = film_id.split(".")[1]
         ics_path = folder / _ics_name(film_id)
         case = ddsm_records.parse_ics(_read_text(ics_path))
         if view not in case.films:
-            raise UnreadableFilmError(f"{ics_path}: no line with the size of {view}")
+            raise UnreadableFilmError(f"{ics_path}: the file has no line with the size of {view}")
         scanner = _SCANNERS.get((film_id[0], case.digitizer))
         if scanner is None:
             raise UnreadableFilmError(
@@ -263,7 +263,7 @@ def _same_film(film_id: str, folder: epath.Path, other: epath.Path) -> bool:
 
 
 def _film_files(film_id: str, folder: epath.Path) -> tuple:
-    """Returns values that distinguish two films of one name, without reading pixels."""
+    """Returns values that distinguish two films with the same id, without reading pixels."""
     overlay = folder / f"{film_id}.OVERLAY"
     num_bytes = (folder / f"{film_id}.LJPEG").stat().length
     try:
@@ -302,10 +302,10 @@ def _read_samples(path: epath.Path, record: FilmRecord) -> np.ndarray:
 
 @functools.cache
 def _grey_levels(scanner: str) -> np.ndarray:
-    """Returns the common scale for each grey level of a scanner, uint16 [65536].
+    """Returns the level on the common scale for each grey level of a scanner, uint16 [65536].
 
-    65535 is optical density 0.05 or less, for the least exposed film and the densest tissue; 0 is
-    density 3.0 or more.
+    65535 is optical density 0.05 or less, that of the least exposed film and the densest tissue; 0
+    is density 3.0 or more.
     """
     density = _OPTICAL_DENSITY[scanner](np.arange(2.0**16))
     span = _DARKEST_DENSITY - _BRIGHTEST_DENSITY

@@ -1,8 +1,8 @@
-"""DDSM's text files: the .ics file of a case, and the .OVERLAY file with a film's lesions.
+"""Parses DDSM's text files: the .ics file of a case, and the .OVERLAY file of a film's lesions.
 
 Format: "DDSM: case description", University of South Florida,
 http://www.eng.usf.edu/cvprg/Mammography/DDSM/case_description.html. Thousands of these files were
-typed by hand, so they are parsed by their keywords, independent of counts, order and indents.
+typed by hand, so they are parsed by their keywords, independently of counts, order and indents.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from tfds_ddsm.mammogram import LESION_TYPES, NOT_RECORDED, Description, grade
 MALIGNANT = "MALIGNANT"
 BENIGN = ("BENIGN", "BENIGN_WITHOUT_CALLBACK")
 
-# CBIS-DDSM lists at most 7 on one film of DDSM; each needs a mask of the film's size.
+# CBIS-DDSM lists at most 7 for one film of DDSM. Each needs a mask of the film's size.
 _MAX_ABNORMALITIES = 32
 
 _FILM_LINE = re.compile(r"(?:LEFT|RIGHT)_(?:CC|MLO)")
@@ -39,7 +39,7 @@ class RecordError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class FilmRecord:
-    """A film's line of the .ics file."""
+    """A film's line in the .ics file."""
 
     num_lines: int
     pixels_per_line: int
@@ -51,7 +51,7 @@ class CaseRecord:
     """The content of an .ics file.
 
     Attributes:
-        digitizer: its make: 'DBA', 'HOWTEK' or 'LUMISYS'; '' if not recorded.
+        digitizer: make of the digitiser: 'DBA', 'HOWTEK' or 'LUMISYS'; '' if not recorded.
         films: the listed films by 'LEFT_CC', 'LEFT_MLO', 'RIGHT_CC' and 'RIGHT_MLO'.
         density: BI-RADS density of the breasts, 1 to 4; -1 if not recorded.
     """
@@ -67,9 +67,9 @@ class Mark:
 
     Attributes:
         number: 1 for the first in the overlay.
-        lesion_type: 'mass' or 'calcification', the first one named; '' if there is neither.
+        lesion_type: 'mass' or 'calcification', whichever is named first; '' if neither is named.
         pathology: 'MALIGNANT', 'BENIGN', 'BENIGN_WITHOUT_CALLBACK', 'UNPROVEN'; '' if missing.
-        outlines: int32 [points, 2] each, column and row; without cores, which are drawn inside.
+        outlines: each int32 [points, 2], column and row; without cores, which lie inside.
         problem: why there are no outlines, or ''.
         description: the radiologist's description.
     """
@@ -82,7 +82,7 @@ class Mark:
     description: Description = _NOT_DESCRIBED
 
     def why_unusable(self, film: FilmRecord) -> str:
-        """Returns why the mark is not a usable lesion (class, type and location), or ''."""
+        """Returns why the mark does not give a lesion's class, type and location, or ''."""
         if self.problem:
             return self.problem
         if not self.lesion_type:
@@ -93,8 +93,8 @@ class Mark:
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         if min(left, top) < 0 or right >= film.pixels_per_line or bottom >= film.num_lines:
             return (
-                f"the outline (columns {left}..{right}, rows {top}..{bottom}) leaves the film of "
-                f"{film.pixels_per_line} x {film.num_lines} pixels"
+                f"the outline (rows {top} to {bottom}, columns {left} to {right}) leaves the film "
+                f"of {film.num_lines} x {film.pixels_per_line} pixels"
             )
         return ""
 
@@ -102,7 +102,7 @@ class Mark:
 def parse_ics(text: str) -> CaseRecord:
     """Reads an .ics file.
 
-    Lines are identified by their first word. Blank lines, trailing blanks, other lines and another
+    Lines are identified by their first word. Blank lines, trailing blanks, unknown lines and any
     order are allowed. A film's line without a size is ignored.
     """
     digitizer, films, density = "", {}, NOT_RECORDED
@@ -120,7 +120,7 @@ def parse_ics(text: str) -> CaseRecord:
 
 
 def _number_after(keyword: str, words: list[str]) -> int:
-    """Returns the integer after a keyword, at most 5 digits, or 0."""
+    """Returns the integer of at most 5 digits after a keyword, or 0 if there is none."""
     for word, value in itertools.pairwise(words):
         if word == keyword and re.fullmatch("[0-9]{1,5}", value):
             return int(value)
@@ -130,9 +130,9 @@ def _number_after(keyword: str, words: list[str]) -> int:
 def parse_overlay(text: str) -> tuple[Mark, ...]:
     """Reads an .OVERLAY file.
 
-    TOTAL_OUTLINES is wrong in many files and is not used. A lesion with two types counts as the
-    first. If TOTAL_ABNORMALITIES is larger than the number of marks, the last mark stands for those
-    missing.
+    TOTAL_OUTLINES is wrong in many files and is not used. A lesion with two types has the first of
+    them. If TOTAL_ABNORMALITIES is larger than the number of abnormalities in the file, the last of
+    the returned marks stands for the missing ones.
 
     Raises:
         RecordError: the file is not an overlay, or has too many abnormalities.
@@ -140,13 +140,16 @@ def parse_overlay(text: str) -> tuple[Mark, ...]:
     text = "\n".join(text.splitlines())
     total = _TOTAL.search(text)
     if total is None:
-        raise RecordError("no TOTAL_ABNORMALITIES in the file")
+        raise RecordError("the file has no TOTAL_ABNORMALITIES")
     _, *blocks = _ABNORMALITY.split(text)
     if len(blocks) > _MAX_ABNORMALITIES:
-        raise RecordError(f"{len(blocks)} abnormalities, more than {_MAX_ABNORMALITIES}")
+        raise RecordError(
+            f"an overlay must have at most {_MAX_ABNORMALITIES} abnormalities; received "
+            f"{len(blocks)}"
+        )
     marks = [_parse_mark(number, block) for number, block in enumerate(blocks, start=1)]
     if len(marks) < int(total[1]):
-        problem = f"TOTAL_ABNORMALITIES is {total[1]}, but the file has {len(marks)}"
+        problem = f"TOTAL_ABNORMALITIES is {total[1]}, but the file lists {len(marks)}"
         marks.append(Mark(len(marks) + 1, "", "", (), problem))
     return tuple(marks)
 
@@ -182,14 +185,19 @@ def _description(block: str) -> Description:
 
 
 def _trace(chain: str) -> np.ndarray:
-    """Follows a chain code, 'column row code code ... #', and returns its points, int32 [n, 2]."""
+    """Returns the points of a chain code, 'column row code code ... #', int32 [n, 2]."""
     if not chain.endswith("#"):
-        raise RecordError("the outline's chain code ends without '#'")
+        raise RecordError("the outline's chain code must end with '#'")
     start, codes = chain[:-1].split()[:2], chain[:-1].split()[2:]
     if len(codes) < 3 or any(len(number) > 5 for number in start):
-        raise RecordError("the outline's chain code must have a start and at least 3 steps")
-    if not set(codes) <= set("01234567"):
-        raise RecordError("the outline's chain code has steps other than 0 to 7")
+        raise RecordError(
+            "the outline's chain code must have a start and at least 3 steps; received "
+            f"{chain[:40]!r}"
+        )
+    if unknown := sorted(set(codes) - set("01234567")):
+        raise RecordError(
+            f"the steps of the outline's chain code must be 0 to 7; received {unknown[0][:20]!r}"
+        )
     steps = _STEPS[np.array(codes, np.int64)]
     origin = np.array([start], np.int64)
     return np.concatenate((origin, origin + np.cumsum(steps, axis=0))).astype(np.int32)

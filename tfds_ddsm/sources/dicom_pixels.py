@@ -1,9 +1,10 @@
-"""The stored values of a DICOM film, for all transfer syntaxes.
+"""Reads the stored values of a DICOM film: uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000.
 
-Streams of JPEG, JPEG-LS and JPEG 2000 are decoded by pydicom's decoders in a separate process
-(`codec_process`). RLE has its own decoder (`dicom_rle`), and so has lossless JPEG: DDSM needs one
-(`ljpeg`), and it detects damaged streams for which libjpeg returns a film. All values that
-determine a stream's memory are checked against Rows and Columns before decoding.
+Lossy JPEG, JPEG-LS and JPEG 2000 are decoded by pydicom's plug-ins in a separate process
+(`codec_process`), RLE by `dicom_rle` and lossless JPEG by `ljpeg`. `ljpeg` is needed for DDSM, and
+it also detects damaged streams for which libjpeg returns an image. Before decoding, the size that
+a stream declares is compared with Rows and Columns, and its number of tiles is limited, because
+both determine how much memory the decoder allocates.
 """
 
 import io
@@ -29,7 +30,7 @@ _PIXEL_GROUP = 0x7FE0
 # Pixel Data, and the extended offset table before it.
 _PIXEL_TAGS = (0x7FE00001, 0x7FE00002, 0x7FE00010)
 _MAX_HEADER_BYTES = 16 * 2**20
-# Start of the attributes of a data set without preamble: group 2 or 8, little endian.
+# First bytes of a file without preamble: the first attribute has group 2 or 8, little endian.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 _UNCOMPRESSED = (
     uid.ImplicitVRLittleEndian,
@@ -50,7 +51,7 @@ _PLUGINS = {
     uid.HTJ2KLosslessRPCL: "pylibjpeg",
     uid.HTJ2K: "pylibjpeg",
 }
-# A film of 50 million pixels needs a tenth of it.
+# A film of 50 million pixels takes a tenth of this.
 _MAX_DECODING_SECONDS = 120
 _END_OF_STREAM = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
 _MAX_TILES = 4096
@@ -69,15 +70,15 @@ def is_dicom(data: bytes) -> bool:
 
 
 def read(data: bytes, max_bytes: int) -> pydicom.Dataset:
-    """Returns a DICOM file's attributes up to its pixels, and its file meta information.
+    """Returns a DICOM file's attributes up to and including the pixels, and its meta information.
 
     Args:
         data: the file's content.
-        max_bytes: limit for the size of a deflated data set.
+        max_bytes: maximum size of a deflated data set after decompression.
 
     Raises:
-        ValueError: no pixels are found near the beginning. Damaged attributes raise pydicom's
-            exceptions.
+        ValueError: the file is a DICOMDIR, has no pixels near its beginning, or has a deflated data
+            set that is truncated or too large. Damaged attributes raise pydicom's exceptions.
     """
     buffer = io.BytesIO(data)
     if data[128:_PREAMBLE_BYTES] == b"DICM":
@@ -94,7 +95,10 @@ def read(data: bytes, max_bytes: int) -> pydicom.Dataset:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         data, start = inflater.decompress(data[start:], max_bytes), 0
         if not inflater.eof:
-            raise ValueError("the deflated data set is truncated, or larger than a film can be")
+            raise ValueError(
+                f"the deflated data set is truncated, or has more than {max_bytes} bytes after "
+                "decompression"
+            )
     # Millions of empty elements would take minutes and gigabytes.
     buffer = io.BytesIO(data[: start + _MAX_HEADER_BYTES])
     buffer.seek(start)
@@ -125,8 +129,8 @@ def stored_values(dataset: pydicom.Dataset) -> np.ndarray:
     """Returns the stored values of the only frame: uint8, uint16, int8 or int16 [height, width].
 
     Raises:
-        ValueError: the file is not a film, or its stream is damaged. Damaged attributes raise
-            pydicom's exceptions.
+        ValueError: the file is not a film, no decoder for its transfer syntax is available, or its
+            stream is damaged. Damaged attributes raise pydicom's exceptions.
         StorageError: the machine cannot run the stream's decoder now.
     """
     _check_is_film(dataset)
@@ -136,8 +140,8 @@ def stored_values(dataset: pydicom.Dataset) -> np.ndarray:
         return _checked(stored, dataset)
     if syntax not in (uid.RLELossless, *_LOSSLESS_JPEG, *_PLUGINS):
         raise ValueError(
-            f"transfer syntax {uid.UID(syntax).name!r} is not for still images; convert the "
-            "file, for instance with dcmtk's dcmconv or gdcmconv --raw"
+            f"transfer syntax {uid.UID(syntax).name!r} is not supported; export the film again "
+            "without compression (Explicit VR Little Endian)"
         )
     (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
     shape = dataset.Rows, dataset.Columns
@@ -162,8 +166,8 @@ def _check_is_film(dataset: pydicom.Dataset) -> None:
     num_frames = dataset.get("NumberOfFrames") or 1
     if class_uid == _TOMOSYNTHESIS or num_frames != 1:
         raise ValueError(
-            f"NumberOfFrames must be 1, received {num_frames}: tomosynthesis and other multi-frame "
-            "images are not films; pass the view's 2-D mammogram, or one frame as a separate file"
+            "tomosynthesis and other multi-frame images are not films; received NumberOfFrames "
+            f"{num_frames}: pass the view's 2-D mammogram, or one frame as a separate file"
         )
     for keyword in _REQUIRED:
         if dataset.get(keyword) is None:
@@ -172,9 +176,8 @@ def _check_is_film(dataset: pydicom.Dataset) -> None:
     colours, interpretation = dataset.SamplesPerPixel, dataset.PhotometricInterpretation
     if colours != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(
-            f"PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, received "
-            f"{interpretation!r} with {colours} samples per pixel: colour images are not films; "
-            "export the film in grey"
+            "PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, with 1 sample per "
+            f"pixel; received {interpretation!r} with {colours}: export the film in grey"
         )
     for keyword, allowed in (
         ("BitsAllocated", (8, 16)),
@@ -185,20 +188,22 @@ def _check_is_film(dataset: pydicom.Dataset) -> None:
         value = dataset.get(keyword)
         if value not in allowed:
             expected = " or ".join(map(str, allowed)) if len(allowed) < 3 else "8 to 16"
-            raise ValueError(f"{keyword} must be {expected}, received {value!r}")
+            raise ValueError(f"{keyword} must be {expected}; received {value!r}")
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises ValueError if an image has no pixels or more than a film."""
+    """Raises ValueError if an image has no pixels, or more than a film can have."""
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise ValueError(f"{height} x {width} pixels; a film has at least 1, at most {MAX_PIXELS}")
+        raise ValueError(
+            f"a film must have from 1 to {MAX_PIXELS} pixels; received {height} x {width} pixels"
+        )
 
 
 def _checked(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """Returns stored values with the sign declared by the file and no bits beyond its depth."""
     shape = dataset.Rows, dataset.Columns
     if stored.shape != shape:
-        raise ValueError(f"the stream has {stored.shape} pixels, but the file declares {shape}")
+        raise ValueError(f"the stream has the shape {stored.shape}, but the file declares {shape}")
     bits, allocated = dataset.BitsStored, dataset.BitsAllocated
     if stored.dtype.itemsize * 8 != allocated:
         if (brightest := int(stored.max())) >= 2**allocated:
@@ -218,7 +223,7 @@ def _checked(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _overlays_lie_in_pixels(dataset: pydicom.Dataset) -> bool:
-    """Returns whether the bits beyond the depth contain overlays, as older devices wrote them."""
+    """Returns whether the bits beyond the depth contain overlays, as written by older devices."""
     return any(
         dataset.get((group, 0x0102)) is not None and (group, 0x3000) not in dataset
         for group in range(0x6000, 0x6020, 2)
@@ -226,7 +231,7 @@ def _overlays_lie_in_pixels(dataset: pydicom.Dataset) -> bool:
 
 
 def _check_jpeg(stream: bytes, shape: tuple[int, int]) -> None:
-    """Raises ValueError unless a JPEG or JPEG-LS stream is complete, of one grey frame `shape`."""
+    """Raises ValueError unless a JPEG or JPEG-LS stream has an end and a grey frame of `shape`."""
     _check_end(stream)
     if stream[:2] != b"\xff\xd8":
         raise ValueError("the stream is not JPEG")
@@ -245,7 +250,7 @@ def _check_jpeg(stream: bytes, shape: tuple[int, int]) -> None:
 
 
 def _check_jpeg2000(stream: bytes, shape: tuple[int, int]) -> None:
-    """Raises ValueError unless a JPEG 2000 stream is complete and of one grey frame `shape`."""
+    """Like `_check_jpeg` for JPEG 2000; also raises ValueError for too many tiles."""
     _check_end(stream)
     start = stream.find(b"\xff\x4f\xff\x51")  # SOC, SIZ (ITU-T T.800, A.5.1)
     if start < 0:
@@ -255,7 +260,7 @@ def _check_jpeg2000(stream: bytes, shape: tuple[int, int]) -> None:
     _check_frame((bottom - top, right - left), colours, shape)
     if not across or not down or -(-right // across) * -(-bottom // down) > _MAX_TILES:
         raise ValueError(
-            f"an image must have at most {_MAX_TILES} tiles, received tiles of {down} x {across} "
+            f"an image must have at most {_MAX_TILES} tiles; received tiles of {down} x {across} "
             "pixels"
         )
 
@@ -268,8 +273,8 @@ def _check_end(stream: bytes) -> None:
 def _check_frame(size: tuple[int, int], colours: int, shape: tuple[int, int]) -> None:
     if size != shape or colours != 1:
         raise ValueError(
-            f"the stream has {size[0]} x {size[1]} pixels of {colours} samples, but the file "
-            f"declares {shape[0]} x {shape[1]} of 1"
+            f"the stream has {size[0]} x {size[1]} pixels with {colours} samples each, but the "
+            f"file declares {shape[0]} x {shape[1]} with 1"
         )
 
 
@@ -304,11 +309,13 @@ def _by_codec(dataset: pydicom.Dataset, frame: bytes, syntax: uid.UID) -> np.nda
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )
     except subprocess.TimeoutExpired:
-        raise ValueError("the stream is damaged: its decoder does not finish") from None
+        raise ValueError(
+            f"the stream is damaged: its decoder did not finish in {_MAX_DECODING_SECONDS} s"
+        ) from None
     except OSError as error:
         raise StorageError(
             f"the decoder cannot be started ({error.strerror}); run the same command again when "
-            "the machine has free memory and processes"
+            "the machine has more free memory and runs fewer processes"
         ) from error
     if finished.returncode in (-signal.SIGKILL, -signal.SIGTERM):
         raise StorageError(

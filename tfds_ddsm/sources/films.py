@@ -1,4 +1,4 @@
-"""The user's own films: a folder with one table, films.csv, and the films listed in it."""
+"""Reads a user's own films: a folder with one table, films.csv, and the films listed in it."""
 
 import dataclasses
 import functools
@@ -89,7 +89,7 @@ class FilmsSource(Source):
         return films, tuple(skipped)
 
     def _in_bucket(self) -> frozenset[epath.Path]:
-        """Returns the files in a bucket, by a few requests for all; empty on disk."""
+        """Returns the files in a bucket, by a few requests, if the table is long; or else none."""
         if "://" not in os.fspath(self._root) or len(self.table.films) < _LISTED_FROM:
             return frozenset()
         return frozenset(
@@ -104,12 +104,12 @@ class FilmsSource(Source):
         """Returns every film that gives patches, sorted by film_id, without reading pixels.
 
         Raises:
-            ValueError: see `table`; or no film can be used.
+            ValueError: no film can be used; see also `table`.
         """
         films = self.usable_films()
         if not films:
             skipped = self.skipped()
-            example = f", such as: {skipped[0].reason}" if skipped else ""
+            example = f"; for example, {skipped[0].reason}" if skipped else ""
             raise ValueError(f"{self._root / TABLE_NAME}: no film can be used{example}.")
         return films
 
@@ -118,13 +118,17 @@ class FilmsSource(Source):
         return [lines.film for lines in self._found[0].values()]
 
     def skipped(self) -> Sequence[Skipped]:
-        """Returns invalid lines, missing files, and lesions of unknown location."""
+        """Returns invalid lines, films with missing files, and lesions of unknown location.
+
+        Such a lesion is listed if it is malignant and no other malignant lesion of its film has a
+        location: the film then gives no patch.
+        """
         return self._found[1]
 
     def split_of(self, film: Film) -> str:
-        """Returns the split of the film's patient, from the table or otherwise by a hash.
+        """Returns the split of the film's patient: from the table or, if it has none, by a hash.
 
-        If the table has no validation patients, a tenth of its training patients is used.
+        If the table has no validation patients, a tenth of its training patients is validation.
         """
         by_hash = patches.split_of(film.patient_id)
         named = self._splits.get(film.patient_id)
@@ -142,7 +146,7 @@ class FilmsSource(Source):
         return frozenset(self._splits.values())
 
     def fingerprint(self, film: Film) -> str:
-        """Returns the film's lines in the table, and size and time of its files."""
+        """Returns the film's lines in the table, and size and modification time of its files."""
         lines = self._lines(film)
         paths = [lines.path, *(lesion.mask for lesion in lines.lesions if lesion.mask)]
         return f"{lines} {[storage.state(self._root / path) for path in paths]}"
@@ -150,12 +154,12 @@ class FilmsSource(Source):
     def read(self, film: Film) -> Mammogram:
         """Returns the film's pixels and lesions.
 
-        A malignant lesion of unknown location is in `left_out`. A benign one is not, because
-        patches next to the other lesions are non-malignant anyway.
+        A malignant lesion of unknown location is in `left_out`. A benign one is not, because the
+        film's other patches are non-malignant wherever that lesion is.
 
         Raises:
-            UnreadableFilmError: a file is damaged, a lesion is not on the film, or a mask has
-                another size.
+            UnreadableFilmError: a file is damaged, a lesion is not on the film, or a mask cannot be
+                used, for instance because it does not have the film's size.
             StorageError: a file cannot be read now.
             ValueError: the film does not belong to this source.
         """
@@ -188,7 +192,7 @@ class FilmsSource(Source):
     def _lines(self, film: Film) -> FilmLines:
         lines = self._found[0].get(film.film_id)
         if lines is None:
-            raise ValueError(f"film_id must be in the index, received {film.film_id!r}.")
+            raise ValueError(f"film_id must be in the index; received {film.film_id!r}.")
         return lines
 
     def _mask(self, lesion: LesionLine, film_shape: tuple[int, int]) -> np.ndarray:
@@ -199,13 +203,14 @@ class FilmsSource(Source):
             pixels = image_file.read_pixels(self._root / lesion.mask)
             if pixels.shape != film_shape:
                 raise lesion_mask.UnusableMaskError(
-                    f"the mask has {pixels.shape[0]} x {pixels.shape[1]} pixels, its film "
-                    f"{film_shape[0]} x {film_shape[1]}"
+                    f"the mask must have the film's {film_shape[0]} x {film_shape[1]} pixels; "
+                    f"received {pixels.shape[0]} x {pixels.shape[1]}"
                 )
             mask = lesion_mask.binary(pixels)
             if _is_white_outside(mask):
                 raise lesion_mask.UnusableMaskError(
-                    "the mask is set along all edges of the film: a lesion must be bright on dark"
+                    "the mask is set along all edges of the film: invert it, so that the lesion is "
+                    "bright on dark"
                 )
             return mask
         except (lesion_shapes.OutsideFilmError, lesion_mask.UnusableMaskError) as error:
@@ -216,7 +221,7 @@ class FilmsSource(Source):
 def _hides_malignant(lines: FilmLines) -> tuple[str, ...]:
     """Returns a line for each malignant lesion of unknown location."""
     return tuple(
-        f"{lesion.where}: malignant, and the table does not say where on the film"
+        f"{lesion.where}: the malignant lesion has no location"
         for lesion in lines.lesions
         if lesion.malignant and not lesion.has_place
     )

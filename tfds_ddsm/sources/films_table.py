@@ -1,6 +1,6 @@
-"""films.csv: the table of a user's own films, with a line for each lesion or film without one.
+"""Parses films.csv, the table of a user's own films: a line per lesion or per film without one.
 
-The film of an invalid line is skipped, because an unknown lesion could be treated as healthy
+A film with an invalid line is skipped, because a lesion in that line could be treated as healthy
 tissue.
 """
 
@@ -23,7 +23,7 @@ LABELS = ("malignant", "benign", "normal")
 _REQUIRED = ("film", "patient_id", "label")
 _BOX = ("row_min", "row_max", "col_min", "col_max")
 _CIRCLE = ("center_row", "center_col", "radius")
-# Equal in all lines of a film.
+# These must be equal in all lines of a film.
 _OF_FILM = ("patient_id", "laterality", "view", "split", "scanner", "density", "bits")
 _DESCRIPTION = ("assessment", "subtlety", "mass_shape", "mass_margins")
 COLUMNS = (
@@ -41,7 +41,7 @@ _TYPES = {
 }
 _DENSITIES = dict(zip("ABCD", (1, 2, 3, 4), strict=True))
 _LARGEST_NUMBER = 1e6
-_BEYOND_HEADER = "BEYOND"  # key of a row's first cell without a column; columns are lower case
+_BEYOND_HEADER = "BEYOND"  # key of a row's first cell without a column; names are lower case
 _MAX_ID = 100
 
 
@@ -53,13 +53,13 @@ class LesionLine:
         where: such as 'films.csv line 3', for messages.
         malignant: True for malignant, False for benign.
         lesion_type: 'mass', 'calcification' or 'other'.
-        shape: its outline; None if it has a mask, or its location is unknown.
-        mask: path of its mask relative to the table's folder, or ''.
+        shape: the lesion's outline; None if the lesion has a mask or an unknown location.
+        mask: path of the lesion's mask relative to the table's folder, or ''.
         from_bottom: whether rows are counted from the film's bottom.
         description: the radiologist's description.
     """
 
-    # Not compared, because lines before it may be added or removed.
+    # Not compared, because the number changes if earlier lines are added or removed.
     where: str = dataclasses.field(compare=False, repr=False)
     malignant: bool
     lesion_type: str
@@ -98,7 +98,7 @@ class Fault:
     """An invalid line.
 
     Attributes:
-        film_id: the film skipped because of it; '' if the line names none.
+        film_id: the film skipped because of this line; '' if the line names none.
         reason: file, line and error.
     """
 
@@ -187,7 +187,9 @@ def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
                     header.pop()
                 names = [name for name in header if name]
                 if len(set(names)) < len(names):
-                    raise ValueError(f"{TABLE_NAME}: duplicate column: {', '.join(names)}.")
+                    raise ValueError(
+                        f"{TABLE_NAME}: column names must be unique; received {', '.join(names)}."
+                    )
             else:
                 row = dict(zip(header, cells, strict=False))
                 row[_BEYOND_HEADER] = next(filter(None, cells[len(header) :]), "")
@@ -201,7 +203,7 @@ def _path_below(text: str, column: str) -> str:
     path = posixpath.normpath(text.replace("\\", "/")) if text else ""
     if not path or path == "." or path.startswith(("/", "../")) or path == "..":
         raise _LineError(
-            f"{column} must be the path of a file below the folder of {TABLE_NAME}, received "
+            f"{column} must be the path of a file below the folder of {TABLE_NAME}; received "
             f"{text!r}"
         )
     return path
@@ -243,7 +245,7 @@ def _film_lines(
         raise _LineError(f"{where}: the film {path} has no patient_id")
     if not _ID.fullmatch(values["patient_id"]):
         raise _LineError(
-            f"{where}: patient_id must be at most 64 letters, digits, '.', '_' and '-', received "
+            f"{where}: patient_id must have 1 to 64 letters, digits, '.', '_' and '-'; received "
             f"{values['patient_id']!r}"
         )
     lesions = []
@@ -270,11 +272,11 @@ def _film(film_id: str, values: Mapping[str, str], lesions: Sequence[LesionLine]
     for name in ("view", "scanner"):
         if values[name] and not _TEXT.fullmatch(values[name]):
             raise _LineError(
-                f"{name} must be at most 64 plain characters, received {values[name]!r}"
+                f"{name} must have at most 64 ASCII characters; received {values[name]!r}"
             )
     laterality = values["laterality"].upper()
     if laterality and laterality not in _LATERALITIES:
-        raise _LineError(f"laterality must be LEFT or RIGHT, received {values['laterality']!r}")
+        raise _LineError(f"laterality must be LEFT or RIGHT; received {values['laterality']!r}")
     density = values["density"].upper()
     return Film(
         film_id=film_id,
@@ -290,7 +292,7 @@ def _film(film_id: str, values: Mapping[str, str], lesions: Sequence[LesionLine]
 
 def _split(text: str) -> str:
     if text.lower() not in ("", *SPLITS):
-        raise _LineError(f"split must be one of {', '.join(SPLITS)}, received {text!r}")
+        raise _LineError(f"split must be one of {', '.join(SPLITS)}; received {text!r}")
     return text.lower()
 
 
@@ -298,7 +300,7 @@ def _bits(text: str) -> int | None:
     if not text:
         return None
     if not re.fullmatch(r"[0-9]{1,2}", text, re.ASCII) or not 8 <= int(text) <= 16:
-        raise _LineError(f"bits must be an integer from 8 to 16, received {text!r}")
+        raise _LineError(f"bits must be an integer from 8 to 16; received {text!r}")
     return int(text)
 
 
@@ -306,12 +308,12 @@ def _lesion(where: str, row: Mapping[str, str]) -> LesionLine | None:
     """Returns the lesion of a line, or None if its film is normal."""
     if row[_BEYOND_HEADER]:
         raise _LineError(
-            "a line must not have more cells than the header, received the extra cell "
-            f"{row[_BEYOND_HEADER][:40]!r}; are texts with commas in quotation marks?"
+            "a line must not have more cells than the header; received the extra cell "
+            f"{row[_BEYOND_HEADER][:40]!r}: put texts with commas in quotation marks"
         )
     label = row["label"].lower()
     if label not in LABELS:
-        raise _LineError(f"label must be one of {', '.join(LABELS)}, received {row['label']!r}")
+        raise _LineError(f"label must be one of {', '.join(LABELS)}; received {row['label']!r}")
     given = [
         name
         for name, columns in (
@@ -324,15 +326,16 @@ def _lesion(where: str, row: Mapping[str, str]) -> LesionLine | None:
     ]
     if len(given) > 1:
         raise _LineError(
-            f"a lesion must have only one of mask, box, circle and polygon, received {given}"
+            "a lesion must have only one of mask, box, circle and polygon; received "
+            f"{' and '.join(given)}"
         )
     if label == "normal":
         if given:
-            raise _LineError(f"a normal film must have no lesion, received a {given[0]}")
+            raise _LineError(f"a normal film must have no lesion; received a {given[0]}")
         return None
     origin = row["origin"].lower()
     if origin not in ("", "top", "bottom"):
-        raise _LineError(f"origin must be top or bottom, received {row['origin']!r}")
+        raise _LineError(f"origin must be top or bottom; received {row['origin']!r}")
     type_words = row["lesion_type"].lower()
     return LesionLine(
         where=where,
@@ -355,12 +358,12 @@ def _shape(kind: str, row: Mapping[str, str]) -> Shape:
     numbers = {name: _number(row[name], name) for name in columns}
     if kind == "circle":
         if numbers["radius"] <= 0:
-            raise _LineError(f"radius must be larger than 0, received {row['radius']!r}")
+            raise _LineError(f"radius must be larger than 0; received {row['radius']!r}")
         return Circle(**numbers)
     box = Box(**numbers)
     if box.row_min > box.row_max or box.col_min > box.col_max:
         raise _LineError(
-            "row_min and col_min must be at most row_max and col_max, received rows "
+            "row_min and col_min must be at most row_max and col_max; received rows "
             f"{box.row_min:g} to {box.row_max:g}, columns {box.col_min:g} to {box.col_max:g}"
         )
     return box
@@ -371,10 +374,14 @@ def _polygon(text: str) -> Polygon:
     for pair in text.split():
         numbers = pair.split(",")
         if len(numbers) != 2:
-            raise _LineError(f"polygon must be 'row,col row,col ...', received {pair[:40]!r} in it")
+            raise _LineError(
+                f"polygon must be 'row,col row,col ...'; received the point {pair[:40]!r}"
+            )
         points.append((_number(numbers[0], "polygon row"), _number(numbers[1], "polygon column")))
     if len(set(points)) < 3:
-        raise _LineError(f"polygon must have at least 3 points, received {len(set(points))}")
+        raise _LineError(
+            f"polygon must have at least 3 different points; received {len(set(points))}"
+        )
     return Polygon(tuple(points))
 
 
@@ -384,7 +391,10 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         value = math.nan
     if not abs(value) <= _LARGEST_NUMBER:
-        raise _LineError(f"{name} must be a number of pixels, received {text[:40]!r}")
+        raise _LineError(
+            f"{name} must be a number of pixels from -{_LARGEST_NUMBER:.0f} to "
+            f"{_LARGEST_NUMBER:.0f}; received {text[:40]!r}"
+        )
     return value
 
 

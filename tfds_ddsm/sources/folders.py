@@ -13,12 +13,12 @@ _NUM_KINDS = 4
 
 
 def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
-    """Yields every folder at and below `root` with the names of its files, in no fixed order.
+    """Yields `root` and every folder below it with the names of its files, in no fixed order.
 
-    Links to folders are followed, because large data are often on other disks. Each target folder
-    is visited only once, so circular links end. Hidden files are skipped: macOS writes '._1-1.dcm'
-    next to '1-1.dcm' on foreign disks. A bucket gets one request per level of folders, which lists
-    everything below `root`, instead of one per file.
+    Links to folders are followed, because large data sets are often on other disks. Each target
+    folder is visited only once, so circular links end. Hidden files are skipped: macOS writes
+    '._1-1.dcm' next to '1-1.dcm' on disks formatted for other systems. A bucket is listed with one
+    request per level of folders, not with one per file.
     """
     if "://" in os.fspath(root):
         yield from _walk_bucket(root)
@@ -60,16 +60,16 @@ def kind_of(file_name: str) -> str:
 
 
 def advice(counts: Mapping[str, int]) -> str:
-    """Describes the content of a folder without films, with a hint.
+    """Describes the files in a folder without films, and says what to do.
 
     Args:
         counts: number of files by `kind_of`.
 
     Returns:
-        A part of a sentence that follows the error.
+        The end of an error message without its full stop.
     """
     if not counts:
-        return "; there are no files"
+        return "; the folder has no files"
     names = [
         f"{count} {kind or 'without a suffix'}"
         for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -1,7 +1,8 @@
 """Decodes films and masks from DICOM, PNG, PGM, TIFF or JPEG files, or refuses them.
 
-The files may be damaged or hostile. All values that determine the memory for decoding are checked
-before allocating. The format is detected from the content, not from the name.
+The files may be damaged or hostile, so their size and the height and width that they declare are
+checked before memory is allocated for the pixels. The format is detected from the content, not from
+the name.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from tfds_ddsm.sources import dicom_pixels, storage
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
-# 16 bits per pixel, plus a header and run lengths that do not compress.
+# 16 bits per pixel, plus a header and the overhead of RLE that does not compress.
 MAX_FILE_BYTES = 2 * MAX_PIXELS * 129 // 128 + 2**20
 # The first bytes of each image format, and Pillow's name for it.
 _PICTURES = (
@@ -105,12 +106,12 @@ def read_pixels(path: epath.Path) -> np.ndarray:
 
 
 def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = False) -> FilmPixels:
-    """Returns the film of a file's content.
+    """Decodes a film.
 
     Args:
-        data: the content.
-        name: name for messages.
-        bits: depth of the film; None: given by the file, or estimated from its values.
+        data: the file's content.
+        name: the file's name, for messages.
+        bits: depth of the film; None: as given by the file, or estimated from its stored values.
         voi: whether to apply a DICOM file's VOI LUT or window.
 
     Raises:
@@ -131,7 +132,13 @@ def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = Fal
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """Returns the stored values of a file's content, for instance of a mask; high is bright.
+    """Decodes a file, for instance a mask, to its stored values.
+
+    A TIFF file in which low values are bright is inverted, but a DICOM file is not.
+
+    Args:
+        data: the file's content.
+        name: the file's name, for messages.
 
     Returns:
         Integers of 8 or 16 bits [height, width], at most `MAX_PIXELS` in all.
@@ -147,15 +154,16 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def refusing(name: str) -> Iterator[None]:
-    """Converts all exceptions for damaged files to one line with the file's name."""
+    """Converts exceptions about damaged files to UnreadableFilmError, one line with the name."""
     log = logging.getLogger("pydicom")
     level = log.level
-    # Its messages about damaged files, with tracebacks, repeat the reason of the refusal.
+    # Its messages about damaged files, with tracebacks, repeat the reason for the refusal.
     log.setLevel(logging.CRITICAL)
     try:
-        # The used attributes are checked here. pydicom would print broken values in full.
+        # The attributes in use are checked by this package. pydicom would print invalid values in
+        # full.
         with pydicom.config.disable_value_validation(), warnings.catch_warnings():
-            # Warnings about odd values; important ones are refused.
+            # These are about odd values; this package refuses those that matter.
             warnings.filterwarnings("ignore", module="pydicom")
             yield
     except StorageError as error:
@@ -171,15 +179,15 @@ def _check_num_bytes(num_bytes: int) -> None:
     if not num_bytes:
         raise ValueError("the file is empty")
     if num_bytes > MAX_FILE_BYTES:
-        raise ValueError(f"{num_bytes} bytes are more than a film can have")
+        raise ValueError(f"the file must have at most {MAX_FILE_BYTES} bytes; received {num_bytes}")
 
 
 def _decode(data: bytes) -> tuple[np.ndarray, pydicom.Dataset | None, int | None, bool]:
     """Decodes a file's content.
 
     Returns:
-        The stored values, a DICOM file's attributes, the stored value of white given by another
-        image, and whether low values of that image are bright.
+        The stored values; the attributes of a DICOM file, or None; the stored value of white, if
+        another image gives it, or None; and whether low values of another image are bright.
     """
     _check_num_bytes(len(data))
     if dicom_pixels.is_dicom(data):
@@ -198,7 +206,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, pydicom.Dataset | None, int | None
 
 
 def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
-    """Decodes a grey image of 16 bits, or of 8 and fewer; the colours of a JPEG become grey.
+    """Decodes a grey image of 16 or at most 8 bits; the colours of a JPEG become grey.
 
     Returns:
         The pixels, and whether low values are bright.
@@ -208,18 +216,19 @@ def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
         if kind == "JPEG":
             return np.asarray(image.convert("L")), False
         if getattr(image, "n_frames", 1) != 1:
-            raise ValueError(f"a film is one image, but the file has {image.n_frames}")
+            raise ValueError(f"a film must be one image; received {image.n_frames} in the file")
         if image.mode not in _GREY_MODES:
             raise ValueError(
-                f"a grey {kind} has 8 or 16 bits per pixel (mode L or I;16), received {image.mode}"
+                f"a {kind} must be grey with at most 8 or with 16 bits per pixel (Pillow's mode L "
+                f"or I;16); received {image.mode}"
             )
         pixels = np.asarray(image.convert(_GREY_MODES[image.mode]))
-        # White is 0; Pillow inverts only 8-bit images.
+        # In these files white is 0; Pillow inverts only 8-bit images.
         is_inverted = kind == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0
     if image.mode == "I":  # Pillow's mode for a 16-bit PGM
         if pixels.min() < 0 or pixels.max() > grey_levels.WHITE:
             raise ValueError(
-                f"stored values must be in [0, {grey_levels.WHITE}], received {pixels.min()} to "
+                f"stored values must be in [0, {grey_levels.WHITE}]; received {pixels.min()} to "
                 f"{pixels.max()}"
             )
         pixels = pixels.astype(np.uint16)
@@ -229,8 +238,8 @@ def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
 def _stated_white(data: bytes, kind: str) -> int | None:
     """Returns the stored value of white given by an image, or None.
 
-    It is a PGM's maximum value between 8 and 16 bits, or the highest value of the depth in a grey
-    PNG's sBIT chunk (PNG 11.3.2.6), which comes before IDAT.
+    It is a PGM's maximum value if that is above 255 and below 65,535, or the highest value of the
+    depth in a grey PNG's sBIT chunk (PNG, third edition, 11.3.2.4). That chunk comes before IDAT.
     """
     if kind == "PPM":
         match = _PGM_HEADER.match(data)

@@ -11,7 +11,7 @@ def binary(pixels: np.ndarray) -> np.ndarray:
     """Returns bool [height, width]; grey values, as in JPEG, are thresholded at half the range.
 
     Raises:
-        UnusableMaskError: no pixel is set, or all are.
+        UnusableMaskError: no pixel is set, or all pixels are.
     """
     low, high = pixels.min(), pixels.max()
     two_values = np.all((pixels == low) | (pixels == high))

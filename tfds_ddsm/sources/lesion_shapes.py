@@ -1,4 +1,4 @@
-"""Lesions given by a box, a circle or a polygon, and their masks.
+"""Draws the masks of lesions that are given by a box, a circle or a polygon.
 
 Rows and columns are counted from 0 at the film's upper left pixel, whose centre is (0, 0).
 """
@@ -15,17 +15,17 @@ _MIN_SHARE_ON_FILM = 0.5
 
 
 class OutsideFilmError(ValueError):
-    """A lesion that is not on its film; the message describes both."""
+    """A lesion outside its film; the message describes both."""
 
 
 class Shape(Protocol):
     """A lesion's outline."""
 
     def extent(self) -> tuple[float, float, float, float]:
-        """Returns first and last row, first and last column."""
+        """Returns first row, last row, first column and last column."""
 
     def flipped(self, height: int) -> "Shape":
-        """Returns the shape with rows counted from the film's bottom converted."""
+        """Converts rows counted from the film's bottom to rows counted from its top."""
 
     def draw(self, shape: tuple[int, int]) -> np.ndarray:
         """Returns bool [height, width], set on the lesion."""
@@ -58,7 +58,7 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Circle:
-    """All pixels whose centre is at most `radius` from the circle's."""
+    """All pixels whose centre is at most `radius` away from the circle's centre."""
 
     center_row: float
     center_col: float
@@ -85,7 +85,7 @@ class Circle:
 
 @dataclasses.dataclass(frozen=True)
 class Polygon:
-    """The outline through `points`, pairs of row and column, and its interior."""
+    """The outline through `points` (pairs of row and column) and its interior."""
 
     points: tuple[tuple[float, float], ...]
 
@@ -111,13 +111,14 @@ def on_film(outline: Shape, film_shape: tuple[int, int], from_bottom: bool = Fal
     Args:
         outline: the lesion's shape.
         film_shape: height and width.
-        from_bottom: whether its rows are counted upwards from the film's last one.
+        from_bottom: whether the shape's rows are counted upwards from the film's last row.
 
     Returns:
         bool [height, width], with at least one pixel set.
 
     Raises:
-        OutsideFilmError: less than half of the shape's bounding box is on the film.
+        OutsideFilmError: less than half of the shape's bounding box, or no pixel of the shape, is
+            on the film.
     """
     if from_bottom:
         outline = outline.flipped(film_shape[0])
@@ -126,8 +127,8 @@ def on_film(outline: Shape, film_shape: tuple[int, int], from_bottom: bool = Fal
     mask = outline.draw(film_shape) if share >= _MIN_SHARE_ON_FILM else np.zeros((1, 1), bool)
     if not mask.any():
         raise OutsideFilmError(
-            f"the lesion (rows {top:g} to {bottom:g}, columns {left:g} to {right:g}) is not "
-            f"on the film of {film_shape[0]} x {film_shape[1]} pixels"
+            f"at least half of the lesion (rows {top:g} to {bottom:g}, columns {left:g} to "
+            f"{right:g}) must be on the film of {film_shape[0]} x {film_shape[1]} pixels"
         )
     return mask
 

@@ -1,12 +1,12 @@
-"""Lossless JPEG of DDSM's films: ITU-T T.81 Annex H with the first line of the PVRG encoder.
+"""Decodes lossless JPEG (ITU-T T.81, Annex H), also in the variant of DDSM's encoder.
 
 DDSM's films were written by the JPEG coder of Stanford's Portable Video Research Group (PVRG). It
 differs from T.81 in two points, both measured on streams of PVRG-JPEG 1.2.1:
 
 - T.81 (H.1.2.1) predicts the first line from the left neighbour, with any predictor that the scan
   declares. PVRG uses the declared predictor, with a line of 2^(precision - 1) above the image. For
-  predictors 1, 4 and 5 both rules agree. For 2, 3, 6 and 7 (DDSM's, according to its users), a
-  decoder that follows T.81 returns wrong pixels and no error.
+  predictors 1, 4 and 5 both rules agree. For 2, 3, 6 and 7, a decoder that follows T.81 returns
+  wrong pixels and no error. According to users of DDSM, its films have predictor 7.
 - T.81 (H.1.2.1) restarts prediction after a restart marker; PVRG continues with the line above.
 
 DICOM's lossless JPEG streams (PS3.5, 8.2.1) follow T.81; the decoder supports both rules.
@@ -15,9 +15,9 @@ Why not use a library decoder and integrate its output again by PVRG's rule? Tha
 compiled pass over the pixels (predictors 5 to 7 round, so the error of the first line spreads in no
 closed form). It would also depend on how each library treats differences beyond 16 bits (some clamp
 them), and on its parser for damaged files. Huffman decoding and prediction in one compiled pass are
-60 lines. A film of 13 million pixels takes 0.2 s on one core; the first call in a process compiles
-for 1.3 s. The compiled code is not cached on disk: that would save 0.3 s, and numba cannot be
-imported without a writable cache folder, as in some containers.
+60 lines. A film of 13 million pixels takes 0.2 s on one core; the first call in a process spends
+1.3 s on compilation. The compiled code is not cached on disk: that would save only 0.3 s, and this
+module could not be imported without a writable cache folder, which some containers lack.
 """
 
 import numba
@@ -32,8 +32,8 @@ _DECODED, _CUT_SHORT, _NO_SUCH_CODE = 0, 1, 2
 def decode(data: bytes, first_line_of_t81: bool = False) -> np.ndarray:
     """Decodes a lossless JPEG stream of one component.
 
-    Predictors 1 to 7, no point transform, 2 to 16 bits per sample, with or without restart
-    intervals. Sums are taken modulo 2^16 (H.1.2.1).
+    Supports predictors 1 to 7, 2 to 16 bits per sample, and streams with or without restart
+    intervals, but no point transform. Sums are taken modulo 2^16 (H.1.2.1).
 
     Args:
         data: the whole stream, starting with SOI. Memory for the pixels is allocated only if the
@@ -73,8 +73,8 @@ def decode(data: bytes, first_line_of_t81: bool = False) -> np.ndarray:
 def _split_at_restarts(data: bytes, scan: Scan) -> list[tuple[int, int]]:
     """Returns start and stop byte of each restart interval's data (T.81 B.1.1.5, E.1.4).
 
-    A stream without restarts is one interval. The last one ends at the first marker, or with the
-    stream; decoding it shows whether it is complete.
+    A stream without restarts is one interval. The last interval ends at the next marker, or with
+    the stream; decoding it shows whether it is complete.
     """
     coded = np.frombuffer(data, np.uint8)
     is_marker = (coded[scan.offset : -1] == 0xFF) & (coded[scan.offset + 1 :] != 0)
@@ -91,7 +91,7 @@ def _split_at_restarts(data: bytes, scan: Scan) -> list[tuple[int, int]]:
             marker, start = read_marker(data, stop)
             if marker != _RST0 + index % 8:
                 raise LjpegError(
-                    f"byte {stop}: expected restart marker FF{_RST0 + index % 8:02X}, "
+                    f"byte {stop}: expected restart marker FF{_RST0 + index % 8:02X}; "
                     f"received FF{marker:02X}"
                 )
     return intervals

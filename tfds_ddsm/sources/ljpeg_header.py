@@ -1,4 +1,4 @@
-"""The header of a lossless JPEG stream: its marker segments up to the coded data (ITU-T T.81 B).
+"""Reads the header of a lossless JPEG stream: the marker segments before its data (ITU-T T.81 B).
 
 Streams are untrusted input. Invalid data are refused with their byte position, and only one lookup
 table of 128 KiB is allocated here.
@@ -21,7 +21,7 @@ class LjpegError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """SOF3's parameters (T.81 B.2.2)."""
+    """The parameters in SOF3 (T.81 B.2.2)."""
 
     precision: int
     num_lines: int
@@ -31,7 +31,13 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class _HuffmanTable:
-    """The number of codes of length 1, 2, ..., 16, and the SSSS of each, in their order."""
+    """A Huffman table (T.81 B.2.4.2).
+
+    Attributes:
+        counts: number of codes of each length, 1 to 16 bits.
+        values: SSSS of every code, in the order of the codes.
+        offset: byte at which the table starts, for messages.
+    """
 
     counts: bytes
     values: bytes
@@ -44,9 +50,9 @@ class Scan:
 
     Attributes:
         frame: the content of SOF3.
-        predictor: 1..7, Table H.1.
+        predictor: 1..7 (Table H.1).
         huffman_lookup: uint16 [65536], see `_build_lookup`.
-        lines_per_interval: lines between two restart markers; all lines without restarts.
+        lines_per_interval: lines between two restart markers; without restart markers, all lines.
         offset: byte at which the entropy-coded data start.
     """
 
@@ -61,24 +67,24 @@ def parse_header(data: bytes) -> Scan:
     """Reads the marker segments up to and including the scan header (T.81 B.2).
 
     Raises:
-        LjpegError: a segment is damaged, or the stream is not lossless, Huffman-coded, of one
-            component and without point transform.
+        LjpegError: a segment is damaged; or the stream is not lossless, is not Huffman-coded, has
+            more than one component, or has a point transform.
     """
     if data[:2] != bytes((0xFF, _SOI)):
-        raise LjpegError(f"byte 0: a JPEG stream starts with FFD8, received '{data[:2].hex()}'")
+        raise LjpegError(f"byte 0: a JPEG stream must start with FFD8; received '{data[:2].hex()}'")
     frame, tables, restart_interval, offset = None, {}, 0, 2
     while True:
         marker, offset = read_marker(data, offset)
         segment = _read_segment(data, offset, marker)
         if marker == _SOF3:
             if frame is not None:
-                raise LjpegError(f"byte {offset}: a second frame header")
+                raise LjpegError(f"byte {offset}: the stream has a second frame header")
             frame = _parse_frame(segment, offset)
         elif marker == _DHT:
             tables |= _parse_huffman_tables(segment, offset)
         elif marker == _DRI:
             if len(segment) != 2:
-                raise LjpegError(f"byte {offset}: DRI has 2 bytes, received {len(segment)}")
+                raise LjpegError(f"byte {offset}: DRI must have 2 bytes; received {len(segment)}")
             restart_interval = int.from_bytes(segment)
         elif marker == _SOS:
             return _parse_scan(segment, offset, frame, tables, restart_interval)
@@ -93,7 +99,7 @@ def read_marker(data: bytes, offset: int) -> tuple[int, int]:
     """Returns the marker's second byte and the offset after it; skips fill bytes (B.1.1.2)."""
     if data[offset : offset + 1] != b"\xff":
         raise LjpegError(
-            f"byte {offset}: expected a marker (FF..), received '{data[offset : offset + 1].hex()}'"
+            f"byte {offset}: expected a marker (FF..); received '{data[offset : offset + 1].hex()}'"
         )
     while data[offset : offset + 1] == b"\xff":
         offset += 1
@@ -108,8 +114,8 @@ def _read_segment(data: bytes, offset: int, marker: int) -> bytes:
     segment = data[offset + 2 : offset + length]
     if length < 2 or len(segment) != length - 2:
         raise LjpegError(
-            f"byte {offset}: the segment of marker FF{marker:02X} declares {length} bytes, "
-            f"but the stream has {len(data) - offset}"
+            f"byte {offset}: the segment of marker FF{marker:02X} must declare at least 2 bytes "
+            f"and at most the remaining {len(data) - offset}; received {length}"
         )
     return segment
 
@@ -117,8 +123,8 @@ def _read_segment(data: bytes, offset: int, marker: int) -> bytes:
 def _parse_frame(segment: bytes, offset: int) -> Frame:
     if len(segment) != 9 or segment[5] != 1:
         raise LjpegError(
-            f"byte {offset}: SOF3 of one component has 9 bytes, received {len(segment)} bytes and "
-            f"{segment[5] if len(segment) > 5 else 0} components"
+            f"byte {offset}: SOF3 must have 9 bytes and 1 component; received {len(segment)} bytes "
+            f"and {segment[5] if len(segment) > 5 else 0} components"
         )
     frame = Frame(
         precision=segment[0],
@@ -127,22 +133,24 @@ def _parse_frame(segment: bytes, offset: int) -> Frame:
         component=segment[6],
     )
     if not 2 <= frame.precision <= 16:
-        raise LjpegError(f"byte {offset}: precision is 2 to 16 bits, received {frame.precision}")
+        raise LjpegError(
+            f"byte {offset}: the precision must be 2 to 16 bits; received {frame.precision}"
+        )
     if frame.num_lines == 0 or frame.samples_per_line == 0:
         raise LjpegError(
-            f"byte {offset}: lines and samples per line are at least 1, received "
+            f"byte {offset}: lines and samples per line must be at least 1; received "
             f"{frame.num_lines} x {frame.samples_per_line}"
         )
     if frame.num_lines * frame.samples_per_line > MAX_SAMPLES:
         raise LjpegError(
-            f"byte {offset}: {frame.num_lines} x {frame.samples_per_line} samples; a film has at "
-            f"most {MAX_SAMPLES}"
+            f"byte {offset}: a film must have at most {MAX_SAMPLES} samples; received "
+            f"{frame.num_lines} x {frame.samples_per_line}"
         )
     return frame
 
 
 def _parse_huffman_tables(segment: bytes, offset: int) -> dict[int, _HuffmanTable]:
-    """Returns every table in a DHT segment by its destination (T.81 B.2.4.2)."""
+    """Returns the tables in a DHT segment by their destinations (T.81 B.2.4.2)."""
     tables = {}
     start = 0
     while start < len(segment):
@@ -166,25 +174,25 @@ def _parse_scan(
 ) -> Scan:
     """Checks the scan header against frame, tables and restart interval (T.81 B.2.3, H.1)."""
     if frame is None:
-        raise LjpegError(f"byte {offset}: a scan before any lossless frame header (SOF3)")
+        raise LjpegError(f"byte {offset}: a lossless frame header (SOF3) must precede the scan")
     if len(segment) != 6 or segment[0] != 1 or segment[1] != frame.component:
         raise LjpegError(
-            f"byte {offset}: the scan must contain only the frame's component {frame.component}, "
+            f"byte {offset}: the scan must contain only the frame's component {frame.component}; "
             f"received scan header '{segment.hex()}'"
         )
     table, predictor, point_transform = segment[2] >> 4, segment[3], segment[5] & 15
     if table not in tables:
-        raise LjpegError(f"byte {offset}: the scan uses Huffman table {table}, never defined")
+        raise LjpegError(f"byte {offset}: the scan uses Huffman table {table}, which is undefined")
     if not 1 <= predictor <= 7:
-        raise LjpegError(f"byte {offset}: the predictor is 1 to 7, received {predictor}")
+        raise LjpegError(f"byte {offset}: the predictor must be 1 to 7; received {predictor}")
     if point_transform != 0:
         raise LjpegError(
-            f"byte {offset}: the point transform must be 0, received {point_transform}"
+            f"byte {offset}: the point transform must be 0; received {point_transform}"
         )
     if restart_interval % frame.samples_per_line:
         raise LjpegError(
-            f"byte {offset}: a restart interval is a whole number of lines of "
-            f"{frame.samples_per_line} samples, received {restart_interval} samples"
+            f"byte {offset}: a restart interval must be a whole number of lines of "
+            f"{frame.samples_per_line} samples; received {restart_interval} samples"
         )
     return Scan(
         frame,
@@ -196,24 +204,24 @@ def _parse_scan(
 
 
 def _build_lookup(table: _HuffmanTable) -> np.ndarray:
-    """Returns the code at the start of each 16-bit prefix.
+    """Returns the length and SSSS of the code with which each 16-bit value begins.
 
-    Codes are assigned in order (T.81 C.2), so left-justified in 16 bits they are adjacent ranges: a
-    code of length n covers 2^(16 - n) prefixes.
+    Codes are assigned in order (T.81 C.2). Left-justified in 16 bits, they therefore cover adjacent
+    ranges: a code of length n covers 2^(16 - n) values.
 
     Returns:
-        uint16 [65536], 32 * length + SSSS; 0 if there is no code.
+        uint16 [65536], 32 * length + SSSS; 0 if a value begins with no code.
     """
     sizes = np.frombuffer(table.values, np.uint8)
     if max(table.values, default=0) > 16:
         raise LjpegError(
-            f"byte {table.offset}: SSSS is 0 to 16 (T.81 Table H.2), received {sizes.max()}"
+            f"byte {table.offset}: SSSS must be 0 to 16 (T.81 Table H.2); received {sizes.max()}"
         )
     lengths = np.repeat(np.arange(1, 17), np.frombuffer(table.counts, np.uint8))
     spans = 1 << (16 - lengths)
     if spans.sum() > 1 << 16:
         raise LjpegError(
-            f"byte {table.offset}: a Huffman table with more codes than their lengths allow"
+            f"byte {table.offset}: the Huffman table has more codes than their lengths allow"
         )
     lookup = np.zeros(1 << 16, np.uint16)
     lookup[: spans.sum()] = np.repeat(32 * lengths + sizes, spans)

@@ -1,4 +1,4 @@
-"""Simulated screen-film mammograms with simulated lesions; needs no data.
+"""Draws simulated screen-film mammograms with simulated lesions, without any data.
 
 A film is drawn in the order of its formation: a breast of uneven thickness, fat and fibroglandular
 tissue mixed by power-law noise, strands of connective tissue, the pectoral muscle on MLO views;
@@ -59,9 +59,9 @@ class PhantomSource(mammogram.Source):
 
     def __post_init__(self):
         if self.num_patients < 1:
-            raise ValueError(f"num_patients must be 1 or more, received {self.num_patients}.")
+            raise ValueError(f"num_patients must be 1 or more; received {self.num_patients}.")
         if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, received {self.seed}.")
+            raise ValueError(f"seed must be 0 or more; received {self.seed}.")
         phantom_lesions.check_difficulty(self.difficulty)
 
     def index(self) -> Sequence[mammogram.Film]:
@@ -87,7 +87,7 @@ class PhantomSource(mammogram.Source):
         return sorted(films, key=lambda film: film.film_id)
 
     def read(self, film: mammogram.Film) -> mammogram.Mammogram:
-        """Draws a film of the index; uint16 [1700, 1000] at PIXEL_SIZE_MM."""
+        """Draws a film of the index; its image has 1700 x 1000 pixels of `PIXEL_SIZE_MM`."""
         plans = self._lesion_plans(film.patient_id)[film.laterality]
         rng = self._rng(film.film_id)
         anatomy = _Anatomy.draw(self._rng(film.patient_id + "_anatomy"))
@@ -101,13 +101,13 @@ class PhantomSource(mammogram.Source):
         image = _mark_film(image, film, rng)
         if len(lesions) != len(plans):
             raise mammogram.UnreadableFilmError(
-                f"{film.film_id}: the simulated breast has room for {len(lesions)} of "
-                f"{len(plans)} lesions."
+                f"{film.film_id}: the simulated breast has room for only {len(lesions)} of "
+                f"{len(plans)} lesions"
             )
         return mammogram.Mammogram(film=film, image=image, lesions=lesions)
 
     def _rng(self, name: str) -> np.random.Generator:
-        """Returns the generator for a name; Python's own hash() differs between runs."""
+        """Returns the random generator of a name; Python's own hash() differs between runs."""
         digest = hashlib.sha256(name.encode()).digest()
         entropy = [self.seed, int.from_bytes(digest[:8], "big")]
         return np.random.default_rng(np.random.SeedSequence(entropy))

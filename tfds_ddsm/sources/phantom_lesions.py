@@ -2,7 +2,7 @@
 
 Brightness is added along the film's own characteristic curve. A screen film responds to log
 exposure with a sigmoid (Hurter and Driffield 1890), so a lesion adds to the logit of the
-brightness. It is visible in fat, fades into dense tissue, keeps the grain and never clips.
+brightness. The lesion is visible in fat, fades into dense tissue, keeps the grain and never clips.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ _ROOM_CELL_MM = 1.0
 def plan_lesion(malignant: bool, difficulty: float, rng: np.random.Generator) -> LesionPlan:
     """Draws one lesion's type, size, appearance and contrast.
 
-    An observer of `suspicion` itself would reach AUROC Phi(sqrt(2) * separation): 0.996 at
-    difficulty 0, 0.94 at 0.5 and 0.74 at 1; in the images it shows only in noisy shapes.
+    An observer of `suspicion` itself would reach an AUC of Phi(sqrt(2) * separation): 0.996 at
+    difficulty 0, 0.94 at 0.5 and 0.74 at 1. In the images, only noisy shapes show the suspicion.
     """
     is_mass = rng.random() < 0.75
     smallest, largest = MASS_DIAMETER_MM if is_mass else CLUSTER_DIAMETER_MM
@@ -57,21 +57,21 @@ def insert_lesions(
     Args:
         image: uint16 [height, width], bright is dense; not changed.
         tissue: bool [height, width], the breast; lesions are completely inside it.
-        occupied: bool [height, width], existing lesions, with a distance of at least GAP_MM.
+        occupied: bool [height, width], existing lesions; new ones are at least GAP_MM away.
         num_lesions: number of lesions to draw; those without room are omitted.
         pixel_size_mm: side of one pixel in the breast.
         difficulty: 0 (bright, the classes far apart) to 1 (faint, the classes overlap).
         rng: random generator.
 
     Returns:
-        The film with lesions, and the added lesions, masks bool [height, width].
+        The film with the added lesions, and these lesions, with masks bool [height, width].
 
     Raises:
         ValueError: arrays have wrong shapes or types, or a number is out of its range.
     """
     _check_arrays(image, tissue, occupied)
     if num_lesions < 0:
-        raise ValueError(f"num_lesions must be 0 or more, received {num_lesions}.")
+        raise ValueError(f"num_lesions must be 0 or more; received {num_lesions}.")
     check_difficulty(difficulty)
     plans = [plan_lesion(i % 2 == 0, difficulty, rng) for i in range(num_lesions)]
     return insert_planned(image, tissue, occupied, plans, pixel_size_mm, rng)
@@ -87,11 +87,11 @@ def insert_planned(
 ) -> tuple[np.ndarray, tuple[mammogram.Lesion, ...]]:
     """Draws the planned lesions into a film, shrinking those that do not fit at their size.
 
-    Arguments, results and errors are those of `insert_lesions`.
+    The other arguments, the results and the errors are those of `insert_lesions`.
     """
     _check_arrays(image, tissue, occupied)
     if not 0.01 <= pixel_size_mm <= 1.0:
-        raise ValueError(f"pixel_size_mm must be in [0.01, 1], received {pixel_size_mm}.")
+        raise ValueError(f"pixel_size_mm must be in [0.01, 1]; received {pixel_size_mm}.")
     image = image.copy()
     room = _Room(tissue, occupied, pixel_size_mm)
     lesions = []
@@ -122,18 +122,18 @@ def insert_planned(
 def check_difficulty(difficulty: float) -> None:
     """Raises ValueError unless difficulty is in [0, 1]."""
     if not 0 <= difficulty <= 1:
-        raise ValueError(f"difficulty must be in [0, 1], 0 easy and 1 hard, received {difficulty}.")
+        raise ValueError(f"difficulty must be in [0, 1], from easy to hard; received {difficulty}.")
 
 
 def _check_arrays(image: np.ndarray, tissue: np.ndarray, occupied: np.ndarray) -> None:
     if image.ndim != 2 or image.dtype != np.uint16:
         raise ValueError(
-            f"image must be uint16 [height, width], received {image.dtype} {list(image.shape)}."
+            f"image must be uint16 [height, width]; received {image.dtype} {list(image.shape)}."
         )
     for name, array in (("tissue", tissue), ("occupied", occupied)):
         if array.dtype != bool or array.shape != image.shape:
             raise ValueError(
-                f"{name} must be bool {list(image.shape)} like the image, "
+                f"{name} must be bool {list(image.shape)} like the image; "
                 f"received {array.dtype} {list(array.shape)}."
             )
 

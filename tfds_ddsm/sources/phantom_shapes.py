@@ -87,7 +87,7 @@ def power_law_noise(
     return (noise / max(float(noise.std()), 1e-12)).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=8)  # films have similar sizes: the number of noise layers of a film
+@functools.lru_cache(maxsize=8)  # one for each noise layer of a film; films have similar sizes
 def _amplitudes(
     height: int,
     width: int,
@@ -123,7 +123,10 @@ def _wavy_radius(angle, first_order, last_order, amplitude, rng):
 
 
 def _between(low: float, high: float, share: float, rng: np.random.Generator) -> float:
-    """Returns the point `share` of the way from low to high, with a random error of a fifth."""
+    """Returns the point about `share` of the way from low to high.
+
+    A normal error with standard deviation 0.15 is added to the share.
+    """
     return low + (high - low) * min(max(share + 0.15 * rng.normal(), 0.0), 1.0)
 
 
@@ -254,7 +257,7 @@ def _speck_centres(plan, count, rng):
 def _smooth_blob(seen: np.ndarray, pixel_size_mm: float) -> np.ndarray:
     """Returns one smooth region without holes, slightly larger than the visible part."""
     solid = _fill_holes(seen).astype(np.float32)
-    # Far below one half: smoothing moves the outline outwards by about half a millimetre.
+    # The threshold is far below one half, so the outline moves outwards by about half a millimetre.
     wide = _fill_holes(_blur(solid, 1.0 / pixel_size_mm) > 0.3)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(wide.astype(np.uint8), connectivity=4)
     return labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
@@ -268,7 +271,7 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
 
 
 def _blur(array: np.ndarray, sigma_px: float) -> np.ndarray:
-    """Smooths with a Gaussian, 4 sigma wide; float32."""
+    """Smooths with a Gaussian that is cut off at 4 sigma; float32."""
     size = 2 * math.ceil(4 * sigma_px) + 1
     array = array.astype(np.float32, copy=False)
     return cv2.GaussianBlur(array, (size, size), sigma_px, borderType=cv2.BORDER_REFLECT)

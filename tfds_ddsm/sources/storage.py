@@ -18,7 +18,7 @@ _RETRY_AFTER_SECONDS = (1, 5, 25)
 
 
 def check_location(path: str | os.PathLike, name: str) -> None:
-    """Raises ValueError for an unsupported bucket: TensorFlow reads only those at gs://.
+    """Raises ValueError for an address with an unsupported scheme: only gs:// can be read.
 
     Args:
         path: a folder given by the user.
@@ -27,8 +27,8 @@ def check_location(path: str | os.PathLike, name: str) -> None:
     scheme, _, rest = os.fspath(path).partition("://")
     if rest and scheme.lower() != "gs":
         raise ValueError(
-            f"{name} must be on this machine, mounted, or in a bucket at gs://; {scheme}:// cannot "
-            f"be used here. Received: {os.fspath(path)!r}."
+            f"{name} must be a folder on this machine, a mounted folder or a bucket at gs://; "
+            f"{scheme}:// cannot be used here. Received: {os.fspath(path)!r}."
         )
 
 
@@ -40,7 +40,7 @@ def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
         max_bytes: larger files are not read.
 
     Raises:
-        UnreadableFilmError: the file is missing, a folder, or too large.
+        UnreadableFilmError: the file is missing or too large, or the path is not that of a file.
         StorageError: the file cannot be read now, although it may be intact. A build must stop: the
             dataset would differ without this film.
     """
@@ -49,7 +49,7 @@ def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
             num_bytes = path.stat().length
             if num_bytes > max_bytes:
                 raise UnreadableFilmError(
-                    f"{path}: {num_bytes} bytes are more than a film can have"
+                    f"{path}: the file must have at most {max_bytes} bytes; received {num_bytes}"
                 )
             return path.read_bytes()
         except Exception as error:
@@ -63,8 +63,8 @@ def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
             refused = _bucket_errors("PermissionDeniedError", "UnauthenticatedError")
             if delay is None or isinstance(error, (PermissionError, *refused)):
                 raise StorageError(
-                    f"{path} cannot be read ({reason}); run the same command again when it can: "
-                    "finished films are kept"
+                    f"{path} cannot be read ({reason}); run the same command again when the file "
+                    "can be read"
                 ) from error
         logging.warning("%s: %s; next try in %d s.", path, reason, delay)
         time.sleep(delay)
@@ -72,7 +72,7 @@ def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
 
 @contextlib.contextmanager
 def bucket_errors() -> Iterator[None]:
-    """Raises StorageError where a bucket cannot be read or written."""
+    """Raises StorageError if a bucket cannot be read or written."""
     try:
         yield
     except Exception as error:
@@ -86,9 +86,10 @@ def bucket_errors() -> Iterator[None]:
 
 
 def _bucket_errors(*names: str) -> tuple[type[Exception], ...]:
-    """Returns classes of TensorFlow's errors: its file systems, which read buckets, raise those.
+    """Returns the named exception classes of TensorFlow, whose file systems read the buckets.
 
-    Without TensorFlow no bucket is read: it is not imported here, which would take seconds.
+    If TensorFlow has not been imported, no bucket has been read, and the result is empty. It is not
+    imported here, because that would take seconds.
     """
     classes = getattr(sys.modules.get("tensorflow"), "errors", None)
     return tuple(getattr(classes, name) for name in names) if classes else ()

@@ -49,7 +49,7 @@ def test_a_dicom_film_has_its_header(sample_film):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (png(np.zeros((5, 5, 3), np.uint8)), r"mode L or I;16\), received RGB"),
+        (png(np.zeros((5, 5, 3), np.uint8)), r"mode L or I;16\); received RGB"),
         (png(PIXELS)[:500], "film.png: "),
         (huge_png_header(20_000), "film.png: .*(pixels|exceeds limit)"),
         (b"", "the file is empty"),
@@ -66,8 +66,9 @@ def test_a_guessed_depth_causes_a_warning():
     film = film_files.read_film(png(PIXELS >> 4), "film.png")
     np.testing.assert_array_equal(film.pixels, np.round((PIXELS >> 4) / 4095 * 65535))
     assert film.warning == (
-        f"film.png: stored values are {PIXELS.min() >> 4} to {PIXELS.max() >> 4}, the file allows "
-        "0 to 65535: treated as a film of 12 bits; pass bits=16 or another number if it is not."
+        f"film.png: stored values are {PIXELS.min() >> 4} to {PIXELS.max() >> 4}, but the file "
+        "allows 0 to 65535: treated as a film of 12 bits; pass bits=16 or another depth if that is "
+        "wrong."
     )
     assert film_files.read_film(png(PIXELS >> 4), "film.png", bits=16).warning is None
 

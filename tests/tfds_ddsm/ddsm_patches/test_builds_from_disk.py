@@ -328,9 +328,7 @@ def test_beam_gives_the_same_dataset_on_workers_without_the_launchers_disk(
 def test_a_folder_that_workers_do_not_share_is_named(tmp_path, tree, monkeypatch):
     monkeypatch.setattr(tfds.core.writer.BeamWriter, "_store_split_info", lambda *args: None)
     monkeypatch.setattr(beam_films, "_write", lambda reports, path: None)
-    with pytest.raises(
-        DatasetError, match=r"does not contain the workers' files: --data_dir"
-    ) as raised:
+    with pytest.raises(DatasetError, match=r"does not contain the workers' files") as raised:
         build(tmp_path, tree, {"beam_runner": fn_api_runner.FnApiRunner()})
     assert "\n" not in str(raised.value)
 

@@ -208,7 +208,7 @@ def test_cmmd(tmp_path):
         assert (mammogram.lesions, mammogram.left_out) == ((), ())
     (item,) = source.skipped()
     assert "D2-0002" in item.name
-    assert "malignant, and the table does not say where" in item.reason
+    assert "the malignant lesion has no location" in item.reason
 
 
 def test_embed(tmp_path):

@@ -63,7 +63,7 @@ def test_the_other_copy_is_used_if_one_has_no_pixels(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "reason"),
     [
-        (lambda a: a.film_folder, "no file of the film"),
+        (lambda a: a.film_folder, "the film's file is missing"),
         (lambda a: a.lesion_folder, "0 of 2 files"),
     ],
 )

@@ -129,7 +129,7 @@ def test_files_saved_again_give_the_same_rows(tmp_path, dirty):
         (",1,mass,", ",1,cyst,", "'abnormality type' must be MASS or CALCIFICATION", True),
         ("Mass-Test_P_00016_LEFT_CC/", "Mass-Test_P_00017_LEFT_CC/", "folder of P_00016", True),
         ("Mass-Test_P_00016_LEFT_CC_1/", "../Mass-Test/", "folder of P_00016_LEFT_CC_1", True),
-        ("/1.3.6.1", "/..;1.3.6.1", "no series UID", True),
+        ("/1.3.6.1", "/..;1.3.6.1", "must have a series UID as its third folder", True),
     ],
 )
 def test_bad_row_is_rejected_with_file_and_line(tmp_path, old, new, message, film_id):
@@ -155,10 +155,10 @@ def test_row_with_too_few_cells_is_rejected(tmp_path):
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"patient_id,pathology\nP_00016,BENIGN\n", "no column 'left or right breast'"),
-        (b"\xff\xfe\x00", "not a text file"),
-        (b"patient_id\xe9\n", "not a text file"),
-        (_text().replace('.dcm\n"', ".dcm\n").encode(), "line 2: not a well-formed CSV file"),
+        (b"patient_id,pathology\nP_00016,BENIGN\n", "must name the column 'left or right breast'"),
+        (b"\xff\xfe\x00", "the file is not text in utf-16"),
+        (b"patient_id\xe9\n", "the file is not text in utf-8-sig"),
+        (_text().replace('.dcm\n"', ".dcm\n").encode(), "line 2: the file is not well-formed CSV"),
     ],
 )
 def test_broken_file_raises_one_line(tmp_path, data, message):

@@ -50,12 +50,12 @@ def test_copies_runs_and_padding_by_hand():
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (b"", "64 bytes, received 0"),
-        (segments(b"\x01\x01\x02", b"\xff\x05"), "2 RLE segments for 8 bits"),
-        (segments(b"\0\x07"), "expected 6 bytes in an RLE segment, found 1"),
-        (segments(b"\x05\x01\x02"), "found 0"),  # a copy beyond the end of the codes
-        (segments(b"\xf0\x01"), "found 0"),  # a run beyond the end of the plane
-        (segments(b"\xfe"), "found 0"),  # a run without its value
+        (b"", "64 bytes; received 0"),
+        (segments(b"\x01\x01\x02", b"\xff\x05"), "must be 1 for 8-bit pixels; received 2"),
+        (segments(b"\0\x07"), "an RLE segment must decode to 6 bytes; received 1"),
+        (segments(b"\x05\x01\x02"), "received 0"),  # a copy beyond the end of the codes
+        (segments(b"\xf0\x01"), "received 0"),  # a run beyond the end of the plane
+        (segments(b"\xfe"), "received 0"),  # a run without its value
         (struct.pack("<16I", 1, 63, *[0] * 14) + b"\xfb\x01", "must follow the header"),
         (struct.pack("<16I", 1, 2**32 - 1, *[0] * 14) + b"\xfb\x01", "must follow the header"),
     ],

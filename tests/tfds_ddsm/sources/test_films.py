@@ -149,8 +149,8 @@ def test_a_mask_with_grey_edges_is_thresholded_at_half(tmp_path):
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"row_min": 500, "row_max": 520, "col_min": 0, "col_max": 9}, "is not on the film"),
-        ({"mask": "other.png"}, r"mask has 59 x 40 pixels, its film 60 x 40 .*other.png"),
+        ({"row_min": 500, "row_max": 520, "col_min": 0, "col_max": 9}, "must be on the film"),
+        ({"mask": "other.png"}, r"have the film's 60 x 40 pixels; received 59 x 40 .*other.png"),
         ({"mask": "empty.png"}, "the mask is empty"),
         ({"mask": "inverted.png"}, "the mask is set along all edges of the film"),
         ({"mask": "text.png"}, r"text.png: "),
@@ -178,7 +178,9 @@ def test_missing_files_are_skipped_and_named(tmp_path):
         line("c.png", label="benign", mask="m.png"),
         line("a.png", "P2"),
     )
-    with pytest.raises(ValueError, match=r"films.csv: no film can be used, such as: .* patient_id"):
+    with pytest.raises(
+        ValueError, match=r"films.csv: no film can be used; for example, .* patient_id"
+    ):
         source.index()
     source = write_table(
         tmp_path, line("a.png"), line("b.png"), line("c.png", label="benign", mask="m.png")
@@ -207,7 +209,7 @@ def test_lesions_of_unknown_position(tmp_path):
     # Any patch without the known lesion may show the other malignant one, whose position is
     # unknown.
     (left_out,) = source.read(source.index()[1]).left_out
-    assert left_out.startswith("films.csv line 4: malignant, and the table does not say where")
+    assert left_out.startswith("films.csv line 4: the malignant lesion has no location")
     (item,) = source.skipped()
     assert (item.kind, item.name) == ("lesion", "b.png")
 
@@ -255,7 +257,7 @@ def test_pickled_source_does_not_read_the_table_again(tmp_path, monkeypatch):
     copy = pickle.loads(pickle.dumps(source))
     monkeypatch.setattr(films.films_table, "parse_table", None)
     assert len(copy.read(film).lesions) == 1
-    with pytest.raises(ValueError, match=r"in the index, received 'x'"):
+    with pytest.raises(ValueError, match=r"in the index; received 'x'"):
         copy.read(Film("x", "P1", "", "", "", 0, 0))
 
 

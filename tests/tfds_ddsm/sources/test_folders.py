@@ -58,7 +58,7 @@ def test_a_bucket_is_listed_once_per_level_of_folders(bucket, monkeypatch):
 @pytest.mark.parametrize(
     ("names", "advice"),
     [
-        ([], "; there are no files"),
+        ([], "; the folder has no files"),
         (
             ["1-1", "1.2.840.113"],
             "; the files here are 2 without a suffix: if those .* name them .dcm",

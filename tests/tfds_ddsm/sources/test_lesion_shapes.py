@@ -68,5 +68,5 @@ def test_parts_outside_the_film_are_cut_off():
     ],
 )
 def test_a_lesion_that_is_not_on_its_film_is_refused(outline):
-    with pytest.raises(OutsideFilmError, match="is not on the film of 40 x 30 pixels"):
+    with pytest.raises(OutsideFilmError, match="must be on the film of 40 x 30 pixels"):
         on_film(outline, SHAPE)

@@ -103,26 +103,29 @@ def _replaced(stream, marker, position, value):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda s: b"", "byte 0: a JPEG stream starts with FFD8, received ''"),
-        (lambda s: b"P5" + s, "byte 0: a JPEG stream starts with FFD8, received '5035'"),
+        (lambda s: b"", "byte 0: a JPEG stream must start with FFD8; received ''"),
+        (lambda s: b"P5" + s, "byte 0: a JPEG stream must start with FFD8; received '5035'"),
         (lambda s: s[:2], "byte 2: expected a marker"),
         (lambda s: s[:2] + b"\xff\xff", "byte 4: the stream ends within a marker"),
-        (lambda s: s[:9], "byte 4: the segment of marker FFC3 declares 11 bytes"),
+        (lambda s: s[:9], "byte 4: the segment of marker FFC3 .* remaining 5; received 11"),
         (lambda s: s.replace(b"\xff\xc3", b"\xff\xc0"), "byte 4: marker FFC0 is not allowed"),
-        (lambda s: s[:15] + s[2:], "byte 17: a second frame header"),
-        (lambda s: s[:2] + s[15:], "a scan before any lossless frame header"),
-        (lambda s: _replaced(s, 0xC3, 0, b"\1"), "precision is 2 to 16 bits, received 1"),
-        (lambda s: _replaced(s, 0xC3, 1, b"\0\0"), "at least 1, received 0 x 17"),
+        (lambda s: s[:15] + s[2:], "byte 17: the stream has a second frame header"),
+        (lambda s: s[:2] + s[15:], r"a lossless frame header \(SOF3\) must precede the scan"),
+        (lambda s: _replaced(s, 0xC3, 0, b"\1"), "precision must be 2 to 16 bits; received 1"),
+        (lambda s: _replaced(s, 0xC3, 1, b"\0\0"), "at least 1; received 0 x 17"),
         (lambda s: _replaced(s, 0xC3, 1, b"\x1b\x58\x1b\x58"), "7000 x 7000 samples need"),
-        (lambda s: _replaced(s, 0xC3, 1, b"\xff\xff\xff\xff"), "65535 x 65535 samples; a film has"),
-        (lambda s: _replaced(s, 0xC3, 5, b"\3"), "SOF3 of one component"),
+        (lambda s: _replaced(s, 0xC3, 1, b"\xff\xff\xff\xff"), "samples; received 65535 x 65535"),
+        (
+            lambda s: _replaced(s, 0xC3, 5, b"\3"),
+            "SOF3 must have 9 bytes and 1 component; received 9 bytes and 3",
+        ),
         (lambda s: _replaced(s, 0xC4, 1, b"\3\0"), "more codes than their lengths allow"),
-        (lambda s: _replaced(s, 0xC4, 17, b"\x11"), "SSSS is 0 to 16 .*, received 17"),
+        (lambda s: _replaced(s, 0xC4, 17, b"\x11"), "SSSS must be 0 to 16 .*; received 17"),
         (lambda s: _replaced(s, 0xC4, 16, b"\xff"), "a Huffman table of 271 codes is truncated"),
         (lambda s: _replaced(s, 0xDA, 1, b"\2"), "only the frame's component 1"),
-        (lambda s: _replaced(s, 0xDA, 2, b"\x10"), "Huffman table 1, never defined"),
-        (lambda s: _replaced(s, 0xDA, 3, b"\0"), "the predictor is 1 to 7, received 0"),
-        (lambda s: _replaced(s, 0xDA, 5, b"\1"), "the point transform must be 0, received 1"),
+        (lambda s: _replaced(s, 0xDA, 2, b"\x10"), "Huffman table 1, which is undefined"),
+        (lambda s: _replaced(s, 0xDA, 3, b"\0"), "the predictor must be 1 to 7; received 0"),
+        (lambda s: _replaced(s, 0xDA, 5, b"\1"), "the point transform must be 0; received 1"),
         (lambda s: s[:-4], "the coded data end in line 23 of 24"),
         (lambda s: s[:-60] + b"\xff\xff" + s[-60:], "the coded data end in line"),
     ],
@@ -157,7 +160,7 @@ def test_says_which_restart_marker_is_missing():
         ljpeg.decode(stream.replace(b"\xff\xd2", b"\xff\xd3"))
 
     with pytest.raises(
-        ljpeg.LjpegError, match="a whole number of lines of 17 samples, received 18"
+        ljpeg.LjpegError, match="a whole number of lines of 17 samples; received 18"
     ):
         ljpeg.decode(_replaced(stream, 0xDD, 0, b"\0\x12"))
 

@@ -99,9 +99,9 @@ def test_pixels_do_not_depend_on_how_many_patients_there_are(read_films):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_patients": 0}, "num_patients must be 1 or more, received 0"),
+        ({"num_patients": 0}, "num_patients must be 1 or more; received 0"),
         ({"num_patients": 1, "difficulty": -0.1}, r"difficulty must be in \[0, 1\]"),
-        ({"num_patients": 1, "seed": -1}, "seed must be 0 or more, received -1"),
+        ({"num_patients": 1, "seed": -1}, "seed must be 0 or more; received -1"),
     ],
 )
 def test_bad_fields_are_refused_in_one_line(fields, message):

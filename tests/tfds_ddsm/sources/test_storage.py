@@ -65,7 +65,7 @@ def test_permanent_errors_are_raised_without_a_retry(tmp_path, path, waits):
     ):
         with pytest.raises(UnreadableFilmError, match=reason):
             storage.read_bytes(epath.Path(bad), 10**6)
-    with pytest.raises(UnreadableFilmError, match="6 bytes are more than a film can have"):
+    with pytest.raises(UnreadableFilmError, match="at most 5 bytes; received 6"):
         storage.read_bytes(path, 5)
     assert not waits
 

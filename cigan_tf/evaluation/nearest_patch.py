@@ -27,12 +27,12 @@ _MAX_CELL_PX = 8
 _CANDIDATES = 32
 # Share of the training patches that are compared at every shift of a small mask.
 _SCREENED_SHARE = 0.05
-# Number of shrunk training patches processed together; the templates of all shifts are made once
-# per group.
+# Number of shrunk training patches processed together: the templates of all shifts are made once
+# for each such chunk.
 _TRAINING_AT_A_TIME = 4096
 # Degree of the polynomial in row and column that is subtracted.
 _SURFACE_DEGREE = 2
-# A region with a variance below this share of its mean square is flat and has no correlation.
+# A region with a variance below this share of its mean square is flat; its correlation is 0.
 _FLAT = 1e-6
 # The same limit for its detail, whose deviation is then about one grey level of 16 bits.
 _NO_DETAIL = 1e-9

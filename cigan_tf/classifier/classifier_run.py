@@ -336,8 +336,8 @@ def _claim(
     if path.exists() and (differing := _differing(path, given)):
         raise UserError(
             f"The folder {str(run_dir)!r} contains a classifier with different settings "
-            f"({', '.join(differing)}; see its {SETTINGS_FILE}); delete it, or pass another "
-            "--workdir."
+            f"({', '.join(differing)}; see its {SETTINGS_FILE}); delete the folder, or pass "
+            "another --workdir."
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ class SyntheticSet:
         if record is None:
             raise UserError(
                 f"The synthetic set in {str(folder)!r} has no record of its generator's training "
-                "data; delete it and write it again with --mode=infill."
+                "data; delete the set and write it again with --mode=infill."
             )
         self.record = record
 

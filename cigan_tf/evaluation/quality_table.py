@@ -83,7 +83,7 @@ def read(path: epath.Path) -> TextTable:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"The file {str(path)!r} has no valid measures of infills ({type(error).__name__}: "
-            f"{error}); delete it and run the experiment again."
+            f"{error}); delete the file and run the experiment again."
         ) from None
     return TextTable(
         f"Infills and real patches, features of {quality.get('features', 'one network')}",

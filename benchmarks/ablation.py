@@ -1,13 +1,13 @@
-"""Evaluates generators trained by `benchmarks.jax_training`, and prints a row for each recipe.
+"""Evaluates generators trained by `benchmarks.jax_training`, and prints a row per recipe.
 
     python -m benchmarks.ablation RUNS --dataset=ddsm_patches/mass64 --patch_size=64 \
         --data_dir=DIR --quality_features=VGG16.npz --max_patches=300
 
 RUNS contains a folder RECIPE_sSEED for each run, with its generator.weights.h5 and run.json. Test
-patches are infilled as the opposite class, in the same way as for the synthetic set. A cell is the
-mean and standard deviation over the seeds; the first row is real patches of other patients. The
-measures of each run are kept in RUNS/ablation.json, so that a stopped command resumes; a run whose
-weights or settings have changed is evaluated again.
+patches are infilled as the opposite class, in the same way as for the synthetic set. A cell shows
+the mean and standard deviation over the seeds. The first row has the values for real patches of
+other patients. RUNS/ablation.json keeps the measures of each run, so that a stopped command
+resumes; a run whose weights or settings have changed is evaluated again.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def main(runs: str) -> None:
 
 
 def _fingerprint(folder: pathlib.Path, config: Config, num_patches: int) -> str:
-    """Returns a SHA-256 of what a run's measures depend on."""
+    """Returns a SHA-256 of everything on which the measures of a run depend."""
     digest = hashlib.sha256(json.dumps([config.to_json(), num_patches]).encode())
     for name in ("run.json", "generator.weights.h5"):
         digest.update((folder / name).read_bytes())

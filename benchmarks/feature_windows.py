@@ -1,16 +1,16 @@
-"""Speed-up of a generator step by windows, for a recipe's settings and patches.
+"""Speed-up of a generator step by feature-loss windows, for a recipe's settings and patches.
 
     python -m benchmarks.feature_windows --flagfile=cigan_tf/flagfiles/scratch.flags \
         --data_dir=runs/data
 
 Two models that differ only in --windowed_feature_loss take the same steps alternately, so that
-variations of the machine's speed affect both. The result is the median of the ratios.
+variations in the machine's speed affect both. The result is the median of the ratios.
 """
 
 import dataclasses
 import os
 
-# Same settings as in cigan_tf.main.
+# The same settings as in cigan_tf.main.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 

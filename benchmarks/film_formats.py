@@ -1,10 +1,11 @@
-"""Film formats read by the whole-film tools and the dataset's builder, and a test of damaged files.
+"""Film formats that the whole-film tools and the dataset's builder read, and damaged files.
 
     python -m benchmarks.film_formats [--damaged=1000]
 
-The first table writes films of each transfer syntax, depth and photometric interpretation, infills
-a square and reads the written film again. The second reads the test files of pydicom. The third
-damages DICOM files in their attributes, lengths and streams, and reads them.
+For the first table, films of each transfer syntax, depth and photometric interpretation are
+written, a square in them is infilled, and the resulting film is read again. For the second,
+pydicom's test files are read. For the third, DICOM files are damaged in their attributes, lengths
+and streams, and read.
 """
 
 import collections
@@ -26,7 +27,7 @@ from tests.tfds_ddsm.sources import dicom_films
 from tfds_ddsm.mammogram import UnreadableFilmError
 from tfds_ddsm.sources import image_file
 
-_DAMAGED = flags.DEFINE_integer("damaged", 1000, "Damaged files to read.", 0)
+_DAMAGED = flags.DEFINE_integer("damaged", 1000, "Number of damaged files to read.", 0)
 _DEPTHS = ((8, False), (10, False), (12, False), (12, True), (14, False), (16, False), (16, True))
 _SYNTAXES = (*dicom_films.LOSSLESS, *dicom_films.LOSSY)
 _HANGS_AFTER_S = 150
@@ -53,7 +54,7 @@ def _print_formats() -> None:
 def _there_and_back(syntax: uid.UID, bits: int, signed: bool) -> str:
     """Returns the result for an infilled film: 'exact' or the largest error; '-' if not tried."""
     if signed and syntax == uid.JPEGLSNearLossless:
-        return "-"  # an error of 1 of the encoder may turn the darkest value into the brightest
+        return "-"  # the encoder's error of 1 may turn the darkest value into the brightest
     stored = dicom_films.tissue(bits, signed)
     lesion = FilmLesion(np.ones((20, 20), bool), 30, 20, malignant=True)
     outside = ~lesion.on_film(stored.shape)

@@ -2,10 +2,11 @@
 
     python -m benchmarks.input_speed [--checkout=DIR] [--records=200000]
 
-Patches of the real sample films at 256 px, in batches of 8; for the first batch, `--records` small
-records of 32 px, repeated. Each arm is a separate process that reads the same files. With
-`--checkout` another checkout of this package is an additional arm, and the two alternate. Bytes are
-those requested by the process from the system (`rchar` in /proc/self/io).
+The patches are 256 px, from the real sample films, in batches of 8. The time to the first batch,
+and the peak memory, are measured on a dataset of at least `--records` repeated records of 32 px.
+Each arm is a separate process that reads the same files. With `--checkout`, another checkout of
+this package is an additional arm, and the two arms alternate. Bytes are those that the process
+requests from the system (`rchar` in /proc/self/io).
 """
 
 import contextlib
@@ -25,9 +26,9 @@ from absl import app, flags
 from benchmarks import process_counters
 
 _CHECKOUT = flags.DEFINE_string("checkout", None, "Folder of another checkout for comparison.")
-_RECORDS = flags.DEFINE_integer("records", 200_000, "Records of the large dataset.")
+_RECORDS = flags.DEFINE_integer("records", 200_000, "Training records of the large dataset.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed repetitions of each arm; the median is shown.")
-_MEASURE = flags.DEFINE_string("measure", None, "Dataset to be read; for an inner process.")
+_MEASURE = flags.DEFINE_string("measure", None, "Dataset to read; for the inner processes.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the datasets; default: temporary.")
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -42,7 +43,7 @@ def main(_):
     if _MEASURE.value:
         print(json.dumps(_measure(_MEASURE.value, _DATA_DIR.value)))
         return
-    # Not in the inner processes, whose checkout may be a different one.
+    # Not imported in the inner processes, which may run a different checkout.
     from benchmarks import repeated_records
 
     with contextlib.ExitStack() as stack:
@@ -74,10 +75,10 @@ def main(_):
 
 
 def _run(root: pathlib.Path, name: str, folder: str) -> dict[str, float]:
-    """Returns the result of `_measure` in a process that imports a checkout."""
+    """Returns the result of `_measure` in a process that imports the checkout in `root`."""
     finished = subprocess.run(
         [sys.executable, __file__, f"--measure={name}", f"--data_dir={folder}"],
-        # This checkout second: the files of `benchmarks`, which has no __init__.py, come from both.
+        # This checkout is second; `benchmarks` has no __init__.py, so its files come from both.
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(root), str(_ROOT)))},
         cwd=root,
         stdout=subprocess.PIPE,

@@ -1,19 +1,19 @@
 """Trains ciGAN's networks on one accelerator with Keras' JAX backend, without TensorFlow.
 
-The networks, masks and losses are those of `cigan_tf`. The whole loop is compiled, and the patches
-are in the device's memory. The preset `cbis_mass_128` was trained in this way. There are two
-commands; the first needs TensorFlow and the dataset:
+The networks, masks and losses are those of `cigan_tf`. The training loop is compiled, and the
+patches are in the device's memory. The preset `cbis_mass_128` was trained in this way. There are
+two commands, of which the first needs TensorFlow and the dataset:
 
     python -m benchmarks.jax_training pack PATCHES.npz --flagfile=FLAGS --dataset=DATASET ...
     KERAS_BACKEND=jax python -m benchmarks.jax_training train PATCHES.npz OUT
 
 PATCHES.npz contains the configuration and the training patches, rounded to 8 bits. OUT receives
-generator.weights.h5 (the moving average, if there is one), discriminator.weights.h5 and run.json
-with settings, steps, seconds and loss terms.
+generator.weights.h5 (the moving average, if there is one), discriminator.weights.h5 and run.json,
+which has the settings, steps, seconds and loss terms.
 
-Differences from `cigan_tf.training`: JAX draws the batches and the noise; all arithmetic is
-float32; the learning rate does not decay; the run stops if a gradient is not finite, and cannot
-resume.
+This training differs from `cigan_tf.training`: JAX draws the batches and the noise; exposure is not
+changed at random (max_random_gamma); all arithmetic is float32; the learning rate does not decay; a
+run stops if a gradient is not finite, and cannot be resumed.
 """
 
 import argparse
@@ -33,20 +33,26 @@ from cigan_tf.models.augmentation import NUM_DRAWS, augment_view
 
 _CANDIDATE_MASKS = 8
 _STEPS_AT_ONCE = 200
-# Loss terms are shown as a moving mean.
+# Loss terms are shown as moving means.
 _TERM_MOMENTUM = 0.98
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="needs TensorFlow; other arguments are cigan_tf's")
+    packing = commands.add_parser(
+        "pack", help="write PATCHES.npz; needs TensorFlow; takes cigan_tf's flags"
+    )
     packing.add_argument("patches", type=pathlib.Path)
-    training = commands.add_parser("train", help="needs JAX and KERAS_BACKEND=jax")
+    training = commands.add_parser(
+        "train", help="train on PATCHES.npz; needs JAX and KERAS_BACKEND=jax"
+    )
     training.add_argument("patches", type=pathlib.Path)
     training.add_argument("out", type=pathlib.Path)
-    training.add_argument("--seconds", type=float, default=float("inf"), help="time limit")
-    training.add_argument("--seed", type=int, help="replaces the configuration's")
+    training.add_argument(
+        "--seconds", type=float, default=float("inf"), help="time limit; default: none"
+    )
+    training.add_argument("--seed", type=int, help="seed instead of the configuration's")
     given, flags = parser.parse_known_args()
     if flags and given.command == "train":
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
@@ -82,7 +88,7 @@ def pack(path: pathlib.Path, flags: list[str]) -> None:
 
 
 def _load(path: pathlib.Path):
-    """Returns the configuration, and arrays of the patches for `_draw`."""
+    """Returns the configuration, and the arrays from which `_draw` makes batches."""
     with np.load(path) as packed:
         config = Config.from_json(str(packed["config"]))
         image, mask = packed["image"], packed["mask"]
@@ -121,7 +127,10 @@ def train(path: pathlib.Path, out: pathlib.Path, seconds: float, seed: int | Non
             config, training=dataclasses.replace(config.training, seed=seed)
         )
     if not config.model.composite or config.training.init_from:
-        sys.exit("This script supports only composited infills and random initial weights.")
+        sys.exit(
+            "This script supports only composite=True without init_from. Received: "
+            f"composite={config.model.composite}, init_from={config.training.init_from!r}."
+        )
     settings = config.training
     patch_size = config.model.patch_size
     keras.utils.set_random_seed(settings.seed)
@@ -171,7 +180,7 @@ def train(path: pathlib.Path, out: pathlib.Path, seconds: float, seed: int | Non
 
 
 class _Steps:
-    """The training step of `cigan_tf.models.CiGAN`, as a function of a state."""
+    """The training step of `cigan_tf.models.CiGAN`, as a function of the training state."""
 
     TERMS = (*LOSS_TERMS, "discriminator_accuracy_real", "discriminator_accuracy_fake")
 
@@ -215,7 +224,7 @@ class _Steps:
         return self._jax.tree.map(jnp.array, state)
 
     def step(self, bank, state, _):
-        """Trains the network of the turn: pre-training 0, discriminator 1, generator 2."""
+        """Trains the network of the turn: 0 pre-training, 1 discriminator, 2 generator."""
         jax, jnp, settings = self._jax, self._np, self._config.training
         key = jax.random.fold_in(jax.random.key(settings.seed), state["step"])
         of_batch, of_losses = jax.random.split(key)
@@ -390,7 +399,7 @@ class _Steps:
         return self._moved(state, "discriminator", gradient, slice(3, 6), terms), terms[0]
 
     def _moved(self, state, name, gradient, which_terms, terms):
-        """Returns the state after one step of Adam, and with the terms' moving means."""
+        """Returns the state after one step of Adam, with updated moving means of the loss terms."""
         jnp, settings = self._np, self._config.training
         optimizer = state[f"{name}_optimizer"]
         updates = optimizer["updates"] + 1

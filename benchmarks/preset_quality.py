@@ -1,11 +1,11 @@
-"""Evaluates a preset on unseen patients, and prints the table of its card.
+"""Evaluates a preset on unseen patients, and prints the table for its card.
 
     python -m benchmarks.preset_quality --init_from=cbis_mass_128 --dataset=ddsm_patches/mass128 \
         --data_dir=DIR --quality_features=VGG16.npz --picture=docs/infills.png
 
-The visibility of the class is measured by a logistic regression on the same features, fitted to
-training patches. It takes minutes instead of hours, and is applied to infills and real patches
-alike.
+Whether the requested class is recognised is measured with a logistic regression on the same
+features, fitted to training patches. It takes minutes, where the training of a classifier takes
+hours, and it is applied to infills and real patches alike.
 """
 
 import hashlib
@@ -33,12 +33,12 @@ from cigan_tf.evaluation import (
 from cigan_tf.models import CiGAN, presets
 
 MAX_PATCHES = absl_flags.DEFINE_integer(
-    "max_patches", 500, "Number of infilled test patches.", lower_bound=20
+    "max_patches", 500, "Largest number of test patches to infill.", lower_bound=20
 )
 _MAX_TRAINING = absl_flags.DEFINE_integer(
-    "max_training_patches", 1000, "Training patches for the classifier."
+    "max_training_patches", 1000, "Largest number of patches that the classifier is fitted to."
 )
-_PICTURE = absl_flags.DEFINE_string("picture", None, "PNG with infills of test patches.")
+_PICTURE = absl_flags.DEFINE_string("picture", None, "PNG file for pictures of some infills.")
 _JSON = absl_flags.DEFINE_string("json", "preset_quality.json", "JSON file for all measures.")
 
 _SPECIFICITY = 0.9
@@ -48,7 +48,7 @@ _SHOWN_PER_KIND = 4
 def main() -> None:
     config = flags.config_from_flags()
     if not config.training.init_from:
-        raise UserError("Pass --init_from=PRESET, the preset to evaluate.")
+        raise UserError("Pass the preset to evaluate as --init_from=PRESET. Received: none.")
     config = presets.with_architecture(config, flags.is_given)
     preset = presets.read(config.training.init_from)
     generate = CiGAN.from_preset(config.training.init_from).generate
@@ -106,11 +106,12 @@ def remembering(features: infill_measures.Features) -> infill_measures.Features:
 def linear_classifier(
     config: Config, features: infill_measures.Features
 ) -> tuple[infill_measures.PatchProbability, float]:
-    """Returns a logistic regression as a function of patches, and its threshold.
+    """Returns the probability function of a logistic regression, and its threshold.
 
     Args:
-        config: names the splits for training it and for its threshold.
-        features: feature function of patches, called with lesion windows.
+        config: names the split to which the regression is fitted, and the split on which its
+            threshold is chosen.
+        features: function from patches to features; it receives lesion windows.
     """
 
     def of_lesions(patches):

@@ -1,4 +1,4 @@
-"""What the kernel counts for this process (Linux)."""
+"""Counters that the Linux kernel keeps for this process."""
 
 import pathlib
 
@@ -13,5 +13,5 @@ def peak_gb() -> float:
 
 
 def bytes_read() -> int:
-    """Returns the bytes that this process has requested from the system (`rchar`)."""
+    """Returns the number of bytes that this process has requested from the system (`rchar`)."""
     return int(pathlib.Path("/proc/self/io").read_text().split()[1])

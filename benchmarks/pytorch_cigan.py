@@ -1,7 +1,8 @@
 """ciGAN's training step in plain PyTorch, written directly from the paper (section 2).
 
-The baseline for `benchmarks/training.py`: the same layers, the same losses on the same patches,
-Adam, eager, NCHW. It is not tuned, and contains everything in the paper.
+It is the baseline for `benchmarks/training.py`, with the same layers, the same losses on the same
+patches and the same optimizer (Adam), run eagerly in NCHW. It contains everything that the paper
+describes, and is not tuned.
 """
 
 import math
@@ -37,7 +38,7 @@ class Generator(nn.Module):
         self.to_grey = nn.Conv2d(channels, 1, 1)
 
     def forward(self, stack):
-        """Refines from scale to scale."""
+        """Refines the patch from scale to scale."""
         features = None
         for level, block in enumerate(self.blocks):
             at_scale = functional.interpolate(stack, size=4 * 2**level, mode="nearest")
@@ -84,7 +85,7 @@ class VggFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, grey):
-        """Returns four maps."""
+        """Returns the four maps."""
         maps = [255 * grey.expand(-1, 3, -1, -1) - self.mean]
         for block in self.blocks:
             maps.append(block(maps[-1]))

@@ -1,8 +1,8 @@
 """Datasets with repeated records, for large splits.
 
 They are used to measure the parts whose cost grows with the number of records: index, shuffling,
-reading, evaluation. Building as many patches from films would take hours without changing the
-result.
+reading, evaluation. Building as many different patches from films would take hours without changing
+the result.
 """
 
 import contextlib
@@ -16,8 +16,9 @@ def build(folder: str, num_records: dict[str, int], **settings) -> None:
     """Builds a dataset of patches and repeats the records of its splits.
 
     Args:
-        folder: the TFDS data folder; an existing dataset of that name in it is reused.
-        num_records: minimum number of records per split afterwards; other splits are not changed.
+        folder: the TFDS data folder; a dataset that it already contains under this name is reused.
+        num_records: number of records that each named split has at least; other splits are not
+            repeated.
         **settings: fields of `DdsmPatchesConfig`, including `name`.
     """
     from tfds_ddsm.dataset_config import DdsmPatchesConfig

@@ -2,12 +2,13 @@
 
     python -m benchmarks.scale [--records=200000] [--test_records=20000] [--tables=input,infill]
 
-Patches of simulated films of 32 px, repeated to a sixteenth, a quarter and all of the requested
-records; for growing patches, 64 to 512 px. Each row is measured in a separate process, whose peak
-memory is in the row. Bytes are those requested by the process from the system (`rchar` in
-/proc/self/io). The table `whole` trains ten steps, exports the generator, classifies the test split
-and evaluates 2,000 infills of it, on the largest dataset. From these rates, the hours for the
-paper's sizes are computed. For the growth of the build with the number of films, see
+The patches are 32 px, from simulated films, and their records are repeated to a sixteenth, a
+quarter and all of the requested number. Rows with patches of 64 to 512 px use small datasets. Each
+row is measured in a separate process, and includes its peak memory. Bytes are those that the
+process requests from the system (`rchar` in /proc/self/io). For the table `whole`, which uses the
+largest dataset, the generator is trained for ten steps and exported, the test split is classified,
+and 2,000 infills of test patches are evaluated. The last lines give the hours for the paper's sizes
+at the measured rates. To measure how the build grows with the number of films, use
 `benchmarks.dataset_build --copies=N`.
 """
 
@@ -31,10 +32,10 @@ _RECORDS = flags.DEFINE_integer("records", 200_000, "Training records of the lar
 _TEST_RECORDS = flags.DEFINE_integer("test_records", 20_000, "Test records of the largest dataset.")
 _TABLES = flags.DEFINE_list("tables", list(_NAMES), "Tables to measure.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the datasets; default: temporary.")
-_ROW = flags.DEFINE_string("row", None, "One row, TABLE:NUMBER; for the inner processes.")
+_ROW = flags.DEFINE_string("row", None, "Row to measure, TABLE:NUMBER; for the inner processes.")
 
 _PATCH_PX = 32
-# The datasets `times_N` have N / 16 of the requested records.
+# A dataset `times_N` has N / 16 of the requested records.
 _TIMES = (1, 4, 16)
 # Patch sizes of the datasets `px_N`, which all cover the same area: 64 px of a 344 x 188 film.
 _SIZES_PX = (64, 128, 256, 512)
@@ -53,7 +54,7 @@ _BATCH_SIZE = 8
 _WARM_UP_BATCHES, _MEASURED_BATCHES = 20, 500
 _INFILLS = 512
 _JUDGED_PATCHES = 2000
-# The paper's training: its training patches, and our interpretation of its steps (paper.flags).
+# The paper's training patches, our interpretation of its steps (paper.flags), and its patch size.
 _PAPER_RECORDS, _PAPER_STEPS, _PAPER_PX = 160_000, 110_000, 256
 
 
@@ -194,7 +195,7 @@ def _input_row(number: int, folder: str) -> dict:
 
 
 def _read(batches) -> tuple[float, int]:
-    """Returns the seconds and bytes of `_MEASURED_BATCHES`."""
+    """Returns the seconds and bytes that `_MEASURED_BATCHES` batches take, after a warm-up."""
     for _ in range(_WARM_UP_BATCHES):
         next(batches)
     start, before = time.perf_counter(), process_counters.bytes_read()
@@ -204,7 +205,7 @@ def _read(batches) -> tuple[float, int]:
 
 
 def _workers_row(num_workers: int, folder: str) -> dict:
-    """Reads the same steps with all workers at once, each in a separate process."""
+    """Reads the same steps in all workers at once, each a separate process."""
     arguments = [f"--data_dir={folder}"]
     processes = [
         subprocess.Popen(
@@ -224,7 +225,7 @@ def _workers_row(num_workers: int, folder: str) -> dict:
 
 
 def _worker_row(number: int, folder: str) -> dict:
-    """Reads the part of one worker; `number` is 100 times the workers plus the worker's number."""
+    """Reads one worker's part; `number` is 100 times the number of workers, plus the worker's."""
     import numpy as np
 
     from cigan_tf import input_pipeline
@@ -279,7 +280,7 @@ def _checkpoint_row(number: int, folder: str) -> dict:
 
 
 def _infill_row(number: int, folder: str) -> dict:
-    """Makes records of the synthetic set: N times `_INFILLS` at 32 px, or a quarter of them."""
+    """Makes N times `_INFILLS` records of a synthetic set at 32 px, or `_INFILLS` / 4 at N px."""
     import numpy as np
 
     from cigan_tf import input_pipeline
@@ -296,7 +297,7 @@ def _infill_row(number: int, folder: str) -> dict:
     contexts = context_patches.Contexts(builder, index, records, donors, 0, patch_px)
     generate = build_cigan(config).generate
     for _ in synthetic_set.infilled_records(contexts, generate, 0, _INFILLS // 8):
-        pass  # for tracing, and for starting TensorFlow's threads
+        pass  # traces the functions and starts TensorFlow's threads
     start = time.perf_counter()
     for _ in synthetic_set.infilled_records(contexts, generate, 0, num_infills):
         pass

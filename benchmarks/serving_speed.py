@@ -1,18 +1,19 @@
-"""Speed of infilling a patch: the exported SavedModel and other runtimes with the same network.
+"""Speed of infilling a patch with the exported SavedModel, and in other runtimes.
 
     python -m benchmarks.serving_speed
 
-Arms with the same weights on the same 256 px patches: the SavedModel written by
-`export.saved_model`; its folded graph in LiteRT, ONNX Runtime and OpenVINO, from
-`export.graph.runtime_formats`; the SavedModel that Keras exports of the generator; PyTorch (eager,
-inference mode); and ONNX Runtime on PyTorch's export. Each runs in a separate process with the
-given number of threads. The arms alternate, so that other load on the machine affects all of them.
-Each makes two calls, and the second is timed. Outputs are compared first. The SavedModel of this
-package also draws the noise, checks its inputs and composites; the other folded arms composite; the
-rest get the finished context image.
+The arms have the same weights and infill the same 256 px patches. They are the SavedModel written
+by `export.saved_model`; its folded graph in LiteRT, ONNX Runtime and OpenVINO, from
+`export.graph.runtime_formats`; the SavedModel that Keras exports from the generator; PyTorch
+(eager, inference mode); and ONNX Runtime with PyTorch's export. Each arm runs in a separate process
+with the given number of threads. The outputs are compared first. Then the arms alternate, so that
+other load on the machine affects all of them; in its turn, an arm makes two calls, and the second
+is timed. The SavedModel of this package also draws the noise, checks its inputs and composites the
+infill. The other arms with the folded graph composite it. The rest get the finished context image
+and composite nothing.
 
-The ceiling is the time of the network's arithmetic as written, at the speed of a large matrix
-product.
+The ceiling is the time that the network's arithmetic, as written, takes at the speed of a large
+matrix product.
 """
 
 import functools
@@ -31,10 +32,10 @@ import numpy as np
 from absl import app, flags, logging
 
 _PATCH_PX = flags.DEFINE_integer("patch_px", 256, "Side of a patch.")
-_THREADS = flags.DEFINE_list("threads", ["1", "2"], "Threads of an arm.")
+_THREADS = flags.DEFINE_list("threads", ["1", "2"], "Threads of an arm; a table for each number.")
 _BATCHES = flags.DEFINE_list("batches", ["1", "8", "32"], "Patches per call.")
 _PATCHES = flags.DEFINE_integer(
-    "patches", 100, "Patches per arm and row; at least 4 calls are made."
+    "patches", 100, "Patches to infill per arm and row, in at least 4 calls."
 )
 _ARM = flags.DEFINE_string("arm", None, "Arm to measure; for the inner processes.")
 _FOLDER = flags.DEFINE_string("folder", None, "Folder of the models; for the inner processes.")
@@ -133,7 +134,7 @@ def _call_once(arm: str, folder: pathlib.Path) -> None:
 
 
 def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
-    """Writes both SavedModels, the kernels and the inputs; returns GFLOP of one patch."""
+    """Writes all models but PyTorch's, the kernels and the inputs; returns the GFLOP of a patch."""
     import keras
     import tensorflow as tf
 
@@ -177,7 +178,7 @@ def _write_models(folder: pathlib.Path, side: int, max_batch: int) -> float:
 
 
 def _answer(arm: str, folder: pathlib.Path, threads: int) -> None:
-    """Answers requests on standard input until it ends."""
+    """Answers the requests on standard input until the input ends."""
     if arm == "onnx-export":
         _export_onnx(folder)
         return

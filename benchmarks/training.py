@@ -2,11 +2,11 @@
 
     python -m benchmarks.training [--markdown=RESULTS.md]
 
-One generator step and one discriminator step at 256 px and batch size 8, on noise, with the same
-masks for both sides: ellipses in boxes of 80 px, the median lesion. Each side is a separate process
-that sleeps while the other one is timed. They alternate, and medians are compared. The input
-pipeline reads patches of the real sample films. The first step is timed from the start of the
-interpreter.
+One generator step and one discriminator step are timed at 256 px and batch size 8. The patches are
+noise, and the masks are ellipses in boxes of 80 px, the size of the median lesion; they are the
+same for all arms. Each arm is a separate process that sleeps while another one is timed. The arms
+alternate, and their medians are compared. The input pipeline is timed on patches of the real sample
+films. The time to the end of the first step begins with the start of the interpreter.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-# Same settings as in cigan_tf.main.
+# The same settings as in cigan_tf.main.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -69,7 +69,7 @@ def main(_):
 
 
 def _in_alternation() -> tuple[dict, dict, dict]:
-    """Returns seconds per step, seconds per part of ours, and each side's peak memory in MB."""
+    """Returns seconds per step, results for `_shares_table`, and each arm's peak memory in MB."""
     arms = {name: _Process(name) for name in ("pytorch", *_OURS)}
     steps = ("generator", "discriminator")
     times = {name: {step: [] for step in steps} for name in arms}
@@ -93,7 +93,7 @@ def _in_alternation() -> tuple[dict, dict, dict]:
 
 
 class _Process:
-    """One side of the comparison in a separate process, which sleeps until it is called."""
+    """An arm in a separate process, which sleeps until it is called."""
 
     def __init__(self, name: str):
         self._pipe, theirs = multiprocessing.get_context("spawn").Pipe()
@@ -102,7 +102,7 @@ class _Process:
         self._process.start()
 
     def ask(self, *request):
-        """Calls the method named in `request` with its arguments and returns the result."""
+        """Calls a method of the arm, given by name and arguments, and returns its result."""
         self._pipe.send(request)
         return self._pipe.recv()
 
@@ -121,7 +121,7 @@ def _serve(pipe, name: str, batch: dict) -> None:
 
 class _Arm:
     def peak_mb(self) -> float:
-        """Returns the largest resident set of this process so far."""
+        """Returns the largest resident set of this process so far, in MB."""
         return process_counters.peak_gb() * 1024
 
 
@@ -177,7 +177,7 @@ class _OursArm(_Arm):
         return step_seconds(self._model, self._batches, Turn[network.upper()])
 
     def parts(self) -> dict[str, float]:
-        """Returns the seconds of VGG-19, generator and discriminator in both steps."""
+        """Returns the seconds of VGG-19, generator and discriminator, for both steps together."""
         import tensorflow as tf
 
         model, batch = self._model, self._batch
@@ -232,7 +232,7 @@ class _OursArm(_Arm):
         return 2 * side**3 / _median_seconds(lambda: _wait(tf.linalg.matmul(matrix, matrix)))
 
     def plain_flop(self) -> float:
-        """Returns the floating-point operations of both steps on whole patches."""
+        """Returns the number of floating-point operations of both steps on whole patches."""
         import keras
 
         from cigan_tf.models import vgg_features
@@ -253,7 +253,7 @@ class _OursArm(_Arm):
                 vgg += 2 * np.prod(layer.kernel.shape) * side**2
             else:
                 side //= 2
-        # Passes: forward; backward to the input; backward to the weights.
+        # A network has up to three passes: forward, backward to the input, backward to the weights.
         in_generator_step = 3 * vgg + 3 * generator + 2 * discriminator
         in_discriminator_step = generator + 2 * 3 * discriminator
         return float((in_generator_step + in_discriminator_step) * len(self._batch["image"]))
@@ -276,7 +276,7 @@ def _median_seconds(work) -> float:
 
 
 def _batch() -> dict[str, np.ndarray]:
-    """Returns patches of noise with an ellipse in a box of the given size, anywhere inside."""
+    """Returns patches of noise, each with a mask: an ellipse in a box at a random position."""
     rng = np.random.default_rng(0)
     size, box = _PATCH_SIZE.value, _LESION_PX.value
     mask = np.zeros((_BATCH_SIZE.value, size, size, 1), np.float32)
@@ -302,7 +302,7 @@ def _first_step_seconds() -> float:
 
 
 def _input_patches_per_second() -> float:
-    """Returns the rate of the input pipeline for patches of the sample films."""
+    """Returns the patches per second of the input pipeline, for patches of the sample films."""
     from cigan_tf import input_pipeline
     from cigan_tf.config import Config, DataConfig, ModelConfig
     from tfds_ddsm.dataset_config import DdsmPatchesConfig
@@ -358,8 +358,8 @@ def _shares_table(parts: dict, windowed: dict) -> list[str]:
         "",
         f"Lower limit: the arithmetic of whole patches is {parts['plain_flop'] / 1e12:.2f} TFLOP. "
         f"At this machine's speed for matrix products ({parts['ceiling_flops'] / 1e9:.0f} GFLOP/s, "
-        f"float32) it would take {ceiling_s:.2f} s; windows take {total / ceiling_s:.2f} times "
-        "that.",
+        f"float32), it would take {ceiling_s:.2f} s; both steps with windows take "
+        f"{total / ceiling_s:.2f} times as long.",
     ]
 
 
@@ -400,7 +400,7 @@ def _cpu() -> str:
 
 
 def write_section(path: pathlib.Path, text: str) -> None:
-    """Replaces the file's section 'Training speed', or adds it; other sections are kept."""
+    """Replaces the file's section 'Training speed', or adds one; keeps the other sections."""
     before = path.read_text() if path.exists() else "# Results\n"
     head, found, rest = before.partition(_SECTION)
     _, next_section, tail = rest.partition("\n## ") if found else ("", "", "")

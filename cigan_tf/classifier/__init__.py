@@ -1,1 +1,1 @@
-"""The experiment: synthetic sets, and classifiers trained with and without them."""
+"""The experiment: synthetic sets, and classifiers trained with and without synthetic patches."""

@@ -1,7 +1,7 @@
 """Traditional augmentation: rotation, mirroring and scaling of a patch (paper section 3.2).
 
-Stateless graph operations: the same seed gives the same patch, and input iterators that use them
-can be checkpointed, which is not possible with Keras' random layers.
+The operations have no state, unlike Keras' random layers: the same patch and seed give the same
+result in every run, also in a resumed one.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Batches of the classifier: real and synthetic patches mixed, classes alternating.
 
-The content of a batch is a function of the seed and the step number, as in ciGAN's training; the
-position in the input is a number.
+As in ciGAN's training, the content of a batch is a function of the seed and the step number, so the
+step number is the position in the input.
 """
 
 import functools
@@ -22,12 +22,12 @@ from cigan_tf.patch_format import CLASS_NAMES
 from cigan_tf.record_index import RecordIndex
 from cigan_tf.work_ahead import map_ahead
 
-# Each random stream uses the classifier's seed and its own number.
+# Random streams: each uses the classifier's seed and the stream's position in this list.
 _STREAMS = ("real", "synthetic", "mixing", "augmentation")
-# Number of the rule that draws batches. A change of the rule needs another number: interrupted runs
-# then start again, because a resumed run would mix both orders.
+# Number of the rule that draws batches. Increase it if you change the rule: interrupted runs then
+# start again, because a resumed run would mix both orders.
 ORDER = 1
-# Many small patches are scored at once, because ResNet-50's weights need more memory than its maps.
+# Pixels scored at once: many small patches, whose maps need less memory than ResNet-50's weights.
 _SCORED_PX_AT_ONCE = 2**20
 # Number of batches infilled ahead of the classifier.
 _INFILLED_AHEAD = 2
@@ -37,7 +37,7 @@ class _Source(NamedTuple):
     """Patches of one origin.
 
     Attributes:
-        at: for each class, a function from positions in its endless list to patch numbers.
+        at: for each class, a function from positions in the class's endless list to patch numbers.
         example: function from a patch number to a dict with `image`, float32 [p, p, 1].
     """
 
@@ -58,16 +58,17 @@ def training_batches(
         config: the dataset, and in `config.classifier` the batch size and the share of real
             patches.
         seed: seed of the order, the mixing, the augmentation and the infills made on the fly.
-        synthetic: the infilled patches, or their generator, if the arm uses them.
-        used: which patches of a set are used, bool [num_patches]; None: all.
+        synthetic: the set of infilled patches, or the generator that makes them during training;
+            None if the arm uses no synthetic patches.
+        used: True for the patches of the set to be used, bool [num_patches]; None: all patches.
         first_step: number of steps already taken.
 
     Returns:
         (image float32 [N, p, p, 1] in [0, 1], label float32 [N, 1] in {0, 1}) for each remaining
-        step. Each patch is real with the probability of its step, for both classes.
+        step. A patch of either class is real with the probability of its step.
 
     Raises:
-        UserError: a class is missing, or has fewer than two patients.
+        UserError: a class is missing, or its patches are from fewer than two patients.
     """
     settings = config.classifier
     on_the_fly = isinstance(synthetic, OnTheFly)
@@ -151,16 +152,17 @@ def _reader(records: input_pipeline.Records, patch_size: int) -> Callable:
 def _shuffled(
     index: RecordIndex, chosen: np.ndarray, origin: str, config: Config, seed: int
 ) -> list[Callable[[np.ndarray], np.ndarray]]:
-    """Returns an endless order of the chosen records of each class."""
+    """Returns a function for each class, from positions in an endless order to chosen records."""
     data, orders = config.data, []
     for label, class_name in enumerate(CLASS_NAMES):
         of_class = np.flatnonzero(chosen & (index.label == label))
         num_patients = np.unique(index.patient_id[of_class]).size
         if num_patients < 2:
             raise UserError(
-                f"A classifier needs patches of at least two patients; the {data.train_split} "
-                f"split of {data.dataset} has {origin} {class_name.replace('_', '-')} patches of "
-                f"only {num_patients} patient(s). Use a larger --patient_share or dataset."
+                f"A classifier needs patches of each class from at least two patients; the "
+                f"{data.train_split} split of {data.dataset} has {origin} "
+                f"{class_name.replace('_', '-')} patches from only {num_patients} patient(s). Use "
+                "a larger --patient_share or a larger dataset."
             )
         stream = (seed, _STREAMS.index(origin), label)
         orders.append(input_pipeline.Shuffled(of_class, stream).at)
@@ -168,7 +170,7 @@ def _shuffled(
 
 
 def _to_be_infilled(infills: OnTheFly, seed: int) -> _Source:
-    """Returns the context images to infill; each pass through them has other masks and noise."""
+    """Returns the patches to infill; each pass through them is a pass of `Contexts`."""
     contexts = infills.contexts(seed)
     num_contexts = len(contexts.labels)
 
@@ -186,7 +188,7 @@ def _to_be_infilled(infills: OnTheFly, seed: int) -> _Source:
 
 
 def _infilled(batches: tf.data.Dataset, infills: OnTheFly, augmented: Callable) -> Iterable:
-    """Yields the batches after infilling their context images and augmenting."""
+    """Yields the batches after infilling the synthetic patches and augmenting all patches."""
 
     @tf.function(autograph=False)
     def augment_all(images, drawn):
@@ -209,8 +211,8 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
     """Returns the patches of a split in stored order, and their facts.
 
     Returns:
-        A dataset of images float32 [N, p, p, 1] in [0, 1], and the arguments of
-        `evaluation.score_file.Scores` for all of them except `probability`, [n].
+        A dataset of batches of images, float32 [N, p, p, 1] in [0, 1]; and, for all patches of the
+        split, the arguments of `evaluation.score_file.Scores` except `probability`, each [n].
 
     Raises:
         UserError: the split does not exist or lacks a class.
@@ -244,12 +246,12 @@ def at_points(
 ) -> tuple[tf.data.Dataset, dict[str, np.ndarray]]:
     """Returns the validation patches that are scored during the training of a classifier.
 
-    There are `config.classifier.validation_patches`, half of each class, drawn with the run's seed:
-    one patch of every patient before a second of any. They are the same for all classifiers of an
-    experiment.
+    They are `config.classifier.validation_patches` patches, half of each class if the split has so
+    many, drawn with the experiment's seed: one patch of every patient before a second patch of any.
+    They are the same for all classifiers of an experiment.
 
     Args:
-        config: see `scored_batches`.
+        config: names the dataset and its validation split.
         facts: facts of all patches of the validation split, from `scored_batches`.
 
     Returns:
@@ -269,7 +271,7 @@ def at_points(
 
 
 def decoded_images(config: Config, encoded: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns batches of encoded patches in their order: images float32 [N, p, p, 1] in [0, 1]."""
+    """Returns the images of encoded patches in batches, float32 [N, p, p, 1] in [0, 1]."""
     images = encoded.map(
         lambda patch: input_pipeline.decode_image(patch["image"], config.model.patch_size),
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -279,7 +281,7 @@ def decoded_images(config: Config, encoded: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def refuse_shared_patients(config: Config) -> None:
-    """Raises UserError if a patient is in two of the splits used by the run."""
+    """Raises UserError if a patient is in two of the three splits that an experiment uses."""
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     data = config.data
     seen: dict[str, str] = {}

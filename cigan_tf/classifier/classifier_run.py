@@ -1,4 +1,4 @@
-"""One classifier: trained with the settings of its arm, then scored on validation and test."""
+"""One classifier: trained with its arm's settings, then scored on validation and test patches."""
 
 import contextlib
 import dataclasses
@@ -41,17 +41,19 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
     Args:
         config: the dataset and the hardware; `config.classifier` has the arm's settings.
         seed: seed of weights, order, mixing and augmentation.
-        workdir: default location of the synthetic set, and of the classifier that confirms its
-            patches.
-        run_dir: receives settings.json, logs/ (TensorBoard), classifier.keras,
-            provenance.json, infills_used.json (with synthetic patches), validation_scores.csv and,
-            last, scores.csv. If scores.csv exists, the run is finished and nothing is done. A run
-            with other data, or with patches of another generator, is trained again, and so is one
-            that was interrupted under another rule for the order of its patches.
+        workdir: contains the synthetic set, unless the arm has a synthetic_dir, and the classifier
+            that confirms the set's patches.
+        run_dir: receives settings.json, logs/ (TensorBoard), classifier.keras, provenance.json,
+            infills_used.json (if the arm uses a synthetic set), validation_scores.csv and, last,
+            scores.csv. If scores.csv exists, the run is finished and nothing is done. A run is
+            trained again if its data, generator or confirming classifier have changed. An
+            unfinished run is also trained again if its initial weights have changed, or if its
+            patches were in the order of an earlier rule.
 
     Raises:
         UserError: the data cannot be used, the generator or the confirming classifier was trained
-            on a test patient, or `run_dir` contains a run with different settings.
+            on a test patient, or `run_dir` contains a run with different settings or, if it is
+            finished, different initial weights.
         Preempted: SIGTERM or Ctrl-C was received during the steps; the run is saved.
     """
     workdir, run_dir = epath.Path(workdir), epath.Path(run_dir)
@@ -95,7 +97,13 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
 
 
 def score(classifier: keras.Model, images: tf.data.Dataset, facts: dict[str, np.ndarray]) -> Scores:
-    """Returns the classifier's scores of patches; see `batches.scored_batches` for arguments."""
+    """Returns a classifier's scores of patches.
+
+    Args:
+        classifier: a trained classifier.
+        images: first result of `batches.scored_batches`.
+        facts: second result of `batches.scored_batches`.
+    """
     probability = np.concatenate([classifier.predict_on_batch(batch)[:, 0] for batch in images])
     return Scores(**facts, probability=probability.astype(np.float64))
 
@@ -111,7 +119,7 @@ def _untrained(config: Config, seed: int) -> keras.Model:
             settings.classifier_network,
             settings.classifier_trainable,
         )
-    # With float16 Keras wraps Adam in a LossScaleOptimizer; small gradients would otherwise vanish.
+    # With float16, Keras wraps Adam in a LossScaleOptimizer, without which small gradients vanish.
     classifier.compile(
         keras.optimizers.Adam(
             keras.optimizers.schedules.ExponentialDecay(
@@ -137,10 +145,10 @@ def _run_steps(
     config: Config,
     seed: int,
 ) -> None:
-    """Trains to the last step; `batches_from` returns the batches starting at a step."""
+    """Trains up to the last step; `batches_from` returns the batches from a step onwards."""
     settings = config.classifier
     step = tf.Variable(0, dtype=tf.int64)
-    # Sum and number of the losses since the last point; restored after an interruption.
+    # Sum and number of the losses since the previous point, restored after an interruption.
     earlier_losses = tf.Variable([0.0, 0.0], dtype=tf.float64)
     checkpoint = tf.train.Checkpoint(
         classifier=classifier,
@@ -207,7 +215,7 @@ def _remove_damaged_checkpoint(run_dir: epath.Path) -> None:
     if state is None:
         return
     try:
-        # All of it, because a restore that fails would leave the classifier partly restored.
+        # Read the whole checkpoint, because a failed restore would leave a half-restored network.
         reader = tf.train.load_checkpoint(state.model_checkpoint_path)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
@@ -240,8 +248,8 @@ def _open_synthetic(
         raise UserError(
             f"The generator or synthetic set in {str(folder)!r} was made with "
             f"{synthetic.facts['train_patient_share']:g} of the training patients, but the arm's "
-            f"patient_share is {settings.patient_share:g}; pass the --synthetic_dir of a generator "
-            "trained with at most that --train_patient_share."
+            f"patient_share is {settings.patient_share:g}; pass a --synthetic_dir whose generator "
+            f"was trained with a --train_patient_share of at most {settings.patient_share:g}."
         )
     return synthetic
 
@@ -260,10 +268,10 @@ def _refuse_other_set(
         )
     if synthetic.facts["dataset_fingerprint"] != fingerprint:
         raise UserError(
-            f"The synthetic set in {str(folder)!r} was made from different records of "
-            f"{config.data.dataset} than training uses (fingerprint "
-            f"{synthetic.facts['dataset_fingerprint'][:12]}, now {fingerprint[:12]}); delete it, "
-            "train ciGAN on these records, and write it again with --mode=infill."
+            f"The synthetic set in {str(folder)!r} was made from records of {config.data.dataset} "
+            f"with the fingerprint {synthetic.facts['dataset_fingerprint'][:12]}, but the present "
+            f"records have the fingerprint {fingerprint[:12]}; delete the set, train ciGAN on the "
+            "present records, and write the set again with --mode=infill."
         )
     if synthetic.facts["infills_per_patch"] < settings.synthetic_per_real:
         raise UserError(
@@ -308,9 +316,9 @@ def _claim(
     made_from: dict,
     synthetic: SyntheticSet | OnTheFly | None,
 ) -> bool:
-    """Claims the folder for this run; returns whether the run is finished.
+    """Claims the folder for this run, and returns whether the run is finished.
 
-    A run made from something else, or without a record of its origin, is removed first.
+    A run with a different origin, or without a record of its origin, is removed first.
     """
     given = {
         "data": {
@@ -328,8 +336,8 @@ def _claim(
     if path.exists() and (differing := _differing(path, given)):
         raise UserError(
             f"The folder {str(run_dir)!r} contains a classifier with different settings "
-            f"({', '.join(differing)}; see its {SETTINGS_FILE}); delete it, or pass another "
-            "--workdir."
+            f"({', '.join(differing)}; see its {SETTINGS_FILE}); delete the folder, or pass "
+            "another --workdir."
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -355,9 +363,9 @@ def _differing(path: epath.Path, given: dict) -> list[str]:
 
 def _compared(settings: dict) -> dict[str, object]:
     """Returns the settings on which a classifier depends, by name."""
-    # An earlier version may have lacked a setting; it trained as with the default.
+    # A file of an earlier version may lack a setting; that version trained as with its default.
     classifier = dataclasses.asdict(ClassifierConfig()) | settings["classifier"]
-    # The files in these places are compared instead (`_identity`).
+    # Paths may change; `_identity` compares what they contain.
     del classifier["synthetic_dir"]
     classifier["classifier_weights"] = os.path.basename(classifier["classifier_weights"])
     others = {name: settings[name] for name in ("mixed_precision", "seed")}
@@ -367,7 +375,7 @@ def _compared(settings: dict) -> dict[str, object]:
 def _remove_outdated(
     run_dir: epath.Path, config: Config, now: dict, synthetic: SyntheticSet | OnTheFly | None
 ) -> None:
-    """Records the origin of the run, and removes a run with another origin."""
+    """Records the origin of the run, after removing a run with a different origin."""
     path = run_dir / provenance.FILE_NAME
     before = provenance.read(path)
     was = _identity(before) if before else {}
@@ -375,13 +383,13 @@ def _remove_outdated(
     if was and is_finished:
         was[_ORDER] = now[_ORDER]  # a finished run needs no more batches
     if was and None in (was[_WEIGHTS], now[_WEIGHTS]):
-        was[_WEIGHTS] = now[_WEIGHTS]  # not recorded, or no file: its name has been compared
+        was[_WEIGHTS] = now[_WEIGHTS]  # not recorded, or no file: only the names are compared
     if was and is_finished and was[_WEIGHTS] != now[_WEIGHTS]:
-        # A file with the same name: perhaps the same weights, written again.
+        # Not removed: the file has the same name, and perhaps the same weights, written again.
         raise UserError(
             f"The finished classifier in {str(run_dir)!r} was trained from initial weights that "
-            f"differ from those now in {config.classifier.classifier_weights!r}; delete it, or "
-            "pass the original file or another --workdir."
+            f"differ from those now in {config.classifier.classifier_weights!r}; delete the "
+            "classifier, or pass the original file or another --workdir."
         )
     if was == now:
         return
@@ -411,7 +419,7 @@ def _remove_outdated(
 
 
 def _identity(record: dict) -> dict[str, object]:
-    """Returns the part of a classifier's provenance that its scores depend on."""
+    """Returns the part of a classifier's provenance on which its scores depend."""
     synthetic = record.get("synthetic")
     return {
         "dataset": record["dataset"]["fingerprint"],

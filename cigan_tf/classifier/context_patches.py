@@ -1,4 +1,4 @@
-"""Context patches to infill as the opposite class (paper section 3.2), and their generator."""
+"""Patches to be infilled as the opposite class (paper section 3.2), and the generator to use."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,22 +20,24 @@ BATCH_SIZE = 32
 class Contexts:
     """Patches, each to be infilled as the opposite class (paper section 3.2).
 
-    In a malignant patch, the lesion in its own mask is replaced. A non-malignant patch gets a
-    lesion in the mask of a malignant patch: the first of a few random masks that is on breast
-    tissue, or else the one with the largest share on tissue. Infills are numbered: n patches have
-    the numbers 0 to n - 1, and each further pass through them has other masks and noise.
+    A malignant patch keeps its own mask, in which its lesion is replaced. A non-malignant patch
+    gets a lesion in the mask of a malignant patch: the first of a few random masks that is on
+    breast tissue, or else the mask with the largest share on tissue.
+
+    Infills are numbered from 0, in passes through the n patches: infill i is made from patch i % n.
+    Each pass draws new noise, and new masks for the non-malignant patches.
 
     Args:
         builder: from `input_pipeline.open_dataset`.
-        index: index of the patches' split.
-        patches: records of the split, int64 [n].
-        donors: records with a lesion whose masks are used, int64 [m].
+        index: index of the split that contains the patches.
+        patches: numbers of the patches' records, int64 [n].
+        donors: numbers of the malignant records whose masks non-malignant patches get, int64 [m].
         seed: seed of the draws, which depend only on it and on the number of an infill.
         patch_size: side of a patch in pixels.
 
     Attributes:
         index: the argument.
-        lesion_types: names of its lesion types.
+        lesion_types: names of the lesion types in the dataset.
         labels: requested class of each patch, int64 [n].
         patch_size: the argument.
     """
@@ -56,7 +58,7 @@ class Contexts:
         self._seed, self.patch_size = seed, patch_size
 
     def batches(self, first: int, stop: int, batch_size: int) -> tf.data.Dataset:
-        """Returns the examples of the infills from `first` up to `stop`, in batches."""
+        """Returns batches of the examples of the infills `first` to `stop` - 1."""
         # AutoGraph would take most of the time before the first batch, with nothing to convert.
         example = tf.autograph.experimental.do_not_convert(self.example)
         examples = tf.data.Dataset.range(first, stop).map(
@@ -65,12 +67,16 @@ class Contexts:
         return examples.batch(batch_size).prefetch(2)
 
     def example(self, number: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the generator's input and the origin of one infill.
+        """Returns the generator's arguments for one infill, and the infill's origin.
+
+        Args:
+            number: number of the infill.
 
         Returns:
-            `image` float32 [p, p, 1] in [0, 1], `mask` float32 [p, p, 1] in {0, 1}, `label` (the
-            requested class) and `seed` (int32), the generator's arguments; `number`, `record` and
-            `donor`, the records of the patch and of the mask (int64); `scanner` (str).
+            The generator's arguments: `image` float32 [p, p, 1] in [0, 1], `mask` float32
+            [p, p, 1] in {0, 1}, `label` int32 (the requested class) and `seed` int32. The origin:
+            `number` (of the infill), `record` (number of the patch's record) and `donor` (number
+            of the mask's record), all int64, and `scanner` (str).
         """
         record, donors = tf.numpy_function(self._draw, [number], [tf.int64, tf.int64])
         patch, example, donor = self._records.with_mask(
@@ -98,7 +104,7 @@ class Contexts:
 def infill(
     batches: tf.data.Dataset, generator: Callable[..., np.ndarray]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of `Contexts` with an additional `infilled` uint16 [N, p, p, 1].
+    """Yields each batch with the infilled patches added as `infilled`, uint16 [N, p, p, 1].
 
     Args:
         batches: from `Contexts.batches`.
@@ -110,7 +116,12 @@ def infill(
 
 
 def training_contexts(config: Config, patient_share: float, seed: int) -> Contexts:
-    """Returns the patches of a share of the training patients.
+    """Returns the patches of some of the training patients, to be infilled.
+
+    Args:
+        config: names the dataset and its training split.
+        patient_share: share of the patients of that split.
+        seed: seed of masks and noise.
 
     Raises:
         UserError: the dataset cannot be read, or a class is missing.
@@ -122,29 +133,28 @@ def training_contexts(config: Config, patient_share: float, seed: int) -> Contex
     donors = patches[(index.label[patches] == 1) & index.has_lesion[patches]]
     if len(donors) in (0, len(patches)):
         raise UserError(
-            f"The {data.train_split} split of {data.dataset} has {len(donors)} malignant "
-            f"patches among {len(patches)}; infilling needs both classes. Train "
-            "ciGAN with a larger --train_patient_share or another --train_split."
+            f"Infilling needs patches of both classes; {len(donors)} of the {len(patches)} patches "
+            f"used from the {data.train_split} split of {data.dataset} are malignant. Train "
+            "ciGAN with a larger --train_patient_share or on another --train_split."
         )
     return Contexts(builder, index, patches, donors, seed, patch_size)
 
 
 class OnTheFly:
-    """Infills generated during a classifier's training, and not stored.
+    """Infills that are generated while a classifier is trained, and not stored.
 
     Args:
-        config: the dataset.
-        saved_model: the exported generator.
+        config: names the dataset and its training split.
+        saved_model: folder of the exported generator.
 
     Attributes:
         generator: the exported generator.
-        facts: origin of the infills: `dataset`, `dataset_fingerprint`, `train_split`,
-            `train_patient_share`, `patch_size`, `generator` (a hash of its weights).
+        facts: result of `generator_facts`.
         record: provenance of the generator.
 
     Raises:
-        UserError: there is no generator, it has no provenance, or its training patches are not
-            those to infill.
+        UserError: there is no generator, it has no provenance, it takes patches of a different
+            size, or it was trained on a different dataset or split.
     """
 
     def __init__(self, config: Config, saved_model: str | os.PathLike):
@@ -154,7 +164,7 @@ class OnTheFly:
         self._config = config
 
     def contexts(self, seed: int) -> Contexts:
-        """Returns the patches to infill, which are the generator's training patches.
+        """Returns the generator's training patches, to be infilled.
 
         Args:
             seed: seed of masks and noise.
@@ -163,17 +173,27 @@ class OnTheFly:
 
 
 def generator_facts(config: Config, generator: ExportedGenerator, record: dict) -> dict:
-    """Returns the origin of infills of a generator's training patches.
+    """Returns facts that identify the infills of a generator's training patches.
+
+    Args:
+        config: names the dataset, its training split and the patch size.
+        generator: the exported generator.
+        record: provenance of the generator.
+
+    Returns:
+        `dataset`, `dataset_fingerprint`, `train_split`, `train_patient_share`, `patch_size` and
+        `generator` (a hash of its weights).
 
     Raises:
-        UserError: its patches have another size, or the flags contradict its training data.
+        UserError: the generator takes patches of a different size, or was trained on a different
+            dataset or split than the configuration names.
     """
     data, patch_size = config.data, config.model.patch_size
     if generator.patch_size != patch_size:
         raise UserError(
             f"The generator {str(generator.path)!r} takes patches of {generator.patch_size} px, "
-            f"but {patch_size} px are requested. Pass --patch_size={generator.patch_size} and a "
-            "dataset of that size."
+            f"but --patch_size is {patch_size}. Pass --patch_size={generator.patch_size} and a "
+            "--dataset with patches of that size."
         )
     dataset = provenance.dataset_record(config)
     pairs = {
@@ -193,13 +213,13 @@ def generator_facts(config: Config, generator: ExportedGenerator, record: dict) 
 
 
 def refuse_differing(name: str, trained_on: object, given: object) -> None:
-    """Raises UserError if a generator was trained on different patches."""
+    """Raises UserError if a generator was trained with a different value than the given one."""
     if trained_on != given:
         raise UserError(
-            f"Infills must be made from the generator's training patches: its {name} was "
-            f"{_short(trained_on)}. Received: {name}={_short(given)}."
+            "Infills must be made from the generator's training patches, which had "
+            f"{name}={_short(trained_on)}. Received: {name}={_short(given)}."
         )
 
 
 def _short(value: object) -> object:
-    return f"one with fingerprint {value[:12]}" if len(str(value)) == 64 else value
+    return f"(fingerprint {value[:12]})" if len(str(value)) == 64 else value

@@ -15,7 +15,14 @@ from cigan_tf.experiment_config import ClassifierConfig
 
 
 class ClassifierWriter:
-    """Writes the event file of a classifier; opened once per process, flushed with every write."""
+    """Writes the event file of a classifier.
+
+    The file is opened once per process, and flushed after every write.
+
+    Args:
+        logdir: folder of the event file.
+        settings: settings of the classifier, written as text.
+    """
 
     def __init__(self, logdir: str, settings: ClassifierConfig):
         self._writer = tf.summary.create_file_writer(logdir)
@@ -26,14 +33,14 @@ class ClassifierWriter:
     def write(
         self, step: int, loss: float, validation: Scores, learning_rate: float, rate: float
     ) -> None:
-        """Writes one point of each curve and both pictures.
+        """Writes one point of each curve, and a picture of the ROC and precision-recall curves.
 
         Args:
             step: training step.
-            loss: mean cross-entropy of the training patches since the last point.
+            loss: mean cross-entropy of the training patches since the previous point.
             validation: scores of the validation patches.
             learning_rate: Adam's learning rate.
-            rate: steps per second.
+            rate: training steps per second.
         """
         with self._writer.as_default(step=step):
             tf.summary.scalar("loss/training", loss)

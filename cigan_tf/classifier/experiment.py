@@ -1,4 +1,4 @@
-"""The augmentation experiment: a classifier for each of its cells (paper section 3)."""
+"""The augmentation experiment: trains a classifier for each of its cells (paper section 3)."""
 
 import collections
 import dataclasses
@@ -28,8 +28,10 @@ def run_experiment(
     Args:
         config: the arms, their seeds and generators.
         workdir: workdir of the experiment.
-        saved_model: the exported generator, if `generators` is empty. Default, and for several
-            generators: the newest in saved_model/ next to each synthetic set, or else in
+        saved_model: folder of the exported generator, if the experiment uses only one synthetic
+            set and `generators` is empty. By default, and for several sets, each set is evaluated
+            with the newest generator in saved_model/ next to it. An arm's own set (synthetic_dir)
+            without such a folder is evaluated with `saved_model`, by default
             `workdir`/saved_model.
         jobs: number of parallel training processes.
 
@@ -56,15 +58,15 @@ def _run_experiment(
 
 
 def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | None) -> None:
-    """Evaluates each generator that classifiers used; removes earlier results."""
+    """Evaluates the generator of each set that classifiers used, after removing earlier results."""
     infill_quality.remove_infill_quality(workdir)
     calibration = functools.cache(infill_quality.calibrate_copy_search)
     given = saved_model or workdir / "saved_model"
     arms = config.experiment.named_arms(config.classifier).values()
     own_sets = {epath.Path(arm.synthetic_dir).expanduser() for arm in arms if arm.synthetic_dir}
     for folder, name in _used_sets(config, workdir).items():
-        # A given SavedModel belongs to the only generator, or to sets that were copied elsewhere;
-        # several generators have their own.
+        # A given SavedModel is that of the only set, or of sets that were copied elsewhere; if
+        # there are several sets, each has its own SavedModel.
         beside = folder.parent / "saved_model"
         is_copied = folder in own_sets and not beside.exists() and epath.Path(given).exists()
         exported = given if is_copied or (saved_model and name is None) else beside
@@ -80,7 +82,7 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
                     name,
                 )
         except StorageError:
-            raise  # the same command evaluates it later
+            raise  # the same command can evaluate the generator later
         except UserError as error:
             # An error in this additional evaluation must not discard hours of training.
             of = f" of {name}" if name else ""
@@ -88,10 +90,11 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
 
 
 def _used_sets(config: Config, workdir: epath.Path) -> dict[epath.Path, str | None]:
-    """Returns the synthetic sets that classifiers were trained on, with names for their generators.
+    """Returns the synthetic sets that classifiers were trained on, and names of their generators.
 
-    The name is that of one of the experiment's `generators`; or, next to other sets, the arm with
-    this synthetic_dir; or None.
+    A generator has its name in the experiment's `generators`, or the name of the arm that has the
+    set as its synthetic_dir. The name is None for the set in `workdir`, and for the only set of an
+    experiment without `generators`.
 
     Raises:
         UserError: an arm with its own set and a generator have the same name.
@@ -130,14 +133,15 @@ def train_cells(
         config: the arms and generators.
         workdir: workdir of the experiment; only its `classifiers` folder is written to.
         cells: some of `config.experiment.cells`.
-        jobs: number of parallel processes; each has its own GPU, or its share of the cores.
+        jobs: number of parallel processes, each with its own GPU or an equal share of the cores.
 
     Returns:
         The cells' folders.
 
     Raises:
-        UserError: no arm is defined, a strategy with several devices, splits that share a patient,
-            more jobs than GPUs, or an error of `train_classifier`.
+        UserError: no arm is defined; the strategy has several devices; splits share a patient;
+            there are more jobs than GPUs, or several jobs and a workdir without locks. Also for
+            the reasons given in `train_classifier`.
         Preempted: SIGTERM or Ctrl-C was received.
     """
     workdir = epath.Path(workdir)
@@ -166,7 +170,7 @@ def train_cells(
             parallel.run(train_free_cells, (config, workdir, cells), jobs)
         else:
             train_free_cells(config, workdir, cells)
-        # Waits for the cells of other processes, and trains those that they did not finish.
+        # Waits for cells that other processes are training, and trains those left unfinished.
         for cell in cells:
             _train_cell(config, workdir, cell, wait=True)
     return [run_folder.cell_dir(workdir, cell) for cell in cells]
@@ -192,12 +196,12 @@ def _train_cell(config: Config, workdir: epath.Path, cell: Cell, wait: bool) -> 
         settings = dataclasses.replace(settings, synthetic_dir=str(folder))
     if settings.confirming_arm is not None:
         needed = Cell(settings.confirming_arm, None, cell.seed)
-        # Wait for its lock, or train it here.
+        # Trains that classifier here if no other process does; otherwise waits for that process.
         for wait_for_it in (False, True):
             _train_cell(config, workdir, needed, wait_for_it)
     run_dir = run_folder.cell_dir(workdir, cell)
     with file_io.lock(run_dir, wait) as held:
-        # The process that held the lock before may have updated the scores.
+        # The process that held the lock before may have written the scores.
         if held and not (wait and (run_dir / score_file.FILE_NAME).exists()):
             of_arm = dataclasses.replace(config, classifier=settings)
             train_classifier(of_arm, cell.seed, workdir, run_dir)

@@ -1,4 +1,4 @@
-"""Selection of the infills for training a classifier: number per patch, and confirmed ones."""
+"""Selection of the infills for a classifier, by number per patch and by confirmation."""
 
 import json
 
@@ -13,24 +13,25 @@ from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.patch_format import CLASS_NAMES
 
-# The confirming classifier was trained with half of each batch malignant.
+# The confirming classifier was trained on batches in which half of the patches are malignant.
 _THRESHOLD = 0.5
 
 
 def choose_infills(
     config: Config, seed: int, synthetic: SyntheticSet, confirming: epath.Path | None
 ) -> np.ndarray:
-    """Returns which patches of a synthetic set are used.
+    """Selects the patches of a synthetic set that a classifier is trained on.
 
     Args:
-        config: `config.classifier` has the number per patch.
+        config: `config.classifier.synthetic_per_real` is the number of infills per patch.
         seed: seed of the classifier, for the random draw.
         synthetic: the set.
-        confirming: classifier.keras of a classifier; drawn patches are used only if it confirms
-            their class, where a probability of 0.5 or more is malignant. None: use all.
+        confirming: path of a classifier (classifier.keras) that must confirm the class of each
+            drawn patch; a probability of 0.5 or more counts as malignant. None: use all drawn
+            patches.
 
     Returns:
-        bool [num_patches], in the order of the set.
+        True for the selected patches, bool [num_patches], in the order of the set.
 
     Raises:
         UserError: the classifier confirms no infill of a class.
@@ -50,7 +51,7 @@ def choose_infills(
     for of_class, name in enumerate(CLASS_NAMES):
         if not confirmed[label == of_class].any():
             raise UserError(
-                f"The classifier {str(confirming)!r} confirms none of "
+                f"The classifier {str(confirming)!r} confirms none of the "
                 f"{np.count_nonzero(label[used] == of_class)} {name.replace('_', '-')} infills; "
                 "train it longer, name another arm in --confirmed_by, or omit that flag."
             )
@@ -58,13 +59,16 @@ def choose_infills(
 
 
 def draw_infills(infill: np.ndarray, synthetic_per_real: float, seed: int) -> np.ndarray:
-    """Returns which infills are used, based only on their number, bool [n].
+    """Draws the infills to use, by their number only.
 
     Args:
-        infill: number of each infill among those of its patch, from 0; int [n].
+        infill: number of each infill among the infills of its patch, from 0; int [n].
         synthetic_per_real: infills per patch. With 1.5, the first infill of every patch is used,
-            and the second of a random half of the patches.
+            and the second infill of a random half of the patches.
         seed: seed of the draw.
+
+    Returns:
+        True for the drawn infills, bool [n].
     """
     whole = int(synthetic_per_real)
     used = infill < whole
@@ -75,7 +79,7 @@ def draw_infills(infill: np.ndarray, synthetic_per_real: float, seed: int) -> np
 
 
 def write_counts(run_dir: epath.Path, synthetic: SyntheticSet, used: np.ndarray) -> None:
-    """Writes the numbers of infills used to train a classifier and of those available, by class."""
+    """Writes the number of infills used to train a classifier, by class, and the set's size."""
     counts = np.bincount(synthetic.index.label[used], minlength=len(CLASS_NAMES))
     content = {
         "used": dict(zip(CLASS_NAMES, counts.tolist(), strict=True)),

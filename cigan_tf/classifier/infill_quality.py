@@ -23,13 +23,14 @@ from cigan_tf.models import quality_features
 from cigan_tf.patch_format import WHITE
 
 _BATCH_SIZE = 64
-# Patches of each side; more would take memory and time without changing the result.
+# Patches on each side of a comparison; more would take memory and time, and hardly change the
+# result.
 _MAX_PATCHES = 2000
-# Patches larger than 128 px would otherwise fill the memory: about ten arrays of them are used.
+# Limit for patches larger than 128 px, because about ten arrays of them are in memory.
 _MAX_PX = _MAX_PATCHES * 128**2
 _SHOWN_PER_KIND = 5
 _TRAINING_AT_A_TIME = 256
-# Infills are classified at the classifier's operating point on validation patches.
+# The threshold at which infills are classified has this specificity on validation patches.
 _SPECIFICITY = 0.9
 
 
@@ -43,45 +44,45 @@ def write_infill_quality(
 ) -> None:
     """Evaluates the exported generator on the test split, and draws some of its infills.
 
-    Test patches are infilled by the rule of the synthetic set (`context_patches.Contexts`): as the
-    opposite class, malignant lesions in masks of malignant test patches. The classifier is that of
-    the first arm without synthetic patches, with the first seed; `quality_features` =
-    'classifier' uses its features.
+    Test patches are infilled as for the synthetic set (`context_patches.Contexts`): as the opposite
+    class, and malignant lesions in masks of malignant test patches. They are classified by the
+    first arm without synthetic patches, with the first seed. If `quality_features` is 'classifier',
+    the features are also those of this classifier.
 
     Args:
         config: configuration of an experiment with trained classifiers.
         workdir: workdir of the experiment; receives infill_quality.json and infills.png, or
-            infill_quality/NAME.json and NAME.png.
-        saved_model: the exported generator.
-        synthetic: the set that the arms were trained on; must be made by the same generator.
-        calibration: result of `calibrate_copy_search` for `as_trained`, shared by the generators
-            that were trained on the same patches.
-        generator_name: NAME; see `run_folder.quality_files`.
+            infill_quality/NAME.json and infill_quality/NAME.png.
+        saved_model: folder of the exported generator.
+        synthetic: the set that the arms were trained on, made by this generator.
+        calibration: result of `calibrate_copy_search` for the generator's training patches
+            (`as_trained`); the same for all generators trained on these patches.
+        generator_name: NAME in the names of the files, or None if the generator has no name.
 
     Raises:
         UserError: the generator, its record, or a classifier trained only on real patches is
-            missing; the generator did not make the synthetic set, or was trained on a test patient;
-            an error of `infill_measures.judge_infills`.
+            missing; the generator did not make the synthetic set, or was trained on a test patient.
+            Also for the reasons given in `infill_measures.judge_infills`.
     """
     workdir = epath.Path(workdir)
     quality_file, infills_file = run_folder.quality_files(workdir, generator_name)
     for path in (quality_file, infills_file):
-        # If the evaluation fails, results of an earlier run must not be mistaken for new ones.
+        # If the evaluation fails, results of an earlier run must not pass for new ones.
         path.unlink(missing_ok=True)
         path.parent.mkdir(exist_ok=True)
     arms = config.experiment.named_arms(config.classifier)
     real_alone = [name for name, settings in arms.items() if not settings.needs_synthetic]
     if not real_alone:
         raise UserError(
-            "Infills are evaluated by a classifier trained only on real patches; received the arms "
-            f"{', '.join(arms)}. Add one with synthetic_use=none."
+            "Infills are evaluated by a classifier trained only on real patches; received only "
+            f"arms with synthetic patches: {', '.join(arms)}. Add an arm with synthetic_use=none."
         )
     generator = ExportedGenerator(saved_model)
     if generator.sha256 != synthetic.record["weights_sha256"]:
         raise UserError(
-            f"The generator {str(generator.path)!r} did not make the patches that the arms were "
-            f"trained on (weights {generator.sha256[:12]} and "
-            f"{synthetic.record['weights_sha256'][:12]}); pass the right one as --saved_model, or "
+            f"The generator {str(generator.path)!r}, with weights {generator.sha256[:12]}, did not "
+            "make the synthetic set of the arms, which is from a generator with weights "
+            f"{synthetic.record['weights_sha256'][:12]}; pass that generator as --saved_model, or "
             "write the synthetic set again."
         )
     run_dir = run_folder.cell_dir(
@@ -130,7 +131,7 @@ def write_infill_quality(
 
 
 def max_patches_of(patch_size: int) -> int:
-    """Returns the number of real patches, and of infills, that are compared."""
+    """Returns the largest number of real patches, and of infills, that are compared."""
     return min(_MAX_PATCHES, _MAX_PX // patch_size**2)
 
 
@@ -139,7 +140,7 @@ def as_trained(config: Config, record: Mapping[str, Any]) -> Config:
 
     Args:
         config: names the dataset.
-        record: provenance of a generator that was trained on it.
+        record: provenance of a generator that was trained on this dataset.
     """
     data = dataclasses.replace(
         config.data,
@@ -179,7 +180,7 @@ def calibrate_copy_search(config: Config) -> memorisation.Calibration:
 
 
 def remove_infill_quality(workdir: epath.Path) -> None:
-    """Removes the files that earlier runs wrote for this or other generators."""
+    """Removes the files that earlier runs wrote for any generator."""
     workdir = epath.Path(workdir)
     for path in run_folder.quality_files(workdir, None):
         path.unlink(missing_ok=True)
@@ -194,8 +195,8 @@ def infilled_patches(
     Args:
         config: names the dataset, its test split and the seed that draws patches and masks.
         generator: function (image, mask, label, seed) like `ExportedGenerator` or `CiGAN.generate`.
-        max_patches: number of infills, by default `max_patches_of` the patch size; all patches if
-            the split has fewer.
+        max_patches: number of infills, by default `max_patches_of` the patch size; if the split has
+            fewer patches, all are infilled.
     """
     seed, patch_size = config.training.seed, config.model.patch_size
     max_patches = max_patches_of(patch_size) if max_patches is None else max_patches
@@ -221,7 +222,7 @@ def infilled_patches(
 
 
 def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[str, np.ndarray]:
-    """Returns some of the synthetic set, as arguments of `memorisation.audit`, grouped by film."""
+    """Returns random patches of the synthetic set for `memorisation.audit`; groups are films."""
     rng = np.random.default_rng(config.training.seed)
     drawn = np.sort(rng.permutation(synthetic.facts["num_patches"])[: infill_measures.MAX_SEARCHED])
     records = input_pipeline.Records(synthetic.builder, synthetic.index)
@@ -237,7 +238,7 @@ def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[
 
 
 class TrainingPatches:
-    """Chunks of all training patches, decoded during iteration; groups are their films.
+    """Iterates over chunks of all training patches, decoding them; groups are films.
 
     Args:
         config: names the dataset, its training split and the share of its patients.
@@ -271,14 +272,14 @@ def feature_function(
         classifier: a trained classifier of `build_classifier`.
 
     Raises:
-        UserError: 'classifier' without a classifier, or weights that cannot be loaded or do not
-        fit.
+        UserError: the source is 'classifier' and no classifier is given, or weights cannot be
+            loaded or do not fit.
     """
     if source == "classifier":
         if classifier is None:
             raise UserError(
-                "The features 'classifier' need a trained classifier; received none. Train one, or "
-                "use 'imagenet' or a weights file."
+                "The features 'classifier' need a trained classifier; received none. Pass a "
+                "classifier, or use --quality_features=imagenet or a weights file."
             )
         pooled = keras.Model(classifier.input, classifier.get_layer("avg_pool").output)
     else:

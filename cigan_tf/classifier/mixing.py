@@ -8,13 +8,13 @@ from cigan_tf.experiment_config import ClassifierConfig
 def real_share_by_step(settings: ClassifierConfig) -> np.ndarray:
     """Returns the probability of a real patch at every training step, float32 [steps] in [0, 1].
 
-    "We train the classifier by initially training on equal proportions of real and synthetic data.
-    Every 1000 iterations, we increase the relative proportion of real data used by 20%, such that
-    the final iteration is trained on 90% real data" has three interpretations with this end. With k
-    the number of completed intervals of `real_share_steps`:
+    The paper says: "We train the classifier by initially training on equal proportions of real and
+    synthetic data. Every 1000 iterations, we increase the relative proportion of real data used by
+    20%, such that the final iteration is trained on 90% real data." Three readings of this reach
+    90 %. After k intervals of `real_share_steps`, the probability is:
 
     - share_x1.2: min(0.9, 0.5 * 1.2^k);
-    - synthetic_x0.8: real : synthetic = 1 : 0.8^k, a share of 1 / (1 + 0.8^k);
+    - synthetic_x0.8: 1 / (1 + 0.8^k), from the proportions real : synthetic = 1 : 0.8^k;
     - plus_20_points: min(0.9, 0.5 + 0.2 k).
     """
     steps = np.arange(settings.classifier_steps)
@@ -35,14 +35,14 @@ def real_share_by_step(settings: ClassifierConfig) -> np.ndarray:
 
 
 def draw_synthetic(settings: ClassifierConfig, seed: int) -> np.ndarray:
-    """Returns which patches of every step are synthetic, with the probability of the step.
+    """Draws which patches are synthetic, by the probability of each step (`real_share_by_step`).
 
     Args:
-        settings: number of steps and patches, and the share of real patches.
-        seed: seed of the draw; a longer training starts like a shorter one.
+        settings: number of steps and of patches per step, and the share of real patches.
+        seed: seed of the draw. The numbers drawn for a step do not depend on how many steps follow.
 
     Returns:
-        bool [steps, patches].
+        True for synthetic patches, bool [steps, patches].
     """
     share = real_share_by_step(settings)
     drawn = np.random.default_rng(seed).random((share.size, settings.classifier_batch_size))
@@ -50,10 +50,10 @@ def draw_synthetic(settings: ClassifierConfig, seed: int) -> np.ndarray:
 
 
 def places_in_streams(stream: np.ndarray) -> np.ndarray:
-    """Returns for each patch the number of earlier patches from its own stream.
+    """Returns the number of earlier patches of the same stream for each patch.
 
     Args:
-        stream: number of the stream of each patch, in training order.
+        stream: number of each patch's stream, in training order.
 
     Returns:
         int64, same shape as `stream`.

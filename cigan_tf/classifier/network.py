@@ -15,11 +15,11 @@ class _Family(NamedTuple):
     """A network of keras.applications.
 
     Attributes:
-        application: its name in keras.applications.
-        preprocess: its preprocessing of RGB images in 0..255.
-        file_to_bring: Keras' file of its ImageNet weights, without the top.
-        last_stage: prefix of the layer names in its last stage.
-        draw: sets random weights from a seed.
+        application: name of the network's function in keras.applications.
+        preprocess: the network's preprocessing of RGB images in 0..255.
+        file_to_bring: Keras' file with the network's ImageNet weights, without the top.
+        last_stage: prefix of the names of the layers in the last stage.
+        draw: function (model, seed) that prepares the network for training from random weights.
     """
 
     application: str
@@ -32,17 +32,17 @@ class _Family(NamedTuple):
 def build_classifier(
     patch_size: int, weights: str, seed: int, network: str = "resnet50", trainable: str = "all"
 ) -> keras.Model:
-    """Returns a network of keras.applications with one output, the malignant probability.
+    """Returns a network of keras.applications with one output, the probability of malignancy.
 
     Args:
         patch_size: side of a patch in pixels, at least 32.
-        weights: 'imagenet', 'random', or the path of a file for `pretrained.load_weights`, for the
-            application without its top.
+        weights: 'imagenet', 'random', or the path of a file for `pretrained.load_weights` with the
+            weights of the network without its top.
         seed: seed of the output layer's weights, and of all weights if they are random.
         network: 'resnet50' or 'vgg16'.
-        trainable: 'all'; 'last', the output layer and the last stage (ResNet-50's conv5, VGG-16's
-            block5); 'none', only the output layer. Batch normalisation of frozen layers uses its
-            moving averages during training.
+        trainable: layers that are trained: 'all'; 'last', the output layer and the last stage
+            (ResNet-50's conv5, VGG-16's block5); 'none', only the output layer. A frozen layer of
+            batch normalisation uses its moving averages during training.
 
     Returns:
         A model from `image` [N, p, p, 1] in [0, 1] to `malignant` [N, 1] in [0, 1]; its layer
@@ -82,8 +82,8 @@ def build_classifier(
 
 def _zero_init_residuals(resnet: keras.Model, seed: int) -> None:
     # Without ImageNet weights, each residual block starts as the identity (Goyal et al. 2017,
-    # section 5.1), so that fifty layers learn within hundreds of steps. Keras drew all other
-    # weights.
+    # section 5.1), so that fifty layers learn within hundreds of steps. Keras has already drawn
+    # all other weights.
     del seed
     for layer in resnet.layers:
         if layer.name.endswith("_3_bn"):

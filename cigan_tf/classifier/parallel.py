@@ -1,4 +1,4 @@
-"""Parallel processes on one machine, each with its own GPU or its share of the cores."""
+"""Parallel processes on one machine, each with its own GPU or an equal share of the cores."""
 
 import contextlib
 import multiprocessing
@@ -19,19 +19,20 @@ _POLL_S = 0.5
 def run(function: Callable, arguments: tuple, jobs: int) -> None:
     """Calls a function in several processes at once, with the same arguments.
 
-    The function divides the work itself. If one process fails, the others are stopped.
+    The function itself divides the work. If one process fails, the others are stopped.
 
     Args:
-        function: importable, with importable arguments.
-        arguments: arguments of the function.
+        function: function that other processes can import.
+        arguments: arguments of the function, which can be pickled.
         jobs: number of processes, at least 1.
 
     Raises:
-        UserError: more jobs than GPUs; an error of the function; a process was killed.
+        UserError: there are more jobs than GPUs; the function raised a UserError; a process was
+            killed.
         Preempted: this process or one of the others received SIGTERM or Ctrl-C.
     """
     environments = _environments(jobs)
-    # A forked TensorFlow hangs; spawned processes import it again, with their own environment.
+    # TensorFlow hangs in forked processes; spawned ones import it again, in their own environment.
     context = multiprocessing.get_context("spawn")
     task = pickle.dumps((function, arguments))
     with interruption.watch() as interrupted, contextlib.ExitStack() as stack:
@@ -55,7 +56,7 @@ def run(function: Callable, arguments: tuple, jobs: int) -> None:
 
 
 def _call(sender, task: bytes) -> None:
-    """Runs in its own process; sends a failure that must be shown to the user."""
+    """Calls the function in its process, and sends an error that the user must see."""
     with tensorflow_loading.without_notes():
         function, arguments = pickle.loads(task)  # imports TensorFlow if the function needs it
     try:
@@ -70,17 +71,17 @@ def _raise_failure(worker, receiver) -> None:
     with contextlib.suppress(EOFError):
         if receiver.poll():
             raise receiver.recv()
-    if worker.exitcode == -signal.SIGTERM:  # before its work began
+    if worker.exitcode == -signal.SIGTERM:  # the process ended before it handled signals
         raise Preempted("Stopped by SIGTERM; run the same command to resume.")
     if worker.exitcode:
         raise UserError(
-            f"A training process ended with code {worker.exitcode}; its output is above (-9 may "
-            "mean out of memory: pass a smaller --jobs). Run the same command to resume."
+            f"A training process ended with code {worker.exitcode}; see its output above. Code -9 "
+            "may mean that memory ran out: pass a smaller --jobs. Run the same command to resume."
         )
 
 
 def _end(worker) -> None:
-    """Asks a process to save and end, and waits for it."""
+    """Asks a process to save its state and end, and waits until it has ended."""
     if worker.is_alive():
         worker.terminate()
     worker.join()
@@ -88,7 +89,7 @@ def _end(worker) -> None:
 
 def _environments(jobs: int) -> list[dict[str, str]]:
     """Returns the environment variables of each process."""
-    # Imported here, so that a spawned process loads it only if its function needs it.
+    # Imported here, so that a spawned process loads TensorFlow only if its function needs it.
     import tensorflow as tf
 
     num_gpus = len(tf.config.list_physical_devices("GPU"))
@@ -103,17 +104,18 @@ def _environments(jobs: int) -> list[dict[str, str]]:
         threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         devices = [dict.fromkeys(names, threads)] * jobs
-    # Progress bars are shown one below the other.
+    # Each process shows its progress bar on its own line.
     return [variables | {"TQDM_POSITION": str(job)} for job, variables in enumerate(devices)]
 
 
 @contextlib.contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """Blocks Ctrl-C in processes started in the context, because a terminal sends it to all.
+    """Blocks Ctrl-C in the processes started in the context: a terminal sends it to every process.
 
-    Only this process handles it and asks the others to stop. A Ctrl-C during the context is kept.
+    Only this process handles Ctrl-C, and asks the others to stop. A Ctrl-C that arrives during the
+    context is handled after it.
     """
-    # Otherwise the first process would start it and unblock the signal.
+    # Otherwise the start of the first process would also start the tracker, and unblock the signal.
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -1,6 +1,7 @@
-"""Croissant metadata of a synthetic set, derived from those of its dataset.
+"""Croissant metadata of a synthetic set, derived from the metadata of its dataset.
 
-Outside the masks the patches are those of the dataset, so its licence, creators and citation apply.
+Outside the masks, the patches are those of the dataset, so the dataset's licence, creators and
+citation apply to the set.
 """
 
 import copy
@@ -16,7 +17,7 @@ from cigan_tf import file_io, terminal
 
 FILE_NAME = "croissant.json"
 
-# Properties of the dataset that do not hold for a set made from it.
+# Properties of the dataset that do not apply to a set made from it.
 _NOT_INHERITED = ("dateCreated", "dateModified", "datePublished", "publisher", "sameAs", "url")
 _BLOCK_BYTES = 2**20
 _PROV = "http://www.w3.org/ns/prov#"
@@ -30,13 +31,13 @@ def write(
     facts: Mapping[str, Any],
     version: str,
 ) -> None:
-    """Writes the metadata of a set, unless its dataset has none.
+    """Writes the metadata of a set, unless its dataset has no metadata.
 
     Args:
-        folder: contains the set's records.
-        dataset_folder: contains the dataset's records and its metadata.
-        features: features of a record, TFDS connectors with descriptions.
-        shards: files of the records.
+        folder: folder of the set's records.
+        dataset_folder: folder of the dataset's records and metadata.
+        features: features of a record by name, as TFDS connectors with descriptions.
+        shards: files that contain the set's records.
         facts: `SyntheticSet.facts`.
         version: version of the set.
     """
@@ -47,8 +48,8 @@ def write(
         described = _derived(json.loads(path.read_text()), features, shards, facts)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         terminal.say(
-            f"warning: {str(path)!r} is not as `tfds build` writes it ({error!r}), so the "
-            f"synthetic set gets no {FILE_NAME}."
+            f"warning: {str(path)!r} does not have the structure that `tfds build` writes "
+            f"({error!r}), so the synthetic set has no {FILE_NAME}."
         )
         return
     described["version"] = version
@@ -117,7 +118,7 @@ def _file(path: epath.Path, encoding: str) -> dict[str, str]:
 
 
 def _field(name: str, feature: Any, like: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a field of a feature that the dataset does not have: a text or a number."""
+    """Returns the field of a feature that the dataset lacks; its type is a text or a number."""
     field = copy.deepcopy(like) | {"@id": f"patches/{name}", "name": name}
     field["dataType"] = "cr:Int32" if np.issubdtype(feature.np_dtype, np.integer) else "sc:Text"
     field["source"]["extract"]["column"] = name

@@ -1,9 +1,9 @@
 """The synthetic set: a copy of every training patch as the opposite class (paper section 3.2).
 
 A non-malignant patch gets a malignant lesion in the mask of a malignant training patch. In a
-malignant patch, the lesion is replaced by non-malignant tissue. With `infills_per_patch` above 1
-this is repeated with other random draws. The set is a TFDS dataset with the features of
-`ddsm_patches` and the origin of each record.
+malignant patch, the lesion is replaced by non-malignant tissue. If `infills_per_patch` is above 1,
+every patch is infilled several times, with different random draws. The set is a TFDS dataset; each
+record has features of `ddsm_patches` and the origin of the infill.
 """
 
 import functools
@@ -36,12 +36,13 @@ from cigan_tf.work_ahead import map_ahead
 
 SPLIT = "train"
 _NAME, _VERSION = "synthetic", "1.1.0"
-# The first is written last and marks a finished set; the second has the facts of an unfinished one.
+# _FACTS_FILE is written last and marks a finished set; _BEGUN_FILE has the facts of an unfinished
+# set.
 _FACTS_FILE, _BEGUN_FILE = "synthetic.json", "begun.json"
 _PNG_DIR = "png"
-# Whole batches, so that a patch is computed together with the same others after a resume.
+# A multiple of the batch size, so that every batch has the same patches after a resume.
 _PATCHES_PER_SHARD = 16 * BATCH_SIZE
-# Threads that encode earlier batches as records while the generator continues.
+# Threads that encode finished batches as records while the generator computes the next ones.
 _ENCODERS = max(1, len(os.sched_getaffinity(0)))
 _BATCHES_AHEAD = 2 * _ENCODERS
 
@@ -50,18 +51,18 @@ class SyntheticSet:
     """A synthetic set on disk.
 
     Args:
-        folder: `WORKDIR/synthetic`.
+        folder: folder of the set, by default `WORKDIR/synthetic`.
         patch_size: required side of the patches in pixels.
 
     Attributes:
-        facts: origin of the set: `dataset`, `dataset_fingerprint`, `train_split`,
-            `train_patient_share`, `seed`, `generator` (a hash of its weights),
-            `infills_per_patch`, `num_patches`.
+        facts: origin of the set: the result of `context_patches.generator_facts`, and `seed`,
+            `infills_per_patch` and `num_patches`.
         record: provenance of the generator (`provenance.training_record`, `step`,
             `weights_sha256`).
 
     Raises:
-        UserError: there is no set, or its patches have another size.
+        UserError: there is no set, its patches have a different size, or the provenance of its
+            generator is missing.
     """
 
     def __init__(self, folder: str | os.PathLike, patch_size: int):
@@ -69,8 +70,8 @@ class SyntheticSet:
         facts = read_facts(folder)
         if facts is None:
             raise UserError(
-                f"There is no synthetic set in {str(folder)!r}; write it with --mode=infill, or "
-                "pass its folder as --synthetic_dir."
+                f"There is no synthetic set in {str(folder)!r}; write one with --mode=infill, or "
+                "pass the folder of an existing set as --synthetic_dir."
             )
         if facts["patch_size"] != patch_size:
             raise UserError(
@@ -83,7 +84,7 @@ class SyntheticSet:
         if record is None:
             raise UserError(
                 f"The synthetic set in {str(folder)!r} has no record of its generator's training "
-                "data; delete it and write it again with --mode=infill."
+                "data; delete the set and write it again with --mode=infill."
             )
         self.record = record
 
@@ -94,16 +95,16 @@ class SyntheticSet:
 
     @functools.cached_property
     def index(self) -> RecordIndex:
-        """Index of its records, in the order of the set."""
+        """Index of the set's records, in the order of the set."""
         return input_pipeline.index_of_split(self.builder, SPLIT)
 
     def encoded_patches(self, used: np.ndarray | None = None) -> tf.data.Dataset:
-        """Returns the patches like `input_pipeline.encoded_patches`, in the order of the set.
+        """Returns patches in the order of the set, like `input_pipeline.encoded_patches`.
 
-        Patients, films and scanners are those of the context images.
+        Their patients, films and scanners are those of the infilled patches.
 
         Args:
-            used: which patches, bool [num_patches]; None: all.
+            used: True for the patches to return, bool [num_patches]; None: all patches.
         """
         patches = input_pipeline.encoded_patches(self.builder, SPLIT)
         if used is None:
@@ -113,7 +114,7 @@ class SyntheticSet:
         return chosen.map(_patch_of)
 
     def records(self) -> tf.data.Dataset:
-        """Returns all stored features of each patch, images decoded, in the order of the set."""
+        """Returns all features of each patch, with decoded images, in the order of the set."""
         in_order = tfds.ReadConfig(interleave_cycle_length=1)
         return self.builder.as_dataset(split=SPLIT, read_config=in_order)
 
@@ -130,7 +131,7 @@ def read_facts(folder: str | os.PathLike) -> dict | None:
     """Returns the origin of the set in `folder`, or None if there is no finished set.
 
     Raises:
-        UserError: its file is damaged.
+        UserError: the file with the origin is damaged.
     """
     return _read_json(epath.Path(folder).expanduser() / _VERSION / _FACTS_FILE)
 
@@ -141,7 +142,7 @@ def _read_json(path: epath.Path) -> dict | None:
         if not isinstance(facts, dict):
             raise ValueError("it is not an object")
     except (FileNotFoundError, tf.errors.NotFoundError):
-        # Only these: a set whose file is damaged or not readable now must not count as missing.
+        # No other errors: a set whose file is damaged, or not readable now, is not missing.
         return None
     except ValueError as error:
         raise UserError(
@@ -154,25 +155,26 @@ def _read_json(path: epath.Path) -> dict | None:
 def write_synthetic_set(
     config: Config, workdir: str | os.PathLike, saved_model: str | None, write_png: bool = False
 ) -> epath.Path:
-    """Writes `workdir`/synthetic with the exported generator, unless it is already complete.
+    """Writes the set `workdir`/synthetic with an exported generator, unless it is complete.
 
-    The patches are the generator's training patches. An unfinished set of an earlier run is
-    completed after its last finished shard; its bytes are the same as without the interruption.
+    The infilled patches are the generator's training patches. A set that an earlier run left
+    unfinished is continued after its last finished shard, and becomes byte-identical to a set
+    written without interruption.
 
     Args:
         config: the dataset, its training split, the share of its patients, the seed, and the number
             of infills per patch.
         workdir: folder of the run.
-        saved_model: the exported generator; default: the newest in `workdir`/saved_model.
+        saved_model: folder of the exported generator; default: the newest in `workdir`/saved_model.
         write_png: also write each patch and mask as PNG, to `workdir`/synthetic/png.
 
     Returns:
         Path of the set.
 
     Raises:
-        UserError: the generator or the dataset is missing, their sizes differ, the generator has no
-            provenance or contradicts the flags, a class is missing, the folder has another set, or
-            another process is using `workdir`.
+        UserError: the generator or the dataset is missing, their patch sizes differ, the generator
+            has no provenance, its training data differ from those in the flags, a class is missing,
+            the folder contains a different set, or another process is using `workdir`.
         Preempted: SIGTERM or Ctrl-C was received.
     """
     workdir = epath.Path(workdir)
@@ -194,8 +196,8 @@ def write_synthetic_set(
             _complete_set(config, folder, generator, record, facts, interrupted)
         elif differing := {n: present.get(n) for n in facts if present.get(n) != facts[n]}:
             raise UserError(
-                f"The folder {str(folder)!r} has a set made with {differing}; delete it, or pass "
-                "another --workdir."
+                f"The folder {str(folder)!r} contains a set that was made with other settings: "
+                f"{differing}; delete the set, or pass another --workdir."
             )
         if write_png:
             _write_png(SyntheticSet(folder, generator.patch_size), folder / _PNG_DIR, interrupted)
@@ -218,7 +220,7 @@ def _complete_set(
     try:
         begun = _read_json(path / _BEGUN_FILE)
     except UserError:
-        begun = None  # there is no finished set to lose
+        begun = None  # begin again: there is no finished set to lose
     if begun != facts:
         for outdated in (path, folder / _PNG_DIR):
             outdated.rmtree(missing_ok=True)
@@ -287,16 +289,16 @@ def infilled_records(
     stop: int,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[bytes]:
-    """Yields the records of the infills from `first` up to `stop`, in order.
+    """Yields the records of the infills `first` to `stop` - 1, in order.
 
-    Other threads read context images and encode records while the generator computes.
+    Other threads read patches and encode records while the generator computes.
 
     Args:
         contexts: the patches to infill.
         generator: function (image, mask, label, seed) like `ExportedGenerator`.
         first: number of the first infill.
-        stop: number after the last infill.
-        stop_requested: called after every batch; returns whether to stop early.
+        stop: number of the last infill, plus 1.
+        stop_requested: called after every batch; if it returns True, no more records follow.
     """
     batches = infill(contexts.batches(first, stop, BATCH_SIZE), generator)
     batches = itertools.takewhile(lambda _: not stop_requested(), batches)
@@ -305,7 +307,7 @@ def infilled_records(
 
 
 def _serializer(contexts: Contexts) -> Callable[[dict[str, np.ndarray]], list[bytes]]:
-    """Returns a function from infilled batches to their records."""
+    """Returns a function that encodes an infilled batch as records."""
     features = _features(contexts.patch_size)
     index, num_contexts = contexts.index, len(contexts.labels)
     patch_ids, mask_png = index.patch_ids(), index.mask_png()
@@ -334,7 +336,7 @@ def _serializer(contexts: Contexts) -> Callable[[dict[str, np.ndarray]], list[by
         rows = [
             dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
         ]
-        # Otherwise the order of a record's features differs between processes.
+        # Without `deterministic`, the order of a record's features differs between processes.
         return [
             tf.train.Example.FromString(features.serialize_example(example(row))).SerializeToString(
                 deterministic=True
@@ -377,7 +379,9 @@ def _features(patch_size: int) -> tfds.features.FeaturesDict:
                 doc="type of the lesion that the mask is from; none in a non-malignant infill",
             ),
             "simulated": tfds.features.Scalar(np.bool_, doc="always true"),
-            "infill": tfds.features.Scalar(np.int32, doc="number of the patch's infill, from 0"),
+            "infill": tfds.features.Scalar(
+                np.int32, doc="number among the infills of the patch, from 0"
+            ),
             "seed": tfds.features.Scalar(np.int32, doc="seed of the infill's noise"),
             **{name: tfds.features.Text(doc=doc) for name, doc in texts.items()},
         }
@@ -387,7 +391,7 @@ def _features(patch_size: int) -> tfds.features.FeaturesDict:
 def _write_png(
     synthetic: SyntheticSet, folder: epath.Path, interrupted: interruption.Interruption
 ) -> None:
-    """Writes the patches (16 bit) and masks (0 and 255) that are missing in the folder."""
+    """Writes those patches (16 bits) and masks (0 and 255) that the folder lacks."""
     folder.mkdir(exist_ok=True)
     records = terminal.progress_bar(
         iterable=synthetic.records().as_numpy_iterator(),

@@ -1,4 +1,4 @@
-"""First screen of the experiment's report: four questions, each with its answer and evidence."""
+"""First screen of the experiment's report: four questions, each with an answer and its evidence."""
 
 import math
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from cigan_tf.config import Config
 from cigan_tf.evaluation import origin, table_text
 from cigan_tf.evaluation.experiment_table import Comparison, ExperimentTable
 
-# Largest Holm-corrected p at which a difference counts as shown.
+# Largest p, with Holm's correction, at which a difference counts as shown.
 _LEVEL = 0.05
 _PAIRS_SHOWN = 3
-# Up to this AUC, infills count as hard to distinguish from real lesions.
+# Largest AUC at which infills count as hard to distinguish from real lesions.
 _HARD_TO_TELL_AUC = 0.6
-# Up to this factor in either direction, the gradient at an infill's edge counts as normal.
+# Largest factor, upwards or downwards, at which the gradient at an infill's edge counts as normal.
 _SEAMLESS = 1.25
 # Share of the planted copies that a search must find to be conclusive.
 _LEAST_RECALL = 0.95
@@ -22,7 +22,7 @@ _COPIES_ABOVE_ALARMS = 0.02
 
 
 class Bar(NamedTuple):
-    """An interval on an axis that includes 0, in percent of its width."""
+    """An interval, its value and 0 as positions on an axis, in percent of the axis's width."""
 
     low: float
     high: float
@@ -43,8 +43,8 @@ class Card(NamedTuple):
 
     Attributes:
         question: a reader's question.
-        answer: a few words.
-        tone: 'good', 'bad', 'open' (not certain) or 'plain'.
+        answer: the answer in a few words.
+        tone: rating of the answer: 'good', 'bad', 'open' (uncertain) or 'plain' (not rated).
         lines: the evidence.
     """
 
@@ -66,7 +66,7 @@ def cards(
         config: configuration of the experiment.
         table: numbers of the experiment.
         records: result of `origin.read`.
-        qualities: content of infill_quality.json by generator; '' if the only generator is unnamed.
+        qualities: content of infill_quality.json by generator; '' for a generator without a name.
     """
     return [
         _trained(config, table, records),
@@ -115,7 +115,7 @@ def _trained(config: Config, table: ExperimentTable, records) -> Card:
 
 
 def _helped(config: Config, table: ExperimentTable) -> Card:
-    question = "Did it help the classifier?"
+    question = "Did augmentation help the classifier?"
     comparisons = table.of_arms
     if not comparisons:
         return Card(question, "No arms were compared", "open", [])
@@ -123,7 +123,9 @@ def _helped(config: Config, table: ExperimentTable) -> Card:
     shown = asked.bootstrap_p_holm <= _LEVEL
     difference = asked.bootstrap.difference
     if shown:
-        answer, tone = ("Yes", "good") if difference > 0 else ("No, it made it worse", "bad")
+        answer, tone = (
+            ("Yes", "good") if difference > 0 else ("No, the classifier became worse", "bad")
+        )
     else:
         answer, tone = "Not shown", "open"
     answer += f": {_signed(difference)} AUC, {asked.arm} − {asked.other}"
@@ -157,7 +159,11 @@ def _helped(config: Config, table: ExperimentTable) -> Card:
 
 
 def _asked(config: Config, comparisons: list[Comparison]) -> Comparison:
-    """Returns the most important comparison: with infills against the best arm without them."""
+    """Returns the comparison that the question is about.
+
+    This is the comparison of the first arm with infills and the best arm without infills, or else
+    the last comparison.
+    """
     arms = config.experiment.named_arms(config.classifier)
 
     def synthetic(name: str) -> bool:
@@ -191,7 +197,7 @@ def _good(qualities) -> Card:
 
 
 def _told(infills: Mapping, real: Mapping | None) -> str:
-    """Names the fault if a classifier separates infills from real patches better than real ones."""
+    """Names the fault if infills are easier to tell from real patches than real patches are."""
     highest = max(_HARD_TO_TELL_AUC, real["value"] if real else 0)
     return (
         f"they differ from real lesions, AUC {infills['value']:.2f}"
@@ -201,7 +207,7 @@ def _told(infills: Mapping, real: Mapping | None) -> str:
 
 
 def _far(infills: Mapping, real: Mapping | None) -> str:
-    """Names the fault if the distance exceeds that of real lesions by two standard deviations."""
+    """Names the fault if the distance exceeds that between real lesions by two SDs."""
     if real is None:
         return ""
     spread = math.hypot(infills.get("sd") or 0, real.get("sd") or 0)
@@ -215,7 +221,7 @@ def _far(infills: Mapping, real: Mapping | None) -> str:
 
 
 def _seamed(infills: Mapping, real: Mapping | None) -> str:
-    """Names the fault if the gradient at the mask's edge differs from that before infilling."""
+    """Names the fault if infilling changed the gradient at the mask's edge."""
     seamless = 1 / _SEAMLESS <= infills["value"] <= _SEAMLESS
     return "" if seamless else f"the edge is visible, seam ratio {infills['value']:.2f}"
 
@@ -231,7 +237,7 @@ _MEASURES = {
 
 def _copied(qualities) -> Card:
     question = "Is anything copied?"
-    # Infills of held-out patches, and of training patches, which classifiers are trained on.
+    # Infills of held-out patches, and infills of training patches, as used to train classifiers.
     shares = {
         name: _sides(qualities, measure, "both")
         for measure, name in (
@@ -302,7 +308,7 @@ def _searched(quality) -> int:
 
 
 def _lines(name: str, sides: list[tuple], ideal: str | None, form: str = "{:.3g}") -> list[Line]:
-    """Returns a line with the values of all generators, or no line without values."""
+    """Returns a line with the values of all generators, or no line if there are no values."""
     if not sides:
         return []
     reals = [real["value"] for _, real in sides if real]

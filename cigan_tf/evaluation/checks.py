@@ -13,7 +13,7 @@ def check_labels(y_true, at_least: int = 0) -> np.ndarray:
         at_least: smallest number of patches of each class.
 
     Raises:
-        UserError: wrong shape, other values, or too few patches of a class.
+        UserError: wrong shape, values other than 0 and 1, or too few patches of a class.
     """
     labels = np.asarray(y_true)
     if labels.ndim != 1 or labels.size == 0:
@@ -48,7 +48,7 @@ def check_scores(scores, num_patches: int) -> np.ndarray:
 
 
 def check_probabilities(probabilities, num_patches: int) -> np.ndarray:
-    """Returns probabilities as float64 [num_patches]; also raises UserError outside [0, 1]."""
+    """Returns probabilities as float64 [num_patches]; raises UserError unless all are in [0, 1]."""
     probabilities = check_scores(probabilities, num_patches)
     low, high = probabilities.min(), probabilities.max()
     if low < 0 or high > 1:

@@ -13,15 +13,17 @@ class ClassConsistency(NamedTuple):
     """Result of `class_consistency`.
 
     Attributes:
-        auc: malignant infills against non-malignant ones, by the classifier's probability.
+        auc: AUC of malignant against non-malignant infills, by the classifier's probability.
         interval: 95 % interval of `auc`, from resampled patients.
-        agreement: share of all infills classified as requested.
-        agreement_malignant: share of the requested malignant infills classified as malignant.
-        agreement_non_malignant: share of the requested non-malignant infills classified as such.
+        agreement: share of all infills that are classified as the requested class.
+        agreement_malignant: share of the infills requested as malignant that are classified as
+            malignant.
+        agreement_non_malignant: share of the infills requested as non-malignant that are classified
+            as non-malignant.
         interval_malignant: 95 % interval of `agreement_malignant`, from resampled patients.
-        interval_non_malignant: the same of `agreement_non_malignant`.
-        num_malignant: number of requested malignant infills.
-        num_non_malignant: number of requested non-malignant infills.
+        interval_non_malignant: 95 % interval of `agreement_non_malignant`, from resampled patients.
+        num_malignant: number of infills requested as malignant.
+        num_non_malignant: number of infills requested as non-malignant.
     """
 
     auc: float
@@ -40,21 +42,21 @@ def class_consistency(
 ) -> ClassConsistency:
     """Scores infills with a classifier trained on real patches; AUC 0.5 means the class is ignored.
 
-    Compare with the same numbers of the same classifier on real held-out patches. The values of the
-    infills should be within the real interval; a value above it means that infills are easier to
-    classify than real lesions. A generator that copies the same lesion into every mask has an
-    agreement of about 1 for one class and 0 for the other, so check both.
+    Compare the result with that of the same classifier on real held-out patches. The values for
+    infills should be within the intervals for real patches; a value above its interval means that
+    infills are easier to classify than real lesions. A generator that copies the same lesion into
+    every mask has an agreement of about 1 for one class and 0 for the other, so check both.
 
     Args:
         asked_for: requested class of each infill, 0 or 1, [n], at least two of each.
-        probabilities: the classifier's malignant probability for each infill, in [0, 1], [n].
-        threshold: an infill counts as malignant at or above it; chosen on real validation patches,
-            for instance by `roc.sensitivity_at_specificity`.
-        patients: [n].
+        probabilities: the classifier's probability of malignancy for each infill, in [0, 1], [n].
+        threshold: probability from which an infill counts as malignant, chosen on real validation
+            patches, for instance by `roc.sensitivity_at_specificity`.
+        patients: patient of each infill, [n].
         seed: seed of the resamples.
 
     Raises:
-        UserError: labels outside {0, 1}, fewer than two patches or patients of a class, unequal
+        UserError: labels outside {0, 1}, a class with fewer than two patches or patients, unequal
             lengths, probabilities outside [0, 1].
     """
     malignant = checks.check_labels(asked_for, at_least=2)

@@ -1,9 +1,11 @@
-"""Composition: does an infill of the patch's own class leave it unchanged (Monteiro et al. 2023)?
+"""Composition: does an infill of its own class leave a patch unchanged (Monteiro et al. 2023)?
 
 Such an infill should change nothing. The generator does not see the pixels inside the mask, so the
-change is not 0. A generator that ignores the surrounding tissue changes as much as another
-patient's lesion in the same place. For the same reason, reversibility (infilling the opposite class
-and back again) gives the same result as composition and is not a separate measure.
+change is not 0. A generator that ignores the surrounding tissue changes a patch as much as another
+patient's lesion in the same place would.
+
+Reversibility is not a separate measure: infilling the opposite class first does not change what the
+generator sees, so infilling the own class afterwards gives the same result.
 """
 
 import numpy as np
@@ -20,7 +22,7 @@ def mean_change(images: np.ndarray, others: np.ndarray, masks: np.ndarray) -> np
         masks: {0, 1}, none of them empty, [n, p, p, 1].
 
     Returns:
-        float64 [n], as a share of the range of grey levels, in [0, 1].
+        float64 [n] in [0, 1], where 1 is the whole range of grey levels.
 
     Raises:
         UserError: shapes differ, or a mask is empty.
@@ -36,7 +38,8 @@ def mean_change(images: np.ndarray, others: np.ndarray, masks: np.ndarray) -> np
     area = inside.sum(axis=(1, 2, 3))
     if not area.all():
         raise UserError(
-            f"every patch must have a mask; received an empty one at {np.argmin(area)}."
+            "every mask must cover at least one pixel; received an empty mask for patch "
+            f"{np.argmin(area)}."
         )
     difference = np.abs(np.asarray(images, np.float64) - np.asarray(others, np.float64))
     return np.sum(difference * inside, axis=(1, 2, 3)) / area

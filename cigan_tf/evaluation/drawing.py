@@ -39,10 +39,16 @@ def picture(image: np.ndarray) -> bytes:
 def comparison_sheet(
     kinds: np.ndarray, rows: list[list[np.ndarray]], columns: Sequence[str] = pictures.COLUMNS
 ) -> bytes:
-    """Returns the rows of `pictures.comparison_rows`, with the kinds of patches side by side."""
+    """Returns a figure of the rows of `pictures.comparison_rows`, one block per kind of patch.
+
+    Args:
+        kinds: kind of each row's patch.
+        rows: result of `pictures.comparison_rows`.
+        columns: labels of the pictures in a row.
+    """
     names = list(dict.fromkeys(kinds.tolist()))
     labels = [name.replace(" ", "\n") for name in columns]
-    # One inch for each picture, and room for the title and the columns' labels.
+    # One inch per picture, and room for the title and the labels of the columns.
     width_in = len(columns) * len(names)
     pictures_in = max(np.unique(kinds, return_counts=True)[1])
     title_in, label_in = 0.5, 0.25 + 0.2 * max(label.count("\n") for label in labels)
@@ -70,7 +76,11 @@ def comparison_sheet(
 
 
 def loss_curves(curves: Mapping[str, np.ndarray]) -> bytes:
-    """Returns a plot of the loss terms; curves are [points, 3] of step, value, wall time by tag."""
+    """Returns a figure of the loss terms.
+
+    Args:
+        curves: result of `report.read_scalars`.
+    """
     figure = matplotlib.figure.Figure(figsize=(10, 5.4), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(2, 2).flat, _LOSS_PANELS.items(), strict=True):
         for tag, name in lines.items():
@@ -86,13 +96,13 @@ def loss_curves(curves: Mapping[str, np.ndarray]) -> bytes:
 
 
 def roc_and_calibration(table: ExperimentTable) -> bytes:
-    """Returns the ROC curves and the reliability curves of the arms."""
+    """Returns a figure of the arms' ROC curves and reliability curves."""
     figure = matplotlib.figure.Figure(figsize=(10, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for color, (name, arm) in _coloured(table.arms):
         fall_out, sensitivity, _ = metrics.roc_curve(table.label, arm.probability)
         left.plot(fall_out, sensitivity, color=color, label=f"{name}, {arm.auc:.3f}")
-        # Groups of equal size: groups with few patches would only show noise.
+        # Groups of equal size, because groups with few patches would only show noise.
         found, foretold = calibration.calibration_curve(
             table.label, arm.probability, n_bins=_RELIABILITY_PARTS, strategy="quantile"
         )
@@ -112,7 +122,11 @@ def roc_and_calibration(table: ExperimentTable) -> bytes:
 
 
 def forest(table: ExperimentTable) -> bytes:
-    """Returns the AUCs of rows and the differences of pairs, with all seeds and the interval."""
+    """Returns a figure of the rows' AUCs and the pairs' differences, with every seed and intervals.
+
+    Args:
+        table: the numbers.
+    """
     num_rows = len(table.arms) + len(table.comparisons) + len(table.pooled)
     figure = matplotlib.figure.Figure(figsize=(10, 1.7 + 0.42 * num_rows), layout="constrained")
     panels = [("AUC", _arm_rows(table))]
@@ -149,7 +163,7 @@ def _pair_rows(table: ExperimentTable, pairs: list[Comparison]) -> dict[str, tup
     colors = {name: color for color, (name, _) in _coloured(table.arms)}
     return {
         f"{pair.arm} − {pair.other}": (
-            # An arm with several generators has no row and no colour.
+            # An arm with several generators has a row for each of them, but no colour of its own.
             colors.get(pair.arm, "black"),
             list(pair.difference_of_seed.values()),
             pair.bootstrap.difference,

@@ -1,6 +1,7 @@
 """Report of an experiment: the paper's table with intervals, curves, and the settings of the runs.
 
-It is made from files only: the scores of every classifier on the test patches, and their logs.
+It is made only from files: the scores, provenance records and logs of the classifiers, and the
+measures and pictures of infills.
 """
 
 import collections
@@ -33,21 +34,21 @@ ORIGIN_FILE = "experiment_provenance.json"
 def write_report(workdir: str | os.PathLike) -> epath.Path:
     """Writes the tables and report of an experiment from the files of its finished classifiers.
 
-    Writes to `workdir`: table.csv, comparisons.csv, subgroups.csv and variances.csv with all
-    digits; table.md for reading; experiment_provenance.json, the training data of each row; and
-    experiment.html, a self-contained page.
+    The files in `workdir` are table.csv, comparisons.csv, subgroups.csv and variances.csv, with all
+    digits; table.md, for reading; experiment_provenance.json, with the training data of each row;
+    and experiment.html, a self-contained page.
 
     Args:
-        workdir: an experiment whose arms have been trained with all seeds. The page includes its
-            infill_quality.json and infills.png if they exist (for several generators
-            infill_quality/GENERATOR.json and .png).
+        workdir: an experiment whose arms have been trained with all seeds. The page includes the
+            contents of its infill_quality.json and infills.png, if they exist (for named
+            generators, infill_quality/GENERATOR.json and infill_quality/GENERATOR.png).
 
     Returns:
         Path of the page.
 
     Raises:
         UserError: there is no experiment; a classifier has not finished; scores cannot be compared;
-            classifiers were trained on different data or generators than the rest of the table.
+            classifiers were trained on different data, or those of a row with different generators.
     """
     workdir = epath.Path(workdir)
     config = run_folder.load_config(workdir, run_folder.EXPERIMENT_FILE)
@@ -72,7 +73,7 @@ def _folders(workdir: epath.Path, config: Config) -> dict[str, list[epath.Path]]
 
 
 def _judged(workdir: epath.Path) -> tuple[dict[str, epath.Path], dict[str, epath.Path]]:
-    """Returns the files of measures and pictures by generator, '' for an unnamed one."""
+    """Returns the files of measures, and those of pictures, by generator ('' if unnamed)."""
     found = file_io.matching(workdir / run_folder.QUALITY_DIR, "*.*")
     names = sorted({path.stem for path in found})
     files = {"": run_folder.quality_files(workdir, None)}
@@ -122,16 +123,16 @@ def _render(
     experiment = config.experiment
     qualities, infills = _judged(workdir)
     seconds = _training_seconds(workdir, config)
-    # Parse them as tables first, so that invalid files are reported by name.
+    # Reads them as tables first, so that an error names the invalid file.
     measures = {name: quality_table.read(path) for name, path in qualities.items()}
     judged = {name: json.loads(path.read_text()) for name, path in qualities.items()}
     return page.render(
         "experiment.html.jinja",
         title="Does augmentation help the classifier?",
         lead=(
-            "The classifiers have the same design and were trained on patches that were augmented "
-            "in different ways. All were tested on the same patches, of patients not used for "
-            "training classifiers or generators."
+            "Each arm trains the classifier in its own way, for instance with or without infilled "
+            "patches. All classifiers were tested on the same patches, from patients who were not "
+            "used to train classifiers or generators."
         ),
         cards=answers.cards(config, table, records, judged),
         seconds=page.duration(seconds) if seconds else None,
@@ -154,7 +155,7 @@ def _render(
 
 
 def _arms(config: Config) -> TextTable:
-    """Returns the settings that differ between arms, one column per setting."""
+    """Returns the settings that differ between arms, with one column per setting."""
     arms = config.experiment.named_arms(config.classifier)
     names = [field.name for field in dataclasses.fields(config.classifier)]
     differing = [name for name in names if len({getattr(arm, name) for arm in arms.values()}) > 1]
@@ -169,7 +170,7 @@ def _arms(config: Config) -> TextTable:
 
 
 def _origins(records: Mapping[str, dict | None]) -> TextTable:
-    """Returns the origin of each table row; no rows if nothing is recorded."""
+    """Returns the provenance of each row of the experiment's table that has a record."""
     columns = {row: origin.columns(record) for row, record in records.items() if record}
     names = list(next(iter(columns.values()), {}))
     known = [name for name in names if any(of[name] is not None for of in columns.values())]

@@ -1,8 +1,9 @@
 """The experiment's table: every arm's AUC with intervals, and tests of pairs of arms.
 
-The runs of a row differ only in their seed; an arm has one row for each of its generators, or one.
-Each run is evaluated separately, which shows the variation between trainings. Intervals and tests
-use the mean probability over the runs of a row, and show the uncertainty from the test patients.
+The runs of a row differ only in their seed. An arm has one row for each of its generators, or a
+single row. Each run is evaluated separately, which shows the variation between runs. Intervals and
+tests use the mean probability over the runs of a row, and show the uncertainty from the test
+patients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,10 @@ from cigan_tf.evaluation.score_file import Scores
 from cigan_tf.evaluation.seed_variance import SeedVariance, split_variance
 
 SPECIFICITIES = (0.9, 0.95)
-# With fewer patients of a class, a group has no AUC because its interval would be meaningless.
+# A group with fewer patients of a class has no AUC, because its interval would be meaningless.
 LEAST_PATIENTS = 5
 _UNKNOWN = ("", "unknown")
-# Facts of a patch that must agree between runs; facts of its lesion may be missing in some.
+# Facts of a patch that must agree between runs. Facts of its lesion may be missing in some runs.
 _FACTS = ("label", "patient_id", "film_id", "scanner")
 
 
@@ -29,7 +30,8 @@ class GroupAuc(NamedTuple):
     Attributes:
         auc: None if a class has fewer than `LEAST_PATIENTS` patients.
         interval: 95 % interval from resampled patients, or None.
-        counts: numbers it was computed on; `patches` counts films or patients if those are scored.
+        counts: numbers from which it was computed; for an AUC of films or patients, `patches`
+            counts these.
     """
 
     auc: float | None
@@ -38,29 +40,30 @@ class GroupAuc(NamedTuple):
 
 
 class ArmResult(NamedTuple):
-    """One arm, with one of its generators, on the test split.
+    """One row of the table: an arm, with one of its generators, on the test split.
 
     Attributes:
-        auc_of_seed: AUC of each run.
+        auc_of_seed: AUC of each run, by seed.
         auc_mean: mean of the runs' AUCs.
-        auc_sd: their standard deviation (n - 1); NaN for a single run.
-        probability: mean of the runs' probabilities for each patch, [n]; all following values use
-            it.
+        auc_sd: standard deviation of the runs' AUCs (n - 1); NaN for a single run.
+        probability: mean of the runs' probabilities for each patch, [n]; all following values are
+            computed from it.
         auc: AUC of `probability`, usually slightly above `auc_mean`, like that of an ensemble.
         delong_interval: DeLong's 95 % interval.
         bootstrap_interval: 95 % interval from resampled patients.
-        operating_points: for each of `SPECIFICITIES`, the result at the threshold that has this
-            specificity on the validation patches.
+        operating_points: for each of `SPECIFICITIES`, the rates at the threshold that has at least
+            this specificity on the validation patches.
         brier: Brier score.
         calibration_error: expected calibration error, 15 bins.
-        levels: AUC per 'film' and per 'patient'. Their score is the maximum over their patches, and
-            they are malignant if one of the patches is. Detectors are evaluated in this way per
-            image (Ribli et al., Scientific Reports 8:4165, 2018): one lesion makes a film
+        levels: AUC per 'film' and per 'patient'. The score of a film or patient is the maximum over
+            its patches, and it is malignant if one of these is. Detectors are evaluated in this way
+            per image (Ribli et al., Scientific Reports 8:4165, 2018): one lesion makes a film
             malignant, and a mean would dilute it. The maximum grows with the number of patches.
-        subgroups: by kind ('lesion type', 'lesion size', 'subtlety', 'density', 'digitiser') and
-            group, if the patches have two groups or more. A group of lesions compares its malignant
-            patches with all non-malignant ones; a group of films has all patches of these films.
-        counts: numbers it was computed on.
+        subgroups: AUC by kind ('lesion type', 'lesion size', 'subtlety', 'density', 'digitiser')
+            and group, for each kind with two groups or more. A group of lesions compares its
+            malignant patches with all non-malignant patches; a group of films has all patches of
+            its films.
+        counts: numbers of patches, films and patients in the test split.
     """
 
     auc_of_seed: dict[int, float]
@@ -79,16 +82,16 @@ class ArmResult(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two arms on the same patches; differences are `arm` minus `other`.
+    """Two arms, or rows of the table, on the same patches; differences are `arm` minus `other`.
 
     Attributes:
-        arm: the first arm.
-        other: the arm it is compared with.
+        arm: the first arm or row.
+        other: the arm or row with which it is compared.
         bootstrap: difference, its 95 % interval and p, from resampled patients.
-        delong: z and p that assume independent patches.
+        delong: z and p, assuming independent patches.
         bootstrap_p_holm: the bootstrap's p, adjusted for all compared pairs.
         delong_p_holm: DeLong's p, adjusted in the same way.
-        difference_of_seed: difference of the AUCs of the two runs with the same seed, by seed.
+        difference_of_seed: difference of the AUCs of the runs with the same seed, by seed.
     """
 
     arm: str
@@ -104,10 +107,10 @@ class ExperimentTable(NamedTuple):
     """The experiment's numbers.
 
     Attributes:
-        arms: by row, in order: the arms; one row per generator for arms with several.
+        arms: results by row, in order; an arm has one row, or one per generator if it has several.
         comparisons: pairs of rows.
         pooled: pairs of arms, with AUCs averaged over generators; empty if no arm has several.
-        variances: by arm, the share of the seeds in the variance of its AUC.
+        variances: by arm, the variance of its AUC, split between generators and classifier seeds.
         label: labels of the patches, [n].
     """
 
@@ -135,24 +138,25 @@ def compare_arms(
 
     Args:
         scores: by row and seed of the run, all of the same patches in the same order.
-        validation: scores of the same classifiers on the validation patches, for choosing
-            thresholds.
+        validation: scores of the same classifiers on the validation patches, from which thresholds
+            are chosen.
         pairs: the pairs of arms to test.
         num_resamples: resamples of the test patients, at least 1.
         seed: seed of the resamples, which are the same for every arm and pair.
         rows: by arm and generator, the row in `scores`; by default each row is an arm. Two arms
-            with generators are compared generator by generator, and pooled.
+            with generators are compared generator by generator. If an arm has several generators,
+            the pairs are also compared with AUCs averaged over them.
 
     Raises:
-        UserError: no arm; arms with other seeds or without validation scores; runs that scored
-            other patches; a pair with an unknown arm; fewer than two patches or patients of a
-            class; num_resamples below 1.
+        UserError: no arm; arms with different seeds or without validation scores; runs that scored
+            different patches; a pair with an unknown arm; a class with fewer than two patches or
+            patients; num_resamples below 1.
     """
     first, first_validation = _same_patches(scores), _same_patches(validation)
     if set(validation) != set(scores):
         raise UserError(
-            f"every arm must have validation scores; received scores of "
-            f"{', '.join(validation)} for the arms {', '.join(scores)}."
+            f"every arm must have validation scores; received validation scores of "
+            f"{', '.join(validation)} and test scores of {', '.join(scores)}."
         )
     rows = rows or {name: {None: name} for name in scores}
     unknown = [name for pair in pairs for name in pair if name not in rows]
@@ -198,7 +202,7 @@ def _compare(
     num_resamples: int,
     seed: int,
 ) -> list[Comparison]:
-    """Tests pairs of one or several rows each, with Holm's correction for all of them."""
+    """Tests pairs of arms, each with one or several rows, with Holm's correction for all pairs."""
     bootstraps, delongs = [], []
     for pair in pairs:
         with prefix_errors(f"Arm {names[pair[0]]!r} against {names[pair[1]]!r}"):
@@ -235,7 +239,7 @@ def _mean_probability(runs: Mapping[int, Scores]) -> np.ndarray:
 
 
 def _thresholds(validation: Mapping[int, Scores], first: Scores) -> dict[float, float]:
-    """Returns the thresholds at which the runs' mean reaches `SPECIFICITIES` on validation."""
+    """Returns the thresholds at which the runs' mean has `SPECIFICITIES` on validation patches."""
     probability = _mean_probability(validation)
     return {
         specificity: roc.sensitivity_at_specificity(first.label, probability, specificity).threshold
@@ -342,7 +346,7 @@ def _known(values: np.ndarray) -> list[str]:
 
 
 def _size_terciles(area_px: np.ndarray, malignant: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the patches by size of the lesion, divided at the terciles of malignant lesions."""
+    """Groups the patches by the size of their lesion, divided at terciles of malignant lesions."""
     known = area_px[malignant & (area_px > 0)]
     if not known.size:
         return {}
@@ -364,7 +368,7 @@ def _group_auc(label, probability, films, patients, num_resamples: int, seed: in
 
 
 def _same_patches(scores: Mapping[str, Mapping[int, Scores]]) -> Scores:
-    """Returns a run's scores; raises UserError unless all have the same patches and seeds."""
+    """Returns the first run's scores; raises UserError if runs or arms cannot be compared."""
     runs = [(arm, seed, run) for arm, by_seed in scores.items() for seed, run in by_seed.items()]
     if not runs:
         raise UserError("there must be at least one arm with scores; received none.")
@@ -372,21 +376,21 @@ def _same_patches(scores: Mapping[str, Mapping[int, Scores]]) -> Scores:
     for arm, by_seed in scores.items():
         if set(by_seed) != set(scores[first_arm]):
             raise UserError(
-                f"every arm must have the same seeds; {first_arm!r} has "
-                f"{sorted(scores[first_arm])}, {arm!r} has {sorted(by_seed)}."
+                f"every arm must have the same seeds; received {sorted(scores[first_arm])} for "
+                f"{first_arm!r} and {sorted(by_seed)} for {arm!r}."
             )
     for arm, seed, run in runs:
         difference = _difference(first, run)
         if difference:
             raise UserError(
                 f"Arm {arm!r}, seed {seed}: {difference} arm {first_arm!r}, seed {first_seed}; "
-                "arms are compared on the same patches of one split."
+                "all arms must be tested on the same patches of one split."
             )
     return first
 
 
 def _difference(first: Scores, run: Scores) -> str:
-    """Returns how a run's patches differ from the first one's, or an empty text."""
+    """Returns how a run's patches differ from those of the first run, or an empty text."""
     if run.patch.size != first.patch.size:
         return f"there are scores of {run.patch.size} patches, not of {first.patch.size} as in"
     if not np.array_equal(run.patch, first.patch):

@@ -19,7 +19,7 @@ _ROWS_AT_A_TIME = 1024
 
 
 class FrechetDistance(NamedTuple):
-    """Distance, and the number of patches of each side."""
+    """Result of `frechet_distance`: the distance, and the number of patches on each side."""
 
     distance: float
     num_a: int
@@ -27,7 +27,15 @@ class FrechetDistance(NamedTuple):
 
 
 class KernelDistance(NamedTuple):
-    """Mean and standard deviation over subsets, subset size, and number of patches of each side."""
+    """Result of `kernel_distance`.
+
+    Attributes:
+        distance: mean over the subsets.
+        sd: standard deviation over the subsets.
+        subset_size: number of patches of each side in a subset.
+        num_a: number of patches on the first side.
+        num_b: number of patches on the second side.
+    """
 
     distance: float
     sd: float
@@ -39,9 +47,9 @@ class KernelDistance(NamedTuple):
 def lesion_window(images: np.ndarray, masks: np.ndarray, size: int) -> np.ndarray:
     """Crops a square around each lesion mask, so that features describe mainly the lesion.
 
-    The square contains the mask's bounding box plus an eighth of its longer side on every side. It
-    is moved inwards if it would extend beyond the patch, and resized (area interpolation down,
-    bilinear up).
+    The square contains the mask's bounding box and a margin of an eighth of the box's longer side.
+    It is moved inwards if it would extend beyond the patch, is at most as large as the patch, and
+    is resized (area interpolation down, bilinear up).
 
     Args:
         images: any range, [n, height, width, 1].
@@ -64,7 +72,9 @@ def lesion_window(images: np.ndarray, masks: np.ndarray, size: int) -> np.ndarra
     for i, (image, mask) in enumerate(zip(images[..., 0], masks[..., 0], strict=True)):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not rows.size:
-            raise UserError(f"every patch must have a lesion mask; received an empty one at {i}.")
+            raise UserError(
+                f"every mask must cover at least one pixel; received an empty mask for patch {i}."
+            )
         extents = (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
         longer = max(end - start for start, end in extents)
         side = min(int(np.ceil(longer * (1 + 2 * _PADDING))), *image.shape)
@@ -82,9 +92,9 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> FrechetD
     """Returns |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features.
 
     This is the squared 2-Wasserstein distance of Gaussians with the same means and covariances, in
-    [0, inf); it is FID if the features are Inception's pooled ones. The estimate from a finite
-    sample is too large, more so for fewer patches and more dimensions, so compare only distances of
-    equal n. With n <= d the covariances are rank-deficient and the value is mostly bias.
+    [0, inf). If the features are Inception's pooled features, it is FID. The estimate from a finite
+    sample is too large, more so with fewer patches and more dimensions, so compare only distances
+    for the same n. With n <= d, the covariances are rank-deficient and the value is mostly bias.
 
     Args:
         features_a: finite, [n_a, d], n_a >= 2.
@@ -117,9 +127,9 @@ def kernel_distance(
     """Returns the kernel distance (KID): unbiased MMD^2 with the kernel (x . y / d + 1)^3.
 
     It is unbiased for any n and may be slightly below 0. Mean and standard deviation are over
-    `num_subsets` random subsets of each side. If a set is smaller than `subset_size`, subsets have
-    half the size of the smaller set, so that they differ; the standard deviation is then not
-    comparable with published values.
+    `num_subsets` random subsets of each side. If a set has fewer than twice `subset_size` patches,
+    subsets have half the size of the smaller set, so that they differ; the standard deviation is
+    then not comparable with published values.
 
     Args:
         features_a: finite, [n_a, d], n_a >= 4.
@@ -129,7 +139,8 @@ def kernel_distance(
         subset_size: maximum number of patches of each side in a subset; at least 2.
 
     Raises:
-        UserError: wrong shapes, fewer than four patches, features not finite, no subsets.
+        UserError: wrong shapes, fewer than four patches, features not finite, num_subsets below 1,
+            subset_size below 2.
 
     References:
         Binkowski, Sutherland, Arbel, Gretton. Demystifying MMD GANs. ICLR 2018.
@@ -164,7 +175,11 @@ def kernel_distance(
 
 
 def first_half(groups: np.ndarray, seed: int) -> np.ndarray:
-    """Returns bool [n], True for the patches of random patients with about half of all patches.
+    """Returns bool [n], True for the patches of random patients who have about half of all patches.
+
+    Args:
+        groups: patient of each patch, [n].
+        seed: seed of the draw.
 
     Raises:
         UserError: fewer than two patients.
@@ -174,7 +189,7 @@ def first_half(groups: np.ndarray, seed: int) -> np.ndarray:
         raise UserError(f"two halves need at least two patients; received {patients.size}.")
     order = np.random.default_rng(seed).permutation(patients.size)
     until_here = np.cumsum(sizes[order])
-    # Cut where the first part is closest to half; it never includes the last patient.
+    # Cuts where the first part is closest to half; it never includes the last patient.
     num_first = 1 + np.argmin(np.abs(until_here[:-1] - until_here[-1] / 2))
     return np.isin(patient_of_patch, order[:num_first])
 
@@ -186,7 +201,7 @@ def _covariance_root(features: np.ndarray) -> np.ndarray:
 
 
 def _kernel_sums(a, b, picks_a, picks_b) -> np.ndarray:
-    """Returns each subset's sum of the kernel over all pairs of its a and its b, [num_subsets]."""
+    """Returns the sum of the kernel over all pairs of a and b in each subset, [num_subsets]."""
     sums = np.zeros(len(picks_a))
     for start in range(0, len(a), _ROWS_AT_A_TIME):
         part = slice(start, start + _ROWS_AT_A_TIME)

@@ -1,8 +1,8 @@
-"""Measures of infills, each also computed for real patches of unseen patients.
+"""Measures of infills; most are also computed for real patches of unseen patients.
 
-Four questions: are infills as close to real lesions as other real lesions are? Does a classifier
-trained on real patches recognise the requested class? Are infills copies of training patches? Are
-their edges visible?
+They answer five questions. Are infills as close to real lesions as other real lesions are? Does a
+classifier trained on real patches recognise the requested class? Are infills copies of training
+patches? Are the edges of infills visible? Does an infill of its own class change a patch?
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +29,8 @@ Features = Callable[[np.ndarray], np.ndarray]
 # Patches with their masks -> [n].
 PatchProbability = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
-# Patches of each kind in the search for the nearest training patch, the slowest part.
+# Largest number of patches of each kind in the search for training patches, which is the slowest
+# part.
 MAX_SEARCHED = 400
 
 
@@ -48,31 +49,33 @@ def judge_infills(
 
     Args:
         real: held-out patches: `image`, `mask` float32 [n, p, p, 1], `label` and `patient_id` [n];
-            the mask is that of the lesion, or of another patch if there is no lesion; at least
-            two patients of each class.
-        infills: the same; `label` is the requested class, `patient_id` that of the surrounding
-            tissue, `context` the patch before infilling, and `composed` that patch infilled as its
-            own class.
+            the mask is that of the patch's lesion, or of another patch if it has no lesion. Each
+            class has patches from at least two patients.
+        infills: the same for infills, where `label` is the requested class and `patient_id` the
+            patient of the surrounding tissue. Also `context`, the patch before infilling, and
+            `composed`, that patch infilled as its own class, both like `image`.
         training: training patches of the generator, in chunks as for
-            `nearest_patch.nearest_training_patch`; with `group` for `in_training`.
-        features: function from patches [n, p, p, 1], given as lesion windows, to [n, d].
+            `nearest_patch.nearest_training_patch`; with `group` if `in_training` is given.
+        features: function from patches [n, p, p, 1] to features [n, d]; it receives lesion windows.
         probability: function from `real` or `infills` to the probability of malignancy, [n], given
             by a classifier trained only on real patches.
         threshold: threshold of that classifier, chosen on validation patches.
-        seed: seed of the halves of the real patches and of the subsets.
+        seed: seed of all random draws.
         calibration: calibration of the search for copies, from `memorisation.calibrate`.
-        in_training: infills of training patches, `image`, `mask` and `group` [n], such as the film;
-            they are only used in the search for copies, among training patches of other groups.
+        in_training: infills of training patches: `image`, `mask` and `group`, such as the film,
+            [n]. They are used only in the search for copies, and compared only with training
+            patches of other groups.
 
     Returns:
-        `window_px`, `threshold`, `seed` and `measures`, a list for `evaluation.quality_table`:
-        `measure`, `of_class`, and for `infills` and `real` the `value`, optionally `sd` or `low`
-        and `high`, and `n`. For medians, low and high are the 5 % and 95 % quantiles; for AUCs and
-        shares, the 95 % interval from resampled patients.
+        `window_px`, `threshold`, `seed` and `measures`, a list for `evaluation.quality_table`. Each
+        entry has `measure`, `of_class`, `infills` and `real`. The last two have `value` and `n`,
+        and some also `sd`, or `low` and `high`; `real` may be None. For medians, low and high are
+        the 5 % and 95 % quantiles; for AUCs and agreement, the ends of the 95 % interval from
+        resampled patients.
 
     Raises:
-        UserError: a class with fewer than two patients, or with fewer than four patches in one of
-            its halves; sizes or lengths that differ, an empty mask, features or probabilities that
+        UserError: a class has patches from fewer than two patients, or fewer than four patches in
+            one of its halves; sizes or lengths differ; a mask is empty; features or probabilities
             are not finite.
     """
     for name, patches in (("real patches", real), ("infills", infills)):
@@ -105,7 +108,7 @@ def compare(
 ) -> list[dict]:
     """Returns the measures of `judge_infills` that need no training patches and no threshold.
 
-    These are the distances and two-sample tests, `class_auc`, and the seams.
+    These are the comparisons of features and texture, `class_auc`, and the seams.
     """
     consistency = _consistency(real, infills, probability, 0.5, seed)
     return [
@@ -133,7 +136,7 @@ class _Side(NamedTuple):
 
 
 def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
-    """Compares infills and one half of the real patches with the other half, by class."""
+    """Compares infills, and one half of the real patches, with the other half; by class."""
     window_px = np.shape(real["image"])[1]
     all_real, all_infills = (
         _Side(
@@ -164,7 +167,7 @@ def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
 
 
 def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> dict[str, dict]:
-    """Returns each measure of one side against the other; `names` are the keys of `n`."""
+    """Returns each measure that compares two sides; `names` are the keys of `n`."""
     n = dict(zip(names, (len(side.features), len(against.features)), strict=True))
     kernel = fidelity.kernel_distance(side.features, against.features, seed)
     frechet = fidelity.frechet_distance(side.features, against.features)
@@ -194,8 +197,7 @@ def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> d
 
 
 def _auc(found: two_sample.TwoSampleTest | None) -> dict:
-    # Too few patients for a test.
-    if found is None:
+    if found is None:  # too few patients for a test
         return {"value": None}
     return {"value": found.auc, **found.interval._asdict()}
 
@@ -203,7 +205,7 @@ def _auc(found: two_sample.TwoSampleTest | None) -> dict:
 def _consistency(
     real, infills, probability: PatchProbability, threshold: float, seed
 ) -> list[dict]:
-    """Returns how well the class is recognised; infills should not be easier than real lesions."""
+    """Measures how well the class is recognised; infills should not be easier than real lesions."""
     of_infills, of_real = (
         _recognised(patches, probability(patches), threshold, seed) for patches in (infills, real)
     )
@@ -276,7 +278,7 @@ def _memorisation(
 
 
 def _seams(infills) -> list[dict]:
-    """Compares each infill with its patch before infilling, with the same mask."""
+    """Compares the seam of each infill with that of the same mask in the patch before infilling."""
     of_infills, of_real = (
         seam.seam_score(infills[name], infills["mask"]) for name in ("image", "context")
     )
@@ -301,7 +303,7 @@ def _seams(infills) -> list[dict]:
 
 
 def _changes(infills, seed: int) -> list[dict]:
-    """Change by an infill of the same class, compared with another patient's patch in its place."""
+    """Compares the change by an infill of the same class with that by another patient's patch."""
     own = 1 - np.asarray(infills["label"])
     entries = []
     for label, name in enumerate(CLASS_NAMES):

@@ -1,8 +1,8 @@
 """Does the generator copy its training set? Compares infills with their nearest training patches.
 
-The correlation with the nearest training patch decides whether an infill is a copy. The audit
-reports its own accuracy, from planted copies that it must find and patches of unseen patients that
-it must not flag.
+The correlation with the nearest training patch decides whether an infill is a copy. The audit also
+reports its own accuracy, on planted copies that it must find and on patches of unseen patients that
+it must not count as copies.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ from cigan_tf.evaluation.nearest_patch import (
 )
 
 FALSE_ALARMS = 0.01
-# Standard deviation of the noise in planted copies, relative to that of the copied region.
+# Standard deviation of the noise in planted copies, as a share of that of the copied region.
 _NOISE = 0.1
 # Held-out patches used for planted copies of each kind.
 _MAX_PLANTED = 100
@@ -31,13 +31,13 @@ PLANTED = ("plain", "flipped", "shifted", "noisy")
 
 
 class Calibration(NamedTuple):
-    """Results of the search where the truth is known, and the resulting threshold.
+    """Results of searches for which the truth is known, and the resulting threshold.
 
     Attributes:
         held_out: nearest training patch of each held-out real patch.
-        threshold: a patch counts as a copy above this correlation, which gives 1 % false alarms on
-            half of the held-out patients.
-        false_alarms: share of the held-out patches of the other half above the threshold.
+        threshold: correlation above which a patch counts as a copy, chosen on half of the held-out
+            patients for 1 % false alarms.
+        false_alarms: share of the held-out patches of the other half that are above the threshold.
         num_tested: number of held-out patches of the other half.
         recall: share of the planted copies above the threshold, by kind (`PLANTED`).
         num_planted: number of planted copies of each kind.
@@ -54,11 +54,11 @@ class Calibration(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """Infills compared with training patches.
+    """Result of `audit`, by name of the set of infills.
 
     Attributes:
-        nearest: nearest training patch of each infill, by name of the set.
-        share_copied: share of the infills above the calibration's threshold, by name of the set.
+        nearest: nearest training patch of each infill.
+        share_copied: share of the infills above the calibration's threshold.
     """
 
     nearest: dict[str, Nearest]
@@ -70,12 +70,13 @@ def calibrate(
 ) -> Calibration:
     """Determines when a patch counts as a copy, and how well the search finds copies.
 
-    Copies are planted in held-out patches: the pixels inside the mask are replaced by a training
-    patch that is unchanged, in another orientation, shifted by up to 3 px, or with noise of 0.1 SD.
+    Copies are planted in held-out patches: the pixels inside the mask are replaced by those of a
+    training patch, which is unchanged, turned or mirrored, shifted by up to 3 px, or has added
+    noise of 0.1 SD.
 
     Args:
-        held_out: real patches of patients outside the training split, with masks of similar size:
-            `image`, `mask`, `patient_id`.
+        held_out: real patches of patients outside the training split, with masks of about the same
+            sizes as those of the infills: `image`, `mask`, `patient_id`.
         training: see `nearest_training_patch`.
         seed: seed of the halves and of the planted copies.
 
@@ -113,11 +114,11 @@ def audit(
     """Finds the infills that are copies of training patches.
 
     Args:
-        infills: sets of infills by name: `image`, `mask`; and `group` [n] if the infills are in
-            training patches; each infill is then not compared with training patches of its own
-            group.
+        infills: sets of infills by name, each with `image` and `mask`. A set of infills in training
+            patches also has `group` [n]; such an infill is not compared with training patches of
+            its own group.
         training: see `nearest_training_patch`; the same as for the calibration.
-        calibration: result of `calibrate`, with masks of similar size.
+        calibration: result of `calibrate` for masks of about the same sizes.
 
     Raises:
         UserError: see `nearest_training_patch`; a set without patches.
@@ -143,8 +144,8 @@ def audit(
 def _threshold(correlation: np.ndarray) -> float:
     """Returns the value that at most 1 % of new patches of the same kind exceed.
 
-    Fewer than 99 patches are too few for that: the result is then their largest correlation, which
-    a new patch exceeds with a probability of 1 / (n + 1).
+    Fewer than 99 patches are too few for that. The result is then their largest correlation, which
+    a new patch exceeds with a probability of 1 / (n + 1), where n is the number of patches.
 
     References:
         Vovk, Gammerman, Shafer. Algorithmic Learning in a Random World. 2005 (conformal quantile).
@@ -160,14 +161,14 @@ def planted_copies(
     kind: str,
     seed: int,
 ) -> np.ndarray:
-    """Returns images with a training patch pasted inside each mask, in the way given by `kind`.
+    """Returns images with part of a training patch pasted into each mask, changed as `kind` says.
 
     Args:
         images: [n, p, p, 1].
         masks: {0, 1}, [n, p, p, 1].
         training: see `nearest_training_patch`.
         kind: one of `PLANTED`.
-        seed: seed of the choice, the orientations, the shifts and the noise.
+        seed: seed of the choice of training patches, the orientations, the shifts and the noise.
     """
     rng = np.random.default_rng(seed)
     num_training = sum(len(chunk["image"]) for chunk in training)

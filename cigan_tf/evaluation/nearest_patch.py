@@ -1,9 +1,9 @@
 """Search for the training patch most similar to each patch inside its lesion mask.
 
 All training patches are searched, in the eight orientations of a square and with shifts of up to
-3 px. Candidates are found at low resolution. The correlation of detail selects the nearest one.
-Detail is the residual of both patches after subtracting a smooth surface, because small lesions are
-similar in brightness and differ in detail.
+3 px. Candidates are found at low resolution; the nearest is the candidate with the highest
+correlation of detail. Detail is what remains of a patch after subtracting a smooth surface: small
+lesions have similar brightness and differ in detail.
 """
 
 import concurrent.futures
@@ -20,23 +20,23 @@ from cigan_tf.errors import UserError
 
 SHIFT_PX = 3
 ORIENTATIONS = 8
-# Minimum number of low-resolution cells in a mask, and the coarsest cell.
+# Minimum number of low-resolution cells in a mask, and the largest side of a cell.
 _LEAST_CELLS = 32
 _MAX_CELL_PX = 8
-# Training patches per query compared at full resolution.
+# Training patches per query that are compared at full resolution.
 _CANDIDATES = 32
 # Share of the training patches that are compared at every shift of a small mask.
 _SCREENED_SHARE = 0.05
-# Number of shrunk training patches processed together; the templates of all shifts are made once
-# per group.
+# Number of shrunk training patches processed together: the templates of all shifts are made once
+# for each such chunk.
 _TRAINING_AT_A_TIME = 4096
 # Degree of the polynomial in row and column that is subtracted.
 _SURFACE_DEGREE = 2
-# A region with a variance below this share of its mean square is flat and has no correlation.
+# A region with a variance below this share of its mean square is flat; its correlation is 0.
 _FLAT = 1e-6
-# The same for its detail: about one grey level of 16 bits.
+# The same limit for its detail, whose deviation is then about one grey level of 16 bits.
 _NO_DETAIL = 1e-9
-# No progress bar for searches shorter than this.
+# Searches shorter than this have no progress bar.
 _SILENT_S = 2
 
 # Pairs (down, right) in pixels.
@@ -44,11 +44,11 @@ Shifts = list[tuple[int, int]]
 
 
 class Nearest(NamedTuple):
-    """For each patch, the most similar training patch.
+    """The most similar training patch of each patch.
 
     Attributes:
-        correlation: the best correlation of detail, in [-1, 1], [n].
-        index: index of that training patch in the stream, [n].
+        correlation: its correlation of detail with the patch, in [-1, 1], [n].
+        index: its index in the stream of training patches, [n].
     """
 
     correlation: np.ndarray
@@ -64,20 +64,23 @@ def nearest_training_patch(
     """Finds the training patch with the highest correlation of detail inside each patch's mask.
 
     Detail is the residual inside the mask after subtracting the least-squares quadratic surface in
-    row and column. Its correlation does not depend on brightness, contrast or gradients. The result
-    is the maximum over eight orientations and shifts of up to 3 px, and 0 if either patch has no
-    detail. Training patches are extended beyond their border by repeating the edge. The maximum of
-    many correlations is above 0 by chance, more so for small masks.
+    row and column. The correlation of detail does not depend on brightness, contrast or gradients;
+    it is 0 if one of the two patches has no detail. The result is the maximum over eight
+    orientations and shifts of up to 3 px, for which training patches are extended beyond their
+    border by repeating the edge. The maximum of many correlations is above 0 by chance, more so for
+    small masks.
 
     Args:
         patches: in [0, 1], [n, p, p, 1].
         masks: {0, 1}, none of them empty, [n, p, p, 1].
         training: chunks of training patches, iterated twice: `image` [m, p, p, 1] in [0, 1], and
             `group` [m] if `groups` is given.
-        groups: [n]; a patch is not compared with training patches of its own group, e.g. its film.
+        groups: group of each patch, such as its film, [n]; a patch is not compared with training
+            patches of its own group.
 
     Raises:
-        UserError: shapes differ, a mask is empty, or there are no training patches.
+        UserError: shapes differ, a mask is empty, or a patch has no training patch to be compared
+            with.
 
     References:
         Lewis. Fast Normalized Cross-Correlation. Vision Interface, 1995, equation 2.
@@ -85,12 +88,15 @@ def nearest_training_patch(
     patches, masks = (np.asarray(values, np.float32) for values in (patches, masks))
     if patches.shape != masks.shape:
         raise UserError(
-            f"patches and masks must have the same size; received shapes {patches.shape} and "
+            f"patches and masks must have the same shape; received {patches.shape} and "
             f"{masks.shape}."
         )
     empty = np.flatnonzero(~masks.any(axis=(1, 2, 3)))
     if empty.size:
-        raise UserError(f"every patch must have a mask; received an empty one at {empty[0]}.")
+        raise UserError(
+            "every mask must cover at least one pixel; received an empty mask for patch "
+            f"{empty[0]}."
+        )
     queries = [
         _Query(image, mask != 0, None if groups is None else group)
         for image, mask, group in zip(
@@ -120,7 +126,10 @@ def nearest_training_patch(
                 progress.update(first + len(images) * number // len(queries) - progress.n)
             del shrunk, considered  # before the next maps are made: they can take a GB
     if not all(len(query.index) for query in queries):
-        raise UserError("there must be at least one training patch to compare with.")
+        raise UserError(
+            "every patch must have a training patch of another group to be compared with; received "
+            "a patch whose group contains all training patches."
+        )
     for first, images, _ in chunks(training, patches.shape[1:]):
         for query in queries:
             query.compare(first, images)
@@ -135,18 +144,19 @@ class _Query:
 
     Attributes:
         cell_px: side of a low-resolution cell.
-        index: stream indices of the best candidates.
-        correlation: best correlation of detail so far.
-        nearest: the candidate with this correlation.
+        index: indices of the best candidates in the stream of training patches.
+        correlation: highest correlation of detail so far.
+        nearest: index of the candidate with this correlation.
     """
 
     def __init__(self, image: np.ndarray, inside: np.ndarray, group):
         self._image, self._inside, self._group = image, inside, group
         self.cell_px = _cell_px(int(inside.sum()))
-        # Every shift is less than a pixel, or half a cell, away from one of these steps.
+        # Each shift of up to 3 px is at most 1 px from one of these in each direction; `compare`
+        # tries the shifts around the best one.
         step = max(1, min(SHIFT_PX, self.cell_px // 2))
         self._shifts = _grid(step)
-        # A few shifts are enough to rule out most patches; all shifts are tried on the rest.
+        # A few shifts are enough to rule out most patches; all of these are tried on the rest.
         self._is_screened = len(self._shifts) > len(_grid(SHIFT_PX))
         self.index, self._pose = np.zeros(0, int), np.zeros(0, int)
         self._score = np.zeros(0, np.float32)
@@ -177,7 +187,7 @@ class _Query:
         return self._templates(_grid(SHIFT_PX))
 
     def _templates(self, shifts: Shifts) -> list[tuple]:
-        """Returns the result of `_templates` for each orientation."""
+        """Returns the result of the function `_templates` for each orientation."""
         return [
             _templates(
                 oriented(self._image, orientation),
@@ -191,9 +201,9 @@ class _Query:
     def _best_poses(
         self, shrunk: np.ndarray, templates: list[tuple]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the best correlation of each training patch, and its pose: both [m].
+        """Returns each training patch's best correlation, and the pose that gives it, both [m].
 
-        The pose is the orientation times the number of shifts, plus the index of the shift.
+        A pose is the orientation times the number of shifts, plus the index of the shift.
         """
         best = np.full(shrunk.shape[-1], -np.inf, np.float32)
         pose = np.zeros(shrunk.shape[-1], int)
@@ -207,7 +217,7 @@ class _Query:
         return best, pose
 
     def compare(self, first: int, images: np.ndarray) -> None:
-        """Correlates the detail of the candidates among images [m, p, p] with that of the patch."""
+        """Correlates the patch's detail with that of its candidates among the images [m, p, p]."""
         here = np.flatnonzero((self.index >= first) & (self.index < first + len(images)))
         if not here.size:
             return
@@ -231,14 +241,14 @@ class _Query:
 def chunks(
     training: Iterable[Mapping[str, np.ndarray]], shape: tuple[int, ...]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yields the index of the first patch, images [m, p, p] and groups, in large chunks.
+    """Yields large chunks: the index of the first patch, the images [m, p, p] and the groups.
 
     Args:
         training: see `nearest_training_patch`.
         shape: required shape of a patch, (p, p, 1).
 
     Raises:
-        UserError: another shape, or no patches.
+        UserError: a patch has a different shape, or there are no patches.
     """
     first, images, groups = 0, [], []
 
@@ -250,7 +260,7 @@ def chunks(
         image = np.asarray(chunk["image"])
         if image.shape[1:] != shape:
             raise UserError(
-                "patches and training patches must have the same size; received shapes "
+                "patches and training patches must have the same shape; received "
                 f"{shape} and {image.shape[1:]}."
             )
         images.append(image)
@@ -266,7 +276,7 @@ def chunks(
 
 
 def _grid(step_px: int) -> Shifts:
-    """Returns the shifts of up to 3 px in both directions, in steps."""
+    """Returns the shifts of up to 3 px in both directions, in steps of `step_px`."""
     steps = [at for at in range(-SHIFT_PX, SHIFT_PX + 1) if at % step_px == 0]
     return [(down, right) for down in steps for right in steps]
 
@@ -279,7 +289,7 @@ def _cell_px(area_px: int) -> int:
 
 
 def _margin_px(cell_px: int) -> int:
-    """Returns the margin around a patch for shifts: whole cells, in pixels."""
+    """Returns the margin around a patch that shifts need, in pixels, as whole cells."""
     return -(-SHIFT_PX // cell_px) * cell_px
 
 
@@ -287,7 +297,7 @@ def _shrunk(images: np.ndarray, cell_px: int) -> np.ndarray:
     """Returns images [m, p, p], extended beyond their border, as cells [c, c, m] with mean 0."""
     size = images.shape[1]
     before = _margin_px(cell_px)
-    # Pad to whole cells if the size is not a multiple of theirs.
+    # Pads to whole cells if the size is not a multiple of the cell's.
     after = before + -size % cell_px
     padded = np.pad(images, ((0, 0), (before, after), (before, after)), mode="edge")
     cells = padded.shape[1] // cell_px
@@ -323,10 +333,10 @@ def _around(shift: tuple[int, int]) -> Shifts:
 
 
 def _templates(image: np.ndarray, inside: np.ndarray, shifts: Shifts, cell_px: int):
-    """Returns the box of cells that a shifted mask can cover, and templates and weights in it.
+    """Returns the box of cells that a shifted mask can cover, and the templates and weights in it.
 
-    Templates are [shifts, cells] with weighted mean 0 and norm 1; a weight is the share of a cell
-    inside the mask.
+    Both are [shifts, cells]. A weight is the share of a cell inside the shifted mask. A template is
+    the weighted deviation of the cells from their weighted mean, with weighted norm 1 and sum 0.
     """
     margin = _margin_px(cell_px)
     cells, box = [], []

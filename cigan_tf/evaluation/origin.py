@@ -1,4 +1,4 @@
-"""Provenance of an experiment's numbers, in short form, from the records of its classifiers."""
+"""Provenance of an experiment's numbers in short form, from the records of its classifiers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,17 @@ _SHORT = 12
 
 
 def read(folders: Mapping[str, Sequence[epath.Path]]) -> dict[str, dict[str, Any] | None]:
-    """Returns the record of each table row, or None if its classifiers have none.
+    """Returns the provenance record of each table row; None for a row without records.
 
-    With synthetic patches, it has `infills_used`: the mean number per classifier, by class.
+    If the classifiers of a row were trained on a synthetic set, the record also has `infills_used`,
+    the mean number of infills per classifier, by class.
 
     Args:
         folders: folders of the classifiers, by row.
 
     Raises:
-        UserError: classifiers of the table come from different records of a dataset, or those of a
-            row from different generators.
+        UserError: the classifiers of the table were trained on different records of the dataset, or
+            the classifiers of a row on patches of different generators.
     """
     records, fingerprints = {}, {}
     for row, of_row in folders.items():
@@ -44,8 +45,9 @@ def read(folders: Mapping[str, Sequence[epath.Path]]) -> dict[str, dict[str, Any
 def columns(record: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns the provenance columns of a row in table.csv; unknown values are None.
 
-    `generator` is the start of the SHA-256 of its weights, `dataset_fingerprint` that of the
-    dataset's records; the full values are in provenance.json of the classifiers.
+    `generator` is the start of the SHA-256 of the generator's weights, and `dataset_fingerprint` is
+    the start of the fingerprint of the dataset's records. The full values are in provenance.json of
+    each classifier.
     """
     record = record or {}
     generator = _generator(record)

@@ -1,4 +1,4 @@
-"""Common parts of the reports: style, embedded pictures, and facts of the machine."""
+"""Parts that the reports share: style, embedded pictures, and facts of the machine."""
 
 import base64
 import importlib.metadata
@@ -13,11 +13,11 @@ _PACKAGES = ("cigan", "tensorflow", "keras", "tensorflow-datasets", "scikit-lear
 
 
 def render(template: str, **values) -> str:
-    """Returns a self-contained HTML page; values are escaped.
+    """Returns a self-contained HTML page, in which values are escaped.
 
     Args:
         template: name of a file in this folder that extends page.html.jinja.
-        values: variables of the template; always `title`, `lead` and `settings`.
+        **values: variables of the template; `title`, `lead` and `settings` are required.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined

@@ -1,4 +1,4 @@
-"""Resamples patients with replacement, and computes the AUCs of many resamples at once."""
+"""Resampling of patients with replacement, and the AUCs of many resamples at once."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ class WeightedAuc:
 
     If a resample contains a patient k times, each patch of the patient has weight k. The AUC is the
     weight of the correctly ranked malignant / non-malignant pairs, ties counting half, divided by
-    the weight of all pairs.
+    the weight of all pairs. It is NaN for a resample that lacks a class.
     """
 
     def __init__(self, malignant: np.ndarray, scores: np.ndarray, patient_of_patch: np.ndarray):
@@ -26,7 +26,11 @@ class WeightedAuc:
         self._starts_of_ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
 
     def __call__(self, multiplicities: np.ndarray) -> np.ndarray:
-        """Returns [resamples] AUCs from each patient's multiplicity, int [resamples, patients]."""
+        """Returns the AUC of each resample, [resamples].
+
+        Args:
+            multiplicities: how often a resample contains each patient, int [resamples, patients].
+        """
         weights = multiplicities[:, self._patients]
         malignant = np.add.reduceat(weights * self._malignant, self._starts_of_ties, axis=1)
         others = np.add.reduceat(weights * ~self._malignant, self._starts_of_ties, axis=1)
@@ -36,7 +40,7 @@ class WeightedAuc:
 
 
 def patches_by_class(malignant: np.ndarray, patient_of_patch: np.ndarray) -> np.ndarray:
-    """Returns the numbers of malignant and other patches of each patient, int [patients, 2].
+    """Returns each patient's numbers of malignant and non-malignant patches, int [patients, 2].
 
     Raises:
         UserError: a class has patches of fewer than two patients.
@@ -61,13 +65,18 @@ def patches_by_class(malignant: np.ndarray, patient_of_patch: np.ndarray) -> np.
 def draw_patients(
     rng: np.random.Generator, num_patches: np.ndarray, num_draws: int
 ) -> tuple[np.ndarray, int]:
-    """Draws `num_draws` resamples, each of as many patients as there are, with replacement.
+    """Draws resamples, each of as many patients as there are, with replacement.
 
     A resample without patches of a class has no AUC and is drawn again.
 
+    Args:
+        rng: source of the random draws.
+        num_patches: result of `patches_by_class`.
+        num_draws: number of resamples.
+
     Returns:
         Multiplicity of each patient in each resample, int [num_draws, patients], and the number of
-        rejected resamples.
+        resamples that were drawn again.
     """
     num_patients = len(num_patches)
     shares = np.full(num_patients, 1 / num_patients)

@@ -11,14 +11,17 @@ NUM_NEIGHBOURS = 5
 
 
 class Prdc(NamedTuple):
-    """Both sets from one distribution give similar values; compare each value with its floor.
+    """Result of `prdc`; compare each value with its floor.
+
+    The ball of a real patch extends to its k-th real neighbour, and the ball of a generated patch
+    to its k-th generated neighbour.
 
     Attributes:
-        precision: share of the generated patches inside the ball of a real one; the ball extends to
-            its k-th real neighbour.
-        recall: share of the real patches inside such a ball of a generated one.
-        density: mean number of real balls around a generated patch, divided by k; may exceed 1.
-        coverage: share of the real patches whose ball contains a generated one.
+        precision: share of the generated patches inside the ball of a real patch.
+        recall: share of the real patches inside the ball of a generated patch.
+        density: mean number of real patches' balls that contain a generated patch, divided by k;
+            may exceed 1.
+        coverage: share of the real patches whose ball contains a generated patch.
     """
 
     precision: float
@@ -33,7 +36,8 @@ def prdc(real: np.ndarray, generated: np.ndarray, num_neighbours: int = NUM_NEIG
     Args:
         real: finite, [n, d], n >= 2.
         generated: finite, [m, d], m >= 2.
-        num_neighbours: k; a patch is not its own neighbour. Limited by the size of small sets.
+        num_neighbours: k; a patch is not its own neighbour. For small sets, k is reduced to n - 1
+            or m - 1.
 
     Raises:
         UserError: wrong shapes, too few patches, features not finite.
@@ -51,7 +55,7 @@ def prdc(real: np.ndarray, generated: np.ndarray, num_neighbours: int = NUM_NEIG
     if min(len(real), len(generated)) < 2:
         raise UserError(
             "each side must have at least 2 patches; "
-            f"received {len(real)} real and {len(generated)} generated ones."
+            f"received {len(real)} real and {len(generated)} generated patches."
         )
     num_neighbours = min(num_neighbours, len(real) - 1, len(generated) - 1)
     if not (np.isfinite(real).all() and np.isfinite(generated).all()):

@@ -7,7 +7,7 @@ from etils import epath
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation.table_text import TextTable
 
-# By name in the file: description, and the ideal value.
+# Description and ideal value of each measure, by its name in the file.
 MEASURES = {
     "kernel_distance": ("KID inside the lesion window", "equal to the real floor, about 0"),
     "frechet_distance": ("FID inside the lesion window", "equal to the real floor"),
@@ -37,7 +37,8 @@ MEASURES = {
     ),
     "share_copied": ("share counted as copies of training patches", "equal to real, about 0.01"),
     "nearest_training_patch_in_training_tissue": (
-        "the same for infills in training patches, other films searched",
+        "correlation of detail with the nearest training patch of another film, for infills in "
+        "training patches",
         "equal to real",
     ),
     "share_copied_in_training_tissue": (
@@ -61,9 +62,9 @@ def read(path: epath.Path) -> TextTable:
     """Returns the measures with their real floors and sample sizes.
 
     Args:
-        path: JSON with `measures`, a list of `measure`, `of_class`, `infills` and `real`. Each side
-            is null, or has `value`, optionally `sd` or `low` and `high`, and `n`, the number of
-            patches by kind.
+        path: JSON with `measures`, a list of objects with `measure`, `of_class`, `infills` and
+            `real`. The last two are null, or have `value`, `n` (the number of patches by kind) and
+            optionally `sd`, or `low` and `high`.
 
     Raises:
         UserError: the file is not such a table.
@@ -82,7 +83,7 @@ def read(path: epath.Path) -> TextTable:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"The file {str(path)!r} has no valid measures of infills ({type(error).__name__}: "
-            f"{error}); delete it and run the experiment again."
+            f"{error}); delete the file and run the experiment again."
         ) from None
     return TextTable(
         f"Infills and real patches, features of {quality.get('features', 'one network')}",

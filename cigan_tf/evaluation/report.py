@@ -29,13 +29,13 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
 
     Args:
         workdir: a trained run.
-        saved_model: the exported generator; default: the newest in `workdir`/saved_model.
+        saved_model: folder of the exported generator; default: the newest in `workdir`/saved_model.
 
     Returns:
         Path of the page.
 
     Raises:
-        UserError: the run, the SavedModel or the dataset is missing, or their sizes differ.
+        UserError: the run, the SavedModel or the dataset is missing, or their patch sizes differ.
     """
     workdir = epath.Path(workdir)
     config = run_folder.load_config(workdir)
@@ -45,8 +45,8 @@ def write_report(workdir: str | os.PathLike, saved_model: str | None = None) -> 
     if generator.patch_size != config.model.patch_size:
         raise UserError(
             f"The SavedModel {str(generator.path)!r} takes patches of {generator.patch_size} px, "
-            f"but the run in {str(workdir)!r} has {config.model.patch_size} px; pass its own "
-            "export."
+            f"but the run in {str(workdir)!r} has patches of {config.model.patch_size} px; pass a "
+            "generator exported from this run as --saved_model."
         )
     terminal.say("Infilling held-out patches ...")
     split = config.data.validation_split
@@ -67,7 +67,7 @@ def read_scalars(logdir: epath.Path) -> dict[str, np.ndarray]:
     """Returns every scalar curve of a TensorBoard folder.
 
     Returns:
-        By tag, float64 [points, 3]: step, value, wall time in seconds.
+        The curves by tag, float64 [points, 3]: step, value, wall time in seconds.
     """
     events = EventAccumulator(str(logdir), size_guidance={"tensors": 0})
     events.Reload()
@@ -83,7 +83,7 @@ def read_scalars(logdir: epath.Path) -> dict[str, np.ndarray]:
 
 
 def training_seconds(curves: dict[str, np.ndarray]) -> float:
-    """Returns the training time of a run, from its curve of steps per second."""
+    """Returns the training time of a run, computed from its curve of steps per second."""
     rates = curves.get("speed/steps_per_second")
     if rates is None:
         return 0.0
@@ -105,9 +105,9 @@ def _render(
         "report.html.jinja",
         title="Lesions removed and inserted",
         lead=(
-            "Patches of films not used for training, infilled by the exported ciGAN generator. The "
-            "input of the generator is the context image, with noise in the lesion mask, and the "
-            "requested class. Pixels outside the mask are those of the film."
+            "These patches are from films that were not used for training. The exported ciGAN "
+            "generator infilled them. Its input is the context image, which has noise inside the "
+            "lesion mask, and the requested class. Pixels outside the mask are those of the film."
         ),
         facts=[
             ("dataset", f"{config.data.dataset}, {config.model.patch_size} px"),
@@ -126,9 +126,10 @@ def _render(
             {
                 "title": "Original, input, infills",
                 "text": (
-                    "As in the paper's Fig. 1, with infills of the same and of the opposite class. "
-                    "A malignant lesion is reconstructed, and removed. A benign lesion, or tissue "
-                    "without a lesion, is reconstructed, and made malignant."
+                    "The columns include those of the paper's Fig. 1. An infill of the same class "
+                    "reconstructs the original. An infill of the opposite class removes a "
+                    "malignant lesion, replaces a benign lesion with a malignant one, or inserts a "
+                    "malignant lesion into tissue without a lesion."
                 ),
                 "columns": [column.capitalize() for column in columns],
                 "rows": described,
@@ -137,8 +138,8 @@ def _render(
         ],
         curves=drawing.loss_curves(curves),
         curves_text=(
-            "Each term without its weight, as in TensorBoard under loss/. The generator is first "
-            "trained on the feature loss only; then the networks take turns."
+            "Loss terms are shown without their weights, as under loss/ in TensorBoard. The "
+            "generator is first trained on the feature loss only; then the networks take turns."
         ),
         saved_model=str(generator.path),
         workdir=str(workdir),
@@ -147,13 +148,13 @@ def _render(
 
 
 def _began_from(config: Config) -> PresetGenerator | None:
-    """Returns the preset that the run was fine-tuned from, if it still exists."""
+    """Returns the preset that the run was fine-tuned from, or None without a readable preset."""
     if not config.training.init_from:
         return None
     try:
         return PresetGenerator(config.training.init_from)
     except UserError as error:
-        print(f"warning: infills before training are not shown: {error}", file=sys.stderr)
+        print(f"warning: infills of the preset are not shown: {error}", file=sys.stderr)
         return None
 
 
@@ -185,7 +186,7 @@ def _describe(batch: dict[str, np.ndarray], i: int, row: list[np.ndarray]) -> di
 
 
 def _seed_section(batch, generator: ExportedGenerator, seed: int) -> dict:
-    """One patch of each kind, infilled as malignant with several seeds: do the lesions differ?"""
+    """Returns a section with one patch of each kind, infilled as malignant with several seeds."""
     chosen = [int(np.argmax(batch["kind"] == kind)) for kind in np.unique(batch["kind"])]
     rows = []
     for i in chosen:

@@ -1,8 +1,8 @@
 """Statistics of a malignancy classifier: AUC, intervals and tests, operating points, calibration.
 
-Labels are 0 (non-malignant) or 1 (malignant); a higher score means more malignant. DeLong's
-interval and test assume independent patches, but patches of one patient are dependent. Report them
-together with `paired_bootstrap`, which resamples patients.
+Labels are 0 (non-malignant) or 1 (malignant); a patch with a higher score is more likely malignant.
+DeLong's interval and test assume independent patches, but patches of one patient are dependent.
+Report DeLong's results together with those of `paired_bootstrap`, which resamples patients.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from sklearn import metrics
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import checks, patient_bootstrap
 
-# Weights kept in memory while resampling: a few dozen MB for any size of the test set.
+# Weights kept in memory while resampling: a few dozen MB, whatever the size of the test set.
 _WEIGHTS_AT_A_TIME = 2**20
 
 
@@ -46,7 +46,7 @@ class PairedBootstrap(NamedTuple):
         interval_b: interval of auc_b.
         p_value: two-sided, for the hypothesis that the AUCs are equal.
         num_resamples: resamples used for intervals and p-value.
-        num_redrawn: resamples without both classes, which were redrawn and are not counted above.
+        num_redrawn: resamples that lacked a class; they were redrawn and are not in num_resamples.
     """
 
     auc_a: float
@@ -69,7 +69,7 @@ class OperatingPoint(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Numbers of patches, films and patients that a value was computed on."""
+    """Numbers of patches, films and patients from which a value was computed."""
 
     patches: int
     films: int
@@ -79,7 +79,12 @@ class Counts(NamedTuple):
 
 
 def count(y_true, film_ids, patient_ids) -> Counts:
-    """Counts patches, films and patients: labels [n], each patch's film [n] and patient [n].
+    """Counts patches, films and patients.
+
+    Args:
+        y_true: labels in {0, 1}, [n].
+        film_ids: film of each patch, [n].
+        patient_ids: patient of each patch, [n].
 
     Raises:
         UserError: labels outside {0, 1}, unequal lengths.
@@ -115,11 +120,11 @@ def auc(y_true, scores) -> float:
 
 
 def auc_confidence_interval(y_true, scores, level: float = 0.95) -> Interval:
-    """Returns DeLong's interval of the AUC: AUC -+ z SE, clipped to [0, 1].
+    """Returns DeLong's interval of the AUC: AUC ± z SE, clipped to [0, 1].
 
     If the scores separate the classes completely (AUC 0 or 1), DeLong's SE is 0 and the interval
-    would claim certainty. In that case one end is the AUC itself, and the other is Newcombe's
-    limit: the AUC whose own SE, times z, just reaches the observed AUC.
+    would claim certainty. In that case, one end is the AUC itself and the other is Newcombe's
+    limit: the AUC that is z of its own SEs away from the observed AUC.
 
     Args:
         y_true: labels in {0, 1}, [n], at least two of each.
@@ -147,15 +152,17 @@ def auc_confidence_interval(y_true, scores, level: float = 0.95) -> Interval:
 def delong_test(y_true, scores_a, scores_b) -> DeLongTest:
     """Tests whether two classifiers have the same AUC on the same patches (paired, two-sided).
 
-    z = (auc_a - auc_b) / SE. The SE is that of the patches' paired placements, computed with
-    mid-ranks in O(n log n). If no placement differs, as with identical scores, z is 0 and p is 1.
-    If all differ by the same amount (one classifier perfect, the other constant), z is infinite and
-    p is 0.
+    z = (auc_a - auc_b) / SE. The SE is computed from the patches' paired placements, which are
+    obtained from mid-ranks in O(n log n). If the two classifiers give every patch the same
+    placement, for instance with identical scores, z is 0 and p is 1. If the placements differ by
+    the same amount for all patches of a class (one classifier is perfect, the other constant), z is
+    infinite and p is 0.
 
     Args:
         y_true: labels in {0, 1}, [n], at least two of each.
-        scores_a: finite, [n]; or [k, n] of k classifiers, whose mean AUC is compared.
-        scores_b: like scores_a, of the same patches in the same order; only ranks matter.
+        scores_a: finite, [n]; or [k, n] for k classifiers, whose mean AUC is compared. Only the
+            ranks of the scores matter.
+        scores_b: like scores_a, for the same patches in the same order.
 
     Raises:
         UserError: see `auc`; fewer than two patches of a class.
@@ -183,25 +190,27 @@ def paired_bootstrap(
 ) -> PairedBootstrap:
     """Compares two classifiers' AUCs on the same patches by resampling patients, not patches.
 
-    Each resample draws as many patients as there are, with replacement, with all their patches, and
-    evaluates both classifiers on them; resamples without both classes are redrawn. Intervals are
-    percentile intervals. With d the B resampled differences,
+    Each resample draws as many patients as there are, with replacement, takes all their patches,
+    and evaluates both classifiers on these; resamples that lack a class are redrawn. The intervals
+    are percentile intervals. If d are the B resampled differences,
 
         p = min(1, 2 (1 + min(#{d <= 0}, #{d >= 0})) / (B + 1)),
 
-    the level at which the interval just excludes 0; it is never below 2 / (B + 1).
+    which is the significance level at which the interval just excludes 0. It is never below
+    2 / (B + 1).
 
     Args:
         y_true: labels in {0, 1}, [n].
-        scores_a: finite, [n]; or [k, n] of k classifiers, whose mean AUC is compared.
-        scores_b: like scores_a, of the same patches in the same order.
-        groups: the patient of each patch, [n]; at least two patients with a patch of each class.
+        scores_a: finite, [n]; or [k, n] for k classifiers, whose mean AUC is compared.
+        scores_b: like scores_a, for the same patches in the same order.
+        groups: the patient of each patch, [n]; each class needs patches from at least two patients.
         num_resamples: B >= 1; 2,000 determine the interval's ends to about 2 % of its width.
         seed: seed of the draws; the same seed gives the same result.
         level: confidence of the intervals, in (0, 1).
 
     Raises:
-        UserError: see `auc`; fewer than two patients of a class; num_resamples below 1.
+        UserError: see `auc`; a class with patches from fewer than two patients; a level outside
+            (0, 1); num_resamples below 1.
 
     References:
         Efron, Tibshirani. An Introduction to the Bootstrap, 1993, chapters 8 and 13.
@@ -252,9 +261,9 @@ def paired_bootstrap(
 def holm(p_values) -> np.ndarray:
     """Returns Holm's adjusted p-values, [k], in the order given.
 
-    With p_(1) <= ... <= p_(k), the i-th is max over j <= i of min(1, (k - j + 1) p_(j)).
-    Rejecting hypotheses with a value of at most 0.05 limits the probability of any false rejection
-    to 5 %, whatever the dependence between the tests.
+    With p_(1) <= ... <= p_(k), the i-th adjusted value is the maximum over j <= i of
+    min(1, (k - j + 1) p_(j)). Rejecting the hypotheses with adjusted values of at most 0.05 limits
+    the probability of any false rejection to 5 %, whatever the dependence between the tests.
 
     Raises:
         UserError: a p-value that is not in [0, 1].
@@ -277,9 +286,9 @@ def holm(p_values) -> np.ndarray:
 def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingPoint:
     """Returns the most sensitive threshold with at least the given specificity.
 
-    Only existing thresholds are considered; nothing is interpolated. With few or tied non-malignant
-    patches, the specificity may therefore be well above the given one, and the sensitivity may be 0
-    at a threshold just above the highest score.
+    Only thresholds at existing scores are considered; nothing is interpolated. With few or tied
+    non-malignant patches, the specificity may therefore be well above the given one, and the
+    sensitivity may be 0 at a threshold just above the highest score.
 
     Args:
         y_true: labels in {0, 1}, [n].
@@ -295,7 +304,7 @@ def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingP
     fall_out, sensitivity, thresholds = metrics.roc_curve(
         malignant, scores, drop_intermediate=False
     )
-    # Compare numbers of patches, because 1 - 0.9 is not 0.1 in floating point.
+    # Compares numbers of patches, because 1 - 0.9 is not 0.1 in floating point.
     num_others = np.count_nonzero(~malignant)
     allowed = np.floor((1 - specificity) * num_others + 1e-9)
     best = np.flatnonzero(np.rint(fall_out * num_others) <= allowed)[-1]
@@ -325,11 +334,11 @@ def at_threshold(y_true, scores, threshold: float) -> OperatingPoint:
 
 
 def brier_score(y_true, probabilities) -> float:
-    """Returns the mean squared error of the malignant probabilities, in [0, 1]; 0 is best.
+    """Returns the mean squared error of the probabilities of malignancy, in [0, 1]; 0 is best.
 
     Args:
         y_true: labels in {0, 1}, [n].
-        probabilities: malignant probabilities in [0, 1], [n].
+        probabilities: probabilities of malignancy in [0, 1], [n].
 
     Raises:
         UserError: labels outside {0, 1}, unequal lengths, probabilities outside [0, 1].
@@ -345,16 +354,17 @@ def brier_score(y_true, probabilities) -> float:
 def expected_calibration_error(y_true, probabilities, num_bins: int = 15) -> float:
     """Returns the mean gap between predicted and observed malignancy, in [0, 1]; 0 is best.
 
-    Patches are assigned by probability to bins ((i - 1) / num_bins, i / num_bins] of equal width, 0
-    to the first. The |mean probability - share malignant| of each bin is weighted by its patches.
+    Patches are assigned by probability to bins ((i - 1) / num_bins, i / num_bins] of equal width; a
+    probability of 0 is in the first bin. The gap of a bin is |mean probability - share malignant|,
+    and its weight is the number of patches in the bin.
 
     Args:
         y_true: labels in {0, 1}, [n].
-        probabilities: malignant probabilities in [0, 1], [n].
+        probabilities: probabilities of malignancy in [0, 1], [n].
         num_bins: at least 1.
 
     Raises:
-        UserError: see `brier_score`; no bins.
+        UserError: see `brier_score`; num_bins below 1.
 
     References:
         Guo, Pleiss, Sun, Weinberger. On Calibration of Modern Neural Networks. ICML 2017.
@@ -375,15 +385,17 @@ def _several(scores, num_patches: int) -> np.ndarray:
 
 
 def _placements(malignant: np.ndarray, scores) -> tuple[float, np.ndarray, np.ndarray]:
-    """Returns the AUC, and for each patch the number of the opposite class below it, ties half.
+    """Returns the AUC, and how many patches of the opposite class rank below each patch.
 
-    For several classifiers, [k, n], both are means over the classifiers.
+    The numbers are those of the malignant patches, then those of the non-malignant patches; a tie
+    counts as half a patch. For the scores of several classifiers, [k, n], the AUC and the numbers
+    are means over the classifiers.
     """
     scores = _several(scores, malignant.size)
     ranks = stats.rankdata(scores, axis=1)
-    # A patch's mid-rank among all minus that within its class is the number of the opposite class
-    # below it. Counts are whole or half, so sums are exact and equal counts have a variance of
-    # exactly 0.
+    # A patch's mid-rank among all patches, minus its mid-rank in its class, is the number of
+    # patches of the opposite class below it. Counts are whole or half, so sums are exact and equal
+    # counts have a variance of exactly 0.
     within, within_others = (
         stats.rankdata(scores[:, of_class], axis=1) for of_class in (malignant, ~malignant)
     )
@@ -394,7 +406,7 @@ def _placements(malignant: np.ndarray, scores) -> tuple[float, np.ndarray, np.nd
 
 
 def _delong_variance(others_below: np.ndarray, malignant_below: np.ndarray) -> float:
-    """Returns DeLong's variance of an AUC, or of a difference if differences are given."""
+    """Returns DeLong's variance of an AUC, or of a difference of AUCs if differences are given."""
     num_malignant, num_others = others_below.size, malignant_below.size
     return (
         np.var(others_below, ddof=1) / num_others**2 / num_malignant

@@ -13,7 +13,7 @@ from cigan_tf.evaluation import checks
 
 FILE_NAME = "scores.csv"
 VALIDATION_FILE_NAME = "validation_scores.csv"
-# Optional columns and their values if missing.
+# Optional columns, and their values if they are missing.
 _UNKNOWN = {"lesion_type": "unknown", "lesion_area_px": -1, "density": -1, "subtlety": -1}
 
 
@@ -21,8 +21,8 @@ _UNKNOWN = {"lesion_type": "unknown", "lesion_area_px": -1, "density": -1, "subt
 class Scores:
     """One classifier's probabilities and the facts of the patches; all arrays are [n], n > 0.
 
-    Ids may be any text of the dataset; they are only compared. The facts of lesions may be omitted
-    and are then unknown.
+    Ids may be any text of the dataset; they are only compared. The last four arrays may be omitted;
+    their facts are then unknown.
 
     Attributes:
         patch: unique id of the patch in the dataset, str.
@@ -30,15 +30,15 @@ class Scores:
         film_id: str.
         scanner: make of the film digitiser, str; 'unknown' if the source does not specify it.
         label: 0 (non-malignant) or 1 (malignant), int64.
-        probability: malignant probability, in [0, 1], float64.
-        lesion_type: 'mass', 'calcification', 'none'; 'unknown' if the source does not specify it.
-        lesion_area_px: pixels of the patch's lesion mask, 0 without one, int64; -1 if unknown.
+        probability: probability of malignancy, in [0, 1], float64.
+        lesion_type: 'mass', 'calcification', 'other' or 'none', str; 'unknown' if it is omitted.
+        lesion_area_px: pixels of the patch's lesion mask, 0 without a lesion, int64; -1 if unknown.
         density: BI-RADS density of the film, 1 to 4, int64; -1 if unknown.
         subtlety: subtlety of the lesion, 1 (subtle) to 5 (obvious), int64; -1 if unknown.
 
     Raises:
-        UserError: no patches, unequal lengths, a patch twice, labels outside {0, 1}, probabilities
-            that are NaN or outside [0, 1].
+        UserError: no patches, unequal lengths, several scores of one patch, labels outside {0, 1},
+            probabilities that are NaN or outside [0, 1].
     """
 
     patch: np.ndarray
@@ -71,7 +71,7 @@ class Scores:
         patches, times = np.unique(self.patch, return_counts=True)
         if patches.size < self.patch.size:
             raise UserError(
-                "every patch must have one score; received several for "
+                "every patch must have one score; received several for patch "
                 f"{str(patches[times > 1][0])!r}."
             )
 
@@ -88,7 +88,7 @@ _REQUIRED = tuple(name for name in _COLUMNS if name not in _UNKNOWN)
 
 
 def write(path: epath.Path, scores: Scores) -> None:
-    """Writes the scores as CSV with a header; probabilities keep full precision."""
+    """Writes the scores as CSV with a header, and probabilities with full precision."""
     table = io.StringIO()
     # All texts are quoted, so that ids may contain commas, quotes and line breaks.
     writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
@@ -98,11 +98,13 @@ def write(path: epath.Path, scores: Scores) -> None:
 
 
 def read(path: epath.Path) -> Scores:
-    """Reads the file written by `write`; the columns may be in any order, with additional ones.
+    """Reads a file like those of `write`.
+
+    The columns may be in any order, and other columns are ignored.
 
     Raises:
-        UserError: no such file, not a CSV table, a missing column, no rows, a truncated row, or
-            values that `Scores` refuses.
+        UserError: there is no such file, it is not a CSV table, a column is missing, there are no
+            rows, a row is truncated, or `Scores` refuses the values.
     """
     try:
         table = io.StringIO(path.read_bytes().decode("utf-8"), newline="")
@@ -124,7 +126,7 @@ def _from_table(header: list[str], rows: list[list[str]]) -> Scores:
     if missing:
         raise UserError(f"the columns {', '.join(missing)} are missing from {', '.join(header)}.")
     if not rows:
-        raise UserError("there are no rows after the header.")
+        raise UserError("there must be rows after the header; received none.")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Is the infill's edge visible? Compares the gradient across it with that of the tissue."""
+"""Is an infill's edge visible? Compares the gradient across the edge with that of the tissue."""
 
 import numpy as np
 from scipy import ndimage
@@ -12,20 +12,22 @@ def seam_score(
     """Returns the gradient across each mask's edge relative to that of the tissue near it.
 
     This is the mean |difference| of horizontal and vertical neighbours on opposite sides of the
-    edge, divided by that of neighbours on the same side, `near_px` to `far_px` from the edge,
-    inside and outside together. In [0, inf); 1 means no visible seam. A mask along a lesion's own
-    border scores above 1 without any seam, so the floor is the score of the real patch with the
-    same mask.
+    edge, divided by the mean |difference| of neighbours on the same side, `near_px` to `far_px`
+    from the edge, inside and outside together. A score of 1 means no visible seam. A mask along a
+    lesion's own border scores above 1 without any seam, so the floor is the score of the real patch
+    with the same mask.
 
     Args:
         images: any range, [n, height, width, 1].
         masks: {0, 1}, [n, height, width, 1].
-        near_px: start of the tissue near the edge; beyond the pixels that compositing may blend.
-        far_px: end of the tissue near the edge.
+        near_px: distance from the edge at which the tissue near it begins, in px; beyond the pixels
+            that compositing may blend.
+        far_px: distance from the edge at which the tissue near it ends, in px.
 
     Returns:
-        float64 [n]; NaN if the mask has no edge (empty, or the whole patch) or there is no tissue
-        near it; inf if the tissue is flat and the edge is not; 1 if both are flat.
+        float64 [n], in [0, inf]; NaN if the mask has no edge (it is empty or covers the whole
+        patch), or if there is no tissue near the edge; inf if the tissue is flat and the edge is
+        not; 1 if both are flat.
 
     Raises:
         UserError: shapes differ; not 1 <= near_px < far_px.
@@ -37,7 +39,9 @@ def seam_score(
             f"{images.shape} and {masks.shape}."
         )
     if not 1 <= near_px < far_px:
-        raise UserError(f"Required: 1 <= near_px < far_px; received {near_px} and {far_px}.")
+        raise UserError(
+            f"1 <= near_px < far_px is required; received near_px={near_px} and far_px={far_px}."
+        )
     pairs = zip(images[..., 0], masks[..., 0] != 0, strict=True)
     return np.array([_score(image, inside, near_px, far_px) for image, inside in pairs], np.float64)
 

@@ -1,4 +1,4 @@
-"""Variance of an AUC due to the seeds of the generator, of the classifier, and of both together."""
+"""Variance of an AUC caused by the generator's seed, the classifier's seed and both together."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,12 @@ class SeedVariance(NamedTuple):
     """Variances of one arm's AUC over its runs; NaN if they cannot be estimated.
 
     Attributes:
-        generator: between generators; NaN with one generator, or none.
-        seed: between the classifier's seeds.
-        residual: the rest: the interaction of both, and randomness that no seed controls. NaN with
-            one generator, or none; it is then part of `seed`.
-        num_generators: number of generators, 1 if the arm has none.
+        generator: variance between generators; NaN with one generator, or none.
+        seed: variance between the classifier's seeds; NaN with one seed.
+        residual: remaining variance: the interaction of generator and seed, and randomness that no
+            seed controls. With one generator, or none, it is NaN and part of `seed`; with one seed,
+            it is NaN and part of `generator`.
+        num_generators: number of generators; 1 if the arm has none.
         num_seeds: number of classifier seeds.
     """
 
@@ -30,11 +31,11 @@ def split_variance(aucs) -> SeedVariance:
     """Splits the variance of AUCs between generators and classifier seeds.
 
     The model is two-way random effects without replication, auc_gs = mean + g + s + residual. The
-    estimates are those of the analysis of variance: unbiased, except that negative ones are set to
-    0. With two or three seeds, all of them are rough.
+    estimates are those of the analysis of variance, which are unbiased, except that negative
+    estimates are set to 0. With two or three seeds, all estimates are rough.
 
     Args:
-        aucs: [generators, seeds], each generator with the same seeds.
+        aucs: AUC of each run, [generators, seeds]; all generators have the same seeds.
 
     Raises:
         UserError: wrong shape, or AUCs that are not finite.
@@ -45,8 +46,8 @@ def split_variance(aucs) -> SeedVariance:
     aucs = np.asarray(aucs, np.float64)
     if aucs.ndim != 2 or aucs.size == 0 or not np.isfinite(aucs).all():
         raise UserError(
-            "aucs must be finite, of shape (generators, seeds); received shape "
-            f"{aucs.shape}, {np.count_nonzero(~np.isfinite(aucs))} values are not finite."
+            "aucs must be finite and of shape (generators, seeds); received shape "
+            f"{aucs.shape} with {np.count_nonzero(~np.isfinite(aucs))} values that are not finite."
         )
     num_generators, num_seeds = aucs.shape
     unknown = float("nan")

@@ -20,7 +20,7 @@ from cigan_tf.evaluation.experiment_table import (
 
 
 class TextTable(NamedTuple):
-    """A table for reading: caption, column heads, cells."""
+    """A table for reading: caption, column heads and rows of cells."""
 
     caption: str
     header: list[str]
@@ -32,8 +32,10 @@ def write_csv(
 ) -> None:
     """Writes table.csv, comparisons.csv, subgroups.csv and variances.csv without rounding.
 
-    They have a row per arm, per pair (pairs pooled over generators first), per subgroup and arm,
-    and per arm. Unknown values are empty: the SD of one run, the AUC of too few patients.
+    table.csv has the rows of the table; comparisons.csv has one row per pair, beginning with pairs
+    averaged over generators; subgroups.csv has one row per subgroup and row of the table; and
+    variances.csv has one row per arm. Unknown values are empty: the SD of one run, the AUC of too
+    few patients.
 
     Args:
         folder: folder of the files.
@@ -65,7 +67,7 @@ def write_csv(
 
 
 def auc_table(table: ExperimentTable) -> TextTable:
-    """Returns the paper's Table 1, arms and AUCs, with intervals."""
+    """Returns the paper's Table 1, the arms and their AUCs, with intervals."""
     first = next(iter(table.arms.values()))
     num_seeds = len(first.auc_of_seed)
     return TextTable(
@@ -91,12 +93,12 @@ def auc_table(table: ExperimentTable) -> TextTable:
 
 
 def comparison_table(table: ExperimentTable) -> TextTable:
-    """Returns the pairs of rows with their tests."""
+    """Returns the tests of pairs of rows."""
     return _tests("Differences of AUC", table.comparisons)
 
 
 def pooled_table(table: ExperimentTable) -> TextTable:
-    """Returns the pairs of arms, averaged over their generators, if an arm has several."""
+    """Returns the tests of pairs of arms, averaged over the generators if an arm has several."""
     return _tests("Differences of AUC, averaged over the generators of an arm", table.pooled)
 
 
@@ -118,7 +120,7 @@ def seed_table(table: ExperimentTable) -> TextTable:
 
 
 def operating_table(table: ExperimentTable) -> TextTable:
-    """Returns operating points, Brier score and calibration error of the runs' mean."""
+    """Returns the operating points, Brier score and calibration error of the runs' mean."""
     first = next(iter(table.arms.values()))
     return TextTable(
         "Operating points at thresholds chosen on the validation patches, and calibration, of the "
@@ -167,12 +169,15 @@ def level_table(table: ExperimentTable) -> TextTable:
 
 
 def subgroup_table(table: ExperimentTable) -> TextTable:
-    """Returns AUCs by lesion, film and digitiser; no rows if these are unknown."""
+    """Returns AUCs by type, size and subtlety of the lesion, density and digitiser of the film.
+
+    It has no rows if these are unknown.
+    """
     first = next(iter(table.arms.values()))
     return _groups(
-        "AUC of the runs' mean by subgroup, with 95 % intervals from resampled patients: malignant "
-        "lesions of one type, size or subtlety against all non-malignant patches; all patches of "
-        "films of one density or digitiser",
+        "AUC of the runs' mean by subgroup, with 95 % intervals from resampled patients; a "
+        "subgroup has malignant lesions of one type, size or subtlety and all non-malignant "
+        "patches, or all patches of films of one density or digitiser",
         "group",
         {
             f"{kind}: {group}": {n: arm.subgroups[kind][group] for n, arm in table.arms.items()}
@@ -183,7 +188,7 @@ def subgroup_table(table: ExperimentTable) -> TextTable:
 
 
 def variance_table(table: ExperimentTable) -> TextTable:
-    """Returns the standard deviations of an AUC due to the seeds of generator and classifier."""
+    """Returns the standard deviations of an AUC caused by generators and by classifier seeds."""
     return TextTable(
         "Standard deviation of one run's AUC, split between the seeds of the generator and of the "
         "classifier (two-way random effects)",
@@ -210,7 +215,7 @@ def markdown(table: ExperimentTable) -> str:
     return "\n".join(_markdown(text) for make in makers if (text := make(table)).rows)
 
 
-# Tables on the page below the curves.
+# Tables below the curves on the page.
 DETAIL_TABLES = (seed_table, variance_table, level_table, subgroup_table, operating_table)
 
 
@@ -239,7 +244,7 @@ def _groups(caption: str, what: str, groups: Mapping[str, Mapping[str, GroupAuc]
     rows = []
     for name, by_arm in groups.items():
         cells = [
-            f"below {LEAST_PATIENTS} patients of a class"
+            f"fewer than {LEAST_PATIENTS} patients of a class"
             if group.auc is None
             else f"{group.auc:.3f} ({interval(group.interval)})"
             for group in by_arm.values()
@@ -333,7 +338,7 @@ def _known(value: float) -> float | None:
 def _csv(rows: list[dict], header: Sequence[str]) -> str:
     """Returns the rows as CSV; without rows, only `header`."""
     text = io.StringIO()
-    # Rows omit unknown values.
+    # A row may lack values that other rows have.
     names = list(dict.fromkeys(name for row in rows for name in row)) or header
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()

@@ -1,7 +1,8 @@
 """Can a classifier separate infills from real lesions? An AUC of 0.5 means that it cannot.
 
-The classifier is tested on patients not used to fit it. Each fold has its own AUC: scores of
-different folds are not comparable, and pooling them pulls the AUC of identical sides below 0.5.
+The classifier is tested on patients that were not used to fit it. Each fold has its own AUC,
+because scores of different folds are not comparable: pooling them pulls the AUC of identical sides
+below 0.5.
 """
 
 from typing import NamedTuple
@@ -33,9 +34,9 @@ class TwoSampleTest(NamedTuple):
     """Result of `two_sample_test`.
 
     Attributes:
-        auc: AUC of generated against real patches, mean over the folds.
-        interval: 95 % interval of `auc`, from resampled patients with fixed classifiers.
-        num_folds: at most 5; fewer if a side has fewer patients.
+        auc: AUC of generated against real patches, averaged over the folds.
+        interval: 95 % interval of `auc` from resampled patients; the classifiers are not refitted.
+        num_folds: 5, or the number of patients of a side if that is smaller.
     """
 
     auc: float
@@ -55,13 +56,13 @@ def two_sample_test(
     Args:
         values: features of each patch for the classifier, [n, d].
         generated: bool, [n].
-        patients: [n]; each on only one side, otherwise the classifier could recognise the patient
-            instead of the side.
-        classifier: a scikit-learn classifier with `predict_proba`; each fold fits a copy.
+        patients: patient of each patch, [n]. A patient must be on only one side; otherwise the
+            classifier could recognise the patient instead of the side.
+        classifier: a scikit-learn classifier with `predict_proba`; a copy is fitted in each fold.
         seed: seed of the folds and resamples.
 
     Returns:
-        None if a side has fewer than two patients.
+        The result of the test, or None if a side has fewer than two patients.
 
     Raises:
         UserError: a patient is on both sides.
@@ -125,7 +126,7 @@ def texture_classifier(seed: int) -> sklearn.base.ClassifierMixin:
 
 
 def texture_numbers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Returns a few features that reveal a difference of texture between mask and tissue.
+    """Returns a few features that reveal a difference in texture between mask and tissue.
 
     Args:
         images: in [0, 1], [n, p, p, 1].
@@ -134,9 +135,9 @@ def texture_numbers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     Returns:
         float64 [n, 5], in the order of `TEXTURE_NUMBERS`. The first three are logarithms of ratios
         between the inside of the mask and a ring of 6 px around it: standard deviation of the
-        Laplacian, mean gradient, standard deviation of grey levels. Then the difference of the mean
-        grey levels of inside and ring, and the step of the mean grey level across the edge. All are
-        0 if nothing is outside the mask.
+        Laplacian, mean gradient, standard deviation of grey levels. The other two are the
+        difference of the mean grey levels of inside and ring, and the step of the mean grey level
+        across the edge. All five are 0 if the mask covers the whole patch.
 
     Raises:
         UserError: shapes differ, or a mask is empty.
@@ -149,7 +150,10 @@ def texture_numbers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
         )
     empty = np.flatnonzero(~masks.any(axis=(1, 2, 3)))
     if empty.size:
-        raise UserError(f"every patch must have a mask; received an empty one at {empty[0]}.")
+        raise UserError(
+            "every mask must cover at least one pixel; received an empty mask for patch "
+            f"{empty[0]}."
+        )
     pairs = zip(images[..., 0], masks[..., 0] != 0, strict=True)
     numbers = [_texture_numbers(image, inside) for image, inside in pairs]
     return np.reshape(numbers, (len(images), len(TEXTURE_NUMBERS)))

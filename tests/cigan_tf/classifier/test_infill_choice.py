@@ -85,7 +85,7 @@ def test_only_infills_whose_class_is_confirmed_are_used(
 
 def test_a_class_that_is_never_confirmed_is_named(discs_config, synthetic, tmp_path):
     brightness_classifier(tmp_path / "classifier.keras", brightest=0.0)
-    with pytest.raises(UserError, match="confirms none of 16 non-malignant infills"):
+    with pytest.raises(UserError, match="confirms none of the 16 non-malignant infills"):
         infill_choice.choose_infills(discs_config, 0, synthetic, tmp_path / "classifier.keras")
 
 

@@ -327,7 +327,7 @@ def test_a_single_class_is_refused(discs_config, discs_generator, tmp_path):
     data = dataclasses.replace(discs_config.data, dataset="ddsm_patches/one_class")
     config = dataclasses.replace(discs_config, data=data)
     generator = record_as_trained_on(config, discs_generator, tmp_path / "generator")
-    with pytest.raises(UserError, match="0 malignant patches among 16"):
+    with pytest.raises(UserError, match="0 of the 16 patches used from the train split"):
         write_synthetic_set(config, tmp_path, str(generator))
     assert not (tmp_path / "synthetic").exists()
 
@@ -335,9 +335,9 @@ def test_a_single_class_is_refused(discs_config, discs_generator, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "value", "named"),
     [
-        ("train_patient_share", 0.25, r"train_patient_share was 1\.0.*=0\.25"),
-        ("train_split", "validation", "train_split was train.*=validation"),
-        ("dataset", "ddsm_patches/shared", "dataset was one with fingerprint"),
+        ("train_patient_share", 0.25, r"had train_patient_share=1\.0.*=0\.25"),
+        ("train_split", "validation", "had train_split=train.*=validation"),
+        ("dataset", "ddsm_patches/shared", r"had dataset=\(fingerprint"),
     ],
 )
 def test_a_generator_of_patches_that_differ_from_the_flags_is_refused(

@@ -91,7 +91,7 @@ def test_the_training_data_of_the_arms(ask):
     [
         (3.0, "Yes: +0.", "good"),
         (1.05, "Not shown: ", "open"),
-        (0.0, "No, it made it worse: −0.", "bad"),
+        (0.0, "No, the classifier became worse: −0.", "bad"),
     ],
 )
 def test_infilled_patches_are_compared_with_the_best_arm_without_them(cigan, answer, tone, ask):

@@ -29,7 +29,10 @@ def test_partners_are_of_other_patients():
 
 @pytest.mark.parametrize(
     ("shapes", "message"),
-    [(((1, 4, 4, 1), (1, 4, 5, 1)), "the same shape"), (((1, 4, 4, 1),) * 2, "empty one at 0")],
+    [
+        (((1, 4, 4, 1), (1, 4, 5, 1)), "the same shape"),
+        (((1, 4, 4, 1),) * 2, "empty mask for patch 0"),
+    ],
 )
 def test_wrong_patches_get_one_line(shapes, message):
     with pytest.raises(UserError, match=message):

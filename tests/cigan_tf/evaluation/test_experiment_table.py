@@ -67,7 +67,7 @@ def test_thresholds_come_from_the_validation_patches(scores, synthetic_scores):
 
     del validation["traditional"]
     with pytest.raises(
-        UserError, match="of baseline, cigan for the arms baseline, traditional, cigan"
+        UserError, match="of baseline, cigan and test scores of baseline, traditional, cigan"
     ):
         compare_arms(scores, validation, [], 50, 0)
 
@@ -244,7 +244,7 @@ def of_all(scores, **changes):
     ("change", "message"),
     [
         (lambda s: s.pop("cigan") and s, "'cigan' cannot be compared; .* baseline, traditional"),
-        (lambda s: {**s, "cigan": {0: s["cigan"][0]}}, r"'cigan' has \[0\]"),
+        (lambda s: {**s, "cigan": {0: s["cigan"][0]}}, r"and \[0\] for 'cigan'"),
         (lambda s: {}, "at least one arm"),
         (lambda s: of_all(s, label=np.ones(240)), "Arm 'baseline': .* 0 non-malignant"),
         (

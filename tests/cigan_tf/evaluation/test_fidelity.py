@@ -135,7 +135,7 @@ def test_window_is_moved_inwards_and_resized():
         (lambda: fidelity.kernel_distance(np.ones((4, 2)), np.ones((5, 2)), 0, 0), "num_subsets=0"),
         (lambda: fidelity.first_half(["a"] * 5, 0), "two patients; received 1"),
         (lambda: fidelity.lesion_window(np.ones((1, 8, 8)), np.ones((1, 8, 8)), 4), "height"),
-        (lambda: fidelity.lesion_window(*np.zeros((2, 1, 8, 8, 1)), 4), "empty one at 0"),
+        (lambda: fidelity.lesion_window(*np.zeros((2, 1, 8, 8, 1)), 4), "empty mask for patch 0"),
     ],
 )
 def test_wrong_input_gets_one_line(call, message):

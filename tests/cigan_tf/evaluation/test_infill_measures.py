@@ -227,8 +227,11 @@ def alone(**changes):
         ({"infills": alone(label=np.zeros(48))}, "^infills: .*0 malignant"),
         ({"infills": alone(label=np.arange(40) % 2)}, "^infills: .*'image': 48.*'label': 40"),
         ({"real": alone(patient_id=np.full(48, "one"))}, "^non-malignant patches: .*two patients"),
-        ({"infills": alone(mask=np.zeros((48, SIZE, SIZE, 1)))}, "empty one at 0"),
-        ({"training": {"image": np.zeros((3, 8, 8, 1)), "patient_id": ["a"] * 3}}, "the same size"),
+        ({"infills": alone(mask=np.zeros((48, SIZE, SIZE, 1)))}, "empty mask for patch 0"),
+        (
+            {"training": {"image": np.zeros((3, 8, 8, 1)), "patient_id": ["a"] * 3}},
+            "the same shape",
+        ),
     ],
 )
 def test_invalid_input_is_refused_in_one_line(arguments, message):

@@ -83,8 +83,8 @@ def test_flat_regions_have_no_correlation(training):
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((1, 8, 8, 1), (1, 8, 8, 1), (1, 9, 8, 1)), "the same size"),
-        (((1, 8, 8, 1), (2, 8, 8, 1), (1, 8, 8, 1)), "the same size"),
+        (((1, 8, 8, 1), (1, 8, 8, 1), (1, 9, 8, 1)), "the same shape"),
+        (((1, 8, 8, 1), (2, 8, 8, 1), (1, 8, 8, 1)), "the same shape"),
         (((1, 8, 8, 1), (1, 8, 8, 1), (0, 8, 8, 1)), "received none"),
     ],
 )
@@ -97,5 +97,5 @@ def test_wrong_input_gets_one_line(shapes, message):
 
 def test_an_empty_mask_is_refused(training):
     none = np.zeros((1, SIZE, SIZE, 1))
-    with pytest.raises(UserError, match="empty one at 0"):
+    with pytest.raises(UserError, match="empty mask for patch 0"):
         nearest_patch.nearest_training_patch(none, none, training)

@@ -66,7 +66,7 @@ def test_columns_may_be_in_any_order_among_others(tmp_path):
         ({"film_id": ["f"]}, r"film_id must be of shape \(8,\)"),
         ({"label": [2] * 8}, r"received \[2\]"),
         ({"probability": [3.0] * 8}, r"must be in \[0, 1\]"),
-        ({"patch": ["same"] * 8}, "several for 'same'"),
+        ({"patch": ["same"] * 8}, "several for patch 'same'"),
         ({"label": []}, r"received shape \(0,\)"),
     ],
 )
@@ -83,7 +83,7 @@ HEADER = "patch,patient_id,film_id,scanner,label,probability\n"
     [
         ("", "columns patch, .*probability are missing"),
         ("patch,label\na,1\n", "columns patient_id, film_id, scanner, probability are missing"),
-        (HEADER, "no rows after the header"),
+        (HEADER, "there must be rows after the header"),
         (HEADER + "a,p,f,s,1\n", "row 1 has 5 values, but the header has 6"),
         (HEADER + "a,p,f,s,1,nan\n", "NaN"),
         (HEADER + "a,p,f,s,1,high\n", "'high'"),

@@ -85,7 +85,7 @@ def test_scores_of_degenerate_inputs():
     [
         ((np.ones((1, 8, 8)), np.ones((1, 8, 8))), "height"),
         ((np.ones((1, 8, 8, 1)), np.ones((2, 8, 8, 1))), "height"),
-        ((np.ones((1, 8, 8, 1)), np.ones((1, 8, 8, 1)), 8, 3), "received 8 and 3"),
+        ((np.ones((1, 8, 8, 1)), np.ones((1, 8, 8, 1)), 8, 3), "received near_px=8 and far_px=3"),
     ],
 )
 def test_wrong_input_gets_one_line(arguments, message):

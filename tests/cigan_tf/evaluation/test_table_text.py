@@ -103,7 +103,7 @@ def test_groups_of_too_few_patients_say_so(synthetic_scores):
     table = compare_arms(scores, scores, [], 50, 0)
     rows = table_text.level_table(table).rows
     assert [row[0] for row in rows] == ["patch", "film", "patient"]
-    assert rows[2][1:] == ["12", "4", "12", "below 5 patients of a class"]
+    assert rows[2][1:] == ["12", "4", "12", "fewer than 5 patients of a class"]
 
 
 def test_generators_are_pooled_first(synthetic_scores):

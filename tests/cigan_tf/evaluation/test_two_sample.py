@@ -96,7 +96,7 @@ def test_a_patient_on_both_sides_is_refused():
     ("images", "masks", "message"),
     [
         (np.zeros((1, 8, 8, 1)), np.ones((1, 9, 8, 1)), r"\(1, 9, 8, 1\)"),
-        (np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), "empty one at 0"),
+        (np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8, 1)), "empty mask for patch 0"),
     ],
 )
 def test_texture_of_wrong_patches_gets_one_line(images, masks, message):

@@ -32,7 +32,9 @@ class Client:
 
     Args:
         server: `http://HOST:PORT` or `https://...` for REST, `grpc://HOST:PORT` or `grpcs://...`
-            (TLS, the system's certificates) for gRPC.
+            (TLS) for gRPC. The certificate of the server is checked against the authorities that
+            requests (REST) or gRPC trusts by default, which are not those of the system;
+            REQUESTS_CA_BUNDLE=FILE and GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=FILE replace them.
         model: name of the model on the server.
         version: number ("3") or label of a version; empty: the newest loaded version.
         timeout_s: seconds for a call, including retries and the pauses before them. REST applies it

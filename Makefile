@@ -38,7 +38,7 @@ MASS_FLAGS = $(MASS_CLASSIFIER_$(CLASSIFIER)) \
   $(if $(VGG16_WEIGHTS),--quality_features=$(VGG16_WEIGHTS)) \
   $(if $(VGG19_WEIGHTS),--vgg_weights=$(VGG19_WEIGHTS))
 
-# VGG16_WEIGHTS=FILE and VGG19_WEIGHTS=FILE replace Keras' downloads. Without the first,
+# VGG16_WEIGHTS=FILE and VGG19_WEIGHTS=FILE replace Keras' downloads. Without VGG16_WEIGHTS,
 # `make experiment` compares infills with real lesions by random features.
 # $(call run_experiment,FLAGFILE,FOLDER,SEEDS,FLAGS) trains a generator with each seed, infills with
 # it, trains the classifiers, and writes the table and the report.
@@ -107,7 +107,7 @@ no_dir:
 test: .venv/.test browser
 	.venv/bin/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
-# The suite with the lowest versions allowed by setup.py, in a separate environment.
+# Runs the suite with the lowest versions allowed by setup.py, in a separate environment.
 test-lowest:
 	test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet uv
@@ -115,31 +115,32 @@ test-lowest:
 	  -e '.[sample,test]'
 	.venv-lowest/bin/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
-# The exported generator in the TensorFlow version of compose.yaml's server.
+# Tests the exported generator with the TensorFlow version of the server in compose.yaml.
 test-server: .venv/.test
 	test -d .venv-server || $(PYTHON) -m venv .venv-server
 	.venv-server/bin/python -m pip --disable-pip-version-check install --quiet tensorflow-cpu==2.19.*
 	SERVER_PYTHON=$(CURDIR)/.venv-server/bin/python .venv/bin/python -m pytest \
 	  tests/export/test_c_api.py
 
-# The tests of the demo page use Chrome or Chromium; without one they are skipped with a message.
+# The tests of the demo page use Chrome or Chromium; without either, they are skipped with a message.
 browser:
 	@if ! { { command -v google-chrome || command -v chromium || command -v chromium-browser; } \
 	    && command -v chromedriver; } > /dev/null \
 	    && command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
-	  echo "Installing chromium and chromium-driver for the page's tests"; \
+	  echo "Installing chromium and chromium-driver for the tests of the demo page"; \
 	  export DEBIAN_FRONTEND=noninteractive; \
 	  { timeout 300 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20 update \
 	    && timeout 600 apt-get -qq -o DPkg::Lock::Timeout=60 install --yes \
 	      --no-install-recommends chromium chromium-driver; } > /dev/null 2>&1 \
-	    || echo "They could not be installed: the page's tests will be skipped."; \
+	    || echo "They could not be installed; the tests of the demo page will be skipped."; \
 	fi
 
 lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# Needs no network: the API reference is made from the sources, and pages load no external files.
+# The API reference is made from the sources. The pages load no external files, so that the site can be
+# read offline.
 docs: .venv/.docs
 	@mkdir -p runs/api
 	@ln -sfn ../../export runs/api/cigan_export  # its name in an installed package
@@ -158,8 +159,8 @@ bench: .venv/.bench
 	.venv/bin/python -m benchmarks.serving_speed
 	.venv/bin/python -m benchmarks.whole_film
 	.venv/bin/python -m benchmarks.film_formats
-	@test -n "$(TCIA_CSV_DIR)" || echo "The dataset's build is measured with TCIA_CSV_DIR=DIR," \
-	  "the folder of TCIA's four CSV files of CBIS-DDSM."
+	@test -n "$(TCIA_CSV_DIR)" || echo "To measure the dataset build as well, pass TCIA_CSV_DIR=DIR," \
+	  "the folder with TCIA's four CSV files of CBIS-DDSM."
 	test -z "$(TCIA_CSV_DIR)" || \
 	  .venv/bin/python -m benchmarks.dataset_build --csv_dir=$(TCIA_CSV_DIR)
 
@@ -172,7 +173,7 @@ bench: .venv/.bench
 	touch $@
 
 .venv/.quickstart: .venv/bin/python setup.py constraints.txt
-	@echo "[0/4] Installing TensorFlow and what else setup.py names into .venv: about two minutes"
+	@echo "[0/4] Installing TensorFlow and the other requirements into .venv; this takes about two minutes"
 	$(PIP) -e '.[sample]'
 	@mkdir -p runs && touch $@
 

@@ -1,7 +1,7 @@
 """Packages of ciGAN. Lower bounds are versions that passed the test suite.
 
-`make test-lowest` runs it with all of them at once. Upper bounds are set only if a later version is
-known to break the code, or may do so by its own versioning rules.
+`make test-lowest` runs the suite with all lower bounds at once. Upper bounds are set only if a
+later version is known to break the code, or may do so according to its own versioning rules.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "cigan_tf/__init__.py").r
 
 
 def long_description() -> str:
-    """Returns the README without pictures and relative links, which no package page resolves."""
+    """Returns the README without pictures and relative links, which fail on package pages."""
     text = (ROOT / "README.md").read_text()
     relative = r"\((?!https?://)[^)]*\)"
     # A picture goes with the caption in italics below it.
@@ -30,7 +30,7 @@ INSTALL_REQUIRES = [
     "keras>=3.15,<4",
     "tensorboard>=2.21",
     "tensorflow-datasets>=4.9.10,<5",
-    # Imported by `tfds build`, but missing in the requirements of tensorflow-datasets.
+    # Imported by `tfds build`, but missing from the requirements of tensorflow-datasets.
     "apache-beam>=2.77",
     "importlib-resources>=7.1",
     "mlcroissant>=1.1",

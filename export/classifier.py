@@ -2,8 +2,8 @@
 
     python -m export.classifier --classifier=FILE.keras --output_dir=DIR
 
-writes DIR/<version>/ and the files that a server needs. The folder does not depend on this package.
-It includes provenance.json, the record of the classifier, if there is one.
+This writes DIR/<version>/ and the files that a server needs. The exported model does not depend on
+this package. It includes provenance.json, the record of the classifier, if the classifier has one.
 """
 
 import os
@@ -30,24 +30,24 @@ def export(
 ) -> pathlib.Path:
     """Writes a classifier to `output_dir`/<next version>/.
 
-    Signatures, batch size N free, p the patch size:
+    Signatures, for any batch size N and the classifier's patch size p:
         serving_default: image float32 [N,p,p,1] in [0,1] -> malignant float32 [N], the probability.
         classify (TensorFlow Serving's Classify call): inputs string [N], each a tf.Example whose
             feature `image/encoded` is a grey PNG of 8 or 16 bits -> classes string [N,2], scores
             float32 [N,2].
 
     Args:
-        classifier: from image [N, p, p, 1] in [0, 1] to the probability of malignancy, [N, 1] or
+        classifier: maps images [N, p, p, 1] in [0, 1] to probabilities of malignancy, [N, 1] or
             [N].
-        output_dir: the model's folder.
+        output_dir: folder of the model's versions.
         record: provenance of the classifier, for assets.extra/provenance.json.
 
     Returns:
-        Path of the folder.
+        Path of the version's folder.
 
     Raises:
-        UserError: the model's input is not grey square patches, or `output_dir` cannot be written
-            or contains an invalid models.config; nothing is exported then.
+        UserError: the classifier does not take square grey patches, or `output_dir` cannot be
+            written or contains an invalid models.config; nothing is exported then.
     """
     # Imported here, so that a command's flags are parsed before TensorFlow loads.
     from cigan_tf import exported_generator, provenance
@@ -57,8 +57,11 @@ def export(
 
     shape = tuple(classifier.input_shape)
     if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 1:
-        raise UserError(f"A classifier takes patches [N, p, p, 1]; this one takes {shape}.")
-    # Before a version is published, because it would remain if the list of models is invalid.
+        raise UserError(
+            "A classifier must take patches of shape [N, p, p, 1]. Received: one that takes "
+            f"{shape}."
+        )
+    # Checked before a version is published: if the list were invalid, the version would remain.
     serving_files.read_models_config(epath.Path(output_dir))
     archive = classifier_signatures.build_archive(classifier, shape[1])
     inputs, examples = classifier_signatures.warmup_inputs(shape[1])
@@ -94,7 +97,9 @@ def main() -> None:
     try:
         classifier = keras.saving.load_model(path, compile=False)
     except (ValueError, OSError) as error:
-        raise UserError(f"{str(path)!r} is not a classifier: {error}") from None
+        raise UserError(
+            f"{str(path)!r} is not a classifier ({error}); pass a .keras file of --mode=classify."
+        ) from None
     record = provenance.read(path.parent / provenance.FILE_NAME)
     if record is None:
         print(
@@ -106,7 +111,10 @@ def main() -> None:
 
 
 def run() -> None:
-    """Defines the command's flags, whose names other programs use too, and runs the command."""
+    """Defines the command's flags and runs the command.
+
+    The flags are defined here, not on import, because other commands use the same names.
+    """
     flags.DEFINE_string("classifier", None, "A trained classifier, a .keras file.")
     flags.DEFINE_string(
         "output_dir", None, "Folder for <version>/; default: saved_model next to the classifier."

@@ -1,4 +1,4 @@
-r"""Requests infills from a model server, by REST or gRPC.
+r"""Requests infills from a model server, over REST or gRPC.
 
     cigan-client --server=http://localhost:8501 --image=patch.png --mask=mask.png \
         --label=malignant --seed=7 --output=infilled.png
@@ -28,19 +28,21 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 class Client:
     """Infills patches with a model server.
 
-    Leaving a `with` block of it, or `close`, closes its connections.
+    The connections are closed by `close`, or on leaving a `with` block of the client.
 
     Args:
         server: `http://HOST:PORT` or `https://...` for REST, `grpc://HOST:PORT` or `grpcs://...`
-            (TLS, the system's certificates) for gRPC.
+            (TLS) for gRPC. The certificate of the server is checked against the authorities that
+            requests (REST) or gRPC trusts by default, which are not those of the system;
+            REQUESTS_CA_BUNDLE=FILE and GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=FILE replace them.
         model: name of the model on the server.
         version: number ("3") or label of a version; empty: the newest loaded version.
-        timeout_s: seconds for a call, including retries and pauses. REST applies it to connecting
-            and to each wait for further bytes, so a server that sends its response slowly can take
-            longer in total.
+        timeout_s: seconds for a call, including retries and the pauses before them. REST applies it
+            to connecting and to each wait for further bytes, so a server that sends its response
+            slowly can take longer in total.
 
     Raises:
-        UserError: `server` is not such an address.
+        UserError: `server` is not an address of this form.
     """
 
     def __init__(
@@ -123,12 +125,14 @@ def _require(condition: bool, message: str) -> None:
 
 def _pngs(name: str, encoded, count: int) -> np.ndarray:
     _require(
-        count > 0 and len(encoded) == count, f"{name} must be one PNG per image, {count} in total."
+        count > 0 and len(encoded) == count,
+        f"{name} must be one PNG per image, at least one. Received: {len(encoded)} for {count} "
+        "images.",
     )
     for i, data in enumerate(encoded):
         _require(
             isinstance(data, bytes) and data.startswith(_PNG_START),
-            f"{name} must be PNG files as bytes. Element {i} is not.",
+            f"{name} must be PNG files as bytes. Element {i} is not a PNG file.",
         )
     strings = np.empty(count, object)
     strings[:] = list(encoded)
@@ -145,7 +149,7 @@ def _read(name: str, path: str | None) -> bytes:
 
 
 def main() -> None:
-    """Sends one patch, as given by the flags, and writes the answer."""
+    """Sends the patch given by the flags, and writes the infilled patch."""
     if flags.FLAGS.output is None:
         raise UserError("Pass --output=FILE.png.")
     image, mask = _read("image", flags.FLAGS.image), _read("mask", flags.FLAGS.mask)
@@ -168,18 +172,21 @@ def main() -> None:
 
 
 def run() -> None:
-    """Defines the command's flags, whose names other programs use too, and runs the command."""
+    """Defines the command's flags and runs the command.
+
+    The flags are defined here, not on import, because other commands use the same names.
+    """
     flags.DEFINE_string(
         "server",
         "http://localhost:8501",
-        "Address: http(s)://HOST:PORT (REST) or grpc(s)://HOST:PORT.",
+        "Address of the server: http(s)://HOST:PORT (REST) or grpc(s)://HOST:PORT.",
     )
     flags.DEFINE_string("model", "cigan", "Name of the model on the server.")
     flags.DEFINE_string(
         "version", "stable", "Number or label of a version; empty: the newest loaded version."
     )
     flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
-    flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, bright where to infill.")
+    flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, bright on the lesion.")
     flags.DEFINE_enum("label", "malignant", CLASS_NAMES, "Class of the infill.")
     flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same infill.")
     flags.DEFINE_string("output", None, "File for the infilled patch, a 16-bit PNG.")

@@ -29,13 +29,13 @@ from . import film_flags
 from .films.film_infill import FilmInfiller
 from .page.demo_page import TEMPLATE, FilmPage
 
-# Size of a film's file in base64, plus the rest of the message.
+# The largest film file in base64, plus the rest of the message.
 _MAX_MESSAGE_BYTES = image_file.MAX_FILE_BYTES * 4 // 3 + 2**20
-# Only films are sent to the server, as messages.
+# HTTP requests are small, because files are sent over the web socket.
 _MAX_REQUEST_BYTES = 2**20
 # A visitor's session is kept this long without a connection, unless others need its place.
 _KEPT_MINUTES = 10
-# Host names of tunnels, on any port.
+# Host names by which a browser reaches the page through a tunnel, on any port.
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _ALL_ADDRESSES = ("", "0.0.0.0", "::")
 
@@ -77,7 +77,7 @@ class Visitors:
         return visit in self._pages
 
     def _has_room(self) -> bool:
-        """Frees a place if possible, by removing the visitor who has been away longest."""
+        """Returns whether a page can be added; may remove that of the visitor away for longest."""
         if len(self._pages) >= self._limit:
             away = [
                 (context.session.milliseconds_since_last_unsubscribe, visit)
@@ -95,7 +95,7 @@ class Visitors:
 
 
 class _Visit(RequestHandler):
-    """Tells a page that lost its connection whether its session still exists."""
+    """Tells a page whether its session still exists; the page asks regularly."""
 
     def initialize(self, visitors: Visitors) -> None:
         self._visitors = visitors
@@ -112,17 +112,17 @@ def page_server(
     names: Sequence[str] = (),
     max_visitors: int = 8,
 ) -> tuple[BaseServer, list[str]]:
-    """Returns a server of the page, and its URLs.
+    """Returns a server for the page, and the URLs of the page.
 
     Args:
         infill: the generator for whole films.
         address: address to listen on; 0.0.0.0: all addresses of this machine.
         port: port to listen on; 0: any free port.
-        names: additional NAME or NAME:PORT by which browsers reach the server.
-        max_visitors: maximum number of open films.
+        names: additional names by which browsers reach the server, each NAME or NAME:PORT.
+        max_visitors: maximum number of visitors, each of whom can have one film open.
 
     Raises:
-        UserError: the address or port is in use, or a name is invalid.
+        UserError: the server cannot listen on the address and port, or a name is invalid.
     """
     for name in names:
         if not re.fullmatch(r"[^/\s:]+(:\d{1,5})?", name):
@@ -179,7 +179,10 @@ def main() -> None:
 
 
 def run() -> None:
-    """Defines the command's flags, whose names other programs use too, and runs the command."""
+    """Defines the command's flags and runs the command.
+
+    The flags are defined here, not on import, because other commands use the same names.
+    """
     film_flags.define()
     flags.DEFINE_string(
         "address",

@@ -28,7 +28,7 @@ def define() -> None:
 def open_infiller(film_size: tuple[int, int] | None) -> FilmInfiller:
     """Loads TensorFlow and the generator selected by --saved_model.
 
-    Prints a warning if its scale is doubtful.
+    Prints a warning if --film_size contradicts the generator's record.
 
     Args:
         film_size: the value of --film_size, parsed before anything is loaded.

@@ -4,7 +4,7 @@
 
 FILM is a DICOM, PNG, PGM, TIFF or JPEG file. OUT.dcm is the infilled film at full resolution.
 OUT_seg.dcm and OUT_mask.png mark the synthetic pixels, and OUT_before_after.png shows both films.
-The generator is the package's preset unless --saved_model names another.
+The generator is the package's preset unless --saved_model names another generator.
 """
 
 import functools
@@ -45,8 +45,8 @@ def insert_lesions(
     Args:
         film_path: a DICOM, PNG, PGM, TIFF or JPEG file of a film.
         lesions: values of the flag --lesion.
-        open_infiller: returns the generator for whole films; called after all other arguments were
-            checked, because it loads TensorFlow.
+        open_infiller: returns the generator for whole films; called after all other arguments have
+            been checked, because it loads TensorFlow.
         output: the DICOM file to write.
         seed: seed of the first infill.
         bits: depth of the film; None: given by the file, or estimated with a warning.
@@ -112,7 +112,7 @@ def _split(text: str) -> tuple[str | None, str | None, str, str]:
 
 
 def main(film: str) -> None:
-    """Infills the film as given by the flags."""
+    """Infills the film with the lesions given by the flags."""
     options = flags.FLAGS
     if options.output is None:
         raise UserError("Pass --output=OUT.dcm.")
@@ -133,14 +133,17 @@ def main(film: str) -> None:
 
 
 def run() -> None:
-    """Defines the command's flags, whose names other programs use too, and runs the command."""
+    """Defines the command's flags and runs the command.
+
+    The flags are defined here, not on import, because other commands use the same names.
+    """
     flags.DEFINE_multi_string(
         "lesion",
         [],
-        "A lesion, ROW,COLUMN,MASK,CLASS; repeat the flag for each. MASK: a grey image of the "
-        "lesion, bright inside (grey edges are thresholded at half the range), in pixels of the "
-        "film; its centre is placed at the film's pixel ROW, COLUMN. Or MASK,CLASS for a mask of "
-        "the film's size. CLASS: malignant, or non_malignant to remove a lesion.",
+        "A lesion, ROW,COLUMN,MASK,CLASS; repeat the flag for each lesion. MASK: a grey image of "
+        "the lesion in pixels of the film, bright inside (threshold: the middle of its range); its "
+        "centre is placed at ROW, COLUMN of the film. Or MASK,CLASS for a mask of the film's size. "
+        "CLASS: malignant, or non_malignant to remove a lesion.",
     )
     film_flags.define()
     flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")

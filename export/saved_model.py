@@ -2,8 +2,8 @@
 
     cigan-export --workdir=DIR      # in a checkout also python -m export.saved_model
 
-writes DIR/saved_model/<version>/, with the next free number. The folder does not depend on this
-package; it needs only TensorFlow.
+This writes DIR/saved_model/<version>/, with the next free number. The exported model does not
+depend on this package; it needs only TensorFlow.
 """
 
 import os
@@ -30,12 +30,12 @@ def export(
 ) -> epath.Path:
     """Writes the generator of the newest checkpoint, or the best, to `output_dir`/<next version>/.
 
-    Signatures, batch size N free, p the patch size:
+    Signatures, for any batch size N and the generator's patch size p:
         serving_default: image float32 [N,p,p,1] in [0,1], mask float32 [N,p,p,1] in {0,1}, label
             int32 [N] in {0,1}, seed int32 [N] -> infilled float32 [N,p,p,1] in [0,1].
         infill_png: image_bytes string [N] (8- or 16-bit grey PNG), mask_bytes string [N] (grey
-            PNG, bright on the lesion; grey edges are thresholded at half the range), label
-            int32 [N], seed int32 [N] -> infilled_bytes string [N] (16-bit PNG).
+            PNG, bright on the lesion; the threshold is the middle of its range of grey levels),
+            label int32 [N], seed int32 [N] -> infilled_bytes string [N] (16-bit PNG).
 
     The run's provenance record is written to assets.extra/provenance.json, with the checkpoint's
     step and a hash of graph and weights. A run without a record is exported without one, with a
@@ -43,14 +43,14 @@ def export(
 
     Args:
         workdir: workdir of the run.
-        output_dir: the model's folder.
+        output_dir: folder of the model's versions.
         best: whether to export the best checkpoint instead of the newest one.
         other_formats: some of `runtime_formats.FILE_NAMES`, written next to the SavedModel after
             comparing their outputs with the SavedModel's on validation patches of the run's
             dataset.
 
     Returns:
-        Path of the folder.
+        Path of the version's folder.
 
     Raises:
         UserError: there is no trained run in `workdir`, `output_dir` cannot be written or contains
@@ -65,7 +65,7 @@ def export(
     from .serving import model_card, serving_files
 
     runtime_formats.require_installed(other_formats)
-    # Before a version is published, because it would remain if the list of models is invalid.
+    # Checked before a version is published: if the list were invalid, the version would remain.
     serving_files.read_models_config(epath.Path(output_dir))
     workdir = epath.Path(workdir)
     config = run_folder.load_config(workdir)
@@ -97,7 +97,7 @@ def export(
         card = model_card.render(workdir, config, step, generator.count_params(), of_version)
         (folder / "MODEL_CARD.md").write_text(card)
         if patches is not None:
-            terminal.say(f"Writing {', '.join(other_formats)}, and comparing their answers ...")
+            terminal.say(f"Writing {', '.join(other_formats)}, and comparing their outputs ...")
             infill = folded_generator.fold_infill(generator, config.model)
             runtime_formats.write(folder, other_formats, infill, config.model.patch_size)
             runtime_formats.compare(folder, other_formats, patches)
@@ -119,7 +119,10 @@ def main() -> None:
 
 
 def run() -> None:
-    """Defines the command's flags, whose names other programs use too, and runs the command."""
+    """Defines the command's flags and runs the command.
+
+    The flags are defined here, not on import, because other commands use the same names.
+    """
     flags.DEFINE_string("workdir", None, "Folder of the trained run.")
     flags.DEFINE_string("output_dir", None, "Folder for <version>/; default: WORKDIR/saved_model.")
     flags.DEFINE_bool(
@@ -128,8 +131,8 @@ def run() -> None:
     flags.DEFINE_list(
         "format",
         ["saved_model"],
-        "Formats of the generator: saved_model (always written), litert and onnx. They are "
-        "compared with the SavedModel on validation patches, for which the run's dataset is read.",
+        "Formats of the generator: saved_model (always written), litert and onnx. The last two are "
+        "compared with the SavedModel on validation patches, so the run's dataset is needed.",
     )
     command_line.run(main)
 

@@ -14,7 +14,7 @@ from tfds_ddsm.grey_levels import WHITE
 
 from .film_infill import FilmLesion
 
-# Outlines, by class.
+# Colours of the outlines, by class.
 CLASS_COLOURS = ("#3fc1c9", "#ff7849")
 _HEIGHT_PX, _GAP_PX = 960, 12
 # Bounds the picture of a film of any shape.
@@ -28,7 +28,8 @@ _SURROUNDINGS = 3
 def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLesion]) -> bytes:
     """Returns the film before and after, side by side, with close-ups of its lesions.
 
-    The infilled regions are outlined in the film before. Both films have its grey-level window.
+    The infilled regions are outlined in the film before infilling. Its grey-level window is used
+    for both films.
 
     Args:
         before: uint16 [height, width], the film.
@@ -59,7 +60,7 @@ def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLe
         _outline(pair[0], mask[place], colours[number])
         name = f"lesion {number + 1}" if num_shown > 1 else "lesion"
         pairs.append([(f"{name}, before", pair[0]), (f"{name}, after", pair[1])])
-    # Two views, one above the other, or one row per lesion if there are several.
+    # One column with both views of a single lesion, or two columns with one row per lesion.
     columns += [list(views) for views in (pairs if num_shown == 1 else zip(*pairs, strict=True))]
     widths = [column[0][1].shape[1] for column in columns]
     size = (sum(widths) + _GAP_PX * (len(widths) - 1), _HEIGHT_PX)
@@ -91,7 +92,7 @@ def _titled(view: np.ndarray, title: str) -> PIL.Image.Image:
 
 
 def _view(film: np.ndarray, size: tuple[int, int], window: tuple[float, float]) -> np.ndarray:
-    """Returns uint8 [height, width, 3] of a `size` (width, height)."""
+    """Returns a film in grey, uint8 [height, width, 3], resized to `size` (width, height)."""
     enlarges = size[1] > film.shape[0]
     way = cv2.INTER_CUBIC if enlarges else cv2.INTER_AREA
     grey = pictures.to_8_bit(cv2.resize(film, size, interpolation=way) / WHITE, window)

@@ -1,10 +1,10 @@
 """A film with infilled lesions as DICOM objects: the film, and the masks as a segmentation.
 
 The film is a derived image (DICOM PS3.3, C.7.6.1.1.3 and C.12.1.1) with a description of the change
-and the flag Synthetic Data, in a new study without patient data. From its source it keeps only
+and the attribute Synthetic Data, in a new study without patient data. From its source it keeps only
 attributes that describe the image: none that identify persons, places or times (PS3.15, Annex E),
-and no private elements, which may contain them. On request it stays with its source's patient and
-study.
+and no private elements, which may identify them too. On request it stays with its source's patient
+and study.
 """
 
 import copy
@@ -26,12 +26,12 @@ from .film_infill import FilmLesion
 
 _MAKER = "ciGAN"
 _SERIES_DESCRIPTION = "Synthetic lesions (ciGAN)"
-# A high number, after the series that a hospital's machines number.
+# High numbers, beyond those that a hospital's machines give to series.
 _FILM_SERIES_NUMBER, _MASK_SERIES_NUMBER = 9001, 9002
 
 # Attributes that describe the image, not the patient: numbers and codes of groups 0018
-# (acquisition) and 0028 (how pixels are stored and displayed), and these. The same holds for items
-# of sequences.
+# (acquisition) and 0028 (how pixels are stored and displayed), and those listed here. The same
+# holds for items of sequences.
 _NUMBERS_AND_CODES_GROUPS = (0x0018, 0x0028)
 _NUMBERS_AND_CODES = {"CS", "DS", "FD", "FL", "IS", "SL", "SS", "UL", "US", "US or SS"}
 _DESCRIBES_THE_PICTURE = (
@@ -118,17 +118,18 @@ def derived_film(
 
     Args:
         infilled: the infilled film's stored values with the scale and header of its source. Without
-            a header it becomes a secondary capture.
+            a header, the result is a secondary capture.
         lesions: the infilled lesions.
         seed: seed of the first infill; each following infill adds 1.
         generator_id: identifies the generator, at most 64 characters.
-        keep_patient: whether it stays in its source's study, with all attributes of the patient.
+        keep_patient: whether the film stays in its source's study, with all attributes of the
+            patient.
 
     Returns:
         A dataset with its file meta information, ready for writing.
 
     Raises:
-        ValueError: it is to stay in its source's study, but the source names none.
+        ValueError: `keep_patient` is set, but the source has no StudyInstanceUID.
     """
     source = infilled.header
     if source is None:
@@ -172,7 +173,7 @@ def derived_film(
 
 
 def _set_pixels(film: pydicom.Dataset, infilled: FilmPixels) -> None:
-    """Stores the pixels like the source: its depth, sign and photometric interpretation."""
+    """Stores the pixels with the depth, sign and photometric interpretation of the source."""
     stored = infilled.stored
     film.set_pixel_data(
         stored,
@@ -192,7 +193,7 @@ def _set_pixels(film: pydicom.Dataset, infilled: FilmPixels) -> None:
 def segmentation(
     film: pydicom.Dataset, lesions: Sequence[FilmLesion], seed: int, generator_id: str
 ) -> pydicom.Dataset:
-    """Returns the lesions' masks as a DICOM segmentation of the infilled film, one segment each.
+    """Returns the masks as a DICOM segmentation of the infilled film, with one segment per lesion.
 
     Args:
         film: result of `derived_film`.
@@ -211,7 +212,7 @@ def segmentation(
         # UTF-8 can represent every name. A new element, because the old one belongs to the film.
         described.add_new("SpecificCharacterSet", "CS", "ISO_IR 192")
     with warnings.catch_warnings():
-        # Patient names of public films do not have the form that DICOM requires.
+        # Patient names of some public films do not have the form that DICOM requires.
         warnings.filterwarnings("ignore", message="The string .* is unlikely to represent")
         masked = hd.seg.Segmentation(
             source_images=[described],
@@ -284,7 +285,8 @@ def _same_study(source: pydicom.Dataset) -> pydicom.Dataset:
     """Returns all attributes of a source that are valid for the infilled film."""
     if not source.get("StudyInstanceUID"):
         raise ValueError(
-            "the film has no StudyInstanceUID, so the new film cannot stay in its study"
+            "the film has no StudyInstanceUID, so the new film cannot stay in its study; omit "
+            "--keep_patient"
         )
     film = copy.deepcopy(source)
     for keyword in _OF_THE_SOURCE_ALONE:
@@ -300,7 +302,7 @@ def _same_study(source: pydicom.Dataset) -> pydicom.Dataset:
             _code(codes.DCM.SourceImageForImageProcessingOperation)
         ]
         film.SourceImageSequence = [reference]
-    film.ImageComments = "Synthetic lesions in a film of a real patient, identity kept on request."
+    film.ImageComments = "Synthetic lesions in a film of a real patient; identity kept on request."
     return film
 
 
@@ -392,13 +394,13 @@ def description(lesions: Sequence[FilmLesion], seed: int) -> str:
     return (
         "Synthetic image, not for diagnosis. A generative network (ciGAN) infilled "
         f"{len(lesions)} region(s) of the source image: {malignant} as malignant, "
-        f"{len(lesions) - malignant} as non-malignant ({each}). Outside of them the pixels are the "
-        "source's."
+        f"{len(lesions) - malignant} as non-malignant ({each}). Pixels outside these regions are "
+        "those of the source."
     )
 
 
 def _earlier_equipment(source: pydicom.Dataset | None, keep_all: bool) -> list[pydicom.Dataset]:
-    """Returns the equipment that processed the source; without a patient, only ours."""
+    """Returns the equipment that processed the source: all of it, or only this package."""
     return [
         item
         for item in (source.get("ContributingEquipmentSequence") or [] if source else [])

@@ -35,7 +35,7 @@ class FilmFile:
 
     Attributes:
         name: name or path of the file, for messages.
-        film: content of the file, and the meaning of its stored values.
+        film: the film's stored values and their meaning, and its header.
     """
 
     name: str
@@ -68,7 +68,7 @@ def read_film(data: bytes, name: str, bits: int | None = None, voi: bool = False
         voi: whether to apply a DICOM file's VOI LUT or window.
 
     Raises:
-        UserError: the content is damaged, not a grey film, or cannot be decoded now.
+        UserError: the content is damaged, is not a grey film, or cannot be decoded at present.
     """
     try:
         return FilmFile(name, image_file.decode_film(data, name, bits, voi))
@@ -77,11 +77,11 @@ def read_film(data: bytes, name: str, bits: int | None = None, voi: bool = False
 
 
 def read_mask(data: bytes, name: str) -> np.ndarray:
-    """Reads a lesion mask from a grey image: bool, True above the middle of its grey levels.
+    """Reads a lesion mask from a grey image: bool, True above the middle of the image's range.
 
     Raises:
-        UserError: the content is damaged, not a grey image, or not a lesion: its bright pixels
-            surround a hole.
+        UserError: the content is damaged, is not a grey image or cannot be decoded at present, or
+            the bright pixels surround a hole.
     """
     try:
         pixels = image_file.decode(data, name)
@@ -126,9 +126,9 @@ def files_of(
             a new study without patient data.
 
     Returns:
-        `_seg.dcm`: the lesions' masks as DICOM segmentation. `_mask.png`: the same as one image,
-        uint8 [height, width]: 0 outside, 128 non-malignant, 255 malignant. `.dcm`: the film. Each
-        records the class and the seed of every infill. `_before_after.png`: a picture of both
+        `_seg.dcm`: the lesions' masks as a DICOM segmentation. `_mask.png`: the same as one image,
+        uint8 [height, width]: 0 outside, 128 non-malignant, 255 malignant. `.dcm`: the film. These
+        three record the class and the seed of every infill. `_before_after.png`: a picture of both
         films.
 
     Raises:
@@ -170,11 +170,11 @@ def dicom_files(
 
 
 def zipped_patches(lesions: Sequence[FilmLesion], parts: Sequence[InfilledLesion]) -> bytes:
-    """Returns a zip file with the infilled patches, 16-bit PNGs, and their masks.
+    """Returns a zip file with the infilled patches as 16-bit PNGs, and their masks as 8-bit PNGs.
 
     Args:
         lesions: the infilled lesions.
-        parts: the result of each.
+        parts: the result of each infill, in the same order.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -187,7 +187,7 @@ def zipped_patches(lesions: Sequence[FilmLesion], parts: Sequence[InfilledLesion
 
 
 def check_outputs(output: pathlib.Path, inputs: Sequence[str], overwrite: bool) -> None:
-    """Raises UserError if `write_files` could not write, or would replace a file.
+    """Raises UserError if `write_files` could not write a file, or must not replace it.
 
     Args:
         output: path of the film to write.

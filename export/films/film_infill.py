@@ -94,8 +94,8 @@ class InfilledLesion:
         row: film row of the part's first row.
         column: film column of the part's first column.
         patch: uint16 [p, p], the infilled patch at the generator's scale.
-        patch_mask: bool [p, p].
-        seed: seed of its random noise.
+        patch_mask: bool [p, p], the lesion mask in the patch.
+        seed: seed of the patch's random noise.
         tissue_fraction: share of the patch that is breast, 0 to 1; training patches have more than
             `patches.MIN_TISSUE_FRACTION`.
     """
@@ -139,19 +139,19 @@ class FilmInfiller:
 
     Args:
         saved_model: the SavedModel's folder, a folder of numbered versions, or a preset's name.
-        film_size: height and width that its training films were rescaled to; None: the value in the
-            generator's provenance record.
+        film_size: height and width that the generator's training films were rescaled to; None: the
+            value in its provenance record.
 
     Attributes:
         generator: the generator of patches.
-        film_size: the value used.
+        film_size: the height and width that are used.
         scale_warning: one line if `film_size` contradicts the record, otherwise None.
-        patch_size: side of its patches in pixels.
-        generator_id: identifies the generator: its kind, and a digest of its weights.
+        patch_size: side of the generator's patches in pixels.
+        generator_id: identifies the generator by its kind and a digest of its weights.
 
     Raises:
-        UserError: the SavedModel does not exist, its film_size is neither recorded nor given, or
-            its patch is larger than that.
+        UserError: the generator does not exist, its film_size is neither recorded nor given, or its
+            patches are larger than film_size.
     """
 
     def __init__(self, saved_model: str | os.PathLike, film_size: tuple[int, int] | None = None):
@@ -184,7 +184,7 @@ class FilmInfiller:
             seed: seed of the first lesion; each following lesion adds 1.
 
         Returns:
-            The infilled film, uint16 [height, width], and one entry per lesion.
+            The infilled film, uint16 [height, width], and the result of each lesion.
 
         Raises:
             UserError: a lesion does not fit the film or the patch; the message names it.
@@ -259,7 +259,7 @@ def _scale_warning(recorded: Sequence[int] | None, used: tuple[int, int]) -> str
 
 
 def off_the_breast(infilled: Sequence[InfilledLesion]) -> str | None:
-    """Returns a line about lesions on tissue unlike the training patches, or None."""
+    """Returns a warning about lesions with too little breast around them, or None."""
     lesions = [
         f"lesion {number} ({part.tissue_fraction:.0%})"
         for number, part in enumerate(infilled, 1)
@@ -274,19 +274,21 @@ def off_the_breast(infilled: Sequence[InfilledLesion]) -> str | None:
 
 
 def _patch_around(mask: np.ndarray, patch_size: int) -> tuple[int, int, np.ndarray]:
-    """Returns the corner of the patch centred on the mask, and the mask inside it."""
+    """Returns the corner of the patch around the mask, centred if possible, and the mask in it."""
     corner = []
     for axis in (0, 1):
         places = np.flatnonzero(mask.any(axis=1 - axis))
         if not places.size:
             raise UserError(
-                "The lesion mask is too small: it covers no pixel at the generator's scale."
+                "The lesion mask is too small: it covers no pixel at the generator's scale; use a "
+                "larger mask."
             )
         extent = places[-1] + 1 - places[0]
         if extent > patch_size:
             raise UserError(
                 f"A lesion must fit into the generator's patch of {patch_size} pixels. Received: "
-                f"{extent} pixels at the generator's scale; use a smaller mask or larger patches."
+                f"{extent} pixels at the generator's scale; use a smaller mask, or a generator "
+                "with larger patches."
             )
         middle = (places[0] + places[-1] + 1 - patch_size) // 2
         corner.append(int(np.clip(middle, 0, mask.shape[axis] - patch_size)))

@@ -1,4 +1,4 @@
-"""The classifier's signatures: probabilities of arrays, and classes of PNGs."""
+"""The classifier's signatures: probabilities for arrays, and classes for PNGs."""
 
 import pathlib
 
@@ -45,7 +45,7 @@ def build_archive(classifier: keras.Model, side: int) -> keras.export.ExportArch
 
 
 def declare_classify(folder: pathlib.Path) -> None:
-    """Marks `classify` as a Classify signature; Keras writes only Predict signatures."""
+    """Marks `classify` as a Classify signature, because Keras writes only Predict signatures."""
     path = folder / "saved_model.pb"
     saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     (meta_graph,) = saved_model.meta_graphs
@@ -54,7 +54,7 @@ def declare_classify(folder: pathlib.Path) -> None:
 
 
 def warmup_inputs(side: int) -> tuple[dict[str, np.ndarray], list[bytes]]:
-    """Returns the inputs of `serving_default` and the examples of `classify`: a grey patch."""
+    """Returns inputs for `serving_default` and examples for `classify`, both a grey patch."""
     grey = np.full((1, side, side, 1), 0.5, np.float32)
     (encoded,) = png.encode(grey).numpy()
     example = tf.train.Example()

@@ -67,7 +67,7 @@ def fold(generator: Generator) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf
         features = None
         for block in range(masks.num_scales(generator.patch_size)):
             scale_px = SMALLEST_SCALE_PX * 2**block
-            # The nearest neighbour of a coarse pixel's centre, as in resizing.
+            # Takes the pixel nearest to the centre of each coarse pixel, as resizing does.
             step = generator.patch_size // scale_px
             pair_at_scale = pair[:, step // 2 :: step, step // 2 :: step]
             first, second = (weights[f"scale{scale_px}_conv{number}"] for number in (1, 2))
@@ -87,7 +87,7 @@ def _convolve(features, kernel, bias, padding="SAME", activation=tf.nn.relu):
 
 
 def _maps(classes, like):
-    # Not tf.tile: OpenVINO 2026.4 repeats the classes in a wrong order.
+    # Not tf.tile: OpenVINO 2026.4 repeats the classes in the wrong order.
     size = [tf.shape(classes)[0], *like.shape[1:3], masks.NUM_CLASSES]
     return tf.broadcast_to(classes, size)
 
@@ -105,12 +105,14 @@ def _enlarge_and_convolve(features, pair, classes, kernel, bias):
     Returns:
         [N, 2h, 2w, k], after ReLU.
     """
-    # Cells of the coarse grid: constants once per cell, context and mask with four pixels each.
+    # A cell of the coarse grid has its features and classes once, and four pixels of context and
+    # mask.
     pixels = tf.nn.space_to_depth(pair, 2)
     cells = tf.concat([features, pixels, _maps(classes, features)], axis=-1)
     kernels = place_kernels(kernel)
     places = [
-        # The window of an upper position starts one row above its cell, that of a lower one in it.
+        # The window of an upper position starts one row above its cell; that of a lower one starts
+        # in its cell.
         _convolve(
             cells,
             kernels[row, column],

@@ -1,4 +1,4 @@
-"""The generator's signatures: the same infill of arrays and of PNGs."""
+"""The generator's signatures: the same infill for arrays and for PNGs."""
 
 import keras
 import numpy as np
@@ -16,11 +16,12 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
     side = config.model.patch_size
     infill_with_noise = folded_generator.fold_infill(generator, config.model)
 
-    # One function for both signatures, so that the file has the weights only once.
+    # One function for both signatures, so that the file contains the weights only once.
     @tf.function(autograph=False)
     def infill(image, mask, label, seed):
-        # One draw per patch from its own seed, independent of the rest of the batch. The size is
-        # read by index, because shapes are inspected before the checks run: every shape has a size.
+        # One draw per patch from its own seed, independent of the rest of the batch. The loop is
+        # over indices, because shapes may be read before the checks have run: every tensor has a
+        # size, but a scalar has no first dimension.
         noise = tf.map_fn(
             lambda i: noise_of_seed(seed[i], side),
             tf.range(tf.size(seed)),
@@ -91,7 +92,7 @@ def _lesion_of(pictures: tf.Tensor) -> tf.Tensor:
 
 
 def warmup_inputs(side: int) -> dict[str, dict[str, np.ndarray]]:
-    """Returns inputs of each signature: a grey patch with a round mask, both classes."""
+    """Returns inputs for each signature: a grey patch with a round mask, once per class."""
     rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
     disc = (np.hypot(rows, columns) < side / 4)[None, :, :, None].repeat(2, axis=0)
     grey = np.full(disc.shape, 0.5, np.float32)

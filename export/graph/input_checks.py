@@ -22,7 +22,7 @@ def after(checks: list[tf.Operation], *tensors: tf.Tensor) -> list[tf.Tensor]:
 
 
 def shape_checks(**inputs: tuple[tf.Tensor, tuple[int, ...]]) -> list[tf.Operation]:
-    """Returns assertions of every tensor's shape: [N, ...], with the N of the first one.
+    """Returns assertions that every tensor has its shape [N, ...], with the N of the first tensor.
 
     Args:
         inputs: by name, the tensor and its dimensions after N.

@@ -17,7 +17,7 @@ _AT_ONCE = 64
 
 
 def decode(encoded, name: str, side: int):
-    """Returns PNGs as float32 [N, side, side, 1] in [0, 1]; depths below 16 bits are widened.
+    """Decodes PNGs to float32 [N, side, side, 1] in [0, 1]; white is 1 at every bit depth.
 
     Args:
         encoded: string [N].
@@ -45,7 +45,7 @@ def decode(encoded, name: str, side: int):
 
 
 def encode(grey):
-    """Returns float32 [N, p, p, 1] in [0, 1] as N 16-bit PNGs."""
+    """Encodes float32 [N, p, p, 1] in [0, 1] as N 16-bit PNGs."""
     levels = tf.cast(tf.round(grey * WHITE), tf.uint16)
     return _of_each(tf.io.encode_png, levels, tf.string)
 

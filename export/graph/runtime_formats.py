@@ -5,8 +5,8 @@
 
 Both contain the folded graph with its weights. Inputs: `image`, `mask` and `noise` float32
 [N, p, p, 1], `label` int32 [N]; output `infilled` float32 [N, p, p, 1]. The noise, uniform in
-[0, 1), is an input because the runtimes cannot draw it like TensorFlow. For a SavedModel's seed it
-is `cigan_tf.randomness.noise_of_seed`.
+[0, 1), is an input, because these runtimes do not have TensorFlow's random number generator. The
+SavedModel computes it from the seed; `cigan_tf.randomness.noise_of_seed` returns the same noise.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ from cigan_tf.patch_format import WHITE
 from cigan_tf.randomness import consecutive_seeds, noise_of_seed
 
 FILE_NAMES = {"litert": "generator.tflite", "onnx": "generator.onnx"}
-# Modules that convert to each format and run it.
+# Modules that are needed to write and run each format.
 _NEEDED = {"litert": ("ai_edge_litert",), "onnx": ("onnx", "onnxruntime", "tf2onnx")}
 # Three of the 16-bit grey levels; rounding errors are below one.
 _MAX_DIFFERENCE = 3 / WHITE
@@ -34,7 +34,7 @@ _COMPARED_PATCHES = 8
 
 
 def require_installed(formats: Sequence[str]) -> None:
-    """Raises UserError if a format is unknown, or a module to write or run it is missing."""
+    """Raises UserError if a format is unknown or needs a module that is not installed."""
     for name in formats:
         if name not in FILE_NAMES:
             raise UserError(
@@ -48,7 +48,7 @@ def require_installed(formats: Sequence[str]) -> None:
 
 
 def write(folder: pathlib.Path, formats: Sequence[str], infill: Callable, side: int) -> None:
-    """Writes the files.
+    """Writes the generator in each of the formats.
 
     Args:
         folder: folder of the files.
@@ -76,7 +76,7 @@ def write(folder: pathlib.Path, formats: Sequence[str], infill: Callable, side: 
 
 
 class _Infill(keras.Model):
-    """A function as a model, for Keras' export to every format."""
+    """A function wrapped in a model, which Keras can export to every format."""
 
     def __init__(self, infill: Callable):
         super().__init__(name="infill")
@@ -92,7 +92,7 @@ def compared_patches(config: Config) -> dict[str, np.ndarray]:
     drawn = input_pipeline.drawn_patches(config, config.data.validation_split, _COMPARED_PATCHES)
     inputs = {name: np.asarray(drawn[name], np.float32) for name in ("image", "mask")}
     count = len(drawn["label"])
-    # Both classes, independent of the patches.
+    # Both classes, whatever the classes of the patches are.
     label = np.arange(count, dtype=np.int32) % 2
     return inputs | {"label": label, "seed": consecutive_seeds(0, count)}
 
@@ -126,21 +126,21 @@ def check(path: pathlib.Path, inputs: Mapping[str, np.ndarray], expected: np.nda
     answer = open_format(path)(inputs)
     if answer.shape != expected.shape or not np.isfinite(answer).all():
         raise UserError(
-            f"{path.name} returns shape {answer.shape} and "
-            f"{np.count_nonzero(~np.isfinite(answer))} values that are not finite; nothing was "
-            "exported. Omit its --format, or try other versions of its converter."
+            f"{path.name} must return finite values of shape {expected.shape}. Received: shape "
+            f"{answer.shape}, {np.count_nonzero(~np.isfinite(answer))} values not finite; nothing "
+            "was exported. Omit this format, or try other versions of its converter."
         )
     difference = float(np.abs(answer - expected).max())
     if difference > _MAX_DIFFERENCE:
         raise UserError(
             f"{path.name} differs from the SavedModel by {difference:.2g} of the range of grey "
-            f"levels, more than {_MAX_DIFFERENCE:.2g}; nothing was exported. Omit its --format, "
+            f"levels, more than {_MAX_DIFFERENCE:.2g}; nothing was exported. Omit this format, "
             "or try other versions of its converter."
         )
 
 
 def open_format(path: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
-    """Returns the generator of a file, a function from its inputs to `infilled`."""
+    """Opens a generator file and returns a function that infills, given its inputs by name."""
     if path.suffix == ".onnx":
         import onnxruntime
 

@@ -37,7 +37,7 @@ DOWNLOADS = {
     "_seg.dcm": "Lesion masks (DICOM SEG)",
     "_mask.png": "Lesion masks (PNG)",
     "_before_after.png": "Before and after (PNG)",
-    "_patches.zip": "Patches and their masks (16-bit PNG, zipped)",
+    "_patches.zip": "Patches (16-bit PNG) and their masks, zipped",
 }
 _FLICKER_MS = 500
 
@@ -82,7 +82,7 @@ class Controls:
         known, undo, clear: buttons that change the outlines.
         window, fit: the grey-level window, and the button that shows the whole film.
         seed, infill: start the infill.
-        flip: the comparison of before and after.
+        flip: how before and after are compared.
         download, sent: the button for the results, and the content of the last one.
     """
 
@@ -95,7 +95,7 @@ class Controls:
             options=[("", "Open one ..."), *sample_ids],
             value="",
         )
-        self.upload = FileInput(name="upload", title="Or a film: DICOM, PNG, PGM, TIFF, JPEG")
+        self.upload = FileInput(name="upload", title="Or open a film: DICOM, PNG, PGM, TIFF, JPEG")
         self.shape_upload = FileInput(name="shape", title="Or take the shape from a mask image")
         self.window = RangeSlider(
             name="window",

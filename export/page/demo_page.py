@@ -1,8 +1,8 @@
 """The page for trying the generator: a film, outlines on it, infills, downloads.
 
-It uses Bokeh: its images keep 16 bits with a grey-level window in the browser, its tools draw
-outlines, and the package includes all its files. The page communicates with `FilmPage` over Bokeh's
-web socket; nothing is written to disk.
+It uses Bokeh, whose images keep 16 bits with a grey-level window in the browser, whose tools draw
+outlines, and whose package includes all files that a page loads. The page communicates with
+`FilmPage` over Bokeh's web socket; nothing is written to disk.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _WORKER = concurrent.futures.ThreadPoolExecutor(1, "films")
 
 
 def _says_why(method: Callable) -> Callable:
-    """Shows an error on the page instead of raising it; logs it unless it is a UserError."""
+    """Makes a method show its errors on the page, and log those that are not a UserError."""
 
     @functools.wraps(method)
     def guarded(self, *args):

@@ -29,16 +29,16 @@ _NO_IMAGES = {"image": [], "x": [], "y": [], "width": [], "height": []}
 
 
 class FilmView:
-    """Shows a film before and after infilling, one above the other or side by side.
+    """Shows a film before and after infilling, overlaid or side by side.
 
     Args:
         document: the page.
 
     Attributes:
         layout: both plots, for the page.
-        figure: the plot of the film before and, on top of it, after; its coordinates are columns
-            and rows of the film, with row 0 at the top.
-        beside: the plot of the film after only, with the same ranges; hidden at first.
+        figure: the plot of the film before infilling, overlaid by the film after; its coordinates
+            are columns and rows of the film, with row 0 at the top.
+        beside: a plot of only the film after, with the same ranges; hidden at first.
         window: maps grey levels to black and white; `low` and `high` are the window.
         pan: the tool that moves the film in `figure`.
         before: the renderer of the original film.

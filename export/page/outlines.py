@@ -22,7 +22,7 @@ def lesion_of(xs, ys, malignant: bool, shape: tuple[int, int]) -> FilmLesion:
         shape: height and width of the film.
 
     Raises:
-        UserError: there are no points, too many, not numbers, or all beyond the film.
+        UserError: the points are too few, too many or not numbers, or enclose nothing of the film.
     """
     try:
         points = np.array([xs, ys], np.float64).T

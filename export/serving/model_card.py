@@ -1,4 +1,4 @@
-"""The model card of an exported model: training data, settings and final losses.
+"""The model card of an exported generator: training data, settings and losses.
 
 All numbers are read from the files of the run and of the dataset.
 """
@@ -44,7 +44,7 @@ def render(
         step: step of the exported checkpoint.
         num_parameters: number of the generator's weights.
         record: the generator's provenance record, or None if the run has none. Measures of
-            infills are included only if they are of these weights.
+            infills are included only if they were made with these weights.
 
     Raises:
         UserError: the measures of the run's infills cannot be read.

@@ -3,8 +3,8 @@
     DIR/<version>/assets.extra/tf_serving_warmup_requests
     DIR/models.config  batching.config  monitoring.config  compose.yaml  kserve.yaml
 
-Every export updates models.config and keeps manual changes to it. Existing other files are not
-changed.
+Every export updates models.config and keeps manual changes to it. Other files that already
+exist are not changed.
 """
 
 import pathlib
@@ -118,7 +118,7 @@ def models_config(output_dir: epath.Path, model: str) -> model_server_config_pb2
 
 
 def read_models_config(output_dir: epath.Path) -> model_server_config_pb2.ModelServerConfig:
-    """Returns the list of models in a folder; empty if there is none.
+    """Returns the list of models in a folder; empty if the folder has no such list.
 
     Raises:
         UserError: the list is invalid or cannot be read.
@@ -135,6 +135,6 @@ def read_models_config(output_dir: epath.Path) -> model_server_config_pb2.ModelS
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{str(path)!r} is not a valid list of models ({error}); fix it or move it away."
+            f"{str(path)!r} is not a valid list of models ({error}); correct or delete it."
         ) from None
     return config

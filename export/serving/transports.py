@@ -29,10 +29,11 @@ _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_len
 
 
 class ServerError(RuntimeError):
-    """The server refused the request or did not answer.
+    """The server refused the request, did not answer, or sent an unusable answer.
 
     Attributes:
-        code: the name of a gRPC status code; for REST, the one for the HTTP status.
+        code: the name of a gRPC status code; for REST, of the code that corresponds to the HTTP
+            status.
     """
 
     def __init__(self, code: str, message: str):
@@ -49,7 +50,7 @@ class Transport(Protocol):
         """Returns one output of a signature; strings are object arrays of bytes.
 
         Raises:
-            ServerError: no answer, or an unusable one.
+            ServerError: the server refused the request, did not answer, or sent an unusable answer.
         """
 
     def close(self) -> None:
@@ -57,7 +58,11 @@ class Transport(Protocol):
 
 
 def connect(server: str, model: str, version: str) -> Transport:
-    """Returns the transport for a server's address; does not connect yet."""
+    """Returns the transport for a server's address, without connecting.
+
+    Raises:
+        UserError: the address is invalid.
+    """
     scheme, _, host = server.partition("://")
     if scheme in ("http", "https") and host:
         return RestTransport(server.rstrip("/"), model, version)

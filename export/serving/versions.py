@@ -30,11 +30,11 @@ def write_next(output_dir: str | os.PathLike, write: Callable[[pathlib.Path], No
     folder a model comes last; exports into one bucket must not run in parallel.
 
     Args:
-        output_dir: the model's folder; created if it does not exist.
+        output_dir: folder of the model's versions; created if it does not exist.
         write: creates and fills the folder that it is given.
 
     Returns:
-        Path of the folder.
+        Path of the version's folder.
 
     Raises:
         UserError: `output_dir` cannot be written.
@@ -94,7 +94,7 @@ def _remove_abandoned(output_dir: epath.Path) -> None:
 
 @contextlib.contextmanager
 def locked(output_dir: epath.Path) -> Iterator[None]:
-    """Waits for other exports in this context; only one at a time changes shared files."""
+    """Lets only one export at a time change shared files on a disk; the others wait."""
     if not file_io.on_disk(output_dir):
         yield
         return

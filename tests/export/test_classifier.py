@@ -121,6 +121,6 @@ def test_a_broken_list_of_models_stops_before_a_version_is_published(classifier,
 def test_a_model_of_colour_pictures_is_refused(tmp_path):
     image = keras.Input((SIDE, SIDE, 3))
     of_colour = keras.Model(image, layers.Dense(1)(layers.Flatten()(image)))
-    with pytest.raises(UserError, match="takes patches"):
+    with pytest.raises(UserError, match="must take patches"):
         export(of_colour, tmp_path / "saved_model")
     assert not (tmp_path / "saved_model").exists()

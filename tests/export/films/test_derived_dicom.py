@@ -183,7 +183,7 @@ def test_on_request_it_stays_with_the_patient_and_declares_it():
     assert film[0x00111001].value == "Jane's own"
     assert masks.PatientName == source.PatientName
     assert masks.StudyInstanceUID == source.StudyInstanceUID
-    assert "real patient, identity kept on request" in film.ImageComments
+    assert "real patient; identity kept on request" in film.ImageComments
     assert "PatientIdentityRemoved" not in film
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
         assert len({film[keyword].value, masks[keyword].value, source[keyword].value}) == 3

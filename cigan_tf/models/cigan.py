@@ -483,9 +483,9 @@ def _all_finite(tensors) -> tf.Tensor:
 
 
 def build_optimizers(config: TrainingConfig) -> list[keras.optimizers.Optimizer]:
-    """Returns Adam for the generator, and Adam for the discriminator.
+    """Returns two Adam optimizers, for the generator and for the discriminator.
 
-    The generator's optimizer also keeps the moving average of the weights, if there is one.
+    The generator's optimizer also keeps the moving average of its weights, if configured.
     """
     # Always a schedule, even if it is constant. A number would be an additional variable in
     # checkpoints, and a run could not resume with decay switched on or off.

@@ -322,7 +322,7 @@ def arguments_of(config: Config, policy) -> dict:
 
 
 def _taken_from(settings: dict, group: type):
-    """Returns a validated group of settings, with those in `settings`, which are removed there."""
+    """Returns a validated `group` with its fields from `settings`, and removes them there."""
     names = [field.name for field in dataclasses.fields(group) if field.name in settings]
     values = group(**{name: settings.pop(name) for name in names})
     values.validate()

@@ -8,7 +8,7 @@ arithmetic on the replicas with `run_on_parts` and `on_replicas`.
 
 The other differences from Keras' training loop are:
 
-- Several steps of one call run in a loop of this module. Keras' own `steps_per_execution` fails
+- The steps of one call run in a loop of this module. Keras' own loop (`steps_per_execution`) fails
   under MirroredStrategy (keras issue 19246), and its reduction of logs fails under
   MultiWorkerMirroredStrategy (keras issue 20585).
 - Training can start at any batch. A batch, or a worker's part of it, comes from a plain `tf.data`
@@ -140,7 +140,7 @@ class ReplicatedModel(keras.Model):
                 or that of the whole batch.
 
         Returns:
-            The results of `function`, with a value per replica.
+            The results of `function`, with one value per replica.
 
         Raises:
             UserError: the batch size is not a multiple of the number of replicas.
@@ -185,7 +185,7 @@ class ReplicatedModel(keras.Model):
 
 
 class _OneDevice:
-    """A strategy with one device, with the part of the interface that Keras' loops use."""
+    """A strategy with one device; it has only the methods that Keras' loops call."""
 
     def experimental_distribute_dataset(self, dataset):
         return dataset

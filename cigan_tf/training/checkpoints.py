@@ -1,4 +1,4 @@
-"""Checkpoints of a run: networks, optimizers, turn, and step, the position in the input.
+"""Checkpoints of a run: networks, optimizers, turn, and step (the position in the input).
 
 TensorFlow writes a checkpoint to a temporary place and names it in the file `checkpoint` when it is
 complete. Every block has a checksum, so damage is detected when the checkpoint is read.
@@ -21,8 +21,8 @@ from cigan_tf.models.generator import Generator
 from cigan_tf.models.infilling_model import averages_weights
 from cigan_tf.run_folder import BEST_DIR, CHECKPOINT_DIR
 
-# Errors of reading a checkpoint: its files are damaged (`errors.is_damage`), or memory or a
-# permission is missing, or the file system does not respond.
+# Errors raised on reading a checkpoint, because its files are damaged (`errors.is_damage`), memory
+# or a permission is lacking, or the file system does not respond.
 _FAILURE = (tf.errors.OpError, OSError, IndexError, MemoryError, RuntimeError)
 
 

@@ -69,7 +69,7 @@ class CollapseMonitor:
         settings: threshold and step limit of the turns.
         steps, turns: the model's counters at the last measurement; at first, at the start or
             resumption of the run.
-        warned: the signs that were warned of.
+        warned: the signs that the user was warned of.
         looks_at_chance: number of consecutive checks in which the discriminator was at chance.
     """
 

@@ -24,7 +24,7 @@ class Observer:
     """Receives the events of a run. This base class outputs nothing; all but the chief use it."""
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """Shows `start.facts` of the run."""
+        """Shows the facts of the run, from `start.facts`."""
 
     def count(self, num_steps: int) -> None:
         """Advances the progress bar."""

@@ -96,7 +96,7 @@ def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 class Agreement:
-    """Decisions made by all workers together, so that no worker waits for another that has left.
+    """Decisions made by all workers together, so that no worker waits for one that has left.
 
     Args:
         strategy: strategy of all workers.

@@ -1,3 +1,3 @@
-"""ciGAN: lesions infilled into, and out of, patches of mammograms."""
+"""ciGAN: inserts lesions into patches of mammograms, and removes them, by infilling."""
 
 __version__ = "0.1.0"

@@ -12,18 +12,21 @@ from cigan_tf.errors import DivergedError, Preempted, UserError, storage_errors
 
 # The shell's exit code after Ctrl-C.
 _CTRL_C = 130
-# TensorFlow supports one of these file systems.
+# Schemes of remote file systems; `_READABLE` is the only one that TensorFlow supports here.
 _BUCKETS = ("gs", "s3", "s3a", "hdfs", "abfs", "az", "azure", "wasb")
 _READABLE = "gs"
-# Flags whose folders may be in a bucket; all other paths must be files of this machine.
+# Flags whose folders may be in a bucket; all other paths must be on this machine.
 _IN_BUCKETS = ("data_dir", "generators", "output_dir", "saved_model", "synthetic_dir", "workdir")
 _RECIPES = pathlib.Path(__file__).with_name("flagfiles")
-# A name, or the path in a checkout; any other missing path is an error.
+# A recipe is given by its name or by its path in a checkout; these are the folders of the two. In
+# any other folder, a missing file is an error.
 _RECIPES_AS_TYPED = (pathlib.Path(), pathlib.Path("cigan_tf/flagfiles"))
 
 
 def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
-    """Parses the flags, runs `main` and exits, with one line and the code of `errors` on failure.
+    """Parses the flags, runs `main` and exits.
+
+    A failure is reported in one line, with the exit code that `errors` defines for it.
 
     Args:
         main: called with the positional arguments.
@@ -54,7 +57,7 @@ def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
 def _show_help_of(main: Callable[..., None]) -> None:
     """Makes --help show the docstring and flags of `main`'s module.
 
-    absl uses the script that was started, which for installed commands is a stub written by pip.
+    absl would use the script that was started; for installed commands, it is a stub written by pip.
     """
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
     for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
@@ -94,12 +97,13 @@ def _parse(arguments: Sequence[str], argv: list[str]) -> list[str]:
 def _expand_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
     """Replaces each --flagfile=FILE, or --flagfile FILE, by the lines of the file.
 
-    absl does so too, but cannot find the recipes of an installed package by name. Here a FILE that
-    does not exist may be the name of a recipe, e.g. paper.flags. absl handles all others.
+    absl does so too, but cannot find the recipes of an installed package by name. Here, a FILE that
+    does not exist may be the name of a recipe, e.g. paper.flags. A FILE that is neither is left to
+    absl, which reports it.
 
     Args:
         argv: arguments, or the lines of a flagfile.
-        inside: the flagfiles being read.
+        inside: the flagfiles that include these lines.
     """
     arguments = iter(argv)
     for argument in arguments:
@@ -126,9 +130,9 @@ def _expand_flagfiles(argv: Sequence[str], inside: tuple[str, ...] = ()) -> Iter
 
 
 def _make_paths_local() -> None:
-    """Expands ~ in every flag, which shells do not do after `=`, and refuses other buckets.
+    """Expands ~ in every flag, which shells do not do after `=`, and refuses unsupported buckets.
 
-    Only paths begin with a tilde.
+    Every flag's value that begins with a tilde is a path.
     """
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
@@ -146,9 +150,10 @@ def _local(name: str, value: str) -> str:
     scheme, _, rest = value.partition("://")
     in_buckets = name in _IN_BUCKETS
     if rest and scheme.lower() in _BUCKETS and not (in_buckets and scheme == _READABLE):
-        also = " or in a bucket at gs://" if in_buckets else ""
+        where = "on this machine or mounted"
+        if in_buckets:
+            where = "on this machine, mounted, or in a bucket at gs://"
         raise UserError(
-            f"{name} must be on this machine or mounted{also}; {scheme}:// is not supported here. "
-            f"Received: {value!r}."
+            f"{name} must be {where}; {scheme}:// is not supported here. Received: {value!r}."
         )
     return os.path.expanduser(value) if value.startswith("~") else value

@@ -1,7 +1,7 @@
-"""All settings of a run: frozen dataclasses with units in their names.
+"""All settings of a run, as frozen dataclasses whose fields have units in their names.
 
 The defaults are those of the paper (section 2.2). `flags.py` makes each field a command-line flag
-of the same name; the help text of the field is the help text of the flag.
+with the same name and help text.
 """
 
 import dataclasses
@@ -24,6 +24,10 @@ LOSS_TERMS = (
 )
 EXACT_REACH_PX = 22  # how far VGG-19's convolutions up to pool3 propagate a difference
 WEIGHT_SOURCES = "'imagenet', 'random', or the path of a weights file (.h5, .weights.h5 or .npz)"
+_INVALID = (
+    "The saved configuration is not valid in this version: {}. Use the version that saved it, or "
+    "restore the file from a copy."
+)
 
 
 def _is_power_of_two(number: int) -> bool:
@@ -47,14 +51,16 @@ class DataConfig:
         "Share of the training patients used to train ciGAN, chosen by a hash of their ids; "
         "smaller shares are subsets of larger ones.",
     )
-    batch_size: int = setting(8, "Global batch size, over all replicas; even: half of each class.")
+    batch_size: int = setting(
+        8, "Patches per step, over all replicas; an even number, half of them of each class."
+    )
     random_flips: bool = setting(
         False, "Randomly mirror and transpose patch and mask: 8 orientations of every lesion."
     )
     max_random_gamma: float = setting(
         1.0,
         "Largest exponent of random gamma augmentation: grey levels of training patches are raised "
-        "to a power between 1/this and this. 1: off.",
+        "to a power from 1/max_random_gamma to max_random_gamma. 1: off.",
     )
 
     def validate(self) -> None:
@@ -71,7 +77,7 @@ class DataConfig:
         )
         require(
             self.batch_size >= 2 and self.batch_size % 2 == 0,
-            "batch_size must be an even number of patches, half of each class.",
+            "batch_size must be an even number of patches, half of them of each class.",
             batch_size=self.batch_size,
         )
 
@@ -82,12 +88,13 @@ class ModelConfig:
 
     patch_size: int = setting(256, "Side of a patch in pixels: a power of two from 32 to 512.")
     composite: bool = setting(
-        True, "Keep the context image's pixels outside the lesion mask; off: use the generator's."
+        True,
+        "Keep the context image's pixels outside the lesion mask; off: use the generator's pixels.",
     )
     match_rim: bool = setting(
         False,
         "Shift every infill to match the tissue at its mask's outer rim, so that no edge shows. "
-        "Off: paper.",
+        "Off in the paper.",
     )
     rim_reach_px: float = setting(
         0.0,
@@ -95,18 +102,20 @@ class ModelConfig:
         "generator sets the level inside; 0: the whole shift everywhere.",
     )
     discriminator_sees_class: bool = setting(
-        True, "Give the class to the discriminator, D(c, .); off: only the image."
+        True, "Give the class to the discriminator, D(c, .); off: give it only the image."
     )
     discriminator_view: str = setting(
         "patch",
         "Input of the discriminator: patch, the whole patch (paper); lesion, a window of half the "
-        "patch's width around the lesion, with its local contrast and mask; the discriminator "
-        "learns sooner from it.",
+        "patch's width around the lesion, with its local contrast and mask, from which the "
+        "discriminator learns sooner.",
     )
-    vgg_weights: str = setting("imagenet", f"VGG-19 of the feature loss: {WEIGHT_SOURCES}.")
+    vgg_weights: str = setting(
+        "imagenet", f"Weights of the feature loss's VGG-19: {WEIGHT_SOURCES}."
+    )
     feature_layers: tuple[str, ...] = setting(
         FEATURE_LAYERS,
-        f"VGG-19 maps compared by the feature loss, any of {','.join(FEATURE_LAYERS)}.",
+        f"VGG-19 maps that the feature loss compares, some of {','.join(FEATURE_LAYERS)}.",
     )
 
     def validate(self) -> None:
@@ -146,7 +155,7 @@ class LossConfig:
         0.0,
         "Weight of the adversarial and boundary losses of infills of the opposite class, relative "
         "to infills of the patch's own class. The synthetic set consists of opposite-class "
-        "infills; without this weight no loss is computed on them. 0: off (paper).",
+        "infills, on which no loss is computed without this weight. 0: off (paper).",
     )
     wrong_class_weight: float = setting(
         0.0,
@@ -163,14 +172,15 @@ class LossConfig:
     )
     windowed_feature_loss: bool = setting(
         True,
-        "Compute the feature loss in a window around each lesion mask: same value and gradient, "
-        "less arithmetic. Without --composite it is always computed on whole patches.",
+        "Compute the feature loss in a window around each lesion mask, which gives the same value "
+        "and gradient with less arithmetic. Without --composite it is always computed on whole "
+        "patches.",
     )
     feature_reach_px: int = setting(
         EXACT_REACH_PX,
-        "Distance beyond the bounding box of a lesion mask up to which differences of feature maps "
-        "are included, in pixels; the same margin is computed around it. "
-        f"Exact from {EXACT_REACH_PX} at pool3, 6 at pool2, 2 at pool1.",
+        "Distance in pixels from a lesion mask's bounding box up to which differences of feature "
+        "maps are included; a margin of the same width is computed around them. "
+        f"The loss is exact from {EXACT_REACH_PX} up to pool3, 6 up to pool2, 2 up to pool1.",
     )
 
     def validate(self) -> None:
@@ -227,10 +237,10 @@ class TrainingConfig:
     augment_discriminator: bool = setting(
         False,
         "Augment the discriminator's input, real and infilled alike, by contrast, brightness, "
-        "translation, cutout and orientation (DiffAugment, Zhao et al. 2020). Off: paper.",
+        "translation, cutout and orientation (DiffAugment, Zhao et al. 2020). Off in the paper.",
     )
     switch_threshold: float = setting(
-        0.3, "A turn ends when the adversarial loss of the trained network is below this."
+        0.3, "Adversarial loss of the network being trained below which its turn ends."
     )
     max_steps_per_turn: int = setting(100, "Maximum steps per turn; then the other network trains.")
     seed: int = setting(0, "Seed of all random draws: weights, noise, order of patches.")
@@ -335,7 +345,7 @@ class Config:
     experiment: ExperimentConfig = dataclasses.field(default_factory=ExperimentConfig)
 
     def validate(self) -> "Config":
-        """Returns itself; raises UserError if a value is invalid."""
+        """Returns the configuration itself; raises UserError if a value is invalid."""
         for group in (self.data, self.model, self.loss, self.training, self.hardware):
             group.validate()
         self.classifier.validate()
@@ -360,11 +370,9 @@ class Config:
         try:
             groups = json.loads(text)
             if set(groups) != {field.name for field in dataclasses.fields(cls)}:
-                raise KeyError(f"its groups are {sorted(groups)}")
+                raise TypeError(f"its groups are {sorted(groups)}")
         except (TypeError, KeyError, json.JSONDecodeError) as error:
-            raise UserError(
-                f"The saved configuration is not valid in this version: {error}."
-            ) from None
+            raise UserError(_INVALID.format(error)) from None
         return cls.from_groups(groups)
 
     @classmethod
@@ -372,7 +380,7 @@ class Config:
         """Returns the configuration with the given settings and defaults for all others.
 
         Args:
-            groups: settings by name, for each group's name, as read from JSON.
+            groups: for the name of each group, its settings by name, as read from JSON.
 
         Raises:
             UserError: a name or value is not valid in this version.
@@ -389,6 +397,4 @@ class Config:
                 }
             ).validate()
         except (TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"The saved configuration is not valid in this version: {error}."
-            ) from None
+            raise UserError(_INVALID.format(error)) from None

@@ -5,12 +5,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-# In messages about damaged checkpoints: some errors lose their class on the way to Python.
+# Texts by which errors about damaged checkpoints are recognised: some of these errors lose their
+# class on the way from C++ to Python.
 _DAMAGE_TEXTS = ("no such file", "sstable", "corrupt", "checksum")
 
 
 class UserError(ValueError):
-    """A user's mistake; the message is one line: the rule, the received value, a remedy.
+    """A user's mistake. The message is one line with the rule, the received value and a remedy.
 
     Command-line entry points print the message and exit with code 2, without a traceback.
     """
@@ -19,7 +20,7 @@ class UserError(ValueError):
 
 
 class StorageError(UserError):
-    """A file system does not respond now, or is full: the same command may succeed later.
+    """A file system is full or does not respond; the same command may succeed later.
 
     The exit code is EX_IOERR of sysexits.h.
     """
@@ -28,15 +29,15 @@ class StorageError(UserError):
 
 
 class DivergedError(ArithmeticError):
-    """A loss or gradient became NaN or infinite, and the run is configured to stop."""
+    """A loss or gradient is NaN or infinite, and the run stops."""
 
     exit_code = 3
 
 
 class Preempted(Exception):  # noqa: N818 - nothing went wrong
-    """The command was asked to stop (SIGTERM, Ctrl-C) and has saved its state.
+    """The command was asked to stop by SIGTERM or Ctrl-C; the same command resumes its work.
 
-    After SIGTERM the exit code is EX_TEMPFAIL of sysexits.h: run the same command to resume.
+    The exit code after SIGTERM is EX_TEMPFAIL of sysexits.h.
     """
 
     exit_code = 75
@@ -47,13 +48,16 @@ class Preempted(Exception):  # noqa: N818 - nothing went wrong
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message without its full stop, or the error's name."""
+    """Returns the first line of an error's message without its full stop.
+
+    If the message is empty, returns the name of the error's class.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 @contextlib.contextmanager
 def prefix_errors(what: str) -> Iterator[None]:
-    """Prefixes the message of a UserError raised inside with its subject."""
+    """Prefixes the message of a UserError raised inside with `what`, the message's subject."""
     try:
         yield
     except UserError as error:
@@ -62,10 +66,11 @@ def prefix_errors(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """Raises UserError where TensorFlow cannot read or write a file, other errors unchanged.
+    """Replaces TensorFlow's errors of reading and writing files; other errors pass unchanged.
 
     Raises:
-        UserError: the file does not exist, or the account has no permission for it.
+        UserError: a file cannot be read or written, for instance because it does not exist or the
+            account lacks the permission.
         StorageError: the file system is full or does not respond.
     """
     try:
@@ -88,13 +93,13 @@ def storage_errors() -> Iterator[None]:
 def is_storage_error(error: Exception) -> bool:
     """Returns whether an error comes from TensorFlow's file systems, which read buckets.
 
-    They raise errors of TensorFlow, not OSError, and computations raise the same classes.
+    TensorFlow's file systems do not raise OSError, but the same classes as its computations.
     """
     tensorflow = sys.modules.get("tensorflow")  # an import would take seconds
     classes = getattr(tensorflow, "errors", None)
     if classes is None or not isinstance(error, classes.OpError):
         return False
-    # Computations never raise these two. The operations that read and write checkpoints do.
+    # Computations never raise these two classes; operations that read or write checkpoints do.
     if isinstance(error, (classes.PermissionDeniedError, classes.UnauthenticatedError)):
         return True
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
@@ -102,10 +107,11 @@ def is_storage_error(error: Exception) -> bool:
 
 
 def is_damage(error: Exception) -> bool:
-    """Returns whether an error of reading a checkpoint means that its files are damaged.
+    """Returns whether an error raised on reading a checkpoint means that its files are damaged.
 
-    TensorFlow's errors differ for bad checksums, missing files and truncated files. After other
-    errors, of memory, permissions or a file system without response, the files may be intact.
+    TensorFlow raises different errors for bad checksums, missing files and truncated files. After
+    any other error, such as too little memory, a missing permission or a file system that does not
+    respond, the files may be intact.
     """
     errors = sys.modules["tensorflow"].errors
     of_content = (errors.DataLossError, errors.NotFoundError, errors.OutOfRangeError)

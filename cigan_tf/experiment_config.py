@@ -33,7 +33,9 @@ class ClassifierConfig:
         "(.npz, .h5).",
     )
     classifier_steps: int = setting(10_000, "Training steps of a classifier.")
-    classifier_batch_size: int = setting(32, "Patches per step; even: half of each class.")
+    classifier_batch_size: int = setting(
+        32, "Patches per step; an even number, half of them of each class."
+    )
     classifier_learning_rate: float = setting(1e-5, "Adam's initial learning rate.")
     classifier_decay_rate: float = setting(
         0.9, "Factor applied to the learning rate at every decay."
@@ -55,7 +57,7 @@ class ClassifierConfig:
     real_share_reading: str = setting(
         "share_x1.2",
         "Growth of the share of real patches from one half, every real_share_steps: 'share_x1.2', "
-        "the share x 1.2, at most 0.9; 'synthetic_x0.8', the weight of synthetic patches x 0.8; "
+        "the share x 1.2, up to 0.9; 'synthetic_x0.8', the weight of synthetic patches x 0.8; "
         "'plus_20_points', 0.5, 0.7, 0.9.",
     )
     real_share_steps: int = setting(1000, "Steps between increases of the share of real patches.")
@@ -65,7 +67,7 @@ class ClassifierConfig:
     synthetic_per_real: float = setting(
         1.0,
         "Infills used per training patch of the generator; the share of synthetic patches in a "
-        "step still follows real_share_reading. Values above 1 need a set with at least that "
+        "step still follows real_share_reading. A value above 1 needs a set with at least that "
         "many --infills_per_patch. With a fraction, infills are chosen at random with the "
         "classifier's seed.",
     )
@@ -105,7 +107,7 @@ class ClassifierConfig:
         )
         require(
             self.classifier_batch_size >= 2 and self.classifier_batch_size % 2 == 0,
-            "classifier_batch_size must be an even number of patches, half of each class.",
+            "classifier_batch_size must be an even number of patches, half of them of each class.",
             classifier_batch_size=self.classifier_batch_size,
         )
         require(
@@ -219,12 +221,13 @@ class ExperimentConfig:
     quality_features: str = setting(
         "imagenet",
         "Features for comparing infills with real lesions: VGG-16 with weights 'imagenet', "
-        "'random', or from a file (.npz, .h5); or 'classifier', the experiment's own.",
+        "'random', or from a file (.npz, .h5); or 'classifier', those of the experiment's own "
+        "classifier.",
     )
     bootstrap_resamples: int = setting(2000, "Resamples of the test patients.")
 
     def validate(self, classifier: ClassifierConfig) -> None:
-        """Raises UserError if a value is invalid, including the arms."""
+        """Raises UserError if a value or an arm is invalid."""
         require(
             bool(self.quality_features),
             "quality_features must not be empty.",
@@ -284,8 +287,8 @@ class ExperimentConfig:
         """Returns every classifier of the experiment.
 
         The seed is the outer loop, so an interrupted experiment has all arms of its first seeds.
-        Arms with a confirming arm come last. An arm with its own synthetic_dir does not depend on
-        `generators`.
+        Among the arms of a seed, those with a confirming arm come last. An arm with its own
+        `synthetic_dir` does not depend on `generators`.
 
         Args:
             classifier: the settings that an arm overrides.

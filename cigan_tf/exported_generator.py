@@ -1,4 +1,4 @@
-"""Generators for inference: a SavedModel, loaded from its folder, or a preset."""
+"""Generators for inference, loaded from a SavedModel's folder or from a preset."""
 
 import functools
 import hashlib
@@ -26,12 +26,13 @@ class ExportedGenerator:
     Attributes:
         kind: kind of source, for messages.
         path: the loaded folder.
-        patch_size: side of its patches in pixels.
+        patch_size: side of the generator's patches in pixels.
         provenance: the record of its training run with `step` and `weights_sha256`; None if the
             SavedModel has no record.
 
     Raises:
-        UserError: the SavedModel does not exist; its record is damaged or belongs to other weights.
+        UserError: there is no SavedModel, or it is not a generator, or its record is damaged or
+            belongs to other weights.
     """
 
     kind = "SavedModel"
@@ -54,8 +55,7 @@ class ExportedGenerator:
         if self.provenance and self.provenance.get("weights_sha256") != self.sha256:
             raise UserError(
                 f"The provenance record of the SavedModel {str(self.path)!r} belongs to different "
-                "weights; "
-                "export it again with cigan-export --workdir=DIR."
+                "weights; export the run again with cigan-export --workdir=DIR."
             )
 
     def __call__(self, image, mask, label, seed) -> np.ndarray:
@@ -68,7 +68,8 @@ class ExportedGenerator:
             seed: int32 [N]; the same seed gives the same infill.
 
         Returns:
-            float32 [N, p, p, 1] in [0, 1]; equal to the image outside the mask.
+            float32 [N, p, p, 1] in [0, 1]; equal to the image outside the mask, unless the run was
+            trained with --nocomposite.
         """
         infilled = [
             self._signature(

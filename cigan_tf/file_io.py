@@ -1,4 +1,4 @@
-"""Atomic writing of files, on a disk or in a bucket, and locks of folders."""
+"""Writes files atomically, on disk or in a bucket, and locks folders."""
 
 import atexit
 import contextlib
@@ -18,7 +18,7 @@ from cigan_tf import terminal
 from cigan_tf.errors import UserError
 
 LOCK_FILE = ".lock"
-# Errors of network file systems without locks.
+# Errors from network file systems that have no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -34,7 +34,8 @@ def matching(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
 
     Args:
         folder: may be missing; then nothing matches.
-        pattern: of `fnmatch`; a name with a leading dot matches only a pattern with a leading dot.
+        pattern: a pattern of `fnmatch`, except that names with a leading dot match only patterns
+            with a leading dot.
     """
     folder = epath.Path(folder)
     if not folder.exists():
@@ -48,12 +49,15 @@ def matching(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
 
 
 def literal_path(path: str | os.PathLike) -> str:
-    """Returns a path without pattern characters by which TensorFlow finds a folder or file prefix.
+    """Returns an equivalent path whose folders have no characters that TensorFlow expands.
 
-    TensorFlow reads and removes checkpoints by patterns: brackets in a folder's name make it find
-    no checkpoints, or those of another folder. Such a folder is reached through a link in the
-    temporary folder, which is removed when the process ends. The folder that is linked to is
-    created.
+    TensorFlow finds and removes checkpoints by patterns. Brackets in a folder's name would make it
+    find no checkpoints, or those of another folder. Such a folder is therefore reached through a
+    link in a temporary folder, which is removed when the process ends.
+
+    Args:
+        path: a folder, or the prefix of a checkpoint's files. If it is not an existing folder, the
+            link leads to its parent, which is created.
     """
     path = epath.Path(path)
     if not on_disk(path) or not set(os.fspath(path)) & set("[]*?\\"):
@@ -77,8 +81,8 @@ def _link(folder: str) -> str:
 def whole_file(path: str | os.PathLike) -> Iterator[epath.Path]:
     """Yields a temporary path; the file written there is renamed to `path` when it is complete."""
     path = epath.Path(path)
-    # Unique on all machines that share a disk. The extension stays: some writers choose the format
-    # by it.
+    # Unique on all machines that share a disk. The extension is kept, because some writers choose
+    # the format by it.
     temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         yield temporary
@@ -102,7 +106,7 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def local_file(path: str | os.PathLike) -> Iterator[str]:
-    """Yields a local file with the content of a file that may be in a bucket."""
+    """Yields the path of a local file with the content of a file that may be in a bucket."""
     path = epath.Path(path)
     if on_disk(path):
         yield os.fspath(path)
@@ -115,9 +119,9 @@ def local_file(path: str | os.PathLike) -> Iterator[str]:
 
 @contextlib.contextmanager
 def written_locally(path: str | os.PathLike) -> Iterator[str]:
-    """Yields a local path to write to; the finished file is moved to `path`.
+    """Yields a local path; the file written there is moved to `path` when it is complete.
 
-    For writers that do not support buckets.
+    Use it for writers that do not support buckets.
     """
     path = epath.Path(path)
     if on_disk(path):
@@ -131,7 +135,7 @@ def written_locally(path: str | os.PathLike) -> Iterator[str]:
 
 
 def has_locks(folder: str | os.PathLike) -> bool:
-    """Returns whether a folder can be locked against other processes (`lock`)."""
+    """Returns whether `lock` can exclude other processes from an existing folder."""
     if not on_disk(folder):
         return False
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -146,20 +150,20 @@ def has_locks(folder: str | os.PathLike) -> bool:
 
 @contextlib.contextmanager
 def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
-    """Locks a folder against other processes; the lock is released when the process ends.
+    """Locks a folder against other processes until the context or the process ends.
 
-    Buckets and some network file systems have no locks: there, every process gets the lock, on a
-    network file system with a warning.
+    Buckets and some network file systems have no locks. In them, no process is kept out; on such a
+    network file system, a warning is printed.
 
     Args:
         folder: created if it does not exist.
-        wait: wait for another process that has the lock.
+        wait: whether to wait until no other process holds the lock.
 
     Yields:
-        Whether the folder is locked by this process: False if another process has the lock.
+        False if another process holds the lock, otherwise True.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written to.
     """
     folder = epath.Path(folder)
     if not on_disk(folder):
@@ -169,7 +173,10 @@ def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("wb")
     except OSError as error:
-        raise UserError(f"The folder {str(folder)!r} cannot be written to: {error}.") from None
+        raise UserError(
+            f"The folder {str(folder)!r} cannot be written to: {error}. Change its permissions, or "
+            "pass another folder."
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,4 +1,4 @@
-"""All command-line flags: one for each field of the configuration, and those of the command."""
+"""All flags of `main.py`: one for each field of the configuration, and those of the command."""
 
 import dataclasses
 
@@ -31,13 +31,15 @@ MODE = flags.DEFINE_enum(
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: settings, checkpoints, logs.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.")
 RESUME_CHANGED = flags.DEFINE_bool(
-    "resume_changed", False, "Resume the run in --workdir even if its settings differ."
+    "resume_changed",
+    False,
+    "Resume the run in --workdir even if its settings or the records of its dataset have changed.",
 )
 SAVED_MODEL = flags.DEFINE_string(
     "saved_model", None, "Exported generator; default: the newest in WORKDIR/saved_model."
 )
 WRITE_PNG = flags.DEFINE_bool(
-    "write_png", False, "With --mode=infill: also write every patch and mask as PNG files."
+    "write_png", False, "Also write every patch and mask as PNG files, with --mode=infill."
 )
 
 JOBS = flags.DEFINE_integer(
@@ -50,8 +52,8 @@ JOBS = flags.DEFINE_integer(
 CELL_INDEX = flags.DEFINE_integer(
     "cell_index",
     None,
-    "With --mode=classify: train only the classifier with this number (see --list_cells), for an "
-    "array of cluster jobs.",
+    "Number of the only classifier to train with --mode=classify (see --list_cells), for an array "
+    "of cluster jobs.",
     lower_bound=0,
 )
 LIST_CELLS = flags.DEFINE_bool(
@@ -88,7 +90,7 @@ def is_given(name: str) -> bool:
 
 
 def chosen_cells(config: Config) -> list[Cell]:
-    """Returns the experiment's cells, or only that of --cell_index."""
+    """Returns the experiment's cells, or only the one with the number --cell_index."""
     cells = config.experiment.cells(config.classifier)
     index = CELL_INDEX.value
     if index is None:

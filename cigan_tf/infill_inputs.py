@@ -4,7 +4,8 @@ import numpy as np
 
 from cigan_tf.errors import UserError
 
-# By input: check of the values of arrays or tensors, and the rule. NaN is never allowed.
+# For each input, a check of the values of an array or tensor, and the rule that an error states.
+# NaN passes no check.
 RANGES = {
     "image": (
         lambda x: (x >= 0) & (x <= 1),
@@ -48,7 +49,7 @@ def check_label_and_seed(label, seed, count: int) -> dict[str, np.ndarray]:
     """Returns `label` and `seed` as int32 [count].
 
     Raises:
-        UserError: one has a wrong shape, type or range.
+        UserError: one of the two has a wrong shape, type or range.
     """
     vectors = {}
     limits = np.iinfo(np.int32)
@@ -72,7 +73,9 @@ def _floats(name: str, values) -> np.ndarray:
     try:
         return np.asarray(values, np.float32)
     except (TypeError, ValueError):
-        raise UserError(f"{name} must be an array of numbers.") from None
+        raise UserError(
+            f"{name} must be an array of numbers. Received: {type(values).__name__}."
+        ) from None
 
 
 def _check_range(name: str, values: np.ndarray) -> None:

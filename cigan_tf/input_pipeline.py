@@ -1,8 +1,8 @@
-"""Patches on disk to batches: class balance, masks for patches without a lesion, flips.
+"""Makes batches of patches on disk: balanced classes, masks for patches without a lesion, flips.
 
-The dataset is read from its files only (`tfds.builder_from_directory` finds features and splits
-next to the records), so every variant built by `tfds build -c '{...}'` can be used. The input of a
-training step is a function of the seed and the step number; the position in the input is a number.
+The dataset is read only from its files (TFDS finds the features and splits next to the records), so
+every variant built by `tfds build -c '{...}'` can be used. The input of a training step is a
+function of the seed and the step number, so a run resumes its input at any step.
 """
 
 import collections
@@ -25,13 +25,13 @@ from cigan_tf.record_index import RecordIndex
 # Each random stream uses the run's seed and its own number.
 _STREAMS = (*CLASS_NAMES, "lesion_masks", "augmentation", "pictures", "drawn")
 
-# Resolution of shares of patients.
+# Number of hash values of a patient's id: the resolution of a share of the patients.
 _PATIENT_BUCKETS = 2**20
 
 # Images of a record stay PNG-encoded until they are needed.
 _UNDECODED = {name: tfds.decode.SkipDecoding() for name in ("image", "mask")}
 
-# Number of masks tried for a patch without a lesion, to find one on tissue.
+# Number of masks tried for a patch without a lesion, to find one that lies on its tissue.
 CANDIDATE_DONORS = 8
 
 
@@ -39,7 +39,8 @@ def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
     """Returns the dataset as stored on disk.
 
     Raises:
-        UserError: it has not been built, cannot be read, or has patches of another size.
+        UserError: the dataset has not been built, cannot be read, has patches of another size, or
+            is not stored as TFRecord files.
     """
     data_dir = os.path.expanduser(data.data_dir)
     try:
@@ -69,11 +70,11 @@ def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
 
 
 class Shuffled:
-    """Endless passes through a list of numbers, each in another order.
+    """Endless passes through a list of numbers, each pass in its own random order.
 
     Args:
         numbers: int [n], n > 0.
-        seed: seed of the orders.
+        seed: seed of all orders.
     """
 
     def __init__(self, numbers: np.ndarray, seed: Sequence[int]):
@@ -97,8 +98,8 @@ class Shuffled:
 class TrainingInput:
     """The patches of the training split, in the order given by the seed.
 
-    Half of each batch is of each class. A patch without a lesion gets the mask of another lesion of
-    the split, drawn at random among those that fit on its tissue.
+    Each class fills half of every batch. A patch without a lesion gets the mask of a lesion from
+    another patch of the split: of a few masks drawn at random, the first that lies on its tissue.
 
     Args:
         config: names the dataset; `config.training.seed` determines the order.
@@ -181,7 +182,7 @@ def training_batches(config: Config, first_step: int = 0) -> tf.data.Dataset:
 
 
 def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, np.ndarray]:
-    """Returns a few fixed patches of a split: malignant lesions, benign lesions, background.
+    """Returns a few fixed patches of a split: malignant lesions, benign lesions, and no lesion.
 
     Args:
         config: names the dataset, and the seed that selects the patches.
@@ -214,7 +215,10 @@ def picture_patches(config: Config, split: str, num_per_kind: int) -> dict[str, 
 
 
 def _over_films(records: np.ndarray, index: RecordIndex) -> np.ndarray:
-    """Returns records, one of each film before a second of any, separately if simulated."""
+    """Returns the records with one of each film first, then a second of each, and so on.
+
+    Simulated and real lesions on the same film count as two films.
+    """
     return spread(records, zip(index.film_id[records], index.simulated[records], strict=True))
 
 
@@ -292,7 +296,7 @@ def _read(
 
 
 def _places_of_candidates(number: np.ndarray) -> np.ndarray:
-    """Returns where each patch's candidates are in the endless masks, int64 [N, candidates]."""
+    """Returns the places of each patch's candidates in the endless masks, int64 [N, candidates]."""
     return number[:, None] * CANDIDATE_DONORS + np.arange(CANDIDATE_DONORS)
 
 
@@ -359,7 +363,8 @@ class Records:
             record: number of the record.
             donors: numbers of candidate records with a lesion, [candidates].
             patch_size: side of a patch in pixels.
-            keeps_own: returns whether a patch keeps its own mask; by default if it has a lesion.
+            keeps_own: function that returns whether a patch keeps its own mask; by default, it does
+                if it has a lesion.
         """
         record, donors = tf.convert_to_tensor(record), tf.convert_to_tensor(donors)
         patch = self.read(record)
@@ -395,15 +400,15 @@ def encoded_patches(
     Args:
         builder: from `open_dataset`.
         split: name of the split.
-        patient_share: share of its patients in (0, 1], chosen by a hash of their ids; smaller
-            shares are subsets of larger ones.
+        patient_share: share of the split's patients, in (0, 1], chosen by a hash of their ids;
+            smaller shares are subsets of larger ones.
 
     Returns:
-        A dataset of dicts of scalars: `image`, `mask` (bytes), `label` (int32), `has_lesion`,
-        `simulated` (bool), `lesion_type`, `patient_id`, `film_id`, `scanner`, `patch`, the id of
-        the patch in the dataset (str), `tissue_fraction` (float32), `density`, `subtlety` (int32,
-        -1 if unknown), and `infill`, the number of an infill among those of one patch (int32, 0 if
-        the dataset is not synthetic).
+        A dataset of dicts of scalars: `image` and `mask` (bytes), `label` (int32), `has_lesion` and
+        `simulated` (bool), `lesion_type`, `patient_id`, `film_id`, `scanner` and `patch`, the
+        patch's id in the dataset (str), `tissue_fraction` (float32), `density` and `subtlety`
+        (int32, -1 if unknown), and `infill`, the number of an infill among those of one patch
+        (int32, 0 if the dataset is not synthetic).
 
     Raises:
         UserError: the split does not exist.
@@ -434,7 +439,7 @@ def _facts(patch, lesion_types: Sequence[str]) -> dict[str, tf.Tensor]:
         "patient_id": patch["patient_id"],
         "film_id": patch["film_id"],
         "scanner": patch["scanner"],
-        # Synthetic sets and older datasets lack some of them.
+        # Synthetic sets and older datasets lack some of the following facts.
         "tissue_fraction": patch.get("tissue_fraction", tf.constant(1.0)),
         "density": patch.get("density", unknown),
         "subtlety": patch.get("subtlety", unknown),
@@ -457,7 +462,9 @@ def of_patients(index: RecordIndex, patient_share: float) -> np.ndarray:
 def patches_per_patient(
     builder: tfds.core.DatasetBuilder, split: str, patient_share: float = 1.0
 ) -> dict[str, int]:
-    """Returns the number of patches of each patient in a split; arguments as `encoded_patches`.
+    """Returns the number of patches of each patient in a split.
+
+    The arguments are those of `encoded_patches`.
 
     Raises:
         UserError: the split does not exist.
@@ -513,12 +520,14 @@ def _flip(example, seeds):
 
 
 def _change_exposure(example, seed, max_gamma: float):
-    """Raises grey levels to a random power, as often below as above 1; 0 and 1 do not change."""
+    """Raises grey levels to a random power, as often below as above 1; keeps the levels 0 and 1."""
     log_gamma = tf.random.stateless_uniform((), seed, -1, 1) * math.log(max_gamma)
     return {**example, "image": example["image"] ** tf.exp(log_gamma)}
 
 
 def require_some(chosen: np.ndarray, where: str, what: str) -> None:
-    """Raises UserError if no record is chosen (bool [n]): `where` has no `what`."""
+    """Raises UserError, saying that `where` has no `what`, if no record is `chosen` (bool [n])."""
     if not chosen.any():
-        raise UserError(f"The {where} has no {what}; training needs both classes.")
+        raise UserError(
+            f"The {where} has no {what}; training needs lesions and patches of both classes."
+        )

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: long work saves its state and ends."""
+"""Handling of SIGTERM and Ctrl-C: long work saves its state and ends."""
 
 import contextlib
 import signal
@@ -31,7 +31,7 @@ class Interruption:
         """Returns the exception that ends the command.
 
         Args:
-            done: what was saved and how to resume, after "Stopped by SIGTERM".
+            done: end of the message "Stopped by SIGTERM ...": what was saved and how to resume.
         """
         # The signal may have been received by another worker.
         asked = self.signal or signal.SIGTERM

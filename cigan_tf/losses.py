@@ -1,7 +1,7 @@
-"""The loss terms of the paper, section 2.2: one pure function each, returning batch means.
+"""The loss terms, each computed by a pure function (paper section 2.2).
 
 A term used by both networks has two functions, xxx_generator_loss and xxx_discriminator_loss. Every
-term is the mean over the given batch. Only the train step divides by the number of replicas.
+term is a mean over the given batch. Only the train step divides by the number of replicas.
 """
 
 from keras import ops
@@ -29,18 +29,19 @@ def adversarial_discriminator_loss(
 ):
     """Returns the mean of -log D(c, R) and -log(1 - D(c, S)).
 
-    The two terms are averaged, not added, so that the threshold of 0.3 for ending a turn means the
-    same for both networks.
+    The two terms are averaged, not added, so that the threshold of 0.3 for ending a turn has the
+    same meaning for both networks.
 
     Args:
         real_logits: [N, 1], the discriminator's output for real patches, in (-inf, inf).
         fake_logits: [N, 1], the discriminator's output for infilled patches, in (-inf, inf).
         wrong_class_logits: [N, 1], the discriminator's output for real patches given the
             opposite class; they count as fakes.
-        wrong_class_weight: their weight relative to the infilled patches.
+        wrong_class_weight: weight of these patches relative to the infilled patches.
         opposite_logits: [N, 1], the discriminator's output for patches infilled as the opposite
             class, given that class; they count as fakes.
-        opposite_class_weight: their weight relative to patches infilled as their own class.
+        opposite_class_weight: weight of these patches relative to patches infilled as their own
+            class.
 
     Returns:
         Scalar >= 0; log 2 = 0.693 if the discriminator is at chance.
@@ -83,14 +84,15 @@ def feature_loss(real_features, infilled_features):
     """Returns the sum over layers of the mean absolute difference of the feature maps.
 
     Args:
-        real_features: dict of [N, h, w, c]: the VGG input, pool1, pool2, pool3 of real patches.
-        infilled_features: the same of the infilled patches.
+        real_features: dict of maps [N, h, w, c] of the real patches: some of VGG-19's input,
+            pool1, pool2 and pool3.
+        infilled_features: the same maps of the infilled patches.
 
     Returns:
         Scalar >= 0.
     """
 
-    # Maps may be in half precision, and the two may differ in precision.
+    # Maps may be in half precision, and the real and infilled patches' maps may differ in it.
     def mean_difference(real, infilled):
         return ops.mean(ops.abs(ops.cast(real, "float32") - ops.cast(infilled, "float32")))
 

@@ -12,7 +12,7 @@ from cigan_tf import command_line, flags, run_folder, tensorflow_loading
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 
-# --help shows only the flags of the main module.
+# Without this, --help would not show them, because it shows only the flags of the main module.
 absl_flags.adopt_module_key_flags(flags)
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     if workdir is None:
         raise UserError("Pass --workdir=DIR, the folder of the run.")
     cells = flags.chosen_cells(config) if flags.MODE.value == "classify" else []
-    # Here, so that a wrong flag is reported before TensorFlow loads.
+    # Loaded only here, so that a wrong flag is reported first.
     tensorflow_loading.load_tensorflow()
     if flags.MODE.value == "train":
         from cigan_tf.training.train import train
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _begun(workdir: str | None) -> Config | None:
-    """Returns the settings of the run in a workdir, None if there is none."""
+    """Returns the settings of the run in a workdir, or None if there is no run."""
     if workdir is None or not (epath.Path(workdir) / run_folder.CONFIG_FILE).exists():
         return None
     return run_folder.load_config(epath.Path(workdir))

@@ -22,7 +22,7 @@ _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 _DETAIL_SIGMA_PX = 2.0
 # Wide compared with the detail, so that a lesion smoother than the surrounding tissue stays smooth.
 _CONTRAST_SIGMA_PX = 6.0
-# Keeps the quotient finite without a ring.
+# Keeps the quotient finite if there is no ring.
 _LEAST_RING_WEIGHT = 1e-12
 # Below this there is only rounding, no texture: 8-bit films have steps of 0.004.
 _LEAST_DEVIATION = 1e-3
@@ -86,7 +86,7 @@ def match_rim(image, mask, generated, reach_px: float = 0.0):
     sigmas_px = [2.0**power for power in range(num_scales(image.shape[1]))]
     spread, weight = 0.0, _LEAST_RING_WEIGHT
     if reach_px:
-        # The weight of the ring at that distance, as that of a line.
+        # The weight of a straight rim at that distance.
         weight += sum(
             math.exp(-0.5 * (reach_px / sigma_px) ** 2) / (math.sqrt(2 * math.pi) * sigma_px**3)
             for sigma_px in sigmas_px
@@ -100,10 +100,10 @@ def match_rim(image, mask, generated, reach_px: float = 0.0):
 def inner_rim(mask):
     """Returns the mask's outermost ring of pixels, one pixel wide, inside the mask.
 
-    A mask that extends beyond the patch has no rim at the patch's edge: there is nothing to blend
-    with.
+    A mask that extends beyond the patch has no rim at the patch's edge, because there is nothing to
+    blend with.
     """
-    # The complement is zero-padded, so pixels beyond the patch do not erode the mask.
+    # Max-pooling ignores what is beyond the patch, so the mask is not eroded from there.
     grown_outside = ops.max_pool(1.0 - mask, pool_size=3, strides=1, padding="same")
     return mask * grown_outside
 
@@ -115,7 +115,7 @@ def bounding_box(mask):
         mask: [N, p, p, 1].
 
     Returns:
-        Two int32 [N, 2], (row, column). The whole patch if the mask is empty.
+        Two int32 [N, 2], (row, column); those of the whole patch if the mask is empty.
     """
     size = ops.shape(mask)[1]
     covered = ops.stack([ops.max(mask, axis=(2, 3)), ops.max(mask, axis=(1, 3))], axis=1)
@@ -132,7 +132,8 @@ def lesion_window(images, mask):
         mask: [N, p, p, 1].
 
     Returns:
-        [N, p/2, p/2, c], inside the patch; not centred on a lesion near the patch's edge.
+        [N, p/2, p/2, c]. The square is inside the patch, so it is not centred on a lesion near the
+        patch's edge.
     """
     size = images.shape[1]
     side = size // 2
@@ -147,7 +148,7 @@ def square_at(images, corner, side: int):
     Args:
         images: [N, h, w, c].
         corner: int32 [N, 2], (row, column); the square must be inside the image.
-        side: of the square in pixels.
+        side: side of the square in pixels.
 
     Returns:
         [N, side, side, c].
@@ -174,7 +175,7 @@ def local_contrast(image):
 
 
 def gaussian_blur(image, sigma_px: float):
-    """Returns [N, p, p, 1] after a Gaussian filter; pixels beyond the patch count as 0."""
+    """Returns images [N, p, p, 1] after a Gaussian filter; pixels beyond the patch count as 0."""
     kernel = ops.cast(gaussian_kernel(sigma_px), image.dtype)
     blurred = ops.conv(image, ops.reshape(kernel, (-1, 1, 1, 1)), padding="same")
     return ops.conv(blurred, ops.reshape(kernel, (1, -1, 1, 1)), padding="same")

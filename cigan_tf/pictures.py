@@ -24,7 +24,7 @@ def display_window(image: np.ndarray) -> tuple[float, float]:
 
 
 def to_8_bit(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Returns the image in a grey-level window, uint8, same shape."""
+    """Returns the image in a grey-level window, uint8 of the same shape."""
     black, white = window
     return (255 * np.clip((image - black) / (white - black), 0, 1) + 0.5).astype(np.uint8)
 
@@ -38,14 +38,14 @@ def comparison_rows(
         batch: `image`, `mask` float32 [N, p, p, 1], `label` int32 [N].
         infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1] that uses
             the noise of `randomness.noise_of_seed`.
-        seed: seed of the first patch; each following patch adds 1.
-        before: like `infill`, of the generator that training started from.
+        seed: seed of the first patch; it increases by 1 from patch to patch.
+        before: a function like `infill`, of the generator that training started from.
 
     Returns:
         N rows of uint8 [p, p] pictures: `COLUMNS`, which include those of the paper's Fig. 1, and
         `BEFORE` if `before` is given.
     """
-    # Here, because commands that draw no noise need no TensorFlow for their flags and messages.
+    # Imported here, because commands that draw no noise need no TensorFlow for flags and messages.
     from cigan_tf.randomness import consecutive_seeds, noise_of_seed
 
     image, mask, label = batch["image"], batch["mask"], batch["label"]

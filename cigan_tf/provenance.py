@@ -1,4 +1,4 @@
-"""Provenance of a generator: a record stored with everything made from it.
+"""Provenance of a generator: a record that is stored with everything made from the generator.
 
 A record is a JSON object. A training run writes one into its workdir (`training_record`), the
 export adds `step` and `weights_sha256`, and all products of the exported generator keep a copy.
@@ -30,7 +30,7 @@ def dataset_record(config: Config) -> dict[str, Any]:
     Returns:
         `name`, `version`, `recipe` (the settings it was built with, or None if unknown),
         `film_size` ([height, width] that its films were rescaled to, or None), `patch_size`,
-        `splits` (patches by split), `fingerprint` (see `fingerprint`).
+        `splits` (number of patches by split), `fingerprint` (see `fingerprint`).
 
     Raises:
         UserError: the dataset has not been built, or has patches of another size.
@@ -98,14 +98,14 @@ def write_training(
 ) -> dict[str, Any] | None:
     """Writes the record of a training run that starts or resumes in `workdir`.
 
-    A run that resumes with another dataset was trained on the patients of both; the record lists
-    the earlier datasets in `earlier_datasets`. A run started without a record gets none, with a
-    warning, because its earlier training data are unknown.
+    A run that resumes with another dataset was trained on the patients of both datasets; the record
+    lists the earlier datasets in `earlier_datasets`. A run that was started without a record gets a
+    warning instead of one, because its earlier training data are unknown.
 
     Args:
         workdir: folder of the run.
         config: the run's settings.
-        resume_changed: let the run resume with another dataset.
+        resume_changed: whether the run may resume with another dataset.
         of_preset: record of the preset that the run starts from.
 
     Returns:
@@ -132,7 +132,7 @@ def write_training(
     if other and (before is None or before["dataset"] != record["dataset"]):
         print(
             f"warning: the earlier training was on {other}, whose patients are also in this "
-            "dataset under other ids: the generator is refused for an experiment on it.",
+            "dataset under other ids: experiments on this dataset refuse the generator.",
             file=sys.stderr,
         )
     write(path, record)
@@ -173,10 +173,10 @@ def of_weights(record: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def begun_from(record: dict[str, Any], of_preset: dict[str, Any]) -> dict[str, Any]:
-    """Returns the record of a training that started from a preset, including the preset's patients.
+    """Returns the record of a run that started from a preset, including the preset's patients.
 
     Args:
-        record: record of the training.
+        record: record of the run alone.
         of_preset: record of the preset; stored as `init_from`.
     """
     patients = sorted({*record["patients"], *of_preset["patients"]})
@@ -245,7 +245,7 @@ def refuse_leaks(
     Args:
         record: record of the network.
         test_patients: ids of the test patients.
-        tested_on: record of their dataset (`dataset_record`).
+        tested_on: record of the test patients' dataset (`dataset_record`).
         network: name of the network, for the message.
     """
     if other := _other_collection(record, tested_on):
@@ -268,7 +268,7 @@ def _collection(dataset: dict[str, Any]) -> str | None:
 
 
 def _other_collection(record: dict[str, Any], dataset: dict[str, Any]) -> str | None:
-    """Returns a collection in a record with a dataset's patients under other ids, or None."""
+    """Returns a collection named in a record that has a dataset's patients under other ids."""
     of_dataset = _collection(dataset)
     others = {_collection(trained_on) for trained_on in datasets(record)} - {None, of_dataset}
     return others.pop() if of_dataset and others else None

@@ -1,4 +1,4 @@
-"""Random draws from explicit seeds that do not change the process's random state."""
+"""Random draws from explicit seeds, without changes to the process's random state."""
 
 import contextlib
 import random
@@ -14,10 +14,10 @@ def seeded(seed: int) -> Iterator[None]:
     """Seeds Keras' initializers and tf.data's shuffles that are created inside the context.
 
     Initializers without a seed draw one from Python's generator when they are created; tf.data
-    combines TensorFlow's global seed with each given seed. Both are restored afterwards.
+    combines TensorFlow's global seed with each given seed. The context restores the states of both.
     """
     of_python = random.getstate()
-    # TensorFlow does not expose its global seed; its generator is created with the first one.
+    # TensorFlow does not expose its global seed. It creates its generator with the first seed.
     eager = context.context()
     of_tensorflow = eager._seed, getattr(eager, "_rng", None)
     random.seed(seed)

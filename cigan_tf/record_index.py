@@ -54,13 +54,13 @@ class RecordIndex:
         length: length of its data in bytes, uint64 [n].
         checksum: checksum of its data, from the file, uint32 [n].
         label: 0 non-malignant, 1 malignant, int64 [n].
-        lesion_type: the dataset's number of the type, 0 without a lesion, int64 [n].
+        lesion_type: the dataset's number for the type, 0 without a lesion, int64 [n].
         simulated: whether the lesion is simulated, bool [n].
         patient_id: bytes [n].
         film_id: bytes [n].
         infill: in a synthetic set, the number of the infill of its patch, from 0; int64 [n].
         masks: the concatenated PNG masks of all lesions, uint8 [bytes]. A mask has a hundredth of
-            its patch's bytes, and most patches without a lesion need the mask of another record.
+            its patch's bytes, and patches without a lesion need the masks of other records.
         mask_end: end of each record's mask in `masks`, int64 [n].
     """
 
@@ -131,7 +131,7 @@ def _state(file: str) -> tuple[str, int, int]:
     name = os.path.basename(file)
     try:
         stat = os.stat(file)
-    except OSError:  # not on this machine; TensorFlow's file systems only have seconds
+    except OSError:  # not on this machine; TensorFlow's file systems report only seconds
         stat = tf.io.gfile.stat(file)
         return name, stat.length, stat.mtime_nsec
     return name, stat.st_size, stat.st_mtime_ns

@@ -1,4 +1,4 @@
-"""The files of a run in its working directory, and the check of its settings."""
+"""The files in a run's workdir, and the check that a resumed run has the same settings."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ from etils import epath
 
 from cigan_tf import file_io
 from cigan_tf.config import Config
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, prefix_errors
 from cigan_tf.experiment_config import Cell
 
 CONFIG_FILE = "config.json"
@@ -21,17 +21,17 @@ CLASSIFIER_DIR = "classifiers"
 EXPERIMENT_FILE = "experiment.json"
 RUN_FILE = "run.json"
 INFILLS_USED_FILE = "infills_used.json"
-# Measures of the generator's infills, and pictures of them.
+# Measures and pictures of the generator's infills.
 QUALITY_FILE = "infill_quality.json"
 INFILLS_FILE = "infills.png"
-# For named generators: NAME.json and NAME.png.
+# Contains NAME.json and NAME.png for each named generator.
 QUALITY_DIR = "infill_quality"
 
-# The settings a generator depends on; a classifier compares its own settings.
+# The settings that a generator depends on; a classifier's run compares its own settings.
 _GENERATOR_GROUPS = ("data", "model", "loss", "training", "hardware")
 
 # Settings that may differ when a run is resumed. They change how long a run takes, where it runs
-# and what it writes, but not the result of a step (except the order of summation).
+# and what it writes, but not the result of a step, except for rounding.
 _FREE_TO_CHANGE = {
     "data_dir",
     "adversarial_steps",
@@ -69,7 +69,7 @@ def cell_dir(workdir: epath.Path, cell: Cell) -> epath.Path:
 
 
 def checkpoints(directory: epath.Path) -> dict[int, str]:
-    """Returns the checkpoints in a folder by their step, the newest last."""
+    """Returns the path prefixes of the checkpoints in a folder by step, the newest last."""
     numbered = {}
     for index in file_io.matching(directory, "ckpt-*.index"):
         if match := re.fullmatch(r"ckpt-(\d+)", index.stem):
@@ -78,31 +78,31 @@ def checkpoints(directory: epath.Path) -> dict[int, str]:
 
 
 def warn_of_later_checkpoint(workdir: epath.Path, saved_model: epath.Path, step: int) -> None:
-    """Prints a warning if a run was trained after its export.
+    """Prints a warning if a run was trained further after its export.
 
     Args:
         workdir: folder of the run.
-        saved_model: its newest SavedModel.
+        saved_model: the run's newest SavedModel.
         step: step of the SavedModel's checkpoint.
     """
     newest = max(checkpoints(workdir / CHECKPOINT_DIR), default=step)
-    # The best checkpoint is exported on request, and later ones do not replace it.
+    # The best checkpoint is exported only on request, so later checkpoints do not outdate it.
     if newest > step and step not in checkpoints(workdir / BEST_DIR):
         print(
             f"warning: the SavedModel {str(saved_model)!r} is from step {step}; the newest "
-            f"checkpoint is from step {newest}; to use it, export again with "
+            f"checkpoint is from step {newest}. To use that checkpoint, export again with "
             f"cigan-export --workdir={workdir}.",
             file=sys.stderr,
         )
 
 
 def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Path, ...]:
-    """Returns the paths of a generator's measures and infill pictures.
+    """Returns the paths of the measures and pictures of a generator's infills.
 
     Args:
         workdir: workdir of the experiment.
-        generator: name of one of the experiment's `generators`, or of the arm with its synthetic
-            set; None if it has no name.
+        generator: the generator's name among the experiment's `generators`, or the name of the arm
+            that has the generator's set as its own `synthetic_dir`; None for an unnamed generator.
     """
     if generator is None:
         return workdir / QUALITY_FILE, workdir / INFILLS_FILE
@@ -110,15 +110,15 @@ def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Pat
 
 
 def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> None:
-    """Saves the configuration in the directory, or compares it with the one saved there.
+    """Saves a run's configuration in its workdir, unless a different one is saved there.
 
     Args:
         workdir: folder of the run.
         config: configuration of the run.
-        resume_changed: allow it to replace a different configuration.
+        resume_changed: whether to replace a different configuration.
 
     Raises:
-        UserError: the directory has a run with different settings, or cannot be written to.
+        UserError: the workdir contains a run with different settings, or cannot be written to.
     """
     path = workdir / CONFIG_FILE
     if path.exists():
@@ -126,14 +126,17 @@ def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> 
         if differences and not resume_changed:
             raise UserError(
                 f"The workdir {str(workdir)!r} contains a run with different settings "
-                f"({'; '.join(differences)}); pass those settings, or --resume_changed "
+                f"({'; '.join(differences)}); pass the settings of the run, or --resume_changed "
                 "to resume with the given ones, or another --workdir."
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file_io.write_whole(path, config.to_json())
     except OSError as error:
-        raise UserError(f"The workdir {str(workdir)!r} cannot be written to: {error}.") from None
+        raise UserError(
+            f"The workdir {str(workdir)!r} cannot be written to: {error}. Change its permissions, "
+            "or pass another --workdir."
+        ) from None
 
 
 def load_config(workdir: epath.Path, file_name: str = CONFIG_FILE) -> Config:
@@ -141,14 +144,15 @@ def load_config(workdir: epath.Path, file_name: str = CONFIG_FILE) -> Config:
 
     Args:
         workdir: folder of the run.
-        file_name: `CONFIG_FILE` of ciGAN's training, `EXPERIMENT_FILE` of an experiment.
+        file_name: `CONFIG_FILE` for ciGAN's training, `EXPERIMENT_FILE` for an experiment.
 
     Raises:
-        UserError: there is none, or it is from another version.
+        UserError: there is no such file, or it is damaged or not valid in this version.
     """
     path = workdir / file_name
     try:
-        return Config.from_json(path.read_text())
+        with prefix_errors(repr(str(path))):
+            return Config.from_json(path.read_text())
     except OSError:
         raise UserError(
             f"There is no run in the workdir {str(workdir)!r} ({file_name} is missing); "

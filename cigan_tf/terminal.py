@@ -5,8 +5,8 @@ import time
 
 import tqdm
 
-# Interval between lines at first; later, this share of the elapsed time, so that a log of days
-# stays short.
+# The interval between lines at first. Later it is this share of the elapsed time, so that the log
+# of a run of days stays short.
 _LINE_EVERY_S = 5.0
 _LINE_EVERY_SHARE = 0.05
 
@@ -15,7 +15,7 @@ def progress_bar(**options) -> tqdm.tqdm:
     """Returns a progress bar on stderr.
 
     Args:
-        **options: of `tqdm.tqdm`.
+        **options: options of `tqdm.tqdm`.
     """
     if sys.stderr is None:
         return tqdm.tqdm(disable=True, **options)
@@ -24,13 +24,13 @@ def progress_bar(**options) -> tqdm.tqdm:
 
 
 def say(text: str) -> None:
-    """Writes a line on stderr about work that takes seconds."""
+    """Writes a line to stderr, for instance about work that takes seconds."""
     if sys.stderr is not None:
         print(text, file=sys.stderr, flush=True)
 
 
 class _Lines(tqdm.tqdm):
-    """A progress bar that writes lines: in a file, carriage returns do not overwrite text."""
+    """A progress bar that writes lines, because in a file carriage returns overwrite nothing."""
 
     _first_at = _next_at = _last = None
 

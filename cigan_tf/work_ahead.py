@@ -18,7 +18,7 @@ def map_ahead(
         function: called by several threads at once.
         items: read one by one in the caller's thread.
         threads: number of concurrent calls.
-        ahead: maximum number of items read before the first result is yielded.
+        ahead: number of items read beyond the one whose result is yielded.
     """
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     waiting = collections.deque()

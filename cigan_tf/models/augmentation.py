@@ -51,7 +51,7 @@ def _shift(view, draws):
 def _cut_out(view, draws):
     side = view.shape[1]
     hole = int(side * _CUTOUT)
-    # Half of the square may be outside.
+    # Up to half of the cut-out square may be outside the view.
     first = ops.cast(ops.floor(draws * side), "int32") - hole // 2
     at = ops.arange(side, dtype="int32")
     rows, columns = (

@@ -50,14 +50,14 @@ class CiGAN(InfillingModel):
     or gradient that is not finite updates nothing.
 
     Args:
-        generator: from the inputs of `Generator` to [N, p, p, 1].
-        discriminator: from the inputs of `Discriminator` to one logit.
+        generator: a network from the inputs of `Generator` to [N, p, p, 1].
+        discriminator: a network from the inputs of `Discriminator` to one logit.
         composite: keep the image's pixels outside the mask.
         match_rim: shift every infill to match the tissue at its mask's rim (`masks.match_rim`).
-        rim_reach_px: distance from the rim at which half of the shift is added; 0: all of it
+        rim_reach_px: distance from the rim at which half of the shift is added; 0: the whole shift
             everywhere.
         vgg_weights: weights of the feature loss's VGG-19, as for `build_vgg_features`. They are
-            loaded when training begins, and are not saved with the model.
+            loaded when training or `evaluate` begins, and are not saved with the model.
         feature_layers: the VGG-19 maps compared by the feature loss.
         name: name of the model.
         settings: fields of `LossConfig` and `TrainingConfig` by name, such as `feature_weight`,
@@ -131,13 +131,13 @@ class CiGAN(InfillingModel):
         optimizers with a schedule.
 
         Args:
-            generator_optimizer: an optimizer of keras.optimizers, or its name.
-            discriminator_optimizer: the same.
+            generator_optimizer: an optimizer of keras.optimizers, or the name of one.
+            discriminator_optimizer: the same for the discriminator.
             jit_compile: compile losses and gradients with XLA.
             steps_per_execution: maximum number of steps per call into TensorFlow.
             run_eagerly: run without graphs, for debugging.
         """
-        # super() would otherwise create an unused optimizer and save it in every checkpoint.
+        # With its default optimizer, super() would add an unused one to every checkpoint.
         super().compile(
             optimizer=None,
             jit_compile=jit_compile,
@@ -210,7 +210,8 @@ class CiGAN(InfillingModel):
     def train_step(self, batch):
         """Trains the current network on the batch, or on this worker's part of it."""
         batch = as_batch(batch)
-        # Drawn for the whole batch, so that results do not depend on the number of workers.
+        # The noise is drawn for the whole batch, so that results do not depend on the number of
+        # workers.
         whole = tf.shape(batch["mask"]) * (self.num_batch_parts, 1, 1, 1)
         batch["noise"] = self.noise(whole, self.step)
         if self.training_config.augment_discriminator:
@@ -220,7 +221,7 @@ class CiGAN(InfillingModel):
             Turn.DISCRIMINATOR: lambda: self._train_discriminator(batch),
             Turn.GENERATOR: lambda: self._train_generator(batch, adversarially=True),
         }
-        # Tracing a branch takes seconds: without pre-training there is no branch for it.
+        # Tracing a branch takes seconds, so without pre-training there is no branch for it.
         branches = [branches[turn] for turn in Turn if turn >= self._first_turn]
         number = tf.maximum(tf.convert_to_tensor(self.turn) - self._first_turn, 0)
         adversarial_loss = tf.switch_case(number, branches)
@@ -241,17 +242,17 @@ class CiGAN(InfillingModel):
         return of_generator | of_discriminator
 
     def take_nonfinite(self) -> tuple[int, str] | None:
-        """Returns the first skipped step since the last call, and the term that was not finite.
+        """Returns the first step skipped since the last call, and the term that was not finite.
 
         A step is skipped if a loss term, or the gradient of the network being trained, is NaN or
-        infinite.
+        infinite. Returns None if no step was skipped.
         """
         step = int(self._nonfinite_step.numpy())
         self._nonfinite_step.assign(0)
         return (step, _CHECKED[int(self._nonfinite_term.numpy())]) if step else None
 
     def _train_generator(self, batch, adversarially: bool):
-        """Returns the adversarial loss, or infinity if it is not computed."""
+        """Trains the generator; returns the adversarial loss, or infinity in pre-training."""
 
         def loss(part):
             infilled = self._infill_batch(part, training=True)
@@ -262,7 +263,7 @@ class CiGAN(InfillingModel):
         return terms.get("adversarial_generator_loss", tf.constant(float("inf")))
 
     def _train_discriminator(self, batch):
-        """Returns the adversarial loss."""
+        """Trains the discriminator; returns the adversarial loss."""
 
         def loss(part):
             infilled, opposite = self._infill_batch(part), self._opposite_infill(part)
@@ -275,7 +276,7 @@ class CiGAN(InfillingModel):
         return terms["adversarial_discriminator_loss"]
 
     def _update(self, network, optimizer, loss, batch) -> dict[str, tf.Tensor]:
-        """Updates a network with the gradient of `loss(part) -> loss, terms` if all is finite.
+        """Updates a network with the gradient of `loss(part) -> loss, terms` if both are finite.
 
         Returns:
             The terms, averaged over the whole batch.
@@ -283,17 +284,18 @@ class CiGAN(InfillingModel):
         weights = network.trainable_variables
 
         def gradients(part):
-            # The tape records only operations on these weights: no other network, no real features.
+            # The tape watches only these weights, so it computes no gradients of the other
+            # network's weights and keeps no feature maps of real patches.
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([weight.value for weight in weights])
                 whole, terms = loss(part)
-                # The only place where a loss is divided: the optimizer sums over replicas.
+                # The optimizer sums gradients over replicas. Only here is a loss divided for that.
                 share = optimizer.scale_loss(whole / self.num_replicas)
             moves = tape.gradient(share, weights)
             finite = _all_finite(moves)
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                # Gradients that overflow reduce the loss scale; at 1 or below they are really
-                # infinite.
+                # The optimizer lowers its loss scale for gradients that overflow. At a scale of 1
+                # or less, the gradients themselves are infinite.
                 finite |= optimizer.dynamic_scale > 1
             check = tf.where(finite, 0.0, float("nan"))
             return moves, {**terms, f"{network.name}_gradient": check}
@@ -410,7 +412,7 @@ class CiGAN(InfillingModel):
         }
 
     def _discriminate(self, shown: Shown, image, batch):
-        """Returns the discriminator's logits for images in place of the batch's images."""
+        """Returns the discriminator's logits for `image` with the masks and labels of a batch."""
         if "draws" not in batch:
             return self.discriminator(self._inputs(shown, image, batch))
         _, judge = self.discriminator.parts()
@@ -422,7 +424,7 @@ class CiGAN(InfillingModel):
         return {name: inputs[name] for name in self.discriminator.input}
 
     def _seen(self, shown: Shown, image, batch) -> list:
-        """Returns the view, and the label if used: the input of the discriminator's second part."""
+        """Returns the input of the discriminator's second part: the view, and the label if used."""
         see, _ = self.discriminator.parts()
         view, *label = see(self._inputs(shown, image, batch))
         if "draws" in batch:
@@ -439,7 +441,7 @@ class CiGAN(InfillingModel):
         return losses.r1_penalty(tf.cast(gradient, tf.float32), self.loss_config.r1_weight)
 
     def _end_step(self, adversarial_loss):
-        """Counts the step, and ends the turn if it is over (paper, Training details)."""
+        """Counts the step, and ends the turn if it is over (section 2.2, Training details)."""
         config = self.training_config
         step = tf.convert_to_tensor(self.step) + 1
         turn = tf.convert_to_tensor(self.turn)
@@ -481,9 +483,12 @@ def _all_finite(tensors) -> tf.Tensor:
 
 
 def build_optimizers(config: TrainingConfig) -> list[keras.optimizers.Optimizer]:
-    """Returns Adam for the generator, optionally with a moving average, and the discriminator."""
-    # Always a schedule, even if constant: a number would be an additional variable in checkpoints,
-    # and a run could not resume with decay switched on or off.
+    """Returns two Adam optimizers, for the generator and for the discriminator.
+
+    The generator's optimizer also keeps the moving average of its weights, if configured.
+    """
+    # Always a schedule, even if it is constant. A number would be an additional variable in
+    # checkpoints, and a run could not resume with decay switched on or off.
     learning_rate = keras.optimizers.schedules.ExponentialDecay(
         config.learning_rate, config.learning_rate_decay_steps, config.learning_rate_decay_rate
     )

@@ -23,8 +23,8 @@ class Discriminator(keras.Model):
         dtype: dtype policy of its layers, such as 'mixed_bfloat16'; None: Keras' default.
 
     Inputs:
-        A dict: `image` [N, p, p, 1] in [0, 1]; if it sees the class, `label` int [N]; for the view
-        'lesion', `mask` [N, p, p, 1] in {0, 1}.
+        A dict: `image` [N, p, p, 1] in [0, 1]; `label` int [N] if the network sees the class;
+        `mask` [N, p, p, 1] in {0, 1} for the view 'lesion'.
 
     Outputs:
         [N, 1] in (-inf, inf), positive if the patch is classified as real.
@@ -63,19 +63,20 @@ class Discriminator(keras.Model):
             )(features)
             # The smallest window, 16 px, has only one pixel left before the last block.
             if features.shape[1] > 1:
-                # LeakyReLU is monotonic: after the pool the result is the same, from fewer pixels.
+                # LeakyReLU is monotonic, so after the pool it gives the same result from fewer
+                # pixels.
                 features = layers.MaxPooling2D(dtype=policy)(features)
             features = layers.LeakyReLU(negative_slope=0.2, dtype=policy)(features)
         features = layers.Flatten(dtype=policy)(features)
         logit = layers.Dense(1, dtype="float32", name="logit")(features)
         super().__init__(inputs, logit, name=name, **kwargs)
-        # Functional models drop the argument with this name.
+        # Functional models ignore the argument `dtype`.
         self.dtype_policy = policy
         self.patch_size = patch_size
         self.sees_class = sees_class
         self.view = view
         parts = keras.Model(inputs, seen, name="seen"), keras.Model(seen, logit, name="judge")
-        # A function: Keras would save the shared weights twice if this were an attribute.
+        # A function, because Keras would save the shared weights twice if these were attributes.
         self._parts = lambda: parts
 
     def parts(self) -> tuple[keras.Model, keras.Model]:

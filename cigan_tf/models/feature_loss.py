@@ -15,7 +15,8 @@ class FeatureLoss:
     """Sum over layers of the mean absolute difference of real and infilled patches' maps.
 
     With windows, value and gradient equal those of whole patches up to rounding, with less
-    arithmetic: each patch is cut to the smallest of a few windows that its mask allows.
+    arithmetic. The patches are grouped by lesion size, and each group is cut to the smallest of a
+    few window sizes that its masks allow.
 
     Args:
         features: from `vgg_features.build_vgg_features`.
@@ -37,7 +38,7 @@ class FeatureLoss:
         self._value_and_gradient = tf.function(self._compute, autograph=False)
 
     def __call__(self, real, infilled, mask):
-        """Returns the loss. Its gradient reaches only `infilled`; with windows, only in the mask.
+        """Returns the loss; a tape can compute its gradient with respect to `infilled`.
 
         Args:
             real: [N, p, p, 1] in [0, 1].
@@ -49,8 +50,8 @@ class FeatureLoss:
         """
         if not self._in_windows:
             return losses.feature_loss(self.features(real), self.features(infilled))
-        # The gradient is computed with the value: no map outlives its window, no outer tape
-        # records.
+        # The gradient is computed together with the value, so that maps are freed after each window
+        # and not kept by the tape of the training step.
         fixed = tf.stop_gradient(infilled)
         value, gradient = self._value_and_gradient(real, fixed, mask)
         return value + tf.reduce_sum(gradient * (infilled - fixed))
@@ -58,7 +59,7 @@ class FeatureLoss:
     def _compute(self, real, infilled, mask):
         """Returns the loss and its gradient with respect to `infilled`."""
         first, last = self._window.first_and_last_cell(*masks.bounding_box(mask), self._patch_size)
-        # Patches are grouped by lesion size, and each group has a window of its own size.
+        # Sorted by lesion size, so that the patches of a group fit into a small window.
         order = tf.argsort(tf.reduce_max(last - first, axis=-1))
         at_once = _patches_at_once(real.shape[0])
         groups = [
@@ -91,7 +92,8 @@ class FeatureLoss:
 
     def _in_window(self, cells: int, first_cell, real, infilled):
         side_px = cells * self._window.cell_px
-        # No window extends beyond its patch: at the patch's edge, whole maps end there too.
+        # A window stays inside its patch. Where it ends at the patch's edge, so do the maps of the
+        # whole patch.
         corner_px = tf.minimum(first_cell * self._window.cell_px, self._patch_size - side_px)
         # A mean's gradient is too small for float16, and the optimizer's loss scale is applied only
         # after this tape. Multiplied by the number of pixels it is 1/16 to 1/4; powers of two are
@@ -100,10 +102,11 @@ class FeatureLoss:
         real, infilled = (_cut(images, corner_px, side_px) for images in (real, infilled))
         real_maps = self.features(real)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            # The window, not the patch: the gradient of a cut is slow to trace.
+            # The window is watched, not the patch, because the gradient of a cut is slow to trace.
             tape.watch(infilled)
             infilled_maps = self.features(infilled)
-            # The mean over the patch: there is no difference outside the window.
+            # Turns the mean over the window into the mean over the patch: outside the window there
+            # is no difference.
             share = (side_px / self._patch_size) ** 2
             value = share * losses.feature_loss(real_maps, infilled_maps)
             scaled = value * scale
@@ -112,7 +115,7 @@ class FeatureLoss:
 
 
 def _patches_at_once(batch_size: int | None) -> int:
-    """Returns the number of patches per window: few fit it well, many use the hardware well."""
+    """Returns the number of patches per window: fewer fit better, more use the hardware better."""
     if batch_size is None:
         return 1
     if _has_accelerator():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from keras import layers
 
-# Each size is compiled; the larger ones save little.
+# Limits the time for tracing, because every size is traced separately.
 _MAX_SIZES = 5
 
 
@@ -19,7 +19,7 @@ class FeatureWindow:
     """Windows for a sequence of 3x3 convolutions and 2x2 pools that ends with a pool.
 
     Args:
-        network: its `Conv2D` and `MaxPooling2D` layers in order.
+        network: the `Conv2D` and `MaxPooling2D` layers in order.
         reach_px: distance in pixels of the patch up to which a difference is followed, outwards
             from the mask and inwards from the window's edges. VGG-19 propagates it 22 px up to
             pool3 and 2 px up to pool1.
@@ -36,7 +36,7 @@ class FeatureWindow:
         self._reach_px = min(carried_px, reach_px)
 
     def first_and_last_cell(self, first_px, last_px, patch_size: int):
-        """Returns the cells that a window must contain for a mask, along one or several axes.
+        """Returns the first and last cell that a mask's window must contain, along any axes.
 
         Args:
             first_px: first row or column of the mask in the patch, int tensor or array.
@@ -62,6 +62,6 @@ class FeatureWindow:
         middle_px = patch_size // 2
         first, last = self.first_and_last_cell(middle_px, middle_px, patch_size)
         smallest = int(last - first) + 1
-        # A window that is only one step smaller is not worth its compilation.
+        # A window that is only one step smaller than the patch is not worth its tracing.
         smaller = range(whole - 2 * step, smallest - 1, -step)[:_MAX_SIZES]
         return [*reversed(smaller), whole]

@@ -12,7 +12,7 @@ KERNELS = (128, 128, 64, 64, 32, 32, 32, 32)
 
 @keras.saving.register_keras_serializable("cigan_tf")
 class Generator(keras.Model):
-    """Context, mask and class at every scale from 4x4 to the patch, refined by two convolutions.
+    """Refines features at every scale from 4x4 to the patch, given context, mask and class.
 
     Args:
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
@@ -22,7 +22,8 @@ class Generator(keras.Model):
         A dict: `context` [N, p, p, 1] in [0, 1], `mask` [N, p, p, 1] in {0, 1}, `label` int [N].
 
     Outputs:
-        [N, p, p, 1] in (0, 1), the generated patch; `masks.composite` uses only its lesion.
+        [N, p, p, 1] in (0, 1), the generated patch; `masks.composite` uses only the pixels inside
+        the mask.
     """
 
     def __init__(self, patch_size: int, *, dtype=None, name: str = "generator", **kwargs):
@@ -57,7 +58,7 @@ class Generator(keras.Model):
             features
         )
         super().__init__(inputs, generated, name=name, **kwargs)
-        # Functional models drop the argument with this name.
+        # Functional models ignore the argument `dtype`.
         self.dtype_policy = policy
         self.patch_size = patch_size
 

@@ -20,7 +20,7 @@ from cigan_tf.models.replicated import ReplicatedModel
 
 
 class InfillingModel(ReplicatedModel):
-    """ciGAN without training, which `CiGAN` adds; the arguments are those of `CiGAN`.
+    """ciGAN without its training, which `CiGAN` adds; the arguments are those of `CiGAN`.
 
     Attributes:
         step: number of training steps taken.
@@ -75,7 +75,7 @@ class InfillingModel(ReplicatedModel):
         self.step = self.counter("step", "int64")
 
     def counter(self, name: str, dtype: str, start: int = 0):
-        """Returns a variable without gradient updates that is equal on all replicas."""
+        """Returns a variable that is not trained and is equal on all replicas."""
         return self.add_weight(
             name=name,
             shape=(),
@@ -87,7 +87,7 @@ class InfillingModel(ReplicatedModel):
 
     @classmethod
     def from_preset(cls, preset, *, dtype=None, **settings) -> "InfillingModel":
-        """Returns the model of a preset with its weights and settings; compile it for training.
+        """Returns a model with the weights and settings of a preset; compile it for training.
 
         Training continues with the discriminator's turn: there is no pre-training unless
         `pretraining_steps` is given.
@@ -117,25 +117,29 @@ class InfillingModel(ReplicatedModel):
         card: str | None = None,
         half_precision: bool = False,
     ) -> None:
-        """Writes both networks to a preset's folder, with the generator's average if it has one.
+        """Writes both networks to a preset's folder.
+
+        If the generator has a moving average of its weights, the average is written.
 
         Args:
             folder: must not exist; its name becomes the name of the preset.
             record: training record of the networks from `provenance.training_record`; the patients
-                of the model's initial preset are added. Without it, the record of the initial
-                preset is used if no step was taken; otherwise there is none.
+                of the model's initial preset are added. None: the record of the initial preset if
+                no step was taken since; otherwise the new preset has no record.
             card: text of README.md; None: a text made from the settings.
             half_precision: store the weights as float16, in half the space.
 
         Raises:
-            UserError: the folder exists or cannot be written, or the networks are not a `Generator`
-                and a `Discriminator`.
+            UserError: the folder exists or cannot be written, the networks are not a `Generator`
+                and a `Discriminator`, their dtype policy is not one of `precision.POLICIES`, or the
+                initial preset has no record to add to `record`.
         """
         if not (
             isinstance(self.generator, Generator) and isinstance(self.discriminator, Discriminator)
         ):
             raise UserError(
-                "A preset must have a Generator and a Discriminator of cigan_tf.models."
+                "A preset must have a Generator and a Discriminator of cigan_tf.models. Received: "
+                f"{type(self.generator).__name__}, {type(self.discriminator).__name__}."
             )
         precisions = {policy: name for name, policy in POLICIES.items()}
         if self.generator.dtype_policy.name not in precisions:
@@ -197,11 +201,11 @@ class InfillingModel(ReplicatedModel):
         return model
 
     def call(self, inputs, training=False):
-        """Infills a batch, [N, p, p, 1] in [0, 1].
+        """Returns the infilled patches of a batch, [N, p, p, 1] in [0, 1].
 
         Args:
-            inputs: a batch, optionally with `seed`, int32 [N], for the noise of every patch;
-                without it, the noise depends on the patch's position in its batch.
+            inputs: a batch, optionally with `seed`, int32 [N], for the noise of each patch. Without
+                `seed`, the noise of a patch depends on its position in the batch.
             training: set by Keras.
         """
         batch = as_batch(inputs)
@@ -231,7 +235,8 @@ class InfillingModel(ReplicatedModel):
             batch_size: number of patches infilled at once.
 
         Returns:
-            float32 [N, p, p, 1] in [0, 1]; identical to the image outside the mask.
+            float32 [N, p, p, 1] in [0, 1]; identical to the image outside the mask if the model's
+            `composite` is True.
 
         Raises:
             UserError: an input has a wrong shape or range.
@@ -245,12 +250,12 @@ class InfillingModel(ReplicatedModel):
         return np.concatenate(parts) if parts else np.zeros_like(inputs["image"])
 
     def predict(self, *args, **kwargs):
-        """As `keras.Model.predict`, with the moving average of the weights if there is one."""
+        """Like `keras.Model.predict`, with the moving average of the weights if there is one."""
         with self.averaged_generator():
             return super().predict(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
-        """As `keras.Model.evaluate`, with the moving average of the weights if there is one."""
+        """Like `keras.Model.evaluate`, with the moving average of the weights if there is one."""
         with self.averaged_generator():
             return super().evaluate(*args, **kwargs)
 
@@ -265,7 +270,10 @@ class InfillingModel(ReplicatedModel):
         return masks.composite(image, mask, generated) if self.composite else generated
 
     def noise(self, shape, step):
-        """Returns the noise of a step's batch, uniform in [0, 1); outside training, step is -1."""
+        """Returns the noise for the batch of a step, uniform in [0, 1).
+
+        Outside training, `step` is -1.
+        """
         # The algorithm is named; otherwise it would depend on the device. XLA's draws still differ
         # from TensorFlow's, so this is called outside the code compiled by `jit_compile`.
         seed = [self.training_config.seed, tf.cast(step, tf.int32)]
@@ -275,7 +283,7 @@ class InfillingModel(ReplicatedModel):
     def averaged_generator(self) -> Iterator[None]:
         """Temporarily sets the generator's weights to their moving average, if there is one.
 
-        Keras keeps the average in the optimizer.
+        Keras keeps the average in the generator's optimizer.
         """
         if self.generator_optimizer is None or not averages_weights(self.generator_optimizer):
             yield
@@ -314,7 +322,7 @@ def arguments_of(config: Config, policy) -> dict:
 
 
 def _taken_from(settings: dict, group: type):
-    """Returns a group of settings, removing the given ones from `settings`."""
+    """Returns a validated `group` with its fields from `settings`, and removes them there."""
     names = [field.name for field in dataclasses.fields(group) if field.name in settings]
     values = group(**{name: settings.pop(name) for name in names})
     values.validate()
@@ -322,7 +330,7 @@ def _taken_from(settings: dict, group: type):
 
 
 def as_batch(inputs) -> dict[str, tf.Tensor]:
-    """Returns the inputs of a step from a batch, with their dtypes."""
+    """Returns the image, mask and label of a batch with the dtypes of a step."""
     dtypes = {"image": tf.float32, "mask": tf.float32, "label": tf.int32}
     if not isinstance(inputs, dict) or not set(dtypes) <= set(inputs):
         names = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
@@ -331,7 +339,7 @@ def as_batch(inputs) -> dict[str, tf.Tensor]:
 
 
 def averages_weights(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Returns whether an optimizer keeps a moving average of the weights."""
-    # Loss scaling wraps the optimizer that has the average.
+    """Returns whether an optimizer has a moving average of the weights."""
+    # Loss scaling wraps the optimizer that keeps the average.
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return inner.use_ema and int(inner.iterations) > 0

@@ -33,10 +33,10 @@ WEIGHTS_FILES = {
     "generator": "generator.weights.h5",
     "discriminator": "discriminator.weights.h5",
 }
-# Settings that the generator's weights depend on; the others belong to the discriminator.
+# Settings that the weights of each network depend on.
 _OF_GENERATOR = ("patch_size", "composite", "match_rim")
 _OF_DISCRIMINATOR = ("discriminator_sees_class", "discriminator_view")
-# Settings that training from a preset's weights may change.
+# Settings of the preset that may be changed when training starts from its weights.
 _OF_OUTPUT = ("rim_reach_px",)
 _HUB = "hf://"
 _MOST_CONFIG_BYTES = 2**20
@@ -47,9 +47,10 @@ class Preset:
     """A preset on this machine.
 
     Args:
-        folder: its path.
-        config: its model, loss and training settings and its precision, with defaults otherwise.
-        record: record of its training data, or None if unknown.
+        folder: path of the preset's folder.
+        config: the preset's model, loss and training settings and its precision, with defaults for
+            all others.
+        record: record of the preset's training data, or None if unknown.
     """
 
     folder: pathlib.Path
@@ -77,7 +78,7 @@ def is_preset(source: str | os.PathLike) -> bool:
 
 
 def read(preset: str | os.PathLike) -> Preset:
-    """Returns a preset without its weights.
+    """Returns a preset without loading its weights.
 
     Args:
         preset: one of `list_presets()`, a folder, or hf://OWNER/REPOSITORY[/FOLDER].
@@ -109,7 +110,8 @@ def load_weights(preset: Preset, **networks: keras.Model) -> None:
         networks: `generator`, `discriminator` or both, of the preset's architecture.
 
     Raises:
-        UserError: a file is missing, damaged or of another network, or contains NaN.
+        UserError: a file is missing, damaged or of another network, or contains a weight that is
+            NaN or infinite.
     """
     for name, network in networks.items():
         path = preset.folder / WEIGHTS_FILES[name]
@@ -152,7 +154,7 @@ def write(
     """
     folder = pathlib.Path(folder).expanduser()
     if folder.exists():
-        raise UserError(f"A preset needs a new folder; {str(folder)!r} exists.")
+        raise UserError(f"A preset needs a new folder; {str(folder)!r} exists already.")
     beside = folder.with_name(f".{uuid.uuid4().hex}.{folder.name}")
     try:
         beside.mkdir(parents=True)
@@ -178,8 +180,8 @@ def with_architecture(
 
     Args:
         config: names the preset in `init_from`.
-        is_given: returns whether the user has set the setting of that name; those are kept.
-        begun: settings of the run if it has begun. With the same preset they contain its
+        is_given: returns whether the user has set the setting of that name; such settings are kept.
+        begun: settings of the run if it has begun. If they name the same preset, they contain its
             architecture, and the preset is not read again.
 
     Raises:
@@ -200,7 +202,7 @@ def fitting(preset: Preset, config: Config) -> tuple[str, ...]:
     """Returns the networks that can start from a preset's weights; warns if one cannot.
 
     Raises:
-        UserError: the generator cannot.
+        UserError: the generator cannot start from them.
     """
     differing = [
         f"{name}: {getattr(preset.config.model, name)!r} in the preset, "
@@ -211,7 +213,7 @@ def fitting(preset: Preset, config: Config) -> tuple[str, ...]:
     ]
     if any(line.startswith(_OF_GENERATOR) for line in differing):
         raise UserError(
-            f"The preset {config.training.init_from!r} has another generator "
+            f"The preset {config.training.init_from!r} has a different generator "
             f"({'; '.join(differing)}); omit these flags, or start from another preset."
         )
     if differing:
@@ -300,7 +302,7 @@ def _write_weights(network: keras.Model, path: pathlib.Path, half_precision: boo
             values = item[()]
             if half_precision and values.dtype == np.float32:
                 values = values.astype(np.float16)
-            # One of a float's two bytes is almost random; the other can be compressed.
+            # The low bytes of floats are almost random; the others compress when kept apart.
             packed = {"compression": "gzip", "shuffle": True} if values.ndim else {}
             small.create_dataset(name, data=values, **packed)
 

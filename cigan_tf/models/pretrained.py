@@ -11,7 +11,7 @@ import numpy as np
 
 from cigan_tf.errors import UserError, first_line
 
-# What is raised for a file of another kind, of another network or truncated.
+# Errors raised for a file that is of another kind, of another network or truncated.
 _DAMAGED = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -23,19 +23,19 @@ def load_weights(
     file_to_bring: str,
     draw: Callable[[keras.Model], None],
 ) -> None:
-    """Loads weights into a network without its top, or into its first layers.
+    """Loads weights into an application's network without its top, or into its first layers.
 
-    A file may contain fewer layers than the application; those of `network` are enough. It is a
-    .weights.h5 or .h5 file of Keras, or an .npz file with arrays named `LAYER_kernel` and
-    `LAYER_bias`, such as `block1_conv1_kernel`, with Keras' order of dimensions.
+    A weights file may contain fewer layers than the application; the layers of `network` are
+    enough. It is a .weights.h5 or .h5 file of Keras, or an .npz file with arrays named
+    `LAYER_kernel` and `LAYER_bias`, such as `block1_conv1_kernel`, with Keras' order of dimensions.
 
     Args:
         network: receives the weights; its layers have the same names as those of the application.
-        application: function that builds it, such as keras.applications.VGG19.
+        application: function that builds the whole network, such as keras.applications.VGG19.
         source: 'imagenet' (downloaded by Keras), 'random', or the path of a weights file.
         setting: the flag that `source` came from, for the error message.
-        file_to_bring: name of Keras' own file, for machines without a network.
-        draw: sets random weights.
+        file_to_bring: name of Keras' own file, for machines without internet access.
+        draw: function that sets random weights.
 
     Raises:
         UserError: the weights cannot be downloaded, or the file is missing or of another network.
@@ -46,7 +46,7 @@ def load_weights(
     elif source == "imagenet":
         try:
             fetched = application(include_top=False, weights="imagenet")
-        except Exception as error:  # urllib, socket and Keras errors: no network, no file
+        except Exception as error:  # of urllib, socket or Keras: no connection, no file
             raise UserError(
                 f"The ImageNet weights of {name} cannot be downloaded ({first_line(error)}); copy "
                 f"{file_to_bring} to this machine and pass its path as --{setting}, or pass "

@@ -1,4 +1,4 @@
-"""Features for comparing infills with real lesions: the average of VGG-16's last maps."""
+"""Features for comparing infills with real lesions: the spatial mean of VGG-16's last maps."""
 
 import keras
 import tensorflow as tf
@@ -51,10 +51,10 @@ def build(source: str, setting: str = "quality_features") -> keras.Model:
 
 
 class _Enlarge(layers.Layer):
-    """Enlarges images that are smaller than the minimum window."""
+    """Enlarges images that are smaller than the smallest window."""
 
     def call(self, images):
-        # At run time: if traced for windows of several sizes, the side is not known before.
+        # Computed at run time, because a graph for windows of several sizes does not know the side.
         sides = tf.shape(images)[1:3]
         times = -(-_LEAST_WINDOW_PX // tf.minimum(sides[0], _LEAST_WINDOW_PX))
         return tf.image.resize(images, sides * times, "bilinear")

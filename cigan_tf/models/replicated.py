@@ -1,17 +1,19 @@
-"""Steps that distribute themselves over replicas: all differences from Keras' training loop.
+"""A Keras model whose training step distributes its own work over the replicas.
 
-Keras 3.15 calls `train_step` within `tf.distribute.Strategy.run`, once per replica. There, a GAN
-that trains one network at a time branches around an optimizer, and an optimizer sums gradients over
-the replicas (`merge_call`), which TensorFlow does not allow inside a branch. Here `train_step` is
-called once, outside the replicas. It may branch, and runs the arithmetic on the replicas with
-`on_replicas`. For the same reason:
+Keras 3.15 calls `train_step` once per replica, within `tf.distribute.Strategy.run`. A GAN that
+trains one network at a time cannot run there. Its step branches to the optimizer of one network; an
+optimizer sums gradients over the replicas (`merge_call`); and TensorFlow does not allow that inside
+a branch. Here, `train_step` is called once, outside the replicas, where it may branch. It runs the
+arithmetic on the replicas with `run_on_parts` and `on_replicas`.
 
-- The steps of one call are our own loop: Keras' `steps_per_execution` breaks under
-  MirroredStrategy (keras issue 19246), and its reduction of logs under MultiWorkerMirroredStrategy
-  (keras issue 20585).
-- A batch, or a worker's part of it, comes from a plain `tf.data` iterator, and each replica takes
-  its share, so training can start at any batch. Keras' `fit`, `evaluate` and `predict` would
-  distribute batches themselves; they get a strategy with one device.
+The other differences from Keras' training loop are:
+
+- The steps of one call run in a loop of this module. Keras' own loop (`steps_per_execution`) fails
+  under MirroredStrategy (keras issue 19246), and its reduction of logs fails under
+  MultiWorkerMirroredStrategy (keras issue 20585).
+- Training can start at any batch. A batch, or a worker's part of it, comes from a plain `tf.data`
+  iterator, and each replica takes its share. Keras' `fit`, `evaluate` and `predict` would
+  distribute batches themselves, so they are given a strategy with one device.
 - XLA compiles the computation of each replica, not the surrounding call, which uses all devices.
 """
 
@@ -24,11 +26,11 @@ from cigan_tf.errors import UserError
 
 
 class ReplicatedModel(keras.Model):
-    """A model whose `train_step` gets the whole batch and is called outside the replicas.
+    """A model whose `train_step` gets undivided batches and is called outside the replicas.
 
     `make_train_function` creates `train_function(iterator)`, as Keras expects, and
     `run_steps(iterator, num_steps)`, which runs several steps in one call. `fit` works under any
-    strategy in whose scope the model was created; with several workers, all read the same batches.
+    strategy in whose scope the model was created; every worker then reads all batches.
 
     Subclasses count the steps in a variable `step`.
 
@@ -40,7 +42,10 @@ class ReplicatedModel(keras.Model):
 
     @property
     def distribute_strategy(self):
-        """The strategy for Keras, which does not distribute batches; ours is `strategy`."""
+        """A strategy with one device, so that Keras' loops do not distribute batches.
+
+        The strategy of the replicas is `strategy`.
+        """
         return _OneDevice()
 
     @property
@@ -79,19 +84,20 @@ class ReplicatedModel(keras.Model):
             try:
                 return self.run_steps(iterator, self.steps_per_execution)
             except tf.errors.OutOfRangeError:
-                # Keras counts no steps if the dataset ends, but some were taken.
+                # Keras counts no steps of a call in which the dataset ends, although some may have
+                # been taken.
                 if int(self.step.numpy()) == first:
                     raise
                 return self.get_metrics_result()
 
-        # Reading the step number waits for the previous step, so it is not read if a call has one
-        # step.
+        # Reading the step number waits for the previous step. It is not read if each call has only
+        # one step.
         self.train_function = (
             several_steps if self.steps_per_execution > 1 else lambda it: self.run_steps(it, 1)
         )
 
     def make_test_function(self, force=False):
-        """Prepares `test_function`, which evaluates a whole batch without distributing it."""
+        """Prepares `test_function`, which evaluates whole batches without distributing them."""
         if self.test_function is not None and not force:
             return
 
@@ -120,18 +126,21 @@ class ReplicatedModel(keras.Model):
 
     @property
     def num_replicas(self) -> int:
-        """Number of replicas of all workers."""
+        """Number of replicas over all workers."""
         return self.strategy.num_replicas_in_sync
 
     def run_on_parts(self, function: Callable, batch: dict[str, tf.Tensor]):
         """Calls `function(part)` on every replica with its part of the batch.
 
-        Each tensor has the rows of this worker's part of the batch, or those of the whole batch.
-        The call is compiled by XLA if the model was compiled with `jit_compile`; `function` must
-        not communicate with other replicas.
+        The call is compiled by XLA if the model was compiled with `jit_compile`.
+
+        Args:
+            function: called on every replica; must not communicate with other replicas.
+            batch: tensors whose first dimension is either that of this worker's part of the batch
+                or that of the whole batch.
 
         Returns:
-            The function's results, a value per replica.
+            The results of `function`, with one value per replica.
 
         Raises:
             UserError: the batch size is not a multiple of the number of replicas.
@@ -145,7 +154,7 @@ class ReplicatedModel(keras.Model):
         self.strategy.run(function, args=per_replica)
 
     def mean_over_replicas(self, per_replica: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns the means of scalars over the replicas, in one communication."""
+        """Returns the mean of each scalar over the replicas; all take a single communication."""
         names = sorted(per_replica)
         stacked = self.strategy.run(
             lambda values: tf.stack([tf.cast(values[name], tf.float32) for name in names]),
@@ -176,7 +185,7 @@ class ReplicatedModel(keras.Model):
 
 
 class _OneDevice:
-    """The part of a strategy's interface that Keras' loops use."""
+    """A strategy with one device; it has only the methods that Keras' loops call."""
 
     def experimental_distribute_dataset(self, dataset):
         return dataset
@@ -188,8 +197,8 @@ class _OneDevice:
 class AgreedMean(keras.metrics.Mean):
     """A mean of values that are equal on all replicas, updated and read without communication.
 
-    Keras' metrics keep a sum per replica. Reading one requires communication between all
-    workers, even to write a curve or a checkpoint.
+    Keras' own metrics keep a sum per replica. Reading such a metric, even to write a curve or a
+    checkpoint, requires communication between all workers.
     """
 
     def add_variable(self, shape, initializer, dtype=None, aggregation="sum", name=None):

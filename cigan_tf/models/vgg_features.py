@@ -10,7 +10,7 @@ from cigan_tf.config import FEATURE_LAYERS
 from cigan_tf.models.pretrained import load_weights
 
 _POOLS = {"pool1": "block1_pool", "pool2": "block2_pool", "pool3": "block3_pool"}
-# The convolutions before each pool, and their filters.
+# Number of convolutions before each pool, and number of their filters.
 _BLOCKS = {"block1": (2, 64), "block2": (2, 128), "block3": (4, 256)}
 
 
@@ -81,7 +81,7 @@ def _first_blocks(last: str, weights: str, seed: int) -> keras.Model:
 
 
 def draw_he_normal(vgg: keras.Model, seed: int) -> None:
-    """Sets He normal kernels with `seed`, and biases of 0."""
+    """Draws He normal kernels with `seed`, and sets biases to 0."""
     # keras.applications draws Glorot weights, with which ReLU maps shrink layer by layer; He
     # weights keep their variance, so that all pool levels contribute to the sum.
     rng = np.random.default_rng(seed)

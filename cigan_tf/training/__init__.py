@@ -1,1 +1,1 @@
-"""A training run: steps, strategies, checkpoints, health, and logging."""
+"""A training run: its steps, devices, checkpoints, health and logs."""

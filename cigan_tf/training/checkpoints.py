@@ -1,7 +1,7 @@
-"""Checkpoints of a run: networks, optimizers, turn and step, which gives the position in the input.
+"""Checkpoints of a run: networks, optimizers, turn, and step (the position in the input).
 
 TensorFlow writes a checkpoint to a temporary place and names it in the file `checkpoint` when it is
-complete. Every block has a checksum, so damage is detected when it is read.
+complete. Every block has a checksum, so damage is detected when the checkpoint is read.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ from cigan_tf.models.generator import Generator
 from cigan_tf.models.infilling_model import averages_weights
 from cigan_tf.run_folder import BEST_DIR, CHECKPOINT_DIR
 
-# Other errors are not the checkpoint's fault: memory, permissions, a file system without response.
+# Errors raised on reading a checkpoint, because its files are damaged (`errors.is_damage`), memory
+# or a permission is lacking, or the file system does not respond.
 _FAILURE = (tf.errors.OpError, OSError, IndexError, MemoryError, RuntimeError)
 
 
@@ -34,8 +35,9 @@ class RunCheckpoints:
     Args:
         model: the networks, their optimizers and counters.
         workdir: folder of the run.
-        config: the number of checkpoints to keep.
-        writes: whether this process writes them; of several workers one writes and all read.
+        config: gives the number of checkpoints to keep.
+        writes: whether this process writes the checkpoints; of several workers, one writes and all
+            read.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class RunCheckpoints:
         self._checkpoint = tf.train.Checkpoint(**networks, **means, best_loss=self._best_loss)
         best = tf.train.Checkpoint(**networks)
         for checkpoint in (self._checkpoint, best):
-            # Created here by every worker: creating a variable requires communication among them.
+            # Created here by every worker, because creating a variable requires communication.
             _ = checkpoint.save_counter
         self._newest = tf.train.CheckpointManager(
             self._checkpoint,
@@ -90,17 +92,17 @@ class RunCheckpoints:
         """Restores the newest complete checkpoint, if there is one.
 
         Raises:
-            UserError: none of them can be read, or they belong to other networks.
+            UserError: none of the checkpoints can be read, or they belong to other networks.
         """
         if self._writes:
             _remove_unfinished(self.directory)
         _restore_newest(self.directory, lambda path: self._checkpoint.read(path).expect_partial())
 
     def save(self, step: int) -> None:
-        """Saves the run after a step, and removes the oldest checkpoint.
+        """Saves the run after a step, and removes all but the newest checkpoints.
 
         Raises:
-            UserError: the disk is full; earlier checkpoints are kept.
+            UserError: the checkpoint cannot be written; earlier ones are kept.
         """
         if self._writes:
             with self._told_if_unwritable(step):
@@ -111,7 +113,7 @@ class RunCheckpoints:
         """Saves the networks separately if the loss is the lowest so far; call before `save`.
 
         Raises:
-            UserError: the disk is full.
+            UserError: the checkpoint cannot be written.
         """
         if loss < float(self._best_loss.numpy()):
             self._best_loss.assign(loss)
@@ -121,7 +123,7 @@ class RunCheckpoints:
 
     @property
     def newest(self) -> str:
-        """Path of the newest checkpoint, for messages."""
+        """Path of the newest checkpoint or "none yet", for messages."""
         saved = run_folder.checkpoints(self.directory)
         return saved[max(saved)] if saved else "none yet"
 
@@ -134,8 +136,8 @@ class RunCheckpoints:
                 _remove_unfinished(folder)
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {str(self.directory)!r} "
-                f"({first_line(error)}). The newest complete one is {self.newest}; free space and "
-                "run the same command again."
+                f"({first_line(error)}). Newest complete checkpoint: {self.newest}. Free space, "
+                "then run the same command again."
             ) from None
 
 
@@ -149,10 +151,10 @@ def restore_generator(
     Args:
         workdir: folder of the run.
         config: the run's settings.
-        best: use the best checkpoint on validation patches instead of the newest one.
+        best: whether to use the best checkpoint on validation patches instead of the newest one.
 
     Raises:
-        UserError: the run has no checkpoint yet, or none can be read.
+        UserError: the run has no such checkpoint, or none can be read.
     """
     generator = Generator(config.model.patch_size)
     step = tf.Variable(0, dtype=tf.int64)
@@ -205,8 +207,8 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
             return True
     if saved:
         raise UserError(
-            f"No checkpoint in {str(directory)!r} can be read: all {len(saved)} are damaged; "
-            "restore one from a backup, or pass another --workdir."
+            f"No checkpoint in {str(directory)!r} can be read, because all of them are damaged. "
+            "Restore one from a backup, or pass another --workdir."
         )
     return False
 

@@ -1,6 +1,7 @@
-"""The workers in TF_CONFIG: parsed and waited for before TensorFlow connects to them.
+"""Parses the workers in TF_CONFIG, and waits for them before TensorFlow connects to them.
 
-TensorFlow waits an hour for a missing worker, without a message and without handling signals.
+TensorFlow itself would wait an hour for a missing worker, without a message and without handling
+signals.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ _CONNECT_TIMEOUT_S = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The workers as `host:port`, the chief first, and the number of this process."""
+    """The workers as `host:port`, the chief first, and the index of this process among them."""
 
     workers: tuple[str, ...]
     index: int
@@ -37,14 +38,14 @@ def from_environment() -> Cluster:
     """Returns the cluster in the environment variable TF_CONFIG.
 
     Raises:
-        UserError: it is missing or malformed.
+        UserError: TF_CONFIG is missing or malformed.
     """
     text = os.environ.get("TF_CONFIG", "")
     _require(text, "it is not set")
     try:
         parsed = json.loads(text)
     except json.JSONDecodeError as error:
-        _require(False, f"it is not JSON, {error}")
+        _require(False, f"it is not JSON ({error})")
     cluster, task = _field(parsed, "cluster", dict), _field(parsed, "task", dict)
     others = set(cluster) - {"chief", "worker"}
     _require(not others, f"its cluster has {sorted(others)}; only chief and worker are supported")
@@ -55,16 +56,19 @@ def from_environment() -> Cluster:
     of_type = chiefs if task_type == "chief" else workers
     _require(
         type(index) is int and 0 <= index < len(of_type),
-        f"its task's index is {index!r} among {len(of_type)} of type {task_type!r}",
+        f"its task's index is {index!r}, but its cluster has {len(of_type)} of type {task_type!r}, "
+        "numbered from 0",
     )
     return Cluster(chiefs + workers, index if task_type == "chief" else len(chiefs) + index)
 
 
 def wait_for_peers(cluster: Cluster, timeout_s: float) -> None:
-    """Returns when every other worker listens on its port; meanwhile this one listens on its own.
+    """Returns when every other worker listens on its port.
+
+    Meanwhile, this worker listens on its own port.
 
     Raises:
-        UserError: a worker has not started in time, or this worker's own port is in use.
+        UserError: a worker did not start in time, or this worker cannot listen on its own port.
     """
     own_port = int(cluster.workers[cluster.index].rpartition(":")[2])
     missing = [w for i, w in enumerate(cluster.workers) if i != cluster.index]
@@ -73,14 +77,15 @@ def wait_for_peers(cluster: Cluster, timeout_s: float) -> None:
         listening = socket.create_server(("", own_port))
     except OSError as error:
         raise UserError(
-            f"This worker cannot listen on its port {own_port} of TF_CONFIG: {error.strerror}."
+            f"This worker cannot listen on its port {own_port} of TF_CONFIG: {error.strerror}. End "
+            "the process that uses the port, or set another port in every worker's TF_CONFIG."
         ) from None
     with listening:
         while missing := [worker for worker in missing if not _answers(worker)]:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"After {timeout_s:g} s these workers of TF_CONFIG have not started: "
-                    f"{', '.join(missing)}. Start the same command there, or wait longer with "
+                    f"These workers of TF_CONFIG did not start within {timeout_s:g} s: "
+                    f"{', '.join(missing)}. Start the same command on them, or wait longer with "
                     "--peer_timeout_s."
                 )
             time.sleep(_RETRY_S)

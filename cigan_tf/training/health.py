@@ -17,9 +17,9 @@ _SATURATED_ACCURACY = 0.99
 # accuracies sum to 1.
 _CHANCE_LOSS_MARGIN = 0.01
 _CHANCE_ACCURACY_MARGIN = 0.1
-# Consecutive checks: the condition may hold briefly after every change of turn.
+# Number of consecutive checks, because the condition may hold briefly after every change of turn.
 _LOOKS_AT_CHANCE = 5
-# Fewer consecutive skipped steps may be chance.
+# Fewer consecutive skipped steps may be a coincidence.
 _MOST_SKIPPED_IN_A_ROW = 10
 
 
@@ -35,7 +35,8 @@ class FiniteCheck:
         """Returns a warning about the steps skipped since the last check, or None.
 
         Raises:
-            DivergedError: steps were skipped and the run is to stop, or all steps were skipped.
+            DivergedError: steps were skipped and `on_nonfinite` is 'stop', or all steps since the
+                last check were skipped.
         """
         failure = self._model.take_nonfinite()
         step, skipped = self._counts()
@@ -46,13 +47,13 @@ class FiniteCheck:
         message = f"{failure[1]} is NaN or infinite at step {failure[0]}"
         if self._on_nonfinite == "stop":
             raise DivergedError(
-                f"{message}. The last good checkpoint is {newest_checkpoint}. Lower "
-                "--learning_rate, or skip such steps with --on_nonfinite=skip."
+                f"{message}. Last good checkpoint: {newest_checkpoint}. Lower --learning_rate, or "
+                "skip such steps with --on_nonfinite=skip."
             )
         if lost == since and lost >= _MOST_SKIPPED_IN_A_ROW:
             raise DivergedError(
-                f"{message}, and each of the {lost} steps since then was skipped. "
-                f"The last good checkpoint is {newest_checkpoint}."
+                f"{message}, and each of the last {lost} steps was skipped. Last good checkpoint: "
+                f"{newest_checkpoint}. Lower --learning_rate."
             )
         return f"{message}; skipped {lost} of the last {since} steps."
 
@@ -66,7 +67,10 @@ class CollapseMonitor:
 
     Args:
         settings: threshold and step limit of the turns.
-        steps, turns: counters at the start or resumption of the run.
+        steps, turns: the model's counters at the last measurement; at first, at the start or
+            resumption of the run.
+        warned: the signs that the user was warned of.
+        looks_at_chance: number of consecutive checks in which the discriminator was at chance.
     """
 
     settings: TrainingConfig
@@ -81,7 +85,7 @@ class CollapseMonitor:
         Args:
             infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1].
             batch: `image`, `mask` float32 [N, p, p, 1], `label` int32 [N].
-            model: for its counters and its discriminator's accuracy since the last log.
+            model: the model whose steps and turns are counted.
         """
         over_seeds, over_classes = infill_spread(infill, batch, self.settings.seed)
         step, turns = int(model.step.numpy()), int(model.turns_taken.numpy())
@@ -99,17 +103,18 @@ class CollapseMonitor:
         """Returns a line for each new sign of collapse.
 
         Args:
-            signs: result of `measure`, plus the discriminator's loss and accuracies of the last
+            signs: result of `measure`, plus the discriminator's loss and accuracies from the last
                 log.
-            turn: in pre-training there are no signs, because there is no discriminator yet.
+            turn: the current turn. There are no signs in pre-training, because the discriminator
+                is not trained yet.
         """
         if turn == Turn.PRETRAINING:
             return []
-        # One turn may reach its limit at the window's edge.
+        # Turns per 1000 steps if every turn ends at its step limit.
         slowest = 1000 / self.settings.max_steps_per_turn
         accuracies = [signs.get(f"discriminator/accuracy_{of}", 0.0) for of in ("real", "fake")]
         loss = signs.get("loss/adversarial_discriminator_loss")
-        if loss is not None:  # it was trained since the last check
+        if loss is not None:  # the discriminator was trained since the last log
             at_chance = (
                 abs(loss - np.log(2)) < _CHANCE_LOSS_MARGIN
                 and abs(sum(accuracies) - 1) < _CHANCE_ACCURACY_MARGIN
@@ -122,7 +127,7 @@ class CollapseMonitor:
             ),
             "classes": (
                 signs["health/infill_spread_over_classes"] < _LEAST_SPREAD,
-                "infills of both classes are the same: the generator ignores the class.",
+                "infills of the two classes are the same: the generator ignores the class.",
             ),
             "saturation": (
                 min(accuracies) > _SATURATED_ACCURACY,
@@ -157,7 +162,7 @@ def infill_spread(infill, batch: dict[str, np.ndarray], seed: int) -> tuple[floa
 
     Returns:
         Standard deviation over seeds, and absolute difference of the classes. Both are means over
-        the masks, relative to the standard deviation of the real lesions.
+        the pixels of the masks, relative to the standard deviation of the real lesions' pixels.
     """
     image, mask, label = batch["image"], batch["mask"], batch["label"]
     inside = mask > 0.5

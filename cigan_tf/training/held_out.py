@@ -17,11 +17,12 @@ _NEWTON_STEPS = 20
 
 
 class HeldOutMeasures:
-    """KID and class consistency of infills, each with the value of real patches.
+    """KID and class consistency of infills, and the same measures of real patches for reference.
 
-    Infills are made in validation patches and compared with real patches of the training split, so
-    no patient is on both sides; real validation patches give the reference value. The class is
-    predicted by a logistic regression on the features of the real training patches.
+    The infills are made in validation patches and compared with real patches of the training split,
+    so no patient is on both sides. The reference values are those of the real validation patches.
+    The class is predicted by a logistic regression fitted to the features of the real training
+    patches.
 
     Args:
         config: names the splits, the number of patches and the seed.

@@ -1,4 +1,4 @@
-"""Output of a run in progress: the terminal, TensorBoard, warnings."""
+"""Output of a run in progress, to the terminal, TensorBoard and run.json."""
 
 import itertools
 import json
@@ -21,27 +21,27 @@ PICTURES_PER_KIND = 4
 
 
 class Observer:
-    """Receives the events of a run. This one has no output; it is used by all but the chief."""
+    """Receives the events of a run. This base class outputs nothing; all but the chief use it."""
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """Shows the facts of the run's start, from start.py."""
+        """Shows the facts of the run, from `start.facts`."""
 
     def count(self, num_steps: int) -> None:
         """Advances the progress bar."""
 
     def profile(self, step: int) -> None:
-        """Starts or stops TensorFlow's profiler, depending on the next step."""
+        """Starts or stops TensorFlow's profiler as the step after `step` requires."""
 
     def log(self, step: int) -> None:
-        """Writes the curves and resets their means."""
+        """Writes a point of each curve, and resets the means over steps."""
 
     def show(self, step: int) -> None:
-        """Writes pictures, and the measures of collapse computed from them."""
+        """Writes pictures, and the measures of collapse on the patches in them."""
 
     def held_out_loss(self, step: int) -> float:
-        """Returns the measure that selects the best checkpoint, on validation patches.
+        """Measures validation patches; returns the value that is lowest at the best checkpoint.
 
-        Infinity if there is no selection.
+        The value is infinity if no measure selects the best checkpoint.
         """
         del step
         return float("inf")
@@ -53,7 +53,7 @@ class Observer:
         """Shows where the results are and what to do next."""
 
     def close(self) -> None:
-        """Closes all files."""
+        """Stops the profiler and closes the progress bar and all files."""
 
 
 class Chief(Observer):
@@ -105,7 +105,7 @@ class Chief(Observer):
             self._progress.write("The first steps are slow: TensorFlow traces and compiles them.")
         for warning in start.warnings(facts):
             self.warn(int(self._model.step.numpy()), warning)
-        # A run that is already complete keeps the facts of its training.
+        # A run that was already complete keeps the facts of its training.
         if self._progress.n < self._settings.total_steps or not self._facts_file.exists():
             self._write_facts()
 
@@ -166,7 +166,7 @@ class Chief(Observer):
         term = self._settings.selecting_term
         if term is None:
             return float("inf")
-        if term == "class_auc":  # the only measure where higher is better
+        if term == "class_auc":  # the only measure that is better if it is higher
             return -means["held_out/class_auc"]
         return means[f"held_out/{term}" if term in HELD_OUT_TERMS else f"validation/{term}"]
 
@@ -193,7 +193,10 @@ class Chief(Observer):
 
 
 def _interleaved_batches(patches: dict[str, np.ndarray], batch_size: int) -> list[dict]:
-    """Returns all patches in batches, alternating between kinds; the last batch may be smaller."""
+    """Returns all patches in batches, with one patch of each kind in turn.
+
+    The last batch may be smaller.
+    """
     of_kinds = [np.flatnonzero(patches["kind"] == kind) for kind in np.unique(patches["kind"])]
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*of_kinds))
     order = [index for index in in_turn if index is not None]

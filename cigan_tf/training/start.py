@@ -1,4 +1,4 @@
-"""First lines of a run: device, data and duration, and warnings about device and scale."""
+"""The first lines that a run prints: device, data, steps, and warnings about device and scale."""
 
 import pathlib
 import shutil
@@ -18,11 +18,11 @@ _CALLS_TIMED = 10
 
 
 def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns the facts in the first lines of a run.
+    """Returns the facts that the first lines of a run are made from.
 
     Args:
         config: the run's settings.
-        record: result of `provenance.write_training`, or None if unknown.
+        record: result of `provenance.write_training`.
     """
     hardware, data = config.hardware, config.data
     known = record or {}
@@ -55,7 +55,7 @@ def devices() -> list[str]:
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
-    """Returns the first lines of a run."""
+    """Returns the first lines of a run, from its `facts`."""
     xla = "with XLA" if facts["jit_compile"] else "without XLA"
     size = facts["patch_size"]
     patients = (
@@ -76,14 +76,14 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def warnings(facts: dict[str, Any]) -> list[str]:
-    """Returns a line for each sign of the wrong device, or of a scale unlike the preset's."""
+    """Returns a line for each sign of a wrong device, or of a scale different from the preset's."""
     found = []
     sizes = facts["film_size"], facts["film_size_of_preset"]
     if all(sizes) and sizes[0] != sizes[1]:
         found.append(
-            "The preset was trained on films rescaled to about {1[0]} x {1[1]} px, this dataset's "
-            "films to {0[0]} x {0[1]} px, so its lesions have a different scale. Build the "
-            "dataset with the film_size of the preset.".format(*sizes)
+            "The preset was trained on films rescaled to about {1[0]} x {1[1]} px, but this "
+            "dataset's films were rescaled to about {0[0]} x {0[1]} px, so its lesions have a "
+            "different scale. Build the dataset with the film_size of the preset.".format(*sizes)
         )
     if facts["devices"] != ["CPU"]:
         return found
@@ -115,7 +115,7 @@ class StepTimer:
         self._calls, self._steps, self._since = 0, 0, 0.0
 
     def count(self, num_steps: int) -> float | None:
-        """Counts steps; returns the seconds per step, once."""
+        """Counts steps; returns the seconds per step once, when they are measured."""
         self._calls += 1
         if self._calls == _CALLS_BEFORE_TIMING:
             self._since = time.monotonic()

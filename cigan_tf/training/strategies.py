@@ -1,4 +1,4 @@
-"""Devices of the steps: one device, all GPUs of a machine, several machines, or a TPU."""
+"""The devices that run the steps: one device, all GPUs of a machine, several machines or a TPU."""
 
 import contextlib
 import re
@@ -21,11 +21,12 @@ _TOLD = re.compile(r"ciGAN's worker (\d+) failed: (.*?) \[end of its reason\]")
 def build(config: Config) -> tf.distribute.Strategy:
     """Returns the configured strategy; call before any other use of TensorFlow.
 
-    Also sets deterministic mode, for the rest of the process.
+    If configured, it also sets deterministic mode, for the rest of the process.
 
     Raises:
-        UserError: TF_CONFIG is malformed, a worker did not start, the TPU does not respond, or the
-            batch size is not a multiple of the replicas.
+        UserError: TF_CONFIG is malformed, a worker did not start, the TPU does not respond, XLA
+            cannot compile for the GPU, or the batch size is not a multiple of the number of
+            replicas.
     """
     accelerators.refuse_xla_where_it_aborts(config.hardware)
     if config.hardware.deterministic:
@@ -40,15 +41,15 @@ def build(config: Config) -> tf.distribute.Strategy:
     replicas = strategy.num_replicas_in_sync
     if config.data.batch_size % replicas:
         raise UserError(
-            f"batch_size must be a multiple of the number of replicas, which "
-            f"--strategy={config.hardware.strategy} sets to {replicas}. "
+            f"batch_size must be a multiple of the number of replicas, which is {replicas} with "
+            f"--strategy={config.hardware.strategy}. "
             f"Received: batch_size={config.data.batch_size}."
         )
     return strategy
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """Returns the number of this process among those training together, and their number."""
+    """Returns the index of this process among those that train together, and their number."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
     workers = cluster.from_environment()
@@ -56,7 +57,7 @@ def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process writes the run's files, which only one worker does."""
+    """Returns whether this process is the one worker that writes the files of the run."""
     return worker(strategy)[0] == 0
 
 
@@ -64,7 +65,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Stops all workers within seconds if one of them fails, and reports its error.
 
-    Otherwise the others would wait for it in their next communication.
+    Otherwise, the other workers would wait for the failed one in their next communication.
 
     Raises:
         UserError: another worker has failed, or can no longer be reached.
@@ -95,11 +96,11 @@ def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 class Agreement:
-    """Decisions made by all workers together, so that none waits for one that has left.
+    """Decisions made by all workers together, so that no worker waits for one that has left.
 
     Args:
         strategy: strategy of all workers.
-        every_steps: steps between checks.
+        every_steps: number of steps between checks.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, every_steps: int = 1):
@@ -126,7 +127,7 @@ class Agreement:
         return flag if self._alone else float(self._total(tf.constant(float(flag)))) > 0
 
     def all_equal(self, number: int) -> bool:
-        """Returns whether every worker passed this number."""
+        """Returns whether all workers passed the same number; every worker must call this."""
         if self._alone:
             return True
         mean = float(self._total(tf.constant(float(number)))) / self._num_replicas

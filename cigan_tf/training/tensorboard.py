@@ -18,8 +18,8 @@ _PICTURE_CAPTION = "Columns: " + ", ".join(pictures.COLUMNS) + "."
 def scalars(model: CiGAN, steps_per_second: float) -> dict[str, float]:
     """Returns every scalar since the metrics were last reset, by TensorBoard tag.
 
-    A term that no step has computed in this time (it is the other network's turn) is left out, so
-    that its curve has a gap instead of a zero.
+    A term that no step has computed since then, because it was the other network's turn, is left
+    out, so that its curve has a gap instead of a zero.
     """
     means = {m.name: float(m.result()) for m in model.metrics if float(m.count.numpy()) > 0}
     values = {}
@@ -40,7 +40,10 @@ def scalars(model: CiGAN, steps_per_second: float) -> dict[str, float]:
 
 
 def weight_of(term: str, loss: LossConfig) -> float:
-    """Returns the weight of a loss term by its metric's name; the discriminator has one term."""
+    """Returns the weight of a loss term by its metric's name.
+
+    The discriminator's loss has only one term, whose weight is 1.
+    """
     return {
         "feature_loss": loss.feature_weight,
         "boundary_loss": loss.boundary_weight,
@@ -50,11 +53,11 @@ def weight_of(term: str, loss: LossConfig) -> float:
 
 
 class RunWriter:
-    """Writes the event files of a run; opened once per process, flushed with every write.
+    """Writes the event files of a run. It is opened once per process and flushed with every write.
 
     Args:
         logdir: folder of the event files.
-        config: shown as text and as HParams.
+        config: the run's settings, shown as text and as HParams.
         first_step: step at which the run starts or resumes.
     """
 
@@ -80,13 +83,13 @@ class RunWriter:
         self._writer.flush()
 
     def write_warning(self, step: int, text: str) -> None:
-        """Writes a warning to TensorBoard, where it can be found days later."""
+        """Writes a warning to TensorBoard, so that it can be found days later."""
         with self._writer.as_default(step=step):
             tf.summary.text("health/warnings", text)
         self._writer.flush()
 
     def write_pictures(self, step: int, infill, batch: dict[str, np.ndarray], seed: int) -> None:
-        """Writes the grid of `pictures.comparison_rows`, with the same arguments."""
+        """Writes a grid of `pictures.comparison_rows`, which has the same arguments."""
         rows = pictures.comparison_rows(batch, infill, seed)
         with self._writer.as_default(step=step):
             tf.summary.image(
@@ -109,7 +112,7 @@ def _settings(config: Config) -> dict[str, bool | int | float | str]:
 
 
 def model_infill(model: CiGAN):
-    """Returns the model as a function (image, mask, label, seed) -> infilled of NumPy arrays."""
+    """Returns the model as a function of NumPy arrays, (image, mask, label, seed) -> infilled."""
 
     @tf.function(reduce_retracing=True)
     def infill(image, mask, label, noise):

@@ -23,7 +23,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         config: validated settings.
         workdir: receives config.json, provenance.json, run.json, checkpoints/ and logs/
             (TensorBoard); several workers share it.
-        resume_changed: resume the run even if its settings differ.
+        resume_changed: whether to resume the run even if its settings or dataset have changed.
 
     Returns:
         The trained model.
@@ -85,7 +85,10 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
 
 
 def _start_from_preset(model: CiGAN, workdir: epath.Path, config: Config) -> presets.Preset | None:
-    """Loads the preset's weights into a new run and returns the preset; None for any other run."""
+    """Loads the initial preset's weights into a new run, and returns the preset.
+
+    Returns None without loading if the run starts from random weights or is resumed.
+    """
     if not config.training.init_from or file_io.matching(
         workdir / run_folder.CHECKPOINT_DIR, "ckpt-*.index"
     ):
@@ -105,8 +108,8 @@ def _run_steps(
     interrupted: interruption.Interruption,
     config: Config,
 ) -> None:
-    # Keras' fit is not used: a run must be able to stop after any step, save, and resume its input
-    # at exactly that step.
+    # Keras' fit is not used, because a run must be able to stop after any step, save its state, and
+    # resume its input at exactly that step.
     settings = config.training
     step = int(model.step.numpy())
     finite = health.FiniteCheck(model, settings)

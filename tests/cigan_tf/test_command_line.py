@@ -111,7 +111,7 @@ def test_a_tilde_is_the_home_folder_in_every_flag_and_argument(tmp_path):
     [
         (["--server=gs://b/x", "f"], "server must be on this machine or mounted; gs:// is not"),
         (["--generators=a,s3://b/x", "f"], "generators must be .* s3:// is not"),
-        (["--data_dir=s3://b/x", "f"], "mounted or in a bucket at gs://; s3:// is not"),
+        (["--data_dir=s3://b/x", "f"], "mounted, or in a bucket at gs://; s3:// is not"),
         (["gs://b/film.dcm"], "argument must be .* Received: 'gs://b/film.dcm'"),
     ],
 )

@@ -195,7 +195,7 @@ def test_a_full_disk_does_not_damage_earlier_checkpoints(run, three_checkpoints,
     # Files cannot exceed 1 MB, so the write fails half-way, as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
-        with pytest.raises(UserError, match=r"step 11 cannot be written.*newest complete.*ckpt-10"):
+        with pytest.raises(UserError, match=r"step 11 cannot be written.*Newest complete.*ckpt-10"):
             save_at(model, checkpoints, 11)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -53,7 +53,7 @@ def test_the_chief_comes_first(monkeypatch, workers, task, expected):
         ({"cluster": {}}, "'cluster' is not an object or is empty"),
         ({"cluster": TWO}, "'task' is not an object"),
         ({"cluster": TWO, "task": {"index": 0}}, "type is None"),
-        ({"cluster": TWO, "task": {"type": "worker", "index": 2}}, "index is 2 among 2"),
+        ({"cluster": TWO, "task": {"type": "worker", "index": 2}}, "index is 2, but"),
         ({"cluster": TWO, "task": {"type": "worker", "index": "0"}}, "index is '0'"),
         ({"cluster": TWO, "task": {"type": "ps", "index": 0}}, "type is 'ps'"),
         ({"cluster": {**TWO, "ps": ["p:1"]}, "task": {"type": "worker", "index": 0}}, "['ps']"),
@@ -72,7 +72,7 @@ def test_a_malformed_tf_config_is_explained(monkeypatch, content, named):
 def test_a_missing_worker_is_named():
     own, absent = free_ports(2)
     workers = Cluster((f"localhost:{own}", f"localhost:{absent}"), 0)
-    with pytest.raises(UserError, match=f"have not started: localhost:{absent}.*--peer_timeout_s"):
+    with pytest.raises(UserError, match=f"did not start .*: localhost:{absent}.*--peer_timeout_s"):
         cluster.wait_for_peers(workers, timeout_s=0.3)
 
 

@@ -47,7 +47,7 @@ def test_spread_is_measured_in_the_contrast_of_the_lesions(batch):
 
 
 @pytest.mark.parametrize(
-    ("infill", "said"), [(deaf_to_seeds, "seed"), (deaf_to_classes, "both classes")]
+    ("infill", "said"), [(deaf_to_seeds, "seed"), (deaf_to_classes, "two classes")]
 )
 def test_a_generator_that_ignores_an_input_is_reported_once(batch, infill, said):
     monitor = health.CollapseMonitor(TrainingConfig())
@@ -184,7 +184,7 @@ def test_a_non_finite_gradient_is_named(model, batch, monkeypatch):
     monkeypatch.setattr(model, "_discriminator_loss", steep)
     check = health.FiniteCheck(model, TrainingConfig())
     step_on(model, batch)
-    with pytest.raises(DivergedError, match=r"discriminator_gradient .* checkpoint is NEWEST"):
+    with pytest.raises(DivergedError, match=r"discriminator_gradient .* checkpoint: NEWEST"):
         check.check("NEWEST")
 
 
@@ -194,5 +194,5 @@ def test_a_run_that_can_only_skip_ends(model, batch, monkeypatch):
     broken = {**batch, "image": np.full_like(batch["image"], np.nan)}
     for _ in range(3):
         step_on(model, broken)
-    with pytest.raises(DivergedError, match="each of the 3 steps"):
+    with pytest.raises(DivergedError, match="each of the last 3 steps"):
         check.check("NEWEST")

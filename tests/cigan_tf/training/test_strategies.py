@@ -72,7 +72,7 @@ def test_a_batch_that_replicas_cannot_share_is_refused(tiny_config, replace, mon
         num_replicas_in_sync = 3
 
     monkeypatch.setattr(tf.distribute, "get_strategy", Three)
-    with pytest.raises(UserError, match=r"multiple of the number of replicas.*to 3.*batch_size=4"):
+    with pytest.raises(UserError, match=r"the number of replicas, which is 3 .*batch_size=4"):
         strategies.build(tiny_config)
 
 

@@ -125,7 +125,7 @@ def test_nan_stops_the_run_or_is_skipped(
     with pytest.raises(DivergedError) as stopped:
         train_eagerly(tiny_config, tmp_path / "stop")
     assert "NaN or infinite at step 4" in str(stopped.value)
-    assert "last good checkpoint is" in str(stopped.value)
+    assert "Last good checkpoint:" in str(stopped.value)
     assert "ckpt-3" in str(stopped.value)
 
     model = train_eagerly(replace(tiny_config, on_nonfinite="skip"), tmp_path / "skip")

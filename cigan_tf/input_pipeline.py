@@ -303,6 +303,7 @@ def _places_of_candidates(number: np.ndarray) -> np.ndarray:
 def _chosen(steps: tf.data.Dataset, choose: Callable) -> tf.data.Dataset:
     """Returns the result of `choose` for each step: numbers [N], records [N], donors [N, c]."""
 
+    @tf.autograph.experimental.do_not_convert
     def of_step(step):
         number, record, donors = tf.numpy_function(choose, [step], [tf.int64] * 3)
         donors = tf.ensure_shape(donors, (None, CANDIDATE_DONORS))
@@ -421,10 +422,20 @@ def encoded_patches(
             interleave_cycle_length=1, try_autocache=False, skip_prefetch=True, add_tfds_id=True
         ),
     )
-    if patient_share < 1:
-        patches = patches.filter(lambda patch: in_share(patch["patient_id"], patient_share))
     lesion_types = builder.info.features["lesion_type"].names
-    return patches.map(lambda patch: {**_facts(patch, lesion_types), "patch": patch["tfds_id"]})
+
+    # AutoGraph would take longer than reading a small split, with nothing to convert.
+    @tf.autograph.experimental.do_not_convert
+    def is_chosen(patch):
+        return in_share(patch["patient_id"], patient_share)
+
+    @tf.autograph.experimental.do_not_convert
+    def to_facts(patch):
+        return {**_facts(patch, lesion_types), "patch": patch["tfds_id"]}
+
+    if patient_share < 1:
+        patches = patches.filter(is_chosen)
+    return patches.map(to_facts)
 
 
 def _facts(patch, lesion_types: Sequence[str]) -> dict[str, tf.Tensor]:

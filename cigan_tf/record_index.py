@@ -221,7 +221,9 @@ def _headers(path: epath.Path) -> Iterator[tuple[int, int]]:
 
 def _facts(file: str) -> Iterator[dict[str, np.ndarray]]:
     records = tf.data.TFRecordDataset(file).batch(_RECORDS_AT_ONCE)
-    facts = records.map(lambda batch: tf.io.parse_example(batch, _FACTS)).prefetch(2)
+    # AutoGraph would take longer than reading a small file.
+    parse = tf.autograph.experimental.do_not_convert(lambda of: tf.io.parse_example(of, _FACTS))
+    facts = records.map(parse).prefetch(2)
     try:
         yield from facts.as_numpy_iterator()
     except tf.errors.OpError as error:

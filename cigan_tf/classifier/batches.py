@@ -108,6 +108,7 @@ def training_batches(
             return {**example, "is_synthetic": origin == 1, "drawn": drawn}, label
         return augmented(example["image"], drawn), label
 
+    @tf.autograph.experimental.do_not_convert
     def chosen(step):
         columns = tf.numpy_function(choose, [step], [tf.int64] * 3)
         return tuple(tf.ensure_shape(column, (num_patches,)) for column in columns)
@@ -222,6 +223,7 @@ def scored_batches(config: Config, split: str) -> tuple[tf.data.Dataset, dict[st
     texts = ("patch", "patient_id", "film_id", "scanner", "lesion_type")
     names = (*texts, "label", "density", "subtlety")
 
+    @tf.autograph.experimental.do_not_convert
     def to_facts(patch):
         mask = input_pipeline.decode_mask(patch["mask"], config.model.patch_size)
         area_px = tf.cast(tf.reduce_sum(mask), tf.int64)
@@ -266,16 +268,19 @@ def at_points(
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     index = input_pipeline.index_of_split(builder, config.data.validation_split)
     chosen = tf.data.Dataset.from_tensor_slices(np.flatnonzero(is_chosen))
-    images = decoded_images(config, chosen.map(input_pipeline.Records(builder, index).read))
+    read = tf.autograph.experimental.do_not_convert(input_pipeline.Records(builder, index).read)
+    images = decoded_images(config, chosen.map(read))
     return images, {name: values[is_chosen] for name, values in facts.items()}
 
 
 def decoded_images(config: Config, encoded: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the images of encoded patches in batches, float32 [N, p, p, 1] in [0, 1]."""
-    images = encoded.map(
-        lambda patch: input_pipeline.decode_image(patch["image"], config.model.patch_size),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def decoded(patch):
+        return input_pipeline.decode_image(patch["image"], config.model.patch_size)
+
+    images = encoded.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
     at_once = max(1, _SCORED_PX_AT_ONCE // config.model.patch_size**2)
     return images.batch(at_once).prefetch(2)
 

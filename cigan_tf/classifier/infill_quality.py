@@ -1,6 +1,7 @@
 """Evaluation of a generator on unseen patients, with a classifier trained on real patches."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -226,10 +227,13 @@ def _infilled_training_patches(config: Config, synthetic: SyntheticSet) -> dict[
     rng = np.random.default_rng(config.training.seed)
     drawn = np.sort(rng.permutation(synthetic.facts["num_patches"])[: infill_measures.MAX_SEARCHED])
     records = input_pipeline.Records(synthetic.builder, synthetic.index)
-    examples = tf.data.Dataset.from_tensor_slices(drawn).map(
-        lambda number: input_pipeline.decode(records.read(number), config.model.patch_size),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def to_example(number):
+        return input_pipeline.decode(records.read(number), config.model.patch_size)
+
+    numbers = tf.data.Dataset.from_tensor_slices(drawn)
+    examples = numbers.map(to_example, num_parallel_calls=tf.data.AUTOTUNE)
     examples = list(examples.as_numpy_iterator())
     return {
         **{name: np.stack([e.pop(name) for e in examples]) for name in ("image", "mask")},
@@ -248,17 +252,23 @@ class TrainingPatches:
         self._data, self._patch_size = config.data, config.model.patch_size
 
     def __iter__(self):
+        return self._chunks.as_numpy_iterator()
+
+    @functools.cached_property
+    def _chunks(self) -> tf.data.Dataset:
+        # The search for copies iterates many times; building the pipeline takes longer than reading
+        # a small split.
         builder = input_pipeline.open_dataset(self._data, self._patch_size)
         patches = input_pipeline.encoded_patches(
             builder, self._data.train_split, self._data.train_patient_share
         )
-        images = patches.map(
-            lambda patch: {
-                "image": input_pipeline.decode_image(patch["image"], self._patch_size),
-                "group": patch["film_id"],
-            }
-        )
-        return images.batch(_TRAINING_AT_A_TIME).as_numpy_iterator()
+
+        @tf.autograph.experimental.do_not_convert
+        def chosen(patch):
+            image = input_pipeline.decode_image(patch["image"], self._patch_size)
+            return {"image": image, "group": patch["film_id"]}
+
+        return patches.map(chosen).batch(_TRAINING_AT_A_TIME)
 
 
 def feature_function(

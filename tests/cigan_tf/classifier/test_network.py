@@ -1,5 +1,7 @@
 """The classifier network: shape, preprocessing, weights."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -18,8 +20,13 @@ def image():
     return np.random.default_rng(0).random((2, 32, 32, 1), dtype=np.float32)
 
 
+def outputs(network, images):
+    """Returns the network's outputs without tracing it, which would take longer."""
+    return network(images, training=False).numpy()
+
+
 def test_a_patch_becomes_a_probability(classifier, image):
-    probability = classifier.predict_on_batch(image)
+    probability = outputs(classifier, image)
     assert probability.shape == (2, 1)
     assert np.all((probability >= 0) & (probability <= 1))
     assert classifier.get_layer("avg_pool").output.shape == (None, 2048)
@@ -37,14 +44,24 @@ def test_grey_levels_are_prepared_as_for_imagenet(classifier):
     prepared = keras.Model(classifier.input, first.input)
     white = np.ones((1, 32, 32, 1), np.float32)
     expected = keras.applications.resnet50.preprocess_input(np.full((1, 32, 32, 3), 255.0))
-    np.testing.assert_allclose(prepared.predict_on_batch(white), expected, rtol=1e-5)
+    np.testing.assert_allclose(outputs(prepared, white), expected, rtol=1e-5)
 
 
-def test_random_weights_follow_the_seed(classifier, image):
-    same, other = build_classifier(32, "random", seed=1), build_classifier(32, "random", seed=2)
-    expected = classifier.predict_on_batch(image)
-    np.testing.assert_array_equal(same.predict_on_batch(image), expected)
-    assert np.abs(other.predict_on_batch(image) - expected).max() > 0
+def kernels(network):
+    return [weight.numpy() for weight in network.weights if "kernel" in weight.path]
+
+
+@pytest.fixture(scope="module")
+def of_seed_2():
+    return build_classifier(32, "random", seed=2, trainable="last")
+
+
+def test_random_weights_follow_the_seed(classifier, of_seed_2):
+    same = build_classifier(32, "random", seed=1)
+    for ours, again in zip(classifier.get_weights(), same.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, again)
+    for ours, other in zip(kernels(classifier), kernels(of_seed_2), strict=True):
+        assert np.abs(ours - other).max() > 0
 
 
 def test_weights_from_a_file(tmp_path):
@@ -68,14 +85,14 @@ def vgg():
 def test_vgg_16_has_one_output_and_its_own_preprocessing(vgg, image):
     # 14,714,688 without the top, plus 512 weights and a bias.
     assert vgg.count_params() == 14_714_688 + 513
-    probability = vgg.predict_on_batch(image)
+    probability = outputs(vgg, image)
     assert probability.shape == (2, 1)
     assert np.ptp(probability) > 0
     assert vgg.get_layer("avg_pool").output.shape == (None, 512)
     prepared = keras.Model(vgg.input, vgg.get_layer("block1_conv1").input)
     white = np.ones((1, 32, 32, 1), np.float32)
     expected = keras.applications.vgg16.preprocess_input(np.full((1, 32, 32, 3), 255.0))
-    np.testing.assert_allclose(prepared.predict_on_batch(white), expected, rtol=1e-5)
+    np.testing.assert_allclose(outputs(prepared, white), expected, rtol=1e-5)
 
 
 def test_vgg_16_from_an_npz_file(vgg, tmp_path):
@@ -90,14 +107,21 @@ def test_vgg_16_from_an_npz_file(vgg, tmp_path):
             np.testing.assert_array_equal(ours, drawn.numpy() + 1)
 
 
+@pytest.fixture(scope="module")
+def vgg_of_head():
+    return build_classifier(32, "random", seed=1, network="vgg16", trainable="none")
+
+
 @pytest.mark.parametrize(
-    ("network", "trainable", "begins"),
-    [("resnet50", "last", ("malignant", "conv5_")), ("vgg16", "none", ("malignant",))],
+    ("network", "begins"),
+    [("of_seed_2", ("malignant", "conv5_")), ("vgg_of_head", ("malignant",))],
+    ids=["resnet50-last", "vgg16-none"],
 )
-def test_frozen_layers_do_not_change(network, trainable, begins, image):
-    classifier = build_classifier(32, "random", seed=1, network=network, trainable=trainable)
+def test_frozen_layers_do_not_change(network, begins, image, request):
+    classifier = request.getfixturevalue(network)
     before = {weight.path: weight.numpy() for weight in classifier.weights}
-    classifier.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", jit_compile=False)
+    # Traced, ResNet-50 would take longer before its first step than for all steps.
+    classifier.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", run_eagerly=True)
     for _ in range(2):  # some residual branches first change in step 2
         classifier.train_on_batch(image, np.array([[0.0], [1.0]]))
     changed = {w.path for w in classifier.weights if np.any(before[w.path] != w.numpy())}
@@ -107,10 +131,16 @@ def test_frozen_layers_do_not_change(network, trainable, begins, image):
     assert {path for path in may_change if "kernel" in path} <= changed
 
 
-@pytest.mark.parametrize(("trainable", "num_kernels"), [("all", 13), ("last", 3)])
-def test_parts_of_vgg_16(trainable, num_kernels):
-    classifier = build_classifier(32, "random", seed=1, network="vgg16", trainable=trainable)
-    assert len(classifier.trainable_weights) == 2 * (num_kernels + 1)
+def test_parts_of_vgg_16(vgg):
+    last = build_classifier(32, "random", seed=1, network="vgg16", trainable="last")
+    for classifier, num_kernels in ((vgg, 13), (last, 3)):
+        assert len(classifier.trainable_weights) == 2 * (num_kernels + 1)
+
+
+def test_building_a_classifier_does_not_change_the_process_random_state():
+    state = random.getstate(), np.random.get_state()[1].tolist()
+    build_classifier(32, "random", seed=5, network="vgg16")
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == state
 
 
 def test_fetched_weights_reach_every_layer(monkeypatch):
@@ -133,16 +163,14 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     other.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(UserError, match="does not contain the weights of"):
-        build_classifier(32, str(tmp_path / "other.weights.h5"), seed=0)
+        build_classifier(32, str(tmp_path / "other.weights.h5"), seed=0, network="vgg16")
 
 
 def test_without_a_network_one_line_names_flag_and_file(monkeypatch):
-    original = keras.applications.ResNet50
-
-    def ResNet50(*args, weights=None, **kwargs):  # noqa: N802
+    def ResNet50(*, weights, input_tensor=None, **kwargs):  # noqa: N802
         if weights == "imagenet":
             raise OSError("no route to host")
-        return original(*args, weights=weights, **kwargs)
+        return keras.Model(keras.utils.get_source_inputs(input_tensor), input_tensor)
 
     monkeypatch.setattr(keras.applications, "ResNet50", ResNet50)
     with pytest.raises(UserError, match=r"resnet50_weights.*--classifier_weights=random"):

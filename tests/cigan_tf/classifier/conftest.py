@@ -12,7 +12,6 @@ from cigan_tf import provenance
 from cigan_tf.config import Config, DataConfig, ExperimentConfig, ModelConfig, TrainingConfig
 from cigan_tf.experiment_config import ClassifierConfig
 from cigan_tf.exported_generator import ExportedGenerator
-from tests.cigan_tf.classifier.small_classifier import build_small_classifier
 
 PATCH_SIZE = 32
 PATIENTS = {
@@ -159,9 +158,9 @@ def with_classifier():
 
 @pytest.fixture(scope="module")
 def small_classifier():
-    """Replaces ResNet-50, which test_network.py tests, with a network that trains in seconds."""
-    from cigan_tf.classifier import classifier_run
+    """Trains classifiers in seconds."""
+    # It imports TensorFlow.
+    from tests.cigan_tf.classifier.small_classifier import small_classifiers
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(classifier_run, "build_classifier", build_small_classifier)
+    with small_classifiers():
         yield

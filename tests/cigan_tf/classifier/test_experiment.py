@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from cigan_tf import file_io, run_folder
-from cigan_tf.classifier import classifier_run, experiment, infill_quality, parallel
+from cigan_tf.classifier import experiment, infill_quality, parallel
 from cigan_tf.classifier.synthetic_set import SyntheticSet, write_synthetic_set
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 from cigan_tf.evaluation import score_file
 from cigan_tf.experiment_config import ExperimentConfig
 from cigan_tf.hardware_config import HardwareConfig
-from tests.cigan_tf.classifier.small_classifier import build_small_classifier
+from tests.cigan_tf.classifier.small_classifier import small_classifiers
 
 
 @pytest.fixture
@@ -97,38 +97,6 @@ def test_a_cell_that_another_process_trains_is_skipped(discs_config, trained, tm
     assert folders == [run_folder.cell_dir(tmp_path, cell) for cell in cells[1:]]
 
 
-def train_small_cells(config, folder, cells):
-    """Trains cells with a small network, in a process without fixtures."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(classifier_run, "build_classifier", build_small_classifier)
-        experiment.train_free_cells(config, folder, cells)
-
-
-def test_two_cells_at_once_write_the_same_files_as_in_sequence(
-    discs_config, small_classifier, tmp_path
-):
-    baseline = dataclasses.replace(discs_config.experiment, arms=("baseline",))
-    config = dataclasses.replace(discs_config, experiment=baseline)
-    experiment.train_cells(config, tmp_path / "in_a_row", cells_of(config))
-    arguments = config, tmp_path / "at_once", cells_of(config)
-    parallel.run(train_small_cells, arguments, jobs=2)
-    in_a_row, at_once = (tmp_path / name / "classifiers" for name in ("in_a_row", "at_once"))
-
-    def files(folder):
-        found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
-        return {name for name in found if "tfevents" not in name}
-
-    assert files(in_a_row) == files(at_once)
-    for cell in ("baseline/seed_0", "baseline/seed_1"):
-        assert (in_a_row / cell / "settings.json").read_bytes() == (
-            at_once / cell / "settings.json"
-        ).read_bytes()
-        alone, together = (score_file.read(f / cell / "scores.csv") for f in (in_a_row, at_once))
-        assert alone.patch.tolist() == together.patch.tolist()
-        # The order of additions depends on the number of threads.
-        np.testing.assert_allclose(alone.probability, together.probability, atol=1e-3)
-
-
 @pytest.fixture(scope="module")
 def of_two_arms(discs_config, synthetic_folder):
     """An experiment of one seed."""
@@ -156,6 +124,31 @@ def test_one_command_trains_judges_and_reports(finished):
     quality = json.loads((folder / "infill_quality.json").read_text())
     assert {entry["measure"] for entry in quality["measures"]} >= {"class_auc", "kernel_distance"}
     assert (folder / "infills.png").stat().st_size > 0
+
+
+def train_small_cells(config, folder, cells):
+    """Trains cells with a small network, in a process without fixtures."""
+    with small_classifiers():
+        experiment.train_free_cells(config, folder, cells)
+
+
+def test_two_cells_at_once_write_the_same_files_as_in_sequence(of_two_arms, finished, tmp_path):
+    parallel.run(train_small_cells, (of_two_arms, tmp_path, cells_of(of_two_arms)), jobs=2)
+    in_a_row, at_once = (folder / "classifiers" for folder in (finished[0], tmp_path))
+
+    def files(folder):
+        found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+        return {name for name in found if "tfevents" not in name}
+
+    assert files(in_a_row) == files(at_once)
+    for cell in ("baseline/seed_0", "cigan/seed_0"):
+        assert (in_a_row / cell / "settings.json").read_bytes() == (
+            at_once / cell / "settings.json"
+        ).read_bytes()
+        alone, together = (score_file.read(f / cell / "scores.csv") for f in (in_a_row, at_once))
+        assert alone.patch.tolist() == together.patch.tolist()
+        # The order of additions depends on the number of threads.
+        np.testing.assert_allclose(alone.probability, together.probability, atol=1e-3)
 
 
 def test_infills_that_cannot_be_judged_do_not_prevent_the_table(
@@ -252,40 +245,40 @@ class OfShare:
 
 
 def test_only_arms_that_depend_on_the_generator_are_trained_again(
-    discs_config, discs_generator, small_classifier, tmp_path, capsys
+    of_two_arms, finished, discs_generator, with_classifier, tmp_path, capsys
 ):
-    seeds = dataclasses.replace(discs_config.experiment, classifier_seeds=(0,))
-    config = dataclasses.replace(discs_config, experiment=seeds)
-    write_synthetic_set(config, tmp_path, str(discs_generator))
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
 
-    def trained():
-        experiment.train_cells(config, tmp_path, cells_of(config))
+    def times():
         return {
-            cell.arm: (run_folder.cell_dir(tmp_path, cell) / "scores.csv").stat().st_mtime_ns
-            for cell in cells_of(config)
+            cell.arm: (run_folder.cell_dir(folder, cell) / "scores.csv").stat().st_mtime_ns
+            for cell in cells_of(of_two_arms)
         }
 
-    before = trained()
-    assert trained() == before
-    shutil.rmtree(tmp_path / "synthetic")
-    other = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=77))
-    write_synthetic_set(other, tmp_path, str(discs_generator))
-    after = trained()
+    before = times()
+    experiment.train_cells(of_two_arms, folder, cells_of(of_two_arms))
+    assert times() == before
+    training = dataclasses.replace(of_two_arms.training, seed=77)
+    other = dataclasses.replace(of_two_arms, training=training)
+    synthetic = write_synthetic_set(other, tmp_path, str(discs_generator))
+    config = with_classifier(of_two_arms, synthetic_dir=str(synthetic))
+    experiment.train_cells(config, folder, cells_of(config))
+    after = times()
     assert after["baseline"] == before["baseline"]
     assert after["cigan"] > before["cigan"]
     assert "trained again" in capsys.readouterr().err
 
 
 def test_a_generator_that_saw_a_test_patient_is_refused(
-    discs_config, discs_generator, small_classifier, tmp_path
+    discs_config, synthetic_folder, small_classifier, tmp_path
 ):
-    generator = shutil.copytree(discs_generator, tmp_path / "1")
-    path = generator / "assets.extra" / "provenance.json"
+    synthetic = shutil.copytree(synthetic_folder, tmp_path / "synthetic")
+    path = synthetic / "1.1.0" / "provenance.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "patients": [*record["patients"], "gil"]}))
-    write_synthetic_set(discs_config, tmp_path, str(generator))
+    on_infills = [cell for cell in cells_of(discs_config) if cell.arm == "cigan"]
     with pytest.raises(UserError, match="test patients, including 'gil'"):
-        experiment.train_cells(discs_config, tmp_path, cells_of(discs_config))
+        experiment.train_cells(discs_config, tmp_path, on_infills)
 
 
 def test_another_generator_than_that_of_the_arms_is_not_judged(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cigan_tf import provenance
+from cigan_tf import input_pipeline, provenance
 from cigan_tf.classifier import infill_quality
 from cigan_tf.classifier.network import build_classifier
 from cigan_tf.errors import UserError
@@ -49,9 +49,16 @@ def test_training_data_outside_the_searched_patches_are_named(discs_config):
     ]
 
 
-def test_copies_are_searched_in_the_generators_own_training_data(discs_config):
-    record = {"train_split": "validation", "patient_share": 1.0}
+@pytest.mark.parametrize(("split", "share"), [("validation", 1.0), ("train", 0.5)])
+def test_copies_are_searched_in_the_generators_own_training_data(discs_config, split, share):
+    record = {"train_split": split, "patient_share": share}
     config = infill_quality.as_trained(discs_config, record)
-    films = [film for chunk in infill_quality.TrainingPatches(config) for film in chunk["group"]]
-    assert set(films) == {b"eve_CC", b"fay_CC"}
+    builder = input_pipeline.open_dataset(config.data, 32)
+    patients = input_pipeline.patches_per_patient(builder, split, share)
+    assert 0 < len(patients) < 4
+    training = infill_quality.TrainingPatches(config)
+    for _ in range(2):  # the search iterates many times
+        films = [film.decode() for chunk in training for film in chunk["group"]]
+        assert set(films) == {f"{patient}_CC" for patient in patients}
+        assert len(films) == 8 * len(patients)
     assert hash(config) == hash(infill_quality.as_trained(discs_config, record))

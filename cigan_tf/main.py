@@ -20,7 +20,6 @@ def main() -> None:
     """Runs the selected mode."""
     config = flags.config_from_flags()
     if config.training.init_from:
-        tensorflow_loading.load_tensorflow()
         from cigan_tf.models import presets
 
         config = presets.with_architecture(config, flags.is_given, _begun(flags.WORKDIR.value))

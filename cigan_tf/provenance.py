@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from cigan_tf import __version__, file_io, input_pipeline, run_folder
+from cigan_tf import __version__, file_io, run_folder
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 
@@ -35,6 +35,9 @@ def dataset_record(config: Config) -> dict[str, Any]:
     Raises:
         UserError: the dataset has not been built, or has patches of another size.
     """
+    # Imported here, because commands read records before TensorFlow loads.
+    from cigan_tf import input_pipeline
+
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     recipe = _recipe(epath.Path(builder.data_path))
     return {
@@ -54,6 +57,8 @@ def fingerprint(builder) -> str:
     It covers the length and checksum of each record, from the index of records. It does not depend
     on the dataset's folder.
     """
+    from cigan_tf import input_pipeline
+
     digest = hashlib.sha256()
     for name in sorted(builder.info.splits):
         index = input_pipeline.index_of_split(builder, name)
@@ -75,6 +80,8 @@ def training_record(config: Config) -> dict[str, Any]:
     Raises:
         UserError: the dataset cannot be used, or does not have the split.
     """
+    from cigan_tf import input_pipeline
+
     data = config.data
     builder = input_pipeline.open_dataset(data, config.model.patch_size)
     counts = input_pipeline.patches_per_patient(builder, data.train_split, data.train_patient_share)

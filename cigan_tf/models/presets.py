@@ -16,15 +16,16 @@ import sys
 import uuid
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
-import keras
 import numpy as np
 
 from cigan_tf import provenance
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError, first_line, prefix_errors
+
+if TYPE_CHECKING:  # a command reads a preset's settings without loading Keras
+    import keras
 
 BUILT_IN = pathlib.Path(__file__).resolve().parents[1] / "presets"
 CONFIG_FILE = "config.json"
@@ -102,7 +103,7 @@ def read(preset: str | os.PathLike) -> Preset:
     return Preset(folder, config, record)
 
 
-def load_weights(preset: Preset, **networks: keras.Model) -> None:
+def load_weights(preset: Preset, **networks: "keras.Model") -> None:
     """Loads the weights of a preset into networks.
 
     Args:
@@ -131,7 +132,7 @@ def load_weights(preset: Preset, **networks: keras.Model) -> None:
 def write(
     folder: str | os.PathLike,
     config: Config,
-    networks: dict[str, keras.Model],
+    networks: "dict[str, keras.Model]",
     record: dict[str, Any] | None = None,
     card: str | None = None,
     half_precision: bool = False,
@@ -289,8 +290,10 @@ def _card(name: str, config: Config, has_record: bool) -> str:
     )
 
 
-def _write_weights(network: keras.Model, path: pathlib.Path, half_precision: bool) -> None:
+def _write_weights(network: "keras.Model", path: pathlib.Path, half_precision: bool) -> None:
     """Writes compressed weights in Keras' format."""
+    import h5py
+
     whole_path = path.with_name(f"whole_{path.name}")
     network.save_weights(whole_path)
     with h5py.File(whole_path) as whole, h5py.File(path, "w") as small:

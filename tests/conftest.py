@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
+import gc
 import json
 import pathlib
 import subprocess
@@ -25,6 +26,16 @@ LONG_FILES = (
     *("test_train.py", "test_strategies.py", "test_demo.py", "test_own_films.py"),
     *("test_notebook.py", "test_buckets.py", "test_infilling_model.py", "test_replicated.py"),
 )
+
+
+# What the tests import is no garbage, and to find that out again and again takes seconds.
+gc.disable()
+
+
+def pytest_collection_finish():
+    """Exempts everything imported until here from garbage collection."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

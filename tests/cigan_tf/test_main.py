@@ -8,6 +8,8 @@ import sys
 import pytest
 import yaml
 
+from tests import warm_commands
+
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGFILES = sorted((ROOT / "cigan_tf" / "flagfiles").glob("*.flags"))
 
@@ -26,6 +28,7 @@ def run(*arguments):
 def dry_run(*arguments):
     finished = run("--dry_run", *arguments)
     assert finished.returncode == 0, finished.stderr
+    assert not finished.stderr, "TensorFlow is not loaded"
     return json.loads(finished.stdout)
 
 
@@ -89,14 +92,27 @@ def test_the_kubernetes_job_has_an_index_for_every_cell():
             ["--mode=classify", "--workdir={tmp}/run", "--arm=one:", "--cell_index=9"],
             "cell_index must be below the number of classifiers, 5",
         ),
-        (["--workdir={tmp}/run", "--data_dir={tmp}", "--dataset=ddsm_patches/none"], "tfds build"),
+        (["--init_from=none"], "There is no preset 'none'"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, named, tmp_path):
+def test_a_mistake_is_one_line_and_exit_code_2_before_tensorflow_is_loaded(
+    arguments, named, tmp_path
+):
     finished = run(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert finished.returncode == 2
-    *before, error = finished.stderr.splitlines()
-    assert before in ([], ["Loading TensorFlow ..."])
+    (error,) = finished.stderr.splitlines()
     assert error.startswith("error: ")
     assert named in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_that_does_not_exist_is_one_line_and_exit_code_2(tmp_path):
+    finished = warm_commands.run(
+        *("cigan_tf.main", f"--workdir={tmp_path}/run"),
+        *(f"--data_dir={tmp_path}", "--dataset=ddsm_patches/none"),
+    )
+    assert finished.returncode == 2
+    (error,) = finished.stderr.splitlines()
+    assert error.startswith("error: There is no dataset 'ddsm_patches/none'")
+    assert "tfds build" in error
     assert not (tmp_path / "run").exists()

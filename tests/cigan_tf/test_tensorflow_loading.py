@@ -1,11 +1,15 @@
 """The part of a library's output during loading that is shown to the user."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from cigan_tf import tensorflow_loading
+from tests import warm_commands
 
 NOTES = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
@@ -47,15 +51,48 @@ def test_notes_are_shown_on_request():
     assert output_of(level="0")[1].startswith(NOTES)
 
 
-@pytest.mark.parametrize("command", ["cigan_tf.main --mode=report", "export.saved_model"])
-def test_commands_load_tensorflow_without_its_notes(command, tmp_path):
-    finished = subprocess.run(
-        [sys.executable, "-m", *command.split(), f"--workdir={tmp_path}"],
+def test_tensorflow_is_loaded_without_its_notes():
+    warm_commands.address()
+    loading, *others = warm_commands.loading_messages().splitlines()
+    assert loading == "Loading TensorFlow ..."
+    assert not [line for line in others if re.match(tensorflow_loading._NOTE, line)]
+
+
+def run_beside(folder, *arguments):
+    """Runs Python with a stand-in for TensorFlow, `tensorflow.py`, in a folder."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(warm_commands.ROOT)])},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("command", ["cigan_tf.main --mode=report", "export.saved_model"])
+def test_commands_load_it_like_this_before_anything_else_does(command, tmp_path):
+    stand_in = f"import os\nos.write(2, {NOTES!r}.encode())\nraise SystemExit('and no more')\n"
+    (tmp_path / "tensorflow.py").write_text(stand_in)
+    finished = run_beside(tmp_path, "-m", *command.split(), f"--workdir={tmp_path}")
+    assert finished.stderr.splitlines() == ["Loading TensorFlow ...", "and no more"]
+
+
+def test_what_is_loaded_is_no_garbage_and_what_follows_can_be(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("import gc\nis_collected = gc.isenabled()\n")
+    script = """
+import gc
+from cigan_tf import tensorflow_loading
+tensorflow_loading.load_tensorflow()
+import tensorflow
+print(tensorflow.is_collected, gc.isenabled(), gc.get_freeze_count() > 1000)
+"""
+    finished = run_beside(tmp_path, "-c", script)
+    assert finished.stdout == "False True True\n"
+
+
+@pytest.mark.parametrize("command", ["cigan_tf.main --mode=report", "export.saved_model"])
+def test_commands_name_a_workdir_without_a_run(command, tmp_path):
+    finished = warm_commands.run(*command.split(), f"--workdir={tmp_path}")
     assert finished.returncode == 2
-    loading, error = finished.stderr.splitlines()
-    assert loading == "Loading TensorFlow ..."
+    (error,) = finished.stderr.splitlines()
     assert error.startswith("error: There is no run in the workdir")

@@ -5,8 +5,7 @@ import importlib.util
 import json
 import pathlib
 import re
-import subprocess
-import sys
+import tempfile
 from typing import ClassVar
 
 import mlcroissant
@@ -53,6 +52,10 @@ def records(built):
         split: list(tfds.as_numpy(built.as_dataset(split=split, shuffle_files=False)))
         for split in built.info.splits
     }
+
+
+def tfds_command(*arguments):
+    return warm_commands.run("tensorflow_datasets.scripts.cli.main", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +164,9 @@ def test_real_lesions_are_described_and_nothing_else_is(built):
 def test_another_process_writes_the_same_bytes(tmp_path):
     fields = TINY | {"source": "phantom", "patches_per_class": 4, "num_patients": 3}
     builder(tmp_path / "first", **fields).download_and_prepare()
-    finished = warm_commands.run(
-        *("tensorflow_datasets.scripts.cli.main", "build", "ddsm_patches", "--imports=tfds_ddsm"),
-        *(f"--data_dir={tmp_path / 'second'}", "-c", json.dumps(fields)),
+    finished = tfds_command(
+        *("build", "ddsm_patches", "--imports=tfds_ddsm", f"--data_dir={tmp_path / 'second'}"),
+        *("-c", json.dumps(fields)),
     )
     assert finished.returncode == 0, finished.stderr
     first, second = (
@@ -209,6 +212,10 @@ def test_a_name_belongs_to_one_recipe(built):
         builder(data_dir, patches_per_class=50).download_and_prepare()
 
 
+ALL_SPLITS = ("train", "validation", "test")
+OF_FILMS = {"source": "films", "film_size": [120, 100], "patches_per_class": 8}
+
+
 def own_films(root, splits=("test", "test")):
     """Writes a film of another patient for each split, and their table."""
     root.mkdir()
@@ -224,14 +231,13 @@ def own_films(root, splits=("test", "test")):
 
 def of_films(data_dir, **fields):
     """Returns a builder for `own_films`, whose builds take a moment."""
-    small = {"source": "films", "film_size": [120, 100], "patches_per_class": 8}
-    return builder(data_dir, **small | fields)
+    return builder(data_dir, **OF_FILMS | fields)
 
 
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory):
     """Returns download settings with a film in each split, for further fields."""
-    films = own_films(tmp_path_factory.mktemp("own") / "films", ("train", "validation", "test"))
+    films = own_films(tmp_path_factory.mktemp("own") / "films", ALL_SPLITS)
     return functools.partial(tfds.download.DownloadConfig, manual_dir=films)
 
 
@@ -373,17 +379,14 @@ def test_the_croissant_metadata_describe_the_files_and_the_records(built):
     assert fields["simulated"].data_type is bool
 
 
-@needs_films
-def test_a_split_without_any_patch_is_an_error(tmp_path, monkeypatch):
+def test_a_split_without_any_patch_is_an_error(tmp_path, downloads, monkeypatch):
     monkeypatch.setattr(patches, "breast_mask", lambda image: np.zeros(image.shape, bool))
 
     with pytest.raises(DatasetError, match=r"No patch of 32 pixels .* 'train'"):
-        builder(tmp_path).download_and_prepare()
-    beam_runner = fn_api_runner.FnApiRunner()
+        of_films(tmp_path).download_and_prepare(download_config=downloads())
+    with_beam = downloads(beam_runner=fn_api_runner.FnApiRunner())
     with pytest.raises(DatasetError, match=r"No patch could be drawn for the split '\w+'\.$"):
-        builder(tmp_path).download_and_prepare(
-            download_config=tfds.download.DownloadConfig(beam_runner=beam_runner)
-        )
+        of_films(tmp_path).download_and_prepare(download_config=with_beam)
 
 
 def test_a_missing_manual_folder_is_named_with_what_to_do(tmp_path):
@@ -431,17 +434,15 @@ def test_a_dataset_belongs_to_one_table_of_films(tmp_path):
 
 @pytest.mark.parametrize("beam_runner", [None, fn_api_runner.FnApiRunner()])
 def test_an_image_of_two_patients_stops_the_build_or_is_used_once(tmp_path, beam_runner):
-    films = own_films(tmp_path / "films")
+    films = own_films(tmp_path / "films", ("test", "test", "test"))
     build = functools.partial(build_films, beam_runner=beam_runner)
-    built = build(tmp_path / "data", films)
-    assert {record["patient_id"] for record in records(built)["test"]} == {b"P1", b"P2"}
 
     PIL.Image.open(films / "1.png").save(films / "2.png", compress_level=1)
     reason = r"2\.png: the same image as 1\.png of the patient P1"
     with pytest.raises(DatasetError, match=rf"{reason}\. .*check to list all"):
         build(tmp_path / "data", films, name="twice")
     part = build(tmp_path / "data", films, name="part", allow_skipped=True)
-    assert {record["patient_id"] for record in records(part)["test"]} == {b"P1"}
+    assert {record["patient_id"] for record in records(part)["test"]} == {b"P1", b"P3"}
     assert "film,test,2.png,the same image" in (part.data_path / "skipped.csv").read_text()
 
     table = films / "films.csv"
@@ -467,59 +468,45 @@ def test_each_config_opens_its_source(tmp_path):
     assert opened["phantom"].num_patients == configs["phantom"].num_patients
 
 
-@needs_films
 class TestAsTfdsAsksOfEveryDataset(tfds.testing.DatasetBuilderTestCase):
     """Registration, tags, texts, file access through epath, a build and its features."""
 
     DATASET_CLASS = ddsm_patches_dataset_builder.Builder
-    BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [
-        DdsmPatchesConfig(**(TINY | {"patches_per_class": 20}))
-    ]
-    EXAMPLE_DIR = pathlib.Path(__file__).parent  # replaces a manual folder; `sample` needs none
-    SPLITS: ClassVar = {"train": 30, "validation": 10}
+    BUILDER_CONFIG_NAMES_TO_TEST: ClassVar = [DdsmPatchesConfig(**TINY | OF_FILMS)]
+    SPLITS: ClassVar = {"train": 4, "validation": 6, "test": 6}
     SKIP_CHECKSUMS = True
+
+    @classmethod
+    def setUpClass(cls):
+        folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        cls.EXAMPLE_DIR = own_films(folder / "films", ALL_SPLITS)  # replaces the manual folder
+        super().setUpClass()
 
 
 def test_importing_the_package_registers_the_dataset():
     assert tfds.builder_cls("ddsm_patches") is ddsm_patches_dataset_builder.Builder
 
 
-def tfds_command(*arguments):
-    return subprocess.run(
-        [pathlib.Path(sys.executable).with_name("tfds"), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def tfds_module(*arguments):
-    return warm_commands.run("tensorflow_datasets.scripts.cli.main", *arguments)
-
-
 @pytest.mark.parametrize(
-    ("run", "arguments", "message"),
+    ("arguments", "message"),
     [
         (
-            tfds_command,
             ["ddsm_patches", "-c", '{"name": "odd", "source": "sample", "patch_size": 100}'],
             "patch_size must be a power of two from 32 to 512; received 100.",
         ),
         (
-            tfds_module,
             ["ddsm_patches/sample", "--data_dir=s3://bucket/data"],
             "s3:// cannot be used here. Received: 's3://bucket/data'.",
         ),
         (
-            tfds_module,
             ["ddsm_patches/sample", "--manual_dir=s3://bucket/films", "--data_dir={tmp_path}"],
             "s3:// cannot be used here. Received: 's3://bucket/films'.",
         ),
     ],
 )
-def test_the_command_ends_in_one_line(run, arguments, message, tmp_path):
+def test_the_command_ends_in_one_line(arguments, message, tmp_path):
     arguments = [argument.replace("{tmp_path}", str(tmp_path)) for argument in arguments]
-    finished = run("build", "--imports=tfds_ddsm", *arguments)
+    finished = tfds_command("build", "--imports=tfds_ddsm", *arguments)
 
     assert finished.returncode != 0
     assert "Traceback" not in finished.stderr

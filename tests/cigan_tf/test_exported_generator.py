@@ -10,26 +10,30 @@ from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
 
 
-def test_batches_are_split_and_joined(exported, tiny_config):
+@pytest.fixture(scope="module")
+def generator(exported):
+    return ExportedGenerator(exported)
+
+
+def test_batches_are_split_and_joined(generator, exported, tiny_config):
     batch = input_pipeline.picture_patches(tiny_config, "validation", 2)
     inputs = (batch["image"], batch["mask"], batch["label"], np.arange(6, dtype=np.int32))
-    whole = ExportedGenerator(exported)
     cut = ExportedGenerator(exported, batch_size=4)
-    assert whole.patch_size == 32
-    np.testing.assert_allclose(whole(*inputs), cut(*inputs), atol=1e-6)
+    assert generator.patch_size == 32
+    np.testing.assert_allclose(generator(*inputs), cut(*inputs), atol=1e-6)
 
 
-def test_no_patches_give_no_infills(exported):
+def test_no_patches_give_no_infills(generator):
     nothing = np.zeros((0, 32, 32, 1), np.float32)
-    infilled = ExportedGenerator(exported)(nothing, nothing, np.zeros(0), np.zeros(0))
+    infilled = generator(nothing, nothing, np.zeros(0), np.zeros(0))
     assert infilled.shape == (0, 32, 32, 1)
     assert infilled.dtype == np.float32
 
 
-def test_a_record_of_other_weights_is_refused(exported, tmp_path):
+def test_a_record_of_other_weights_is_refused(generator, exported, tmp_path):
+    assert generator.provenance["dataset"]["name"] == "ddsm_patches/tiny"
     shutil.copytree(exported, tmp_path / "1")
     path = tmp_path / "1" / "assets.extra" / "provenance.json"
-    assert ExportedGenerator(tmp_path / "1").provenance["dataset"]["name"] == "ddsm_patches/tiny"
     path.write_text(path.read_text().replace("weights_sha256", "other_sha256"))
     with pytest.raises(UserError, match="belongs to different weights"):
         ExportedGenerator(tmp_path / "1")

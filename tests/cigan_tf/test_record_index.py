@@ -34,9 +34,10 @@ def test_a_record_is_read_by_its_number(copied):
     records = input_pipeline.Records(builder, index)
     stored = list(input_pipeline.encoded_patches(builder, "train").as_numpy_iterator())
     assert len(index.label) == len(stored) > 50
-    for number in np.random.default_rng(0).permutation(len(stored)):
+    numbers = np.random.default_rng(0).permutation(len(stored))
+    read = tf.data.Dataset.from_tensor_slices(numbers).map(records.read).as_numpy_iterator()
+    for number, found in zip(numbers, read, strict=True):
         expected = stored[number]
-        found = {name: value.numpy() for name, value in records.read(number).items()}
         assert found == {name: expected[name] for name in found}
         for name in ("label", "has_lesion", "simulated", "patient_id", "film_id"):
             assert getattr(index, name)[number] == expected[name]

@@ -1,5 +1,4 @@
 import errno
-import multiprocessing
 import os
 import pathlib
 
@@ -18,15 +17,14 @@ def _build(folder, started, may_end, order):
         order.send("ended")
 
 
-def test_a_second_build_waits_for_the_first_even_if_it_is_killed(tmp_path):
-    spawn = multiprocessing.get_context("spawn")
+def test_a_second_build_waits_for_the_first_even_if_it_is_killed(tmp_path, forkserver):
     # Not a queue: a thread of a process that is killed would still have to send what it holds.
-    received, order = spawn.Pipe(duplex=False)
-    events = [spawn.Event() for _ in range(4)]
-    first = spawn.Process(target=_build, args=(tmp_path, *events[:2], order))
+    received, order = forkserver.Pipe(duplex=False)
+    events = [forkserver.Event() for _ in range(4)]
+    first = forkserver.Process(target=_build, args=(tmp_path, *events[:2], order))
     first.start()
     assert events[0].wait(300)
-    second = spawn.Process(target=_build, args=(tmp_path, *events[2:], order))
+    second = forkserver.Process(target=_build, args=(tmp_path, *events[2:], order))
     second.start()
     assert not events[2].wait(1.0)
     first.kill()

@@ -1,13 +1,12 @@
 import dataclasses
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 from absl.testing import flagsaver
 
+from tests import warm_commands
 from tests.tfds_ddsm.sources import cbis_ddsm_tree
 from tfds_ddsm import check
 
@@ -242,11 +241,9 @@ def test_mistakes_give_one_line_and_exit_code_2(tmp_path, capsys, arguments, mes
 
 def test_command_line(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path, [MALIGNANT, BENIGN])
-    command = [sys.executable, "-m", "tfds_ddsm.check"]
-    done = subprocess.run(
-        [*command, f"--manual_dir={tmp_path}"], capture_output=True, text=True, check=True
-    )
+    done = warm_commands.run("tfds_ddsm.check", f"--manual_dir={tmp_path}")
+    assert done.returncode == 0
     assert "layout        classic (6 files)" in done.stdout
-    wrong = subprocess.run([*command, "--patches_per_class=none"], capture_output=True, text=True)
+    wrong = warm_commands.run("tfds_ddsm.check", "--patches_per_class=none")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr

@@ -30,10 +30,17 @@ class FailingSource(DiscSource):
         return super().read(film)
 
 
+@pytest.fixture
+def forked(forkserver, monkeypatch):
+    """Starts workers that need not import anything, unlike those of a build."""
+    monkeypatch.setattr(worker_processes.multiprocessing, "get_context", lambda _: forkserver)
+
+
 def shares_of(source):
     return [(film, (0, 0, 3)) for film in source.index()]
 
 
+@pytest.mark.usefixtures("forked")
 def test_films_are_cached_in_their_order(tmp_path):
     source = DiscSource(4)
     cache, shares = FilmCache(tmp_path, {}, ""), shares_of(source)
@@ -53,6 +60,7 @@ def test_films_are_cached_in_their_order(tmp_path):
         assert [(k, e["image"]) for k, e in found] == [(k, e["image"]) for k, e in expected]
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_a_failing_worker_stops_the_build_and_finished_films_remain(tmp_path, is_killed):
     source = FailingSource(4, failing="P_00002_LEFT_CC", is_killed=is_killed)
@@ -71,6 +79,7 @@ def test_a_failing_worker_stops_the_build_and_finished_films_remain(tmp_path, is
     assert cache.num_finished() >= 2
 
 
+@pytest.mark.usefixtures("forked")
 def test_films_for_workers_that_have_ended_are_refused_in_one_line(tmp_path):
     source = FailingSource(4, failing="P_00000_LEFT_CC", is_killed=True)
     shares = shares_of(source)

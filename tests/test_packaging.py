@@ -44,12 +44,14 @@ def wheel(tmp_path_factory):
         shutil.copytree(ROOT / name, sources / name, ignore=skipped)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
-    script = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    build = "from setuptools import build_meta; build_meta.build_{}({!r})"
+    script = build.format("sdist", str(folder))
     code, _, errors = run(sys.executable, "-c", script, cwd=sources)
     assert code == 0, errors
     (sdist,) = folder.glob("cigan-*.tar.gz")
-    options = ("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder)
-    code, _, errors = run(sys.executable, "-m", "pip", "wheel", *options, sdist, cwd=folder)
+    shutil.unpack_archive(sdist, folder, filter="data")
+    script = build.format("wheel", str(folder))
+    code, _, errors = run(sys.executable, "-c", script, cwd=sdist.with_suffix("").with_suffix(""))
     assert code == 0, errors
     (built,) = folder.glob("cigan-*.whl")
     return built
@@ -120,7 +122,7 @@ def test_a_command_names_the_extra_that_it_lacks(installed, tmp_path):
 def test_the_packages_work_without_a_checkout(installed, tmp_path):
     script = """
 import importlib.metadata
-import cigan_tf, cigan_export.graph.folded_generator, tfds_ddsm, tensorflow_datasets as tfds
+import cigan_tf, cigan_export.films.film_infill, tfds_ddsm, tensorflow_datasets as tfds
 from cigan_tf.models import list_presets
 
 for package in (cigan_tf, cigan_export, tfds_ddsm):

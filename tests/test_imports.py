@@ -121,11 +121,12 @@ def imported_names(path):
 
 
 ALL = list(modules())
+IMPORTED = {name: list(imported_names(path)) for name, path in ALL}
 
 
-@pytest.mark.parametrize(("name", "path"), ALL, ids=[name for name, _ in ALL])
-def test_imports_run_one_way(name, path):
-    ours = [n for n in imported_names(path) if n.split(".")[0] in ("cigan_tf", "export")]
+@pytest.mark.parametrize("name", IMPORTED)
+def test_imports_run_one_way(name):
+    ours = [n for n in IMPORTED[name] if n.split(".")[0] in ("cigan_tf", "export")]
     if name.startswith("tfds_ddsm"):
         assert not ours, "the dataset knows nothing of the model"
         return
@@ -146,30 +147,29 @@ def test_imports_run_one_way(name, path):
         assert imported.startswith(tuple(allowed)), f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize(("name", "path"), ALL, ids=[name for name, _ in ALL])
-def test_only_commands_use_flags(name, path):
-    if name not in KNOW_FLAGS and name.rpartition(".")[0] != "export":
-        assert "absl.flags" not in set(imported_names(path))
+def test_only_commands_use_flags():
+    for name, imported in IMPORTED.items():
+        if name not in KNOW_FLAGS and name.rpartition(".")[0] != "export":
+            assert "absl.flags" not in imported, name
 
 
-@pytest.mark.parametrize(("name", "path"), ALL, ids=[name for name, _ in ALL])
-def test_patches_are_read_in_one_place_and_written_in_one(name, path):
+def test_patches_are_read_in_one_place_and_written_in_one():
     here = ("cigan_tf.input_pipeline", "cigan_tf.classifier.synthetic_set")
-    if name.startswith("cigan_tf") and name not in here:
-        packages = {n.split(".")[0] for n in imported_names(path)}
-        assert not packages & {"tfds_ddsm", "tensorflow_datasets"}
+    for name, imported in IMPORTED.items():
+        if name.startswith("cigan_tf") and name not in here:
+            packages = {n.split(".")[0] for n in imported}
+            assert not packages & {"tfds_ddsm", "tensorflow_datasets"}, name
 
 
 def test_the_export_imports_checkpoints_and_no_other_training_code():
-    for name, path in ALL:
+    for name, imported in IMPORTED.items():
         if name.startswith("export"):
-            training = {n for n in imported_names(path) if n.startswith("cigan_tf.training")}
-            assert training <= {"cigan_tf.training.checkpoints"}
+            training = {n for n in imported if n.startswith("cigan_tf.training")}
+            assert training <= {"cigan_tf.training.checkpoints"}, name
 
 
-@pytest.mark.parametrize(
-    ("name", "path"), [(name, path) for name, path in ALL if name.startswith("export")]
-)
-def test_the_export_uses_only_the_datasets_film_reading(name, path):
-    films = {n for n in imported_names(path) if n.startswith("tfds_ddsm")}
-    assert all(n.startswith(KNOW_FILMS.get(name, ())) for n in films), films
+def test_the_export_uses_only_the_datasets_film_reading():
+    for name, imported in IMPORTED.items():
+        if name.startswith("export"):
+            films = {n for n in imported if n.startswith("tfds_ddsm")}
+            assert all(n.startswith(KNOW_FILMS.get(name, ())) for n in films), (name, films)

@@ -33,8 +33,9 @@ gc.disable()
 
 
 def pytest_collection_finish():
-    """Exempts everything imported until here from garbage collection."""
+    """Exempts everything imported until here from garbage collection, which begins."""
     gc.freeze()
+    gc.set_threshold(10 * gc.get_threshold()[0])
     gc.enable()
 
 

@@ -44,6 +44,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish():
+    """Collects the last garbage once, because pytest and Python would search six times for it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Two variants of ddsm_patches/sample: `tiny` with simulated lesions, `real` without."""

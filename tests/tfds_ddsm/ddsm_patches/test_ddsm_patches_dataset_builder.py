@@ -382,7 +382,7 @@ def test_the_croissant_metadata_describe_the_files_and_the_records(built):
 def test_a_split_without_any_patch_is_an_error(tmp_path, downloads, monkeypatch):
     monkeypatch.setattr(patches, "breast_mask", lambda image: np.zeros(image.shape, bool))
 
-    with pytest.raises(DatasetError, match=r"No patch of 32 pixels .* 'train'"):
+    with pytest.raises(DatasetError, match=r"No patch of 32 x 32 pixels .* 'train'"):
         of_films(tmp_path).download_and_prepare(download_config=downloads())
     with_beam = downloads(beam_runner=fn_api_runner.FnApiRunner())
     with pytest.raises(DatasetError, match=r"No patch could be drawn for the split '\w+'\.$"):

@@ -10,10 +10,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
 import gc
-import json
-import pathlib
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -147,31 +143,16 @@ def replace():
     return replaced
 
 
-@pytest.fixture(scope="session")
-def forking_process():
-    """The process of forked_runs.py, which has imported TensorFlow."""
-    root = pathlib.Path(__file__).parents[1]
-    with subprocess.Popen(
-        [sys.executable, root / "tests" / "cigan_tf" / "training" / "forked_runs.py"],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-
-
 @pytest.fixture
-def forked_runs(forking_process, tmp_path):
+def forked_runs(tmp_path):
     """Returns a function that runs forked_runs.py with a mode, a configuration and options."""
+    from tests import warm_commands
 
-    def run(mode, config, *options, **environment):
-        request = [mode, config.to_json(), str(tmp_path), environment, *options]
-        print(json.dumps(request), file=forking_process.stdin, flush=True)
-        status = forking_process.stdout.readline()
-        output = tmp_path / "output.txt"
-        assert status == "0\n", output.read_text() if output.exists() else f"ended: {status!r}"
+    def run(mode, config, *options):
+        finished = warm_commands.run(
+            *("tests.cigan_tf.training.forked_runs", mode, config.to_json(), tmp_path, *options)
+        )
+        assert finished.returncode == 0, finished.stderr
         return tmp_path
 
     return run

@@ -83,7 +83,6 @@ def _serve(address: str, owner: int) -> None:
 
     tensorflow_loading.load_tensorflow()
 
-    import psutil
     from tensorflow_datasets.scripts.cli import convert_format, croissant  # noqa: F401
 
     import tfds_ddsm  # noqa: F401
@@ -96,7 +95,7 @@ def _serve(address: str, owner: int) -> None:
         return
     gc.freeze()  # otherwise each fork takes a second to free at its end what it has not used
     _set_files([os.open(os.devnull, os.O_RDWR) for _ in range(3)])
-    while psutil.pid_exists(owner):
+    while _is_running(owner):
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
         try:
@@ -113,6 +112,14 @@ def _serve(address: str, owner: int) -> None:
             os.close(file)
     for suffix in ("", ".lock", ".log"):
         os.unlink(address + suffix)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _answer(

@@ -1,8 +1,6 @@
 """Runs in separate processes, for the tests in this folder.
 
-Each line of stdin is a JSON list: the mode, a configuration, a folder, environment variables, and
-the mode's options. The answer to it is a line with 0, or with another number if the mode has
-failed; its output is in FOLDER/output.txt.
+The arguments are the mode, a configuration in JSON, a folder, and the mode's options.
 
 killed NUM_KILLS NUM_ENDS: trains one run undisturbed, and the same run killed, and ended by an
 exception, at random moments.
@@ -12,7 +10,7 @@ failing: trains with two workers whose chief finds another run in the workdir, a
 whose chief is killed.
 compiled: trains, and counts the modules compiled by XLA after each step.
 
-TensorFlow is imported once, in a process that does not initialise it and is forked for each run.
+TensorFlow is imported before any process is forked, and started in none that is.
 """
 
 import dataclasses
@@ -111,10 +109,14 @@ def train_and_end(
 
     def end_at_a_moment(ended: threading.Event, waited_s: list[float]):
         waited_s.append(wait_for_a_moment(workdir, min(waited_s), moments))
+        step = newest_step(workdir)
         os.kill(os.getpid(), signal.SIGALRM)
-        # Python ignores exceptions in some places, such as destructors.
-        while not ended.wait(10):
-            os.kill(os.getpid(), signal.SIGALRM)
+        # Python ignores exceptions in some places, such as destructors; then the run continues, and
+        # saves more than the step that it may be saving now.
+        while not ended.wait(0.05):
+            if newest_step(workdir) > step + 1:
+                step = newest_step(workdir)
+                os.kill(os.getpid(), signal.SIGALRM)
 
     signal.signal(signal.SIGALRM, end)
     # The first checkpoint takes less time in a process that has trained before.
@@ -245,21 +247,9 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def run(mode: str, config: str, folder: str, environment: dict[str, str], *options) -> None:
-    """Runs a mode with its own environment and its output in a file."""
-    os.environ.update(environment)
-    output = os.open(pathlib.Path(folder) / "output.txt", os.O_WRONLY | os.O_CREAT)
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    modes = {
-        "killed": killed,
-        "replicated": replicated,
-        "failing": failing,
-        "compiled": compiled,
-    }
-    modes[mode](Config.from_json(config), pathlib.Path(folder), *options)
-
+MODES = {"killed": killed, "replicated": replicated, "failing": failing, "compiled": compiled}
 
 if __name__ == "__main__":
-    for line in sys.stdin:
-        print(os.waitpid(fork(run, *json.loads(line)), 0)[1], flush=True)
+    MODES[sys.argv[1]](
+        Config.from_json(sys.argv[2]), pathlib.Path(sys.argv[3]), *map(int, sys.argv[4:])
+    )

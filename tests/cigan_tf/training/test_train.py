@@ -101,10 +101,10 @@ def test_3_kills_and_4_ends_at_random_moments_change_no_bit(tiny_config, replace
         deterministic=True,
         feature_layers=("input",),
         pretraining_steps=4,
-        adversarial_steps=10,  # more than twice the ends
+        adversarial_steps=12,  # more than twice the ends
         checkpoint_every_steps=1,
         log_every_steps=3,
-        picture_every_steps=14,
+        picture_every_steps=16,
     )
     folder = forked_runs("killed", config, 3, 4)
     assert_same_run(folder / "killed", folder / "undisturbed")
@@ -162,9 +162,12 @@ def test_steps_are_profiled_on_request(tiny_config, replace, tmp_path, train_eag
     assert len(list((tmp_path / "logs").rglob("*.xplane.pb"))) == 1
 
 
-def test_xla_compiles_only_in_the_first_steps(tiny_config, replace, forked_runs, tmp_path):
+def test_xla_compiles_only_in_the_first_steps(
+    tiny_config, replace, forked_runs, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={tmp_path / 'xla'}")
     config = replace(tiny_config, jit_compile=True, feature_layers=("input",), batch_size=2)
-    folder = forked_runs("compiled", config, XLA_FLAGS=f"--xla_dump_to={tmp_path / 'xla'}")
+    folder = forked_runs("compiled", config)
     counts = json.loads((folder / "counts.json").read_text())
     assert len(counts) == 6
     # Two steps of pre-training and one of each network compile everything; later steps nothing.

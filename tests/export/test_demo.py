@@ -1,18 +1,18 @@
 """The page in a real browser, headless Chromium, used like a visitor would."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import http.client
 import json
 import os
-import pathlib
 import re
 import select
 import shutil
+import signal
 import socket
-import subprocess
-import sys
 import threading
+import time
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from tornado.websocket import websocket_connect
 
 from cigan_tf.errors import UserError
 from export.demo import page_server
+from tests import warm_commands
 from tests.tfds_ddsm.sources import dicom_films
 from tfds_ddsm.sources.image_file import MAX_FILE_BYTES
 
@@ -36,7 +37,6 @@ pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER),
     reason="Chrome or Chromium, or chromedriver (Debian: chromium-driver), is missing",
 )
-ROOT = pathlib.Path(__file__).parents[2]
 
 # Bokeh's widgets are in shadow roots, which are reached through their views.
 _ELEMENT = """
@@ -52,25 +52,24 @@ _FIRST_MENU_ITEM = """
 
 
 @pytest.fixture(scope="module")
-def server(exported):
+def server(exported, tmp_path_factory):
     """Starts the command like a user; yields the port that it prints."""
-    command = [sys.executable, "-m", "export.demo", f"--saved_model={exported}"]
-    process = subprocess.Popen(
-        [*command, "--port=0", "--address=0.0.0.0", "--origin=films.example.org,other:81"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://127.0.0.1:"), url
-        yield int(url.rstrip("/").rpartition(":")[2])
-        assert process.poll() is None, "the server has ended"
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
+    output = tmp_path_factory.mktemp("demo") / "stdout.txt"
+    output.touch()
+    flags = [f"--saved_model={exported}", "--port=0", "--address=0.0.0.0"]
+    flags.append("--origin=films.example.org,other:81")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        command = pool.submit(warm_commands.run, "tests.export.demo_process", output, *flags)
+        while (lines := output.read_text()).count("\n") < 2:
+            assert not command.done(), command.result()
+            time.sleep(0.05)
+        process, url, *_ = lines.splitlines()
+        try:
+            assert url.startswith("http://127.0.0.1:"), url
+            yield int(url.rstrip("/").rpartition(":")[2])
+            assert not command.done(), "the server has ended"
+        finally:
+            os.kill(int(process), signal.SIGTERM)
 
 
 class Visitor:

@@ -1,8 +1,4 @@
-import os
-import pathlib
 import signal
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -13,9 +9,8 @@ from cigan_tf.errors import UserError
 from export.films.film_files import files_of, read_film
 from export.films.film_infill import FilmLesion
 from export.insert_lesions import insert_lesions, parse_lesion
+from tests import warm_commands
 from tests.tfds_ddsm.sources import dicom_films
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -157,15 +152,8 @@ def test_the_command_warns_of_another_scale(exported, sample_film, mask_file, tm
     output = tmp_path / "other.dcm"
     flags = ["--film_size=400,218", f"--saved_model={exported}", f"--output={output}"]
     lesion = f"--lesion=1800,500,{mask_file},malignant"
-    finished = subprocess.run(
-        [sys.executable, "-m", "export.insert_lesions", str(sample_film[0]), lesion, *flags],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
+    finished = warm_commands.run("export.insert_lesions", sample_film[0], lesion, *flags)
+    assert finished.returncode == 0, finished.stderr
     assert output.is_file()
     lines = finished.stderr.splitlines()
     (warning,) = (line for line in lines if line.startswith("warning: The generator was"))

@@ -268,20 +268,12 @@ def test_lesions_are_infilled_into_the_sample_and_downloaded_as_dicom(
     assert 1000 < np.count_nonzero(changed) < 0.05 * changed.size
 
 
-def test_a_damaged_file_is_named_and_the_next_valid_one_opens(visitor, tmp_path):
+def test_a_damaged_file_is_named_and_valid_files_and_samples_open_again(visitor, tmp_path):
     film = np.random.default_rng(0).integers(0, 65_536, (900, 500), np.uint16)
-    cv2.imwrite(str(tmp_path / "good.png"), film)
-    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
     upload = visitor.element("upload", "input")
+    (tmp_path / "bad.png").write_bytes(cv2.imencode(".png", film)[1].tobytes()[:300])
     upload.send_keys(str(tmp_path / "bad.png"))
     visitor.says("bad.png: ")
-    upload.send_keys(str(tmp_path / "good.png"))
-    visitor.says("good.png: 900 x 500 pixels.")
-
-
-def test_the_same_file_and_the_same_sample_open_again(visitor, tmp_path):
-    film = np.random.default_rng(0).integers(0, 65_536, (900, 500), np.uint16)
-    upload = visitor.element("upload", "input")
     for shape in ((900, 500), (800, 500)):  # the file on disk has changed
         cv2.imwrite(str(tmp_path / "mine.png"), film[: shape[0]])
         upload.send_keys(str(tmp_path / "mine.png"))
@@ -376,18 +368,18 @@ def test_before_and_after_are_compared_side_by_side_and_by_flicker(visitor):
     visitor.wait(lambda: visitor.width_px("film") > 600)
 
 
-@pytest.mark.parametrize("width_px", [360, 1400])
-def test_it_fits_a_narrow_and_a_wide_window(visitor, width_px):
-    visitor.driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width_px, "height": 800, "deviceScaleFactor": 1, "mobile": False},
-    )
-    visitor.wait(lambda: visitor.driver.execute_script("return innerWidth") == width_px)
-    visitor.wait(lambda: visitor.model("film", "outer_width") < width_px)
+def test_it_fits_a_narrow_and_a_wide_window(visitor):
     overflow = "return document.documentElement.scrollWidth - innerWidth"
-    visitor.wait(lambda: visitor.driver.execute_script(overflow) <= 0)
-    visitor.wait(lambda: (visitor.film_picture() > 200).mean() < 0.5)
-    assert (visitor.film_picture() < 30).mean() > 0.2, "the film's dark background"
+    for width_px in (360, 1400):
+        visitor.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width_px, "height": 800, "deviceScaleFactor": 1, "mobile": False},
+        )
+        visitor.wait(lambda w=width_px: visitor.driver.execute_script("return innerWidth") == w)
+        visitor.wait(lambda w=width_px: w / 2 < visitor.model("film", "outer_width") < w)
+        visitor.wait(lambda: visitor.driver.execute_script(overflow) <= 0)
+        visitor.wait(lambda: (visitor.film_picture() > 200).mean() < 0.5)
+        assert (visitor.film_picture() < 30).mean() > 0.2, "the film's dark background"
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def auc(y_true, scores) -> float:
         UserError: labels outside {0, 1}, a class missing, unequal lengths, scores not finite.
     """
     malignant = checks.check_labels(y_true, at_least=1)
-    return float(metrics.roc_auc_score(malignant, checks.check_scores(scores, malignant.size)))
+    area, _, _ = _placements(malignant, checks.check_scores(scores, malignant.size))
+    return area
 
 
 def auc_confidence_interval(y_true, scores, level: float = 0.95) -> Interval:

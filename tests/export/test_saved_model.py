@@ -2,9 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
-import textwrap
 
 import cv2
 import numpy as np
@@ -15,6 +12,7 @@ from cigan_tf import input_pipeline, provenance
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
 from export.saved_model import export
+from tests import warm_commands
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +47,6 @@ def request_of(patches):
 
 def encode(picture):
     return cv2.imencode(".png", picture)[1].tobytes()
-
-
-def test_the_version_is_the_next_number(trained_run, exported, tmp_path):
-    assert exported.name == "1"
-    assert export(trained_run, tmp_path).name == "1"
-    assert export(trained_run, tmp_path).name == "2"
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["1", "2"]
 
 
 def test_the_signatures_are_the_contract(signatures):
@@ -182,25 +173,8 @@ def test_a_wrong_png_is_named(signatures, picture):
 
 def test_it_needs_no_code_of_the_package(exported):
     """It is loaded and run by a process that cannot import the package."""
-    program = """
-        import sys
-        import numpy as np
-        import tensorflow as tf
-        infill = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-        side = infill.structured_input_signature[1]["image"].shape[1]
-        image = np.full((1, side, side, 1), 0.5, np.float32)
-        mask = np.zeros_like(image)
-        mask[:, 8:16, 8:16] = 1
-        inputs = {"image": image, "mask": mask, "label": np.int32([1]), "seed": np.int32([0])}
-        infilled = infill(**{k: tf.constant(v) for k, v in inputs.items()})["infilled"].numpy()
-        assert (infilled[mask == 0] == 0.5).all() and (infilled[mask == 1] != 0.5).any()
-        assert not any(name.startswith("cigan_tf") for name in sys.modules)
-        """
-    subprocess.run(
-        [sys.executable, "-I", "-c", textwrap.dedent(program), str(exported)],
-        check=True,
-        timeout=300,
-    )
+    finished = warm_commands.run("tests.export.without_package", exported)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
@@ -234,10 +208,16 @@ def test_the_record_of_the_run_is_in_the_version(exported, trained_run):
     assert generator.provenance == record
 
 
-def test_a_run_without_a_record_is_exported_with_a_warning(trained_run, tmp_path, capsys):
-    run = tmp_path / "run"
+def test_the_next_version_of_a_run_without_a_record_is_exported_with_a_warning(
+    trained_run, exported, tmp_path, capsys
+):
+    run, output_dir = tmp_path / "run", tmp_path / "saved_model"
     shutil.copytree(trained_run, run, ignore=shutil.ignore_patterns("provenance.json"))
-    version = export(run, tmp_path / "saved_model")
+    assert exported.name == "1"
+    shutil.copytree(exported, output_dir / "1")
+    version = export(run, output_dir)
+    assert sorted(path.name for path in output_dir.iterdir() if path.is_dir()) == ["1", "2"]
+    assert version.name == "2"
     (warning,) = (line for line in capsys.readouterr().err.splitlines() if "warning" in line)
     assert "has no provenance.json" in warning
     generator = ExportedGenerator(version)

@@ -46,7 +46,7 @@ def test_a_generator_of_new_patches_copies_nothing(training, calibration):
 
 
 def test_a_generator_that_pastes_training_patches_is_caught(training, calibration):
-    hosts = patches(np.random.default_rng(3), 40)
+    hosts = patches(np.random.default_rng(3), 20)
     copies = {
         kind: {
             **hosts,
@@ -68,9 +68,9 @@ def test_the_threshold_is_a_conformal_quantile():
 def test_infills_of_training_patches_are_not_copies_of_their_own(training, calibration):
     rng = np.random.default_rng(11)
     hosts = {
-        "image": training[0]["image"][:40],
-        "mask": random_masks(rng, 40),
-        "group": np.arange(40) // 2,
+        "image": training[0]["image"][:20],
+        "mask": random_masks(rng, 20),
+        "group": np.arange(20) // 2,
     }
     number = np.arange(150) // 2
     grouped = [{"image": np.concatenate([c["image"] for c in training]), "group": number}]

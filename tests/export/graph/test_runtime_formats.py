@@ -1,6 +1,7 @@
 """LiteRT and ONNX files give the SavedModel's results in a process without TensorFlow."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -95,11 +96,16 @@ def test_a_wrong_answer_is_an_error(tmp_path, name):
     with pytest.raises(UserError, match="differs from the SavedModel by 0"):
         runtime_formats.check(path, inputs, inputs["image"] * 0.999)
     runtime_formats.write(tmp_path, [name], wrong(float("nan")), SIDE)
-    with pytest.raises(UserError, match=r"and \d+ values that are not finite"):
+    with pytest.raises(UserError, match=r" \d+ values not finite"):
         runtime_formats.check(path, inputs, inputs["image"])
 
 
-def test_nothing_is_published_if_a_format_is_wrong(trained_run, tmp_path, monkeypatch):
+def test_nothing_is_published_if_a_format_is_wrong(trained_run, exported, tmp_path, monkeypatch):
+    def write(folder, formats, *_):  # the same file, without the seconds of another conversion
+        for name in formats:
+            shutil.copy(exported / runtime_formats.FILE_NAMES[name], folder)
+
+    monkeypatch.setattr(runtime_formats, "write", write)
     monkeypatch.setattr(runtime_formats, "_MAX_DIFFERENCE", -1.0)
     with pytest.raises(UserError, match="nothing was exported"):
         saved_model.export(trained_run, tmp_path / "out", other_formats=["onnx"])

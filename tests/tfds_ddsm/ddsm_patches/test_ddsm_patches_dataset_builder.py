@@ -377,10 +377,12 @@ def test_the_croissant_metadata_describe_the_files_and_the_records(built):
 def test_a_split_without_any_patch_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(patches, "breast_mask", lambda image: np.zeros(image.shape, bool))
 
-    with pytest.raises(DatasetError, match=r"No patch of 32 pixels .* 'train'"):
+    with pytest.raises(DatasetError, match=r"No patch of 32 x 32 pixels .* 'train'"):
         builder(tmp_path).download_and_prepare()
     beam_runner = fn_api_runner.FnApiRunner()
-    with pytest.raises(DatasetError, match=r"No patch could be drawn for the split '\w+'\.$"):
+    with pytest.raises(
+        DatasetError, match=r"No patch could be drawn for the split '\w+'; use .*\.$"
+    ):
         builder(tmp_path).download_and_prepare(
             download_config=tfds.download.DownloadConfig(beam_runner=beam_runner)
         )

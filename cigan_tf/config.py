@@ -93,13 +93,13 @@ class ModelConfig:
     )
     match_rim: bool = setting(
         False,
-        "Shift every infill to match the tissue at its mask's outer rim, so that no edge shows. "
-        "Off in the paper.",
+        "Adjust every infill's grey levels to the tissue at its mask's outer rim, so that no edge "
+        "shows. Off in the paper.",
     )
     rim_reach_px: float = setting(
         0.0,
-        "Distance from the rim, in pixels, at which match_rim adds half of the shift, so that the "
-        "generator sets the level inside; 0: the whole shift everywhere.",
+        "Distance from the rim, in pixels, at which match_rim makes half of the adjustment, so "
+        "that the generator sets the level inside; 0: the whole adjustment everywhere.",
     )
     discriminator_sees_class: bool = setting(
         True, "Give the class to the discriminator, D(c, .); off: give it only the image."
@@ -168,7 +168,8 @@ class LossConfig:
         "patches (Mescheder et al. 2018). 0: off (paper).",
     )
     boundary_sigma_px: float = setting(
-        10.0, "Width of the Gaussian of the boundary map, in pixels of a 256 px patch."
+        10.0,
+        "Standard deviation of the boundary map's Gaussian, in pixels of a 256 px patch.",
     )
     windowed_feature_loss: bool = setting(
         True,

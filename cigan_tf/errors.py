@@ -82,7 +82,9 @@ def storage_errors() -> Iterator[None]:
         failure = f"A file cannot be read or written ({reason})."
         errors = sys.modules["tensorflow"].errors
         if isinstance(error, errors.ResourceExhaustedError):
-            raise StorageError(f"{failure} Free space, then run the same command again.") from error
+            raise StorageError(
+                f"{failure} If the disk is full, free some space. Then run the same command again."
+            ) from error
         if isinstance(
             error, (errors.UnavailableError, errors.DeadlineExceededError, errors.AbortedError)
         ):

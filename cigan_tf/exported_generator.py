@@ -32,7 +32,7 @@ class ExportedGenerator:
 
     Raises:
         UserError: there is no SavedModel, or it is not a generator, or its record is damaged or
-            belongs to other weights.
+            belongs to weights other than its own.
     """
 
     kind = "SavedModel"

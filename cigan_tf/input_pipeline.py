@@ -39,8 +39,8 @@ def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
     """Returns the dataset as stored on disk.
 
     Raises:
-        UserError: the dataset has not been built, cannot be read, has patches of another size, or
-            is not stored as TFRecord files.
+        UserError: the dataset has not been built, cannot be read, has patches of a size other than
+            `patch_size`, or is not stored as TFRecord files.
     """
     data_dir = os.path.expanduser(data.data_dir)
     try:
@@ -53,7 +53,7 @@ def open_dataset(data: DataConfig, patch_size: int) -> tfds.core.DatasetBuilder:
     except ValueError as error:
         raise UserError(
             f"The dataset {data.dataset!r} in data_dir {data_dir!r} cannot be read: "
-            f"{first_line(error)}."
+            f"{first_line(error)}. Build it again with --overwrite."
         ) from None
     stored = builder.info.features["image"].shape[0]
     if stored != patch_size:

@@ -81,7 +81,7 @@ def weighted_mean(value, other, other_weight: float):
 
 
 def feature_loss(real_features, infilled_features):
-    """Returns the sum over layers of the mean absolute difference of the feature maps.
+    """Returns the sum over layers of the mean absolute difference between the feature maps.
 
     Args:
         real_features: dict of maps [N, h, w, c] of the real patches: some of VGG-19's input,

@@ -17,8 +17,9 @@ MIN_TISSUE_SHARE = 0.9
 # A Gaussian is truncated where it has fallen to exp(-8), the default of scipy.ndimage.
 _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 
-# Detail is the part of the image that this filter removes. Its width does not depend on the patch
-# size, because a film's grain and the threads of its tissue are a few pixels wide.
+# Detail is the part of the image that a Gaussian filter with this standard deviation removes. The
+# value does not depend on the patch size, because a film's grain and the threads of its tissue are
+# a few pixels wide.
 _DETAIL_SIGMA_PX = 2.0
 # Wide compared with the detail, so that a lesion smoother than the surrounding tissue stays smooth.
 _CONTRAST_SIGMA_PX = 6.0
@@ -64,7 +65,7 @@ def composite(image, mask, generated):
 
 
 def match_rim(image, mask, generated, reach_px: float = 0.0):
-    """Returns the generated patch, shifted to match the image at the lesion mask's edge.
+    """Returns the generated patch with grey levels adjusted to the image at the lesion mask's edge.
 
     The difference from the image is measured on the ring of pixels around the mask. It is spread
     over the patch with weights proportional to the inverse fourth power of the distance,
@@ -125,15 +126,15 @@ def bounding_box(mask):
 
 
 def lesion_window(images, mask):
-    """Returns a square of half the patch's side around each mask's bounding box.
+    """Returns a square of half the patch's side, centred on each mask's bounding box if possible.
 
     Args:
         images: [N, p, p, c].
         mask: [N, p, p, 1].
 
     Returns:
-        [N, p/2, p/2, c]. The square is inside the patch, so it is not centred on a lesion near the
-        patch's edge.
+        [N, p/2, p/2, c]. The square lies inside the patch, so it is not centred on a lesion near
+        the patch's edge.
     """
     size = images.shape[1]
     side = size // 2
@@ -225,7 +226,12 @@ def boundary_map(mask, sigma_px: float):
 
 
 def sigma_for_patch(sigma_px_at_256: float, patch_size: int) -> float:
-    """Returns the width of the boundary filter in pixels of a patch of the given size."""
+    """Returns the boundary filter's standard deviation in pixels of a patch of the given size.
+
+    Args:
+        sigma_px_at_256: standard deviation in pixels of a 256 px patch.
+        patch_size: side of the patch in pixels.
+    """
     return sigma_px_at_256 * patch_size / 256
 
 

@@ -33,7 +33,8 @@ def dataset_record(config: Config) -> dict[str, Any]:
         `splits` (number of patches by split), `fingerprint` (see `fingerprint`).
 
     Raises:
-        UserError: the dataset has not been built, or has patches of another size.
+        UserError: the dataset has not been built, cannot be read, or has patches of a size other
+            than the configured one.
     """
     # Imported here, because commands read records before TensorFlow loads.
     from cigan_tf import input_pipeline
@@ -119,7 +120,8 @@ def write_training(
         The record, or None if none is written.
 
     Raises:
-        UserError: the run was trained on a dataset with other records.
+        UserError: the run was trained on records other than the dataset's present ones, and
+            `resume_changed` is false.
     """
     path = epath.Path(workdir) / FILE_NAME
     before = read(path)

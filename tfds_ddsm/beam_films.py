@@ -82,7 +82,8 @@ class BeamFilms:
                 raise reason from error
             if empty := re.search(r"generated examples is 0 for split (\w+)", str(error)):
                 raise DatasetError(
-                    f"No patch could be drawn for the split {empty[1]!r}."
+                    f"No patch could be drawn for the split {empty[1]!r}; use a smaller patch_size "
+                    "or a larger film_size in the config, or more films."
                 ) from error
             if isinstance(error, FileNotFoundError) and not self._reports_path.exists():
                 raise DatasetError(

@@ -51,7 +51,7 @@ _NUM_EXAMPLES = 3
 def describe(
     manual_dir: str, patches_per_class: int | None = None, source: str | None = None
 ) -> tuple[str, bool]:
-    """Returns the whole text, and whether a build would stop at an error in films.csv or its films.
+    """Returns the text to print, and whether a build would stop at an error in a user's own films.
 
     Args:
         manual_dir: the folder.

@@ -107,7 +107,8 @@ def of_picture(
             the stored values.
 
     Raises:
-        ValueError: a stored value does not fit into `bits`, or `bits` exceeds the file's pixels.
+        ValueError: a stored value does not fit into `bits`, or `bits` exceeds the file's bits per
+            pixel.
     """
     stated_bits = None
     # Values above the highest of sBIT were scaled up to the whole range, as intended by PNG.
@@ -129,7 +130,7 @@ def of_dicom(
 
     The modality transform is applied, but the VOI transform (for display) only on request. Low
     values are bright if the photometric interpretation is MONOCHROME1 or the presentation LUT shape
-    INVERSE; in mammograms the two describe the same inversion (PS3.3, C.8.11.3).
+    is INVERSE; in mammograms the two describe the same inversion (PS3.3, C.8.11.3).
 
     Args:
         stored: integers [height, width], as stored in the file.
@@ -138,20 +139,20 @@ def of_dicom(
         voi: whether to apply the VOI LUT or window.
 
     Raises:
-        ValueError: a stored value does not fit into the depth, `bits` exceeds the file's pixels, or
-            the attributes are contradictory.
+        ValueError: a stored value does not fit into the depth, `bits` exceeds the file's bits per
+            pixel, all pixels are padding, or a transform is missing or invalid.
     """
     padding = _padding(header)
     pictured = stored if padding is None else stored[~_is_padding(stored, padding)]
     if not pictured.size:
-        raise ValueError(f"all pixels are padding, {padding[0]} to {padding[1]}")
+        raise ValueError(f"all pixels are padding: stored values {padding[0]} to {padding[1]}")
     lowest, depth, warning = _range(pictured, header.BitsStored, bits)
     table = np.arange(lowest, lowest + 2**depth)
     levels = apply_modality_lut(table, _modality(header))
     if voi:
         transform = _only(header, _VOI)
         if not transform:
-            raise ValueError("the file has no VOI LUT and no window")
+            raise ValueError("the file has no VOI LUT and no window; omit voi")
         # These only affect the scale of the output, which is stretched below.
         transform.BitsStored, transform.PixelRepresentation = depth, 0
         transform.PhotometricInterpretation = "MONOCHROME2"
@@ -226,7 +227,9 @@ def _container_bits(stored: np.ndarray) -> int:
 
 def _check_fits(low: int, high: int, lowest: int, bits: int) -> None:
     if low < lowest or high >= lowest + 2**bits:
-        raise ValueError(f"stored values {low} to {high} do not fit into {bits} bits")
+        raise ValueError(
+            f"stored values {low} to {high} do not fit into {bits} bits; pass a larger number"
+        )
 
 
 def _only(header: pydicom.Dataset, keywords: tuple[str, ...]) -> pydicom.Dataset:

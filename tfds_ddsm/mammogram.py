@@ -44,7 +44,7 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-    """One line of a source's index: the facts of a film known before reading its pixels.
+    """One line of a source's index: the facts of a film known before its pixels are read.
 
     Attributes:
         film_id: unique within the source, made of letters, digits, '.', '_' and '-' only.

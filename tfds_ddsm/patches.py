@@ -78,8 +78,8 @@ def _rescaled_shape(shape: tuple[int, int], factor: float) -> tuple[int, int]:
     # The factor of a long and narrow film is large, because one of its sides is short.
     if height * width > MAX_PIXELS:
         raise UnreadableFilmError(
-            f"{shape[0]} x {shape[1]} pixels would be rescaled to {height} x {width}; a film can "
-            f"have at most {MAX_PIXELS}"
+            f"a film must have at most {MAX_PIXELS} pixels after rescaling; received "
+            f"{shape[0]} x {shape[1]} pixels, which would become {height} x {width}"
         )
     return height, width
 

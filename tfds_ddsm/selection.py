@@ -1,4 +1,4 @@
-"""Selects a dataset's films and their splits, and lists what is skipped before reading pixels."""
+"""Selects a dataset's films and splits before any pixels are read, and lists what is skipped."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ _SAMPLE_SPLITS = {"P_00820": "train", "P_00173": "validation"}
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The films to build from, and the items known to be missing before reading films.
+    """The films to build from, and the items known to be missing before any film is read.
 
     Attributes:
         films: by split, the films that give patches.
@@ -115,7 +115,7 @@ def picture_check(source_name: str) -> Callable[[FilmReport], FilmReport]:
 
 
 def _split_of(source: Source, film: Film, config: DdsmPatchesConfig) -> str | None:
-    """Returns the film's split, or None if its patient is in TCIA's train and test lists."""
+    """Returns the film's split, or None if TCIA lists its patient in both train and test."""
     if config.source == "sample":
         return _SAMPLE_SPLITS[film.patient_id]
     if config.source == "films":

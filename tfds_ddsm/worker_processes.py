@@ -1,4 +1,7 @@
-"""Runs worker processes on this machine that read films into the cache, ahead of the writing."""
+"""Runs worker processes on this machine, which read films into the cache.
+
+The launching process meanwhile writes the records of films that are in the cache already.
+"""
 
 import concurrent.futures
 import contextlib
@@ -29,10 +32,13 @@ _shipped: tuple[FilmCache, Source, DdsmPatchesConfig]  # in a worker process
 
 
 def num_workers() -> int:
-    """Returns the number of worker processes set in the environment; 1: only this process.
+    """Returns the number of processes that read films, from the environment variable.
+
+    If it is 1, the default, no worker processes are started, and the building process reads the
+    films. A larger number counts the worker processes only.
 
     Raises:
-        DatasetError: the environment has another value.
+        DatasetError: the variable is not an integer from 1 to 256.
     """
     text = os.environ.get(_VARIABLE, "1")
     if not (text.isdecimal() and 1 <= int(text) <= _MAX_WORKERS):
@@ -52,12 +58,12 @@ def started(
         cache: receives the patches of films.
         source: a source whose index has been read; each worker receives it once.
         config: patch size, film size and seed.
-        num_workers: processes in addition to this one.
+        num_workers: number of worker processes, in addition to this process.
 
     Yields:
-        A function that makes them read films, each with its share of the plan, in order. It returns
-        a function that waits until a film is in the cache, and raises StorageError like the source,
-        or DatasetError if a worker was killed.
+        A function that makes the workers read the given films, in order, each for its share of the
+        plan. It returns a second function, which waits until a film is in the cache and raises the
+        source's StorageError. Both raise DatasetError if a worker ended unexpectedly.
     """
     # Passed in a file: as an argument, a large catalogue would block this process until each worker
     # has imported this package.
@@ -100,17 +106,17 @@ def _ended_worker_in_one_line(num_workers: int) -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise DatasetError(
-            "A worker process was killed, perhaps for lack of memory: run the same command "
-            f"again to resume, if necessary with {_VARIABLE} below {num_workers}."
+            "A worker process ended unexpectedly, possibly for lack of memory: run the same "
+            f"command again to resume, if necessary with {_VARIABLE} below {num_workers}."
         ) from error
 
 
 @contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
-    """Makes processes start without the imports of the running command.
+    """Makes processes start without importing the main module of the running command.
 
-    `tfds build` imports TensorFlow and Beam, 0.7 GB and 8 seconds that workers do not need. Scripts
-    that do not check `__name__` would run themselves again.
+    That of `tfds build` imports TensorFlow and Beam, which take 0.7 GB and 8 seconds and which
+    workers do not need. A script that does not check `__name__` would be run again by each worker.
     """
     main_module = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

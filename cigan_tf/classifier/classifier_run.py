@@ -291,8 +291,9 @@ def _confirming_classifier(
     path = run_folder.cell_dir(workdir, cell) / CLASSIFIER_FILE
     if not (path.exists() and (path.parent / provenance.FILE_NAME).exists()):
         raise UserError(
-            f"There is no classifier with a record of its training data in {str(path.parent)!r} to "
-            f"confirm infills; train the arm {settings.confirming_arm!r} first."
+            f"A classifier in {str(path.parent)!r} must confirm the infills, but the folder has "
+            "none with a record of its training data; train the arm "
+            f"{settings.confirming_arm!r} first."
         )
     return path
 
@@ -344,7 +345,10 @@ def _claim(
         _remove_outdated(run_dir, config, made_from, synthetic)
         file_io.write_whole(path, json.dumps(given, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"The folder {str(run_dir)!r} cannot be written to: {error}.") from None
+        raise UserError(
+            f"The folder {str(run_dir)!r} cannot be written to: {error}. Change its permissions, "
+            "or pass another --workdir."
+        ) from None
     return (run_dir / score_file.FILE_NAME).exists()
 
 

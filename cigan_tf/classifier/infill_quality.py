@@ -289,7 +289,8 @@ def feature_function(
         if classifier is None:
             raise UserError(
                 "The features 'classifier' need a trained classifier; received none. Pass a "
-                "classifier, or use --quality_features=imagenet or a weights file."
+                "classifier, or set quality_features to 'imagenet' or to the path of a weights "
+                "file."
             )
         pooled = keras.Model(classifier.input, classifier.get_layer("avg_pool").output)
     else:

@@ -77,7 +77,7 @@ class SyntheticSet:
             raise UserError(
                 f"The synthetic patches in {str(folder)!r} are {facts['patch_size']} px wide, but "
                 f"the real ones are {patch_size} px wide; pass the --synthetic_dir of a set with "
-                "patches of that size."
+                f"patches of {patch_size} px."
             )
         self.facts = facts
         record = provenance.read(self._path / provenance.FILE_NAME)
@@ -140,7 +140,7 @@ def _read_json(path: epath.Path) -> dict | None:
     try:
         facts = json.loads(path.read_text())
         if not isinstance(facts, dict):
-            raise ValueError("it is not an object")
+            raise ValueError("it is not a JSON object")
     except (FileNotFoundError, tf.errors.NotFoundError):
         # No other errors: a set whose file is damaged, or not readable now, is not missing.
         return None

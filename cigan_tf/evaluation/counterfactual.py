@@ -14,7 +14,7 @@ from cigan_tf.errors import UserError
 
 
 def mean_change(images: np.ndarray, others: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Returns the mean absolute difference of two patches inside each mask.
+    """Returns the mean absolute difference between two patches inside each mask.
 
     Args:
         images: in [0, 1], [n, p, p, 1].

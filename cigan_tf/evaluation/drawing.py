@@ -131,10 +131,10 @@ def forest(table: ExperimentTable) -> bytes:
     figure = matplotlib.figure.Figure(figsize=(10, 1.7 + 0.42 * num_rows), layout="constrained")
     panels = [("AUC", _arm_rows(table))]
     if table.comparisons:
-        panels.append(("difference of AUC", _pair_rows(table, table.comparisons)))
+        panels.append(("difference in AUC", _pair_rows(table, table.comparisons)))
     if table.pooled:
         panels.append(
-            ("difference of AUC, mean of the generators", _pair_rows(table, table.pooled))
+            ("difference in AUC, mean of the generators", _pair_rows(table, table.pooled))
         )
     ratios = [len(rows) + 1 for _, rows in panels]
     all_axes = figure.subplots(len(panels), 1, height_ratios=ratios, squeeze=False)[:, 0]

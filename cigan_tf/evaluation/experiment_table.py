@@ -91,7 +91,7 @@ class Comparison(NamedTuple):
         delong: z and p, assuming independent patches.
         bootstrap_p_holm: the bootstrap's p, adjusted for all compared pairs.
         delong_p_holm: DeLong's p, adjusted in the same way.
-        difference_of_seed: difference of the AUCs of the runs with the same seed, by seed.
+        difference_of_seed: by seed, the difference in AUC between the two runs with that seed.
     """
 
     arm: str

@@ -221,7 +221,10 @@ def _checked_features(features_a, features_b, at_least: int):
     if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
         raise UserError(f"features must be of shapes [n_a, d] and [n_b, d]; received {shapes}.")
     if min(shapes)[0] < at_least:
-        raise UserError(f"each side must have at least {at_least} patches; received {shapes}.")
+        raise UserError(
+            f"each side must have at least {at_least} patches; received {shapes[0][0]} and "
+            f"{shapes[1][0]}."
+        )
     for side in features:
         if not np.isfinite(side).all():
             raise UserError("features must be finite; received NaN or infinite values.")

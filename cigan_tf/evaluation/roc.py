@@ -407,7 +407,7 @@ def _placements(malignant: np.ndarray, scores) -> tuple[float, np.ndarray, np.nd
 
 
 def _delong_variance(others_below: np.ndarray, malignant_below: np.ndarray) -> float:
-    """Returns DeLong's variance of an AUC, or of a difference of AUCs if differences are given."""
+    """Returns DeLong's variance of an AUC, or of a difference in AUC if differences are given."""
     num_malignant, num_others = others_below.size, malignant_below.size
     return (
         np.var(others_below, ddof=1) / num_others**2 / num_malignant

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from cigan_tf import file_io
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, first_line
 from cigan_tf.evaluation import checks
 
 FILE_NAME = "scores.csv"
@@ -114,11 +114,17 @@ def read(path: epath.Path) -> Scores:
             f"There are no scores in {str(path)!r}; run the experiment that writes them."
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The scores in {str(path)!r} cannot be read: {error}.") from None
+        raise UserError(
+            f"The scores in {str(path)!r} cannot be read ({first_line(error)}); delete the file "
+            "and run the experiment again."
+        ) from None
     try:
         return _from_table(header, rows)
     except (UserError, ValueError) as error:
-        raise UserError(f"The scores in {str(path)!r} cannot be used: {error}") from None
+        raise UserError(
+            f"The scores in {str(path)!r} cannot be used: {first_line(error)}. Correct the file, "
+            "or delete it and run the experiment again."
+        ) from None
 
 
 def _from_table(header: list[str], rows: list[list[str]]) -> Scores:

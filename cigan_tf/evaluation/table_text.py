@@ -94,12 +94,12 @@ def auc_table(table: ExperimentTable) -> TextTable:
 
 def comparison_table(table: ExperimentTable) -> TextTable:
     """Returns the tests of pairs of rows."""
-    return _tests("Differences of AUC", table.comparisons)
+    return _tests("Differences in AUC", table.comparisons)
 
 
 def pooled_table(table: ExperimentTable) -> TextTable:
     """Returns the tests of pairs of arms, averaged over the generators if an arm has several."""
-    return _tests("Differences of AUC, averaged over the generators of an arm", table.pooled)
+    return _tests("Differences in AUC, averaged over the generators of an arm", table.pooled)
 
 
 def seed_table(table: ExperimentTable) -> TextTable:

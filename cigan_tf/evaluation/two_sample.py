@@ -136,8 +136,8 @@ def texture_numbers(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
         float64 [n, 5], in the order of `TEXTURE_NUMBERS`. The first three are logarithms of ratios
         between the inside of the mask and a ring of 6 px around it: standard deviation of the
         Laplacian, mean gradient, standard deviation of grey levels. The other two are the
-        difference of the mean grey levels of inside and ring, and the step of the mean grey level
-        across the edge. All five are 0 if the mask covers the whole patch.
+        difference between the mean grey levels of inside and ring, and the step of the mean grey
+        level across the edge. All five are 0 if the mask covers the whole patch.
 
     Raises:
         UserError: shapes differ, or a mask is empty.

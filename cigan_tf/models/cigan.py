@@ -53,9 +53,10 @@ class CiGAN(InfillingModel):
         generator: a network from the inputs of `Generator` to [N, p, p, 1].
         discriminator: a network from the inputs of `Discriminator` to one logit.
         composite: keep the image's pixels outside the mask.
-        match_rim: shift every infill to match the tissue at its mask's rim (`masks.match_rim`).
-        rim_reach_px: distance from the rim at which half of the shift is added; 0: the whole shift
-            everywhere.
+        match_rim: adjust every infill's grey levels to the tissue at its mask's rim
+            (`masks.match_rim`).
+        rim_reach_px: distance from the rim at which half of the adjustment is made; 0: the whole
+            adjustment everywhere.
         vgg_weights: weights of the feature loss's VGG-19, as for `build_vgg_features`. They are
             loaded when training or `evaluate` begins, and are not saved with the model.
         feature_layers: the VGG-19 maps compared by the feature loss.

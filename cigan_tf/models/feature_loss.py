@@ -12,7 +12,7 @@ from cigan_tf.models.feature_window import FeatureWindow
 
 
 class FeatureLoss:
-    """Sum over layers of the mean absolute difference of real and infilled patches' maps.
+    """Sum over layers of the mean absolute difference between real and infilled patches' maps.
 
     With windows, value and gradient equal those of whole patches up to rounding, with less
     arithmetic. The patches are grouped by lesion size, and each group is cut to the smallest of a

@@ -92,14 +92,20 @@ def read(preset: str | os.PathLike) -> Preset:
         path = folder / CONFIG_FILE
         try:
             if path.stat().st_size > _MOST_CONFIG_BYTES:
-                raise UserError(f"{CONFIG_FILE} is too large for a configuration.")
+                raise UserError(
+                    f"{CONFIG_FILE} must have at most {_MOST_CONFIG_BYTES} bytes; received "
+                    f"{path.stat().st_size}."
+                )
             groups = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{CONFIG_FILE} cannot be read ({first_line(error)}).") from None
         config = Config.from_groups(groups)
         record = provenance.read(folder / provenance.FILE_NAME)
         if record and record.get("weights_sha256") != _weights_sha256(folder):
-            raise UserError(f"{provenance.FILE_NAME} belongs to different weights.")
+            raise UserError(
+                f"{provenance.FILE_NAME} belongs to different weights than those in the folder; "
+                "copy the complete preset again."
+            )
     return Preset(folder, config, record)
 
 
@@ -123,7 +129,8 @@ def load_weights(preset: Preset, **networks: "keras.Model") -> None:
                 network.load_weights(path)
         except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
-                f"{str(path)!r} does not contain the weights of this {name} ({first_line(error)})."
+                f"{str(path)!r} does not contain the weights of this {name} ({first_line(error)}); "
+                "copy the complete preset again."
             ) from None
         if not all(np.isfinite(weight).all() for weight in network.get_weights()):
             raise UserError(f"{str(path)!r} contains weights that are NaN or infinite.")
@@ -168,7 +175,9 @@ def write(
             provenance.write(beside / provenance.FILE_NAME, of_weights)
         beside.rename(folder)
     except OSError as error:
-        raise UserError(f"The preset {str(folder)!r} cannot be written: {error}.") from None
+        raise UserError(
+            f"The preset {str(folder)!r} cannot be written: {error}. Pass another folder."
+        ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder
@@ -264,7 +273,10 @@ def _fetched(address: str) -> pathlib.Path:
             allow_patterns=[f"{inside}/{name}" if inside else name for name in files],
         )
     except Exception as error:  # from the network, the hub or the cache
-        raise UserError(f"{address!r} cannot be downloaded ({first_line(error)}).") from None
+        raise UserError(
+            f"{address!r} cannot be downloaded ({first_line(error)}); check the address and the "
+            "network, or pass a preset's folder."
+        ) from None
     return pathlib.Path(fetched) / inside
 
 

@@ -136,8 +136,8 @@ class RunCheckpoints:
                 _remove_unfinished(folder)
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {str(self.directory)!r} "
-                f"({first_line(error)}). Newest complete checkpoint: {self.newest}. Free space, "
-                "then run the same command again."
+                f"({first_line(error)}). Newest complete checkpoint: {self.newest}. If the disk is "
+                "full, free some space. Then run the same command again."
             ) from None
 
 

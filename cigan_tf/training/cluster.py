@@ -106,7 +106,7 @@ def _as_list(cluster: dict, name: str) -> list:
 
 def _field(parsed: Any, name: str, kind: type) -> Any:
     value = parsed.get(name) if isinstance(parsed, dict) else None
-    what = {dict: "an object", list: "a list"}[kind]
+    what = {dict: "a JSON object", list: "a JSON list"}[kind]
     _require(isinstance(value, kind) and value, f"its {name!r} is not {what} or is empty")
     return value
 

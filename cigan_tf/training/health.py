@@ -10,7 +10,7 @@ from cigan_tf.models.cigan import CiGAN, Turn
 from cigan_tf.randomness import consecutive_seeds
 
 _SEEDS = 4
-# Differences of infills are measured relative to the standard deviation of the real lesion.
+# Differences between infills are measured relative to the standard deviation of the real lesion.
 _LEAST_SPREAD = 1e-3
 _SATURATED_ACCURACY = 0.99
 # A discriminator with the same output for real and infilled patches has a loss of ln 2, and its two
@@ -63,12 +63,12 @@ class FiniteCheck:
 
 @dataclasses.dataclass
 class CollapseMonitor:
-    """Measures differences of infills and lengths of turns; warns once per sign of collapse.
+    """Measures differences between infills and lengths of turns; warns once per sign of collapse.
 
     Args:
         settings: threshold and step limit of the turns.
-        steps, turns: the model's counters at the last measurement; at first, at the start or
-            resumption of the run.
+        steps, turns: the model's counters at the last measurement; before the first measurement,
+            those at the start or resumption of the run.
         warned: the signs that the user was warned of.
         looks_at_chance: number of consecutive checks in which the discriminator was at chance.
     """
@@ -153,7 +153,7 @@ class CollapseMonitor:
 
 
 def infill_spread(infill, batch: dict[str, np.ndarray], seed: int) -> tuple[float, float]:
-    """Returns the differences of infills between seeds and between classes, inside their masks.
+    """Returns the differences between infills with different seeds, and between classes.
 
     Args:
         infill: function (image, mask, label, seed int32 [N]) -> [N, p, p, 1] in [0, 1].
@@ -161,8 +161,8 @@ def infill_spread(infill, batch: dict[str, np.ndarray], seed: int) -> tuple[floa
         seed: first of the seeds.
 
     Returns:
-        Standard deviation over seeds, and absolute difference of the classes. Both are means over
-        the pixels of the masks, relative to the standard deviation of the real lesions' pixels.
+        Standard deviation over seeds, and absolute difference between the classes. Both are means
+        over the masks' pixels, relative to the standard deviation of the real lesions' pixels.
     """
     image, mask, label = batch["image"], batch["mask"], batch["label"]
     inside = mask > 0.5

@@ -286,9 +286,9 @@ def _patch_around(mask: np.ndarray, patch_size: int) -> tuple[int, int, np.ndarr
         extent = places[-1] + 1 - places[0]
         if extent > patch_size:
             raise UserError(
-                f"A lesion must fit into the generator's patch of {patch_size} pixels. Received: "
-                f"{extent} pixels at the generator's scale; use a smaller mask, or a generator "
-                "with larger patches."
+                f"A lesion must be at most {patch_size} pixels high and wide at the generator's "
+                f"scale, to fit into its patch. Received: {extent} pixels; use a smaller mask, or "
+                "a generator with larger patches."
             )
         middle = (places[0] + places[-1] + 1 - patch_size) // 2
         corner.append(int(np.clip(middle, 0, mask.shape[axis] - patch_size)))

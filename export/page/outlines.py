@@ -29,7 +29,10 @@ def lesion_of(xs, ys, malignant: bool, shape: tuple[int, int]) -> FilmLesion:
     except (TypeError, ValueError):
         points = np.zeros(0)
     if points.ndim != 2 or not 3 <= len(points) <= _MAX_POINTS or not np.isfinite(points).all():
-        raise UserError(f"An outline must have 3 to {_MAX_POINTS} points with finite coordinates.")
+        raise UserError(
+            f"An outline must have 3 to {_MAX_POINTS} points with finite coordinates. Received: "
+            f"{len(points)} points."
+        )
     height, width = shape
     inside = np.clip(points, 0, [width, height])
     left, top = np.floor(inside.min(axis=0)).astype(int)

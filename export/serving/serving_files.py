@@ -76,7 +76,10 @@ def write_server_files(output_dir: epath.Path, model: str) -> None:
             for name, text in _server_files(output_dir, model).items():
                 file_io.write_whole(output_dir / name, text)
     except OSError as error:
-        raise UserError(f"output_dir {str(output_dir)!r} cannot be written to: {error}.") from None
+        raise UserError(
+            f"output_dir {str(output_dir)!r} cannot be written to: {error}. Change its "
+            "permissions, or pass another output_dir."
+        ) from None
 
 
 def _server_files(output_dir: epath.Path, model: str) -> dict[str, str]:
@@ -95,10 +98,11 @@ def _server_files(output_dir: epath.Path, model: str) -> dict[str, str]:
 def models_config(output_dir: epath.Path, model: str) -> model_server_config_pb2.ModelServerConfig:
     """Returns the server's list of models: `model`, and `model`_canary.
 
-    Requests to `model`, with the label `stable` or without a version, get the stable version: the
-    first one, until its number is changed manually, or the newest if that version does not exist
-    any more. Under this name only versions with a label are loaded. `model`_canary is always the
-    newest version, so that an export does not change the responses of `model`.
+    `model` loads only versions with a label, so that an export does not change its responses. The
+    label `stable` names the first version until its number is changed manually; if that version has
+    been deleted, the label moves to the newest one. Requests without a version get the newest of
+    the loaded versions: the stable one, unless labels have been added manually. `model`_canary is
+    always the newest version.
     """
     config = read_models_config(output_dir)
     entries = {entry.name: entry for entry in config.model_config_list.config}

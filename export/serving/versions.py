@@ -57,7 +57,10 @@ def write_next(output_dir: str | os.PathLike, write: Callable[[pathlib.Path], No
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"output_dir {str(output_dir)!r} cannot be written to: {error}.") from None
+        raise UserError(
+            f"output_dir {str(output_dir)!r} cannot be written to: {error}. Change its "
+            "permissions, or pass another output_dir."
+        ) from None
 
 
 def _upload(version: pathlib.Path, output_dir: epath.Path) -> epath.Path:

@@ -207,5 +207,6 @@ def test_a_film_too_narrow_to_be_rescaled_is_left_out_with_its_id():
     source.image, source.lesions = np.ones((4, 100_000), np.uint16), ()
     report, examples = film_examples.encoded_examples(source, FILM, (0, 0, 5), Settings())
 
-    assert report.error.startswith("P_1_LEFT_CC: 4 x 100000 pixels would be rescaled to ")
+    assert report.error.startswith("P_1_LEFT_CC: a film must have at most ")
+    assert "received 4 x 100000 pixels, which would become " in report.error
     assert list(examples) == []

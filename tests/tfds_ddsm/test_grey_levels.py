@@ -122,7 +122,7 @@ def test_padding_is_black_and_never_written(interpretation):
     assert set(scale.to_grey(stored)[:9].ravel()) == {0}
     assert scale.to_stored(np.arange(0, 65536, 7), np.uint16).max() < 4000
     stored[:] = 4095
-    with pytest.raises(ValueError, match="all pixels are padding, 4000 to 4095"):
+    with pytest.raises(ValueError, match="all pixels are padding: stored values 4000 to 4095"):
         of_dicom(stored, film)
 
 

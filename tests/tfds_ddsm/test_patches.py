@@ -138,7 +138,9 @@ def test_a_strip_is_not_rescaled_to_more_pixels_than_a_film(kind):
     factor = patches.rescale_factor("strip", *strip.shape, (1375, 750))
 
     for rescaled in (patches.rescale, patches.touched)[: 1 + (kind is bool)]:
-        with pytest.raises(UnreadableFilmError, match=r"^4 x 100000 pixels .* at most 50000000$"):
+        with pytest.raises(
+            UnreadableFilmError, match=r"at most 50000000 pixels .* received 4 x 100000 pixels"
+        ):
             rescaled(strip, factor)
 
 

@@ -66,7 +66,7 @@ def test_a_failing_worker_stops_the_build_and_finished_films_remain(tmp_path, is
     source = FailingSource(4, failing="P_00002_LEFT_CC", is_killed=is_killed)
     cache, shares = FilmCache(tmp_path, {}, ""), shares_of(source)
     error, message = (
-        (DatasetError, "worker process was killed.* run the same command again .* below 1")
+        (DatasetError, "worker process ended.* run the same command again .* below 1")
         if is_killed
         else (StorageError, "Input/output error")
     )
@@ -85,7 +85,7 @@ def test_films_for_workers_that_have_ended_are_refused_in_one_line(tmp_path):
     shares = shares_of(source)
     with worker_processes.started(FilmCache(tmp_path, {}, ""), source, CONFIG, 1) as read_ahead:
         for given in (shares[:1], shares[1:]):
-            with pytest.raises(DatasetError, match="worker process was killed"):
+            with pytest.raises(DatasetError, match="worker process ended"):
                 read_ahead(given)(given[0][0])
 
 

@@ -411,7 +411,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if not any(sum(report.made) for report in reports):
             raise DatasetError(
                 f"No patch of {size} x {size} pixels could be drawn for the split {split!r} from "
-                f"its {len(reports)} films."
+                f"its {len(reports)} films; use a smaller patch_size or a larger film_size in the "
+                "config, or more films."
             )
 
     def _describe(self) -> None:

@@ -83,7 +83,7 @@ class LeftOutFilm:
 
 @dataclasses.dataclass(frozen=True)
 class CbisDdsmIndex:
-    """All facts about the data that are known before reading pixels.
+    """All facts about the data that are known before any pixels are read.
 
     Attributes:
         films: by film_id, sorted.

@@ -69,7 +69,8 @@ class Mark:
         number: 1 for the first in the overlay.
         lesion_type: 'mass' or 'calcification', whichever is named first; '' if neither is named.
         pathology: 'MALIGNANT', 'BENIGN', 'BENIGN_WITHOUT_CALLBACK', 'UNPROVEN'; '' if missing.
-        outlines: each int32 [points, 2], column and row; without cores, which lie inside.
+        outlines: each int32 [points, 2], column and row. The cores of an abnormality, which lie
+            inside its outline, are omitted.
         problem: why there are no outlines, or ''.
         description: the radiologist's description.
     """
@@ -130,9 +131,9 @@ def _number_after(keyword: str, words: list[str]) -> int:
 def parse_overlay(text: str) -> tuple[Mark, ...]:
     """Reads an .OVERLAY file.
 
-    TOTAL_OUTLINES is wrong in many files and is not used. A lesion with two types has the first of
-    them. If TOTAL_ABNORMALITIES is larger than the number of abnormalities in the file, the last of
-    the returned marks stands for the missing ones.
+    TOTAL_OUTLINES is wrong in many files and is not used. If an abnormality has several types, the
+    first known one is used. If TOTAL_ABNORMALITIES is larger than the number of abnormalities in
+    the file, the last of the returned marks stands for the missing ones.
 
     Raises:
         RecordError: the file is not an overlay, or has too many abnormalities.

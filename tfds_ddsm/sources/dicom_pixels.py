@@ -130,7 +130,7 @@ def stored_values(dataset: pydicom.Dataset) -> np.ndarray:
 
     Raises:
         ValueError: the file is not a film, no decoder for its transfer syntax is available, or its
-            stream is damaged. Damaged attributes raise pydicom's exceptions.
+            stream cannot be decoded. Damaged attributes raise pydicom's exceptions.
         StorageError: the machine cannot run the stream's decoder now.
     """
     _check_is_film(dataset)
@@ -250,7 +250,7 @@ def _check_jpeg(stream: bytes, shape: tuple[int, int]) -> None:
 
 
 def _check_jpeg2000(stream: bytes, shape: tuple[int, int]) -> None:
-    """Like `_check_jpeg` for JPEG 2000; also raises ValueError for too many tiles."""
+    """Like `_check_jpeg` for JPEG 2000; also raises ValueError for empty or too many tiles."""
     _check_end(stream)
     start = stream.find(b"\xff\x4f\xff\x51")  # SOC, SIZ (ITU-T T.800, A.5.1)
     if start < 0:
@@ -258,11 +258,11 @@ def _check_jpeg2000(stream: bytes, shape: tuple[int, int]) -> None:
     right, bottom, left, top, across, down = struct.unpack_from(">6I", stream, start + 8)
     (colours,) = struct.unpack_from(">H", stream, start + 40)
     _check_frame((bottom - top, right - left), colours, shape)
-    if not across or not down or -(-right // across) * -(-bottom // down) > _MAX_TILES:
-        raise ValueError(
-            f"an image must have at most {_MAX_TILES} tiles; received tiles of {down} x {across} "
-            "pixels"
-        )
+    if not across or not down:
+        raise ValueError(f"tiles must have at least 1 x 1 pixels; received {down} x {across}")
+    num_tiles = -(-right // across) * -(-bottom // down)
+    if num_tiles > _MAX_TILES:
+        raise ValueError(f"an image must have at most {_MAX_TILES} tiles; received {num_tiles}")
 
 
 def _check_end(stream: bytes) -> None:
@@ -310,7 +310,7 @@ def _by_codec(dataset: pydicom.Dataset, frame: bytes, syntax: uid.UID) -> np.nda
         )
     except subprocess.TimeoutExpired:
         raise ValueError(
-            f"the stream is damaged: its decoder did not finish in {_MAX_DECODING_SECONDS} s"
+            f"the stream may be damaged: its decoder did not finish in {_MAX_DECODING_SECONDS} s"
         ) from None
     except OSError as error:
         raise StorageError(
@@ -319,7 +319,7 @@ def _by_codec(dataset: pydicom.Dataset, frame: bytes, syntax: uid.UID) -> np.nda
         ) from error
     if finished.returncode in (-signal.SIGKILL, -signal.SIGTERM):
         raise StorageError(
-            f"the decoder was killed by signal {-finished.returncode}, for instance because the "
+            f"the decoder was killed by signal {-finished.returncode}, possibly because the "
             "machine ran out of memory; run the same command again with fewer processes"
         )
     if finished.returncode != 0:

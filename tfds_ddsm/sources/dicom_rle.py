@@ -28,7 +28,7 @@ def decode(frame: bytes, height: int, width: int, bits: int) -> np.ndarray:
         uint8 or uint16 [height, width].
 
     Raises:
-        ValueError: the stream is damaged, or its image has another size or depth.
+        ValueError: the stream is damaged, or its image does not have the given size and depth.
     """
     if len(frame) < _HEADER.size:
         raise ValueError(f"an RLE header must have {_HEADER.size} bytes; received {len(frame)}")

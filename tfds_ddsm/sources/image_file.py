@@ -216,11 +216,11 @@ def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
         if kind == "JPEG":
             return np.asarray(image.convert("L")), False
         if getattr(image, "n_frames", 1) != 1:
-            raise ValueError(f"a film must be one image; received {image.n_frames} in the file")
+            raise ValueError(f"a file must contain one image; received {image.n_frames}")
         if image.mode not in _GREY_MODES:
             raise ValueError(
-                f"a {kind} must be grey with at most 8 or with 16 bits per pixel (Pillow's mode L "
-                f"or I;16); received {image.mode}"
+                f"a {kind} must be grey, with 16 or at most 8 bits per pixel (Pillow's mode L or "
+                f"I;16); received {image.mode}"
             )
         pixels = np.asarray(image.convert(_GREY_MODES[image.mode]))
         # In these files white is 0; Pillow inverts only 8-bit images.

@@ -55,7 +55,7 @@ def decode(data: bytes, first_line_of_t81: bool = False) -> np.ndarray:
     if num_samples > num_bits:  # the shortest Huffman code has one bit
         raise LjpegError(
             f"byte {scan.offset}: {frame.num_lines} x {frame.samples_per_line} samples need at "
-            f"least as many bits, but the stream has {num_bits}"
+            f"least {num_samples} bits; received {num_bits}"
         )
     image = np.empty((frame.num_lines, frame.samples_per_line), np.uint16)
     middle = 1 << (frame.precision - 1)

@@ -144,7 +144,7 @@ def _parse_frame(segment: bytes, offset: int) -> Frame:
     if frame.num_lines * frame.samples_per_line > MAX_SAMPLES:
         raise LjpegError(
             f"byte {offset}: a film must have at most {MAX_SAMPLES} samples; received "
-            f"{frame.num_lines} x {frame.samples_per_line}"
+            f"{frame.num_lines} x {frame.samples_per_line} samples"
         )
     return frame
 

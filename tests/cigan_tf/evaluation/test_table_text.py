@@ -112,7 +112,7 @@ def test_generators_are_pooled_first(synthetic_scores):
     table = compare_arms(scores, scores, [("cigan", "baseline")], 50, 0, rows)
     assert [row[0] for row in table_text.pooled_table(table).rows] == ["cigan − baseline"]
     assert table_text.markdown(table).startswith(
-        "**Differences of AUC, averaged over the generators"
+        "**Differences in AUC, averaged over the generators"
     )
     (of_baseline, of_cigan) = table_text.variance_table(table).rows
     assert of_baseline[:4] == ["baseline", "1", "3", ""]

@@ -143,7 +143,10 @@ def spoil_weights(folder):
         (lambda f: (f / "config.json").write_text("[" * 10**5), "cannot be read"),
         (lambda f: (f / "config.json").write_text("[]"), "not valid in this version"),
         (lambda f: (f / "config.json").write_text('{"mode": {}}'), "not valid in this version"),
-        (lambda f: (f / "config.json").write_text(" " * (2**20 + 1)), "too large for a"),
+        (
+            lambda f: (f / "config.json").write_text(" " * (2**20 + 1)),
+            "must have at most 1048576 bytes",
+        ),
         (spoil_sizes, "patch_size=1048576"),
         (lambda f: (f / "generator.weights.h5").write_bytes(b"no"), "belongs to different weights"),
         (lambda f: (f / "generator.weights.h5").unlink(), "belongs to different weights"),

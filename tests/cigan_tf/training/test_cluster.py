@@ -49,16 +49,16 @@ def test_the_chief_comes_first(monkeypatch, workers, task, expected):
     [
         ("", "it is not set"),
         ("{'cluster'", "it is not JSON"),
-        ("[]", "'cluster' is not an object"),
-        ({"cluster": {}}, "'cluster' is not an object or is empty"),
-        ({"cluster": TWO}, "'task' is not an object"),
+        ("[]", "'cluster' is not a JSON object"),
+        ({"cluster": {}}, "'cluster' is not a JSON object or is empty"),
+        ({"cluster": TWO}, "'task' is not a JSON object"),
         ({"cluster": TWO, "task": {"index": 0}}, "type is None"),
         ({"cluster": TWO, "task": {"type": "worker", "index": 2}}, "index is 2, but"),
         ({"cluster": TWO, "task": {"type": "worker", "index": "0"}}, "index is '0'"),
         ({"cluster": TWO, "task": {"type": "ps", "index": 0}}, "type is 'ps'"),
         ({"cluster": {**TWO, "ps": ["p:1"]}, "task": {"type": "worker", "index": 0}}, "['ps']"),
         ({"cluster": {"worker": ["host"]}, "task": {"type": "worker", "index": 0}}, "'host'"),
-        ({"cluster": {"worker": "h:1"}, "task": {"type": "worker", "index": 0}}, "not a list"),
+        ({"cluster": {"worker": "h:1"}, "task": {"type": "worker", "index": 0}}, "not a JSON list"),
     ],
 )
 def test_a_malformed_tf_config_is_explained(monkeypatch, content, named):

@@ -183,7 +183,7 @@ def malformed():
         ([1, 2, float("nan")], [1, 2, 3], "An outline must have"),
         (["a"], [None], "An outline must have"),
         ([1e300, 1e308, 1e300], [1, 5, 9], "An outline must enclose"),
-        ([0, 2800, 2800, 0], [0, 0, 4400, 4400], "Lesion 1: A lesion must fit"),
+        ([0, 2800, 2800, 0], [0, 0, 4400, 4400], "Lesion 1: A lesion must be at most"),
         ([10, 11, 11], [10, 10, 11], "Lesion 1: The lesion mask is too small"),
     ):
         yield outline(xs, ys), answer

@@ -108,7 +108,7 @@ def test_every_value_of_a_pgm_is_read_exactly():
 def test_a_tiff_of_two_pages_is_refused(tmp_path):
     page = PIL.Image.fromarray(PIXELS)
     page.save(tmp_path / "film.tif", save_all=True, append_images=[page])
-    with pytest.raises(UnreadableFilmError, match="a film must be one image; received 2"):
+    with pytest.raises(UnreadableFilmError, match="a file must contain one image; received 2"):
         image_file.read_pixels(epath.Path(tmp_path / "film.tif"))
 
 

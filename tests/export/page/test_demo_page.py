@@ -136,7 +136,7 @@ def malformed():
     files = [
         (b"", "film.png", "the file is empty"),
         (b"", "", "the file is empty"),
-        (colour, "film.png", "film.png: a grey PNG"),
+        (colour, "film.png", "film.png: a PNG must be grey"),
         (deep[:200], "film.png", "film.png:"),
         (b"<script>", "<b>film</b>.dcm", "<b>film</b>.dcm:"),
     ]

@@ -24,6 +24,7 @@ def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
     config = replace(
         tiny_config,
         steps_per_execution=2,
+        picture_every_steps=6,
         switch_threshold=1e-9,
         # With a small epsilon, Adam would amplify the rounding error of a zero gradient.
         learning_rate=0.1,

@@ -174,8 +174,8 @@ def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
         file = (folder / LOCK_FILE).open("wb")
     except OSError as error:
         raise UserError(
-            f"The folder {str(folder)!r} cannot be written to: {error}. Change its permissions, or "
-            "pass another folder."
+            f"The folder {str(folder)!r} cannot be written to: {error}. "
+            "Free space, change its permissions, or pass another folder."
         ) from None
     with file:
         try:

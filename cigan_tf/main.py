@@ -8,7 +8,7 @@ Flags after a flagfile override it; --dry_run prints the resulting configuration
 from absl import flags as absl_flags
 from etils import epath
 
-from cigan_tf import command_line, flags, run_folder, tensorflow_loading
+from cigan_tf import command_line, file_io, flags, run_folder, tensorflow_loading
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
 
@@ -61,6 +61,9 @@ def main() -> None:
 
 def _begun(workdir: str | None) -> Config | None:
     """Returns the settings of the run in a workdir, or None if there is no run."""
+    if workdir is not None and not file_io.on_disk(workdir):
+        # TensorFlow reads buckets; its settings cannot be changed once it has been loaded.
+        tensorflow_loading.load_tensorflow()
     if workdir is None or not (epath.Path(workdir) / run_folder.CONFIG_FILE).exists():
         return None
     return run_folder.load_config(epath.Path(workdir))

@@ -134,8 +134,8 @@ def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> 
         file_io.write_whole(path, config.to_json())
     except OSError as error:
         raise UserError(
-            f"The workdir {str(workdir)!r} cannot be written to: {error}. Change its permissions, "
-            "or pass another --workdir."
+            f"The workdir {str(workdir)!r} cannot be written to: {error}. "
+            "Free space, change its permissions, or pass another --workdir."
         ) from None
 
 

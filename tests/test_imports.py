@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "cigan_tf.flags": ["errors", "config", "experiment_config"],
     "cigan_tf.main": [
         *["errors", "command_line", "flags", "models", "training", "classifier", "evaluation"],
-        *["config", "run_folder", "tensorflow_loading"],
+        *["config", "file_io", "run_folder", "tensorflow_loading"],
     ],
     "export": [
         *["errors", "command_line", "config", "file_io", "run_folder", "masks"],

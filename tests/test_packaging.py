@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 
@@ -49,7 +50,9 @@ def wheel(tmp_path_factory):
     code, _, errors = run(sys.executable, "-c", script, cwd=sources)
     assert code == 0, errors
     (sdist,) = folder.glob("cigan-*.tar.gz")
-    shutil.unpack_archive(sdist, folder, filter="data")
+    with tarfile.open(sdist) as archive:
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
     script = build.format("wheel", str(folder))
     code, _, errors = run(sys.executable, "-c", script, cwd=sdist.with_suffix("").with_suffix(""))
     assert code == 0, errors

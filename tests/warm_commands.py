@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -25,10 +26,12 @@ import uuid
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SERVE = "--serve"
 _ENVIRONMENT = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+_WITHOUT_PATCHES = os.environ | _ENVIRONMENT
 # The workers of one run of the tests are children of one process, with which the tests end.
 _OWNER = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
 _RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
-_ADDRESS = os.path.join(tempfile.gettempdir(), f"warm_{_RUN}")
+_ADDRESS = os.path.join(tempfile.gettempdir(), f"warm_{_RUN[:12]}")
+_TIMEOUT_S = 600
 
 
 def run(module: str, *arguments: object, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
@@ -54,7 +57,7 @@ def address() -> str:
                 code = subprocess.run(
                     [sys.executable, "-m", "tests.warm_commands", _SERVE, _ADDRESS, str(_OWNER)],
                     cwd=ROOT,
-                    env=os.environ | _ENVIRONMENT,
+                    env=_WITHOUT_PATCHES,
                     stderr=log,
                 ).returncode
             assert code == 0, loading_messages()
@@ -69,6 +72,7 @@ def loading_messages() -> str:
 def _ask(address: str, command: list[str], cwd: str, environment: dict, files: list[int]) -> int:
     """Has a command run with three files as its input and outputs; returns its exit code."""
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_TIMEOUT_S)
         connection.connect(address)
         socket.send_fds(connection, [b"."], files)
         connection.sendall(json.dumps([command, cwd, environment]).encode())
@@ -95,6 +99,7 @@ def _serve(address: str, owner: int) -> None:
         return
     gc.freeze()  # otherwise each fork takes a second to free at its end what it has not used
     _set_files([os.open(os.devnull, os.O_RDWR) for _ in range(3)])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner ends after it
     while _is_running(owner):
         with contextlib.suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
@@ -102,22 +107,26 @@ def _serve(address: str, owner: int) -> None:
             connection, _ = server.accept()
         except TimeoutError:
             continue
+        connection.settimeout(_TIMEOUT_S)
         _, files, _, _ = socket.recv_fds(connection, 1, 3)
-        with connection.makefile() as request:
-            command, cwd, environment = json.load(request)
-        if not os.fork():
+        try:
+            with connection.makefile() as request:
+                command, cwd, environment = json.load(request)
+        except (OSError, ValueError):  # who asked has ended
+            command = None
+        if command and not os.fork():
             return _answer(connection, command, cwd, environment, files)
         connection.close()
         for file in files:
             os.close(file)
     for suffix in ("", ".lock", ".log"):
-        os.unlink(address + suffix)
+        pathlib.Path(address + suffix).unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # the number may be another user's by now
         return False
     return True
 
@@ -131,6 +140,7 @@ def _answer(
         connection.sendall(f"{code}\n".encode())
         os._exit(0)
     connection.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _set_files(files)
     os.environ.clear()
     os.environ.update(environment)

@@ -160,7 +160,7 @@ def _shuffled(
         num_patients = np.unique(index.patient_id[of_class]).size
         if num_patients < 2:
             raise UserError(
-                f"A classifier needs patches of each class from at least two patients; the "
+                "A classifier needs patches of each class from at least two patients; the "
                 f"{data.train_split} split of {data.dataset} has {origin} "
                 f"{class_name.replace('_', '-')} patches from only {num_patients} patient(s). Use "
                 "a larger --patient_share or a larger dataset."

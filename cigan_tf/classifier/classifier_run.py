@@ -346,8 +346,8 @@ def _claim(
         file_io.write_whole(path, json.dumps(given, indent=2) + "\n")
     except OSError as error:
         raise UserError(
-            f"The folder {str(run_dir)!r} cannot be written to: {error}. Change its permissions, "
-            "or pass another --workdir."
+            f"The folder {str(run_dir)!r} cannot be written to: {error}. "
+            "Free space, change its permissions, or pass another --workdir."
         ) from None
     return (run_dir / score_file.FILE_NAME).exists()
 

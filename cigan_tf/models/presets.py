@@ -97,6 +97,8 @@ def read(preset: str | os.PathLike) -> Preset:
                     f"{path.stat().st_size}."
                 )
             groups = json.loads(path.read_text())
+        except UserError:
+            raise
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{CONFIG_FILE} cannot be read ({first_line(error)}).") from None
         config = Config.from_groups(groups)

@@ -56,8 +56,8 @@ def from_environment() -> Cluster:
     of_type = chiefs if task_type == "chief" else workers
     _require(
         type(index) is int and 0 <= index < len(of_type),
-        f"its task's index is {index!r}, but its cluster has {len(of_type)} of type {task_type!r}, "
-        "numbered from 0",
+        f"its task's index is {index!r}, but must be an integer from 0 to {len(of_type) - 1}, "
+        f"because its cluster has {len(of_type)} of type {task_type!r}",
     )
     return Cluster(chiefs + workers, index if task_type == "chief" else len(chiefs) + index)
 

@@ -28,10 +28,13 @@ def lesion_of(xs, ys, malignant: bool, shape: tuple[int, int]) -> FilmLesion:
         points = np.array([xs, ys], np.float64).T
     except (TypeError, ValueError):
         points = np.zeros(0)
-    if points.ndim != 2 or not 3 <= len(points) <= _MAX_POINTS or not np.isfinite(points).all():
+    if points.ndim != 2:
+        points = np.zeros((0, 2))
+    is_finite = np.isfinite(points).all(axis=1)
+    if not 3 <= len(points) <= _MAX_POINTS or not is_finite.all():
         raise UserError(
             f"An outline must have 3 to {_MAX_POINTS} points with finite coordinates. Received: "
-            f"{len(points)} points."
+            f"{len(points)} points, {np.count_nonzero(is_finite)} of them finite."
         )
     height, width = shape
     inside = np.clip(points, 0, [width, height])

@@ -77,8 +77,8 @@ def write_server_files(output_dir: epath.Path, model: str) -> None:
                 file_io.write_whole(output_dir / name, text)
     except OSError as error:
         raise UserError(
-            f"output_dir {str(output_dir)!r} cannot be written to: {error}. Change its "
-            "permissions, or pass another output_dir."
+            f"output_dir {str(output_dir)!r} cannot be written to: {error}. Free space, "
+            "change its permissions, or pass another output_dir."
         ) from None
 
 

@@ -69,11 +69,18 @@ def run_beside(folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("command", ["cigan_tf.main --mode=report", "export.saved_model"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cigan_tf.main --mode=report --workdir=runs",
+        "cigan_tf.main --init_from=cbis_mass_128 --workdir=gs://bucket/run",
+        "export.saved_model --workdir=runs",
+    ],
+)
 def test_commands_load_it_like_this_before_anything_else_does(command, tmp_path):
     stand_in = f"import os\nos.write(2, {NOTES!r}.encode())\nraise SystemExit('and no more')\n"
     (tmp_path / "tensorflow.py").write_text(stand_in)
-    finished = run_beside(tmp_path, "-m", *command.split(), f"--workdir={tmp_path}")
+    finished = run_beside(tmp_path, "-m", *command.split())
     assert finished.stderr.splitlines() == ["Loading TensorFlow ...", "and no more"]
 
 

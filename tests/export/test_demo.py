@@ -69,7 +69,8 @@ def server(exported, tmp_path_factory):
             yield int(url.rstrip("/").rpartition(":")[2])
             assert not command.done(), "the server has ended"
         finally:
-            os.kill(int(process), signal.SIGTERM)
+            if not command.done():
+                os.kill(int(process), signal.SIGTERM)
 
 
 class Visitor:

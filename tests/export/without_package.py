@@ -6,12 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 # Also if they have been imported before: the process may be a fork.
-PACKAGES = ("cigan_tf", "export", "tfds_ddsm")
+PACKAGES = ("cigan_tf", "cigan_export", "export", "tfds_ddsm")
 
 
 def main() -> None:
     """Checks the infill of the SavedModel in the folder given by the argument."""
-    sys.modules.update(dict.fromkeys(PACKAGES))
+    loaded = [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
+    sys.modules.update(dict.fromkeys([*PACKAGES, *loaded]))
     infill = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
     side = infill.structured_input_signature[1]["image"].shape[1]
     image = np.full((1, side, side, 1), 0.5, np.float32)

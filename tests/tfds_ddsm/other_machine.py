@@ -10,7 +10,7 @@ EVENTS = "open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove
 
 def hide(event, args):
     is_path = event in EVENTS and isinstance(args[0], str | bytes | os.PathLike)
-    if is_path and os.path.abspath(os.fsdecode(args[0])).startswith(HIDDEN):
+    if is_path and f"{os.path.abspath(os.fsdecode(args[0]))}/".startswith(f"{HIDDEN}/"):
         raise FileNotFoundError(2, "No such file or directory", args[0])
 
 

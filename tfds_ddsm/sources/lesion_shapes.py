@@ -128,7 +128,8 @@ def on_film(outline: Shape, film_shape: tuple[int, int], from_bottom: bool = Fal
     if not mask.any():
         raise OutsideFilmError(
             f"at least half of the lesion (rows {top:g} to {bottom:g}, columns {left:g} to "
-            f"{right:g}) must be on the film of {film_shape[0]} x {film_shape[1]} pixels"
+            f"{right:g}), and at least one pixel of it, must be on the film of {film_shape[0]} x "
+            f"{film_shape[1]} pixels"
         )
     return mask
 

@@ -101,10 +101,10 @@ def test_3_kills_and_4_ends_at_random_moments_change_no_bit(tiny_config, replace
         deterministic=True,
         feature_layers=("input",),
         pretraining_steps=4,
-        adversarial_steps=12,  # more than twice the ends
+        adversarial_steps=16,  # with the pre-training more than twice the kills and ends
         checkpoint_every_steps=1,
         log_every_steps=3,
-        picture_every_steps=16,
+        picture_every_steps=20,
     )
     folder = forked_runs("killed", config, 3, 4)
     assert_same_run(folder / "killed", folder / "undisturbed")

@@ -10,6 +10,7 @@ import errno
 import importlib.util
 import os
 import pathlib
+import shlex
 import shutil
 import sys
 import tempfile
@@ -271,8 +272,10 @@ def test_worker_processes_give_the_same_dataset(tmp_path, built, tree, monkeypat
 
 
 PYTHON_OF_WORKERS = f"""#!/bin/sh
-[ "$2" = apache_beam.runners.worker.sdk_worker_main ] || exec {sys.executable} "$@"
-exec {sys.executable} -S {warm_commands.__file__} ADDRESS tests.tfds_ddsm.other_machine "$2"
+PYTHON={shlex.quote(sys.executable)}
+[ "$2" = apache_beam.runners.worker.sdk_worker_main ] || exec "$PYTHON" "$@"
+WARM={shlex.quote(warm_commands.__file__)}
+exec "$PYTHON" -S "$WARM" ADDRESS tests.tfds_ddsm.other_machine "$2"
 """
 
 

@@ -175,7 +175,7 @@ def lock(folder: str | os.PathLike, wait: bool = False) -> Iterator[bool]:
     except OSError as error:
         raise UserError(
             f"The folder {str(folder)!r} cannot be written to: {error}. "
-            "Free space, change its permissions, or pass another folder."
+            "Free up disk space, change its permissions, or pass another folder."
         ) from None
     with file:
         try:

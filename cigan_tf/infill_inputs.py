@@ -63,7 +63,7 @@ def check_label_and_seed(label, seed, count: int) -> dict[str, np.ndarray]:
                 f"Received: {given.dtype} of shape {list(given.shape)}."
             )
         if not ((given >= limits.min) & (given <= limits.max)).all():
-            raise UserError(f"{name} must be 32-bit integers. Received: {given.tolist()}.")
+            raise UserError(f"{name} must contain 32-bit integers. Received: {given.tolist()}.")
         vectors[name] = given.astype(np.int32)
     _check_range("label", vectors["label"])
     return vectors

@@ -65,7 +65,7 @@ def ending() -> Iterator[None]:
 
 @contextlib.contextmanager
 def watch() -> Iterator[Interruption]:
-    """Records SIGTERM and Ctrl-C during the context instead of acting on them.
+    """Records SIGTERM and Ctrl-C inside the context instead of acting on them.
 
     Work in the context checks `requested` between its steps. Python handles signals only in its
     main thread; in other threads nothing is recorded.

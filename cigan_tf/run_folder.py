@@ -135,7 +135,7 @@ def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> 
     except OSError as error:
         raise UserError(
             f"The workdir {str(workdir)!r} cannot be written to: {error}. "
-            "Free space, change its permissions, or pass another --workdir."
+            "Free up disk space, change its permissions, or pass another --workdir."
         ) from None
 
 

@@ -206,7 +206,7 @@ def _describe_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[str]:
 
 
 def _why_unusable(source: DdsmSource, film: Film) -> str:
-    """Returns the error that prevents reading the film, found without its pixels."""
+    """Returns the error that prevents reading the film; reads no pixels."""
     try:
         source.read(film)
     except UnreadableFilmError as error:

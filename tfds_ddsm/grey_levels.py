@@ -228,7 +228,7 @@ def _container_bits(stored: np.ndarray) -> int:
 def _check_fits(low: int, high: int, lowest: int, bits: int) -> None:
     if low < lowest or high >= lowest + 2**bits:
         raise ValueError(
-            f"stored values {low} to {high} do not fit into {bits} bits; pass larger bits"
+            f"stored values {low} to {high} do not fit into {bits} bits; pass more bits"
         )
 
 

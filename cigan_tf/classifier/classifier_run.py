@@ -347,7 +347,7 @@ def _claim(
     except OSError as error:
         raise UserError(
             f"The folder {str(run_dir)!r} cannot be written to: {error}. "
-            "Free space, change its permissions, or pass another --workdir."
+            "Free up disk space, change its permissions, or pass another --workdir."
         ) from None
     return (run_dir / score_file.FILE_NAME).exists()
 

@@ -23,7 +23,7 @@ def run(function: Callable, arguments: tuple, jobs: int) -> None:
 
     Args:
         function: function that other processes can import.
-        arguments: arguments of the function, which can be pickled.
+        arguments: arguments of the function; they must be picklable.
         jobs: number of processes, at least 1.
 
     Raises:
@@ -112,8 +112,8 @@ def _environments(jobs: int) -> list[dict[str, str]]:
 def _ctrl_c_blocked() -> Iterator[None]:
     """Blocks Ctrl-C in the processes started in the context: a terminal sends it to every process.
 
-    Only this process handles Ctrl-C, and asks the others to stop. A Ctrl-C that arrives during the
-    context is handled after it.
+    Only this process handles Ctrl-C, and asks the others to stop. A Ctrl-C that arrives inside the
+    context is handled on exit from it.
     """
     # Otherwise the start of the first process would also start the tracker, and unblock the signal.
     multiprocessing.resource_tracker.ensure_running()

@@ -1,4 +1,4 @@
-"""Provenance of an experiment's numbers in short form, from the records of its classifiers."""
+"""Short provenance of an experiment's numbers, from the records of its classifiers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -46,8 +46,8 @@ def columns(record: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns the provenance columns of a row in table.csv; unknown values are None.
 
     `generator` is the start of the SHA-256 of the generator's weights, and `dataset_fingerprint` is
-    the start of the fingerprint of the dataset's records. The full values are in provenance.json of
-    each classifier.
+    the start of the fingerprint of the dataset's records. The full values are in the
+    provenance.json of each classifier.
     """
     record = record or {}
     generator = _generator(record)

@@ -155,9 +155,9 @@ def delong_test(y_true, scores_a, scores_b) -> DeLongTest:
 
     z = (auc_a - auc_b) / SE. The SE is computed from the patches' paired placements, which are
     obtained from mid-ranks in O(n log n). If the two classifiers give every patch the same
-    placement, for instance with identical scores, z is 0 and p is 1. If the placements differ by
-    the same amount for all patches of a class (one classifier is perfect, the other constant), z is
-    infinite and p is 0.
+    placement, for instance with identical scores, z is 0 and p is 1. If the placements
+    differ, and by the same amount for all patches within each class (for instance, one classifier
+    is perfect and the other constant), z is infinite and p is 0.
 
     Args:
         y_true: labels in {0, 1}, [n], at least two of each.
@@ -287,9 +287,9 @@ def holm(p_values) -> np.ndarray:
 def sensitivity_at_specificity(y_true, scores, specificity: float) -> OperatingPoint:
     """Returns the most sensitive threshold with at least the given specificity.
 
-    Only thresholds at existing scores are considered; nothing is interpolated. With few or tied
-    non-malignant patches, the specificity may therefore be well above the given one, and the
-    sensitivity may be 0 at a threshold just above the highest score.
+    Only the existing scores, and a threshold just above the highest one, are considered; nothing is
+    interpolated. With few non-malignant patches or tied scores, the specificity may therefore be
+    well above the given one. At the threshold above the highest score, the sensitivity is 0.
 
     Args:
         y_true: labels in {0, 1}, [n].

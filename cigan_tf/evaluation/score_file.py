@@ -19,10 +19,10 @@ _UNKNOWN = {"lesion_type": "unknown", "lesion_area_px": -1, "density": -1, "subt
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """One classifier's probabilities and the facts of the patches; all arrays are [n], n > 0.
+    """One classifier's probabilities, and facts about the patches; all arrays are [n], n > 0.
 
-    Ids may be any text of the dataset; they are only compared. The last four arrays may be omitted;
-    their facts are then unknown.
+    Ids may be any text; they are only compared for equality. The last four arrays may be omitted;
+    their values are then unknown.
 
     Attributes:
         patch: unique id of the patch in the dataset, str.
@@ -88,7 +88,7 @@ _REQUIRED = tuple(name for name in _COLUMNS if name not in _UNKNOWN)
 
 
 def write(path: epath.Path, scores: Scores) -> None:
-    """Writes the scores as CSV with a header, and probabilities with full precision."""
+    """Writes the scores as CSV with a header; probabilities have full precision."""
     table = io.StringIO()
     # All texts are quoted, so that ids may contain commas, quotes and line breaks.
     writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")

@@ -21,10 +21,10 @@ PICTURES_PER_KIND = 4
 
 
 class Observer:
-    """Receives the events of a run. This base class outputs nothing; all but the chief use it."""
+    """Receives the events of a run, without any output: for all workers except the chief."""
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """Shows the facts of the run, from `start.facts`."""
+        """Shows facts about the run, from `start.facts`."""
 
     def count(self, num_steps: int) -> None:
         """Advances the progress bar."""
@@ -39,7 +39,7 @@ class Observer:
         """Writes pictures, and the measures of collapse on the patches in them."""
 
     def held_out_loss(self, step: int) -> float:
-        """Measures validation patches; returns the value that is lowest at the best checkpoint.
+        """Evaluates the model on validation patches; returns the value that the best one minimises.
 
         The value is infinity if no measure selects the best checkpoint.
         """

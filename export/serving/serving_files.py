@@ -77,8 +77,8 @@ def write_server_files(output_dir: epath.Path, model: str) -> None:
                 file_io.write_whole(output_dir / name, text)
     except OSError as error:
         raise UserError(
-            f"output_dir {str(output_dir)!r} cannot be written to: {error}. Free space, "
-            "change its permissions, or pass another output_dir."
+            f"output_dir {str(output_dir)!r} cannot be written to: {error}. Free up "
+            "disk space, change its permissions, or pass another output_dir."
         ) from None
 
 
@@ -99,7 +99,7 @@ def models_config(output_dir: epath.Path, model: str) -> model_server_config_pb2
     """Returns the server's list of models: `model`, and `model`_canary.
 
     `model` loads only versions with a label, so that an export does not change its responses. The
-    label `stable` names the first version until its number is changed manually; if that version has
+    label `stable` points to the first version until it is changed manually; if the version has
     been deleted, the label moves to the newest one. Requests without a version get the newest of
     the loaded versions: the stable one, unless labels have been added manually. `model`_canary is
     always the newest version.

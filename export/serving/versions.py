@@ -58,8 +58,8 @@ def write_next(output_dir: str | os.PathLike, write: Callable[[pathlib.Path], No
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"output_dir {str(output_dir)!r} cannot be written to: {error}. Free space, "
-            "change its permissions, or pass another output_dir."
+            f"output_dir {str(output_dir)!r} cannot be written to: {error}. Free up "
+            "disk space, change its permissions, or pass another output_dir."
         ) from None
 
 

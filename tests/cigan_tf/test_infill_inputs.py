@@ -43,7 +43,7 @@ def test_valid_inputs_are_returned_in_the_generators_dtypes(count):
         ({"label": [0.0, 1.0, 1.0]}, "label must be one integer"),
         ({"seed": 5}, r"seed must be one integer per image, of shape \[3\]"),
         ({"seed": [1, 2]}, "seed must be one integer per image"),
-        ({"seed": [1, 2, 2**40]}, "seed must be 32-bit integers"),
+        ({"seed": [1, 2, 2**40]}, "seed must contain 32-bit integers"),
         (
             {"patch_size": 64},
             r"shape \[N, 64, 64, 1\]. Received: \[3, 32, 32, 1\]",

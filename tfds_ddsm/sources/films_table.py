@@ -1,7 +1,7 @@
 """Parses films.csv, the table of a user's own films: a line per lesion or per film without one.
 
-A film with an invalid line is skipped, because a lesion in that line could be treated as healthy
-tissue.
+A film with an invalid line is skipped, because a lesion on that line could otherwise be treated as
+healthy tissue.
 """
 
 import collections

@@ -1,9 +1,9 @@
 """Draws single lesions: masses with and without spicules, clusters of calcifications.
 
 Shapes follow the mass and calcification descriptors of the BI-RADS Atlas (American College of
-Radiology, 5th edition, 2013). Benign masses are oval or lobulated and circumscribed, malignant ones
-irregular and spiculated. Benign calcifications are few, round and scattered, malignant ones many,
-fine pleomorphic and clustered or in a line.
+Radiology, 5th edition, 2013). Benign masses are circumscribed and either oval or lobulated;
+malignant masses are irregular and spiculated. Benign calcifications are few, round and scattered.
+Malignant calcifications are numerous and fine pleomorphic, and form a cluster or a line.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def draw_lesion(
 
     Returns:
         The step that it adds to the logit of the film's brightness, float32 [n, n], and its
-        outline, bool [n, n], one smooth region without holes; n is odd.
+        mask, bool [n, n], one smooth region without holes; n is odd.
     """
     draw = _mass if plan.lesion_type == "mass" else _cluster
     return draw(plan, pixel_size_mm, rng)
@@ -71,7 +71,7 @@ def power_law_noise(
         pixel_size_mm: side of one pixel.
         rng: random generator.
         beta: the exponent.
-        longest_mm: wavelengths above this are flattened.
+        longest_mm: the spectrum is flat at wavelengths above this.
         shortest_mm: wavelengths below this are faded out.
         stretch: factor by which structures are longer along the rows.
 
@@ -113,7 +113,7 @@ def _grid(radius_mm: float, pixel_size_mm: float) -> tuple[np.ndarray, np.ndarra
 
 
 def _wavy_radius(angle, first_order, last_order, amplitude, rng):
-    """Returns a closed outline's radius around 1: a Fourier series that falls with its order."""
+    """Returns the radius of a closed outline, around 1: a Fourier series that decays."""
     turns = np.linspace(-np.pi, np.pi, 361)
     radius = np.ones_like(turns)
     for order in range(first_order, last_order + 1):
@@ -131,7 +131,7 @@ def _between(low: float, high: float, share: float, rng: np.random.Generator) ->
 
 
 def _mass(plan, pixel_size_mm, rng):
-    """Draws a mass: step float32 [n, n] in logits and outline bool [n, n], n odd."""
+    """Draws a mass: step float32 [n, n] in logits and mask bool [n, n], n odd."""
     fine_mm = max(pixel_size_mm, _FINEST_PIXEL_MM)
     radius_mm = plan.diameter_mm / 2
     look = plan.suspicion
@@ -198,7 +198,7 @@ def _spicules(y, x, radius_mm, count, rng):
 
 
 def _cluster(plan, pixel_size_mm, rng):
-    """Draws a cluster of calcifications: step float32 [n, n] and outline bool [n, n], n odd."""
+    """Draws a cluster of calcifications: step float32 [n, n] and mask bool [n, n], n odd."""
     look = plan.suspicion
     radius_mm = plan.diameter_mm / 2
     y, x = _grid(1.1 * radius_mm + 4, pixel_size_mm)

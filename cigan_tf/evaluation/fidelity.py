@@ -222,7 +222,7 @@ def _checked_features(features_a, features_b, at_least: int):
         raise UserError(f"features must be of shapes [n_a, d] and [n_b, d]; received {shapes}.")
     if min(shapes)[0] < at_least:
         raise UserError(
-            f"each side must have at least {at_least} patches; received {shapes[0][0]} and "
+            f"each set must have at least {at_least} patches; received {shapes[0][0]} and "
             f"{shapes[1][0]}."
         )
     for side in features:

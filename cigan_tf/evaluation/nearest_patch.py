@@ -1,4 +1,4 @@
-"""Search for the training patch most similar to each patch inside its lesion mask.
+"""Search for the training patch most similar to each patch within that patch's lesion mask.
 
 All training patches are searched, in the eight orientations of a square and with shifts of up to
 3 px. Candidates are found at low resolution; the nearest is the candidate with the highest

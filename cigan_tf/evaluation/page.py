@@ -1,4 +1,4 @@
-"""Parts that the reports share: style, embedded pictures, and facts of the machine."""
+"""Parts that the reports share: style, embedded pictures, and facts about the machine."""
 
 import base64
 import importlib.metadata

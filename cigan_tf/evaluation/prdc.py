@@ -54,7 +54,7 @@ def prdc(real: np.ndarray, generated: np.ndarray, num_neighbours: int = NUM_NEIG
         )
     if min(len(real), len(generated)) < 2:
         raise UserError(
-            "each side must have at least 2 patches; "
+            "each set must have at least 2 patches; "
             f"received {len(real)} real and {len(generated)} generated patches."
         )
     num_neighbours = min(num_neighbours, len(real) - 1, len(generated) - 1)

@@ -1,4 +1,4 @@
-"""The outlines of lesions on a shown film: added, undone, and converted to lesions."""
+"""The outlines of lesions on a displayed film: added, undone, and converted to lesions."""
 
 import numpy as np
 from bokeh.models import Checkbox, ColumnDataSource, FreehandDrawTool

@@ -69,8 +69,8 @@ def connect(server: str, model: str, version: str) -> Transport:
     if scheme in ("grpc", "grpcs") and host:
         return GrpcTransport(host.rstrip("/"), model, version, secure=scheme == "grpcs")
     raise UserError(
-        "server must be http://HOST:PORT, https://..., grpc://HOST:PORT or grpcs://... "
-        f"Received: {server!r}."
+        "server must be http://HOST:PORT, https://HOST:PORT, grpc://HOST:PORT or "
+        f"grpcs://HOST:PORT. Received: {server!r}."
     )
 
 

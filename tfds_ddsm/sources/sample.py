@@ -2,7 +2,8 @@
 
 Films and lesion boxes are from CBIS-DDSM (R. S. Lee et al., "A curated mammography data set for use
 in computer-aided detection and diagnosis research", Scientific Data 4:170177, 2017;
-doi 10.7937/K9/TCIA.2016.7O02S9CY; CC BY 3.0). The package has the films, but not the lesion masks.
+dataset: doi 10.7937/K9/TCIA.2016.7O02S9CY, CC BY 3.0). The package has the films, but not the
+lesion masks.
 
 Ten lesions, two of them malignant, are few. On request, simulated lesions are drawn into the real
 tissue; every lesion records whether it is simulated.

@@ -211,7 +211,7 @@ def read(path: str | os.PathLike) -> dict[str, Any] | None:
     try:
         record = json.loads(epath.Path(path).read_text())
         if not isinstance(record, dict) or not {"dataset", "patients"} <= set(record):
-            raise ValueError("it has no dataset and patients")
+            raise ValueError("it must name a dataset and patients")
     except FileNotFoundError:
         return None
     except ValueError as error:

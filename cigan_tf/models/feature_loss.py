@@ -115,7 +115,7 @@ class FeatureLoss:
 
 
 def _patches_at_once(batch_size: int | None) -> int:
-    """Returns the number of patches per window: fewer fit better, more use the hardware better."""
+    """Returns the number of patches per window: few fit it closely, many keep the hardware busy."""
     if batch_size is None:
         return 1
     if _has_accelerator():

@@ -81,9 +81,9 @@ class Controls:
         label: the class of further outlines.
         known, undo, clear: buttons that change the outlines.
         window, fit: the grey-level window, and the button that shows the whole film.
-        seed, infill: start the infill.
+        seed, infill: the seed, and the button that starts the infill.
         flip: how before and after are compared.
-        download, sent: the button for the results, and the content of the last one.
+        download, sent: the button that downloads the results, and the last download's content.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class FilmView:
         figure: the plot of the film before infilling, overlaid by the film after; its coordinates
             are columns and rows of the film, with row 0 at the top.
         beside: a plot of only the film after, with the same ranges; hidden at first.
-        window: maps grey levels to black and white; `low` and `high` are the window.
+        window: maps grey levels to brightness, from black at `low` to white at `high`.
         pan: the tool that moves the film in `figure`.
         before: the renderer of the original film.
         after: the renderer of the infilled film, above `before`; hidden at first.

@@ -309,7 +309,7 @@ def _lesion(where: str, row: Mapping[str, str]) -> LesionLine | None:
     if row[_BEYOND_HEADER]:
         raise _LineError(
             "a line must not have more cells than the header; received the extra cell "
-            f"{row[_BEYOND_HEADER][:40]!r}: put texts with commas in quotation marks"
+            f"{row[_BEYOND_HEADER][:40]!r}: enclose text that contains commas in quotation marks"
         )
     label = row["label"].lower()
     if label not in LABELS:

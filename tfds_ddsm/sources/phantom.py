@@ -107,7 +107,7 @@ class PhantomSource(mammogram.Source):
         return mammogram.Mammogram(film=film, image=image, lesions=lesions)
 
     def _rng(self, name: str) -> np.random.Generator:
-        """Returns the random generator of a name; Python's own hash() differs between runs."""
+        """Returns a random generator seeded from a name; Python's hash() differs between runs."""
         digest = hashlib.sha256(name.encode()).digest()
         entropy = [self.seed, int.from_bytes(digest[:8], "big")]
         return np.random.default_rng(np.random.SeedSequence(entropy))

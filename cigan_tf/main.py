@@ -61,10 +61,12 @@ def main() -> None:
 
 def _begun(workdir: str | None) -> Config | None:
     """Returns the settings of the run in a workdir, or None if there is no run."""
-    if workdir is not None and not file_io.on_disk(workdir):
+    if workdir is None:
+        return None
+    if not file_io.on_disk(workdir):
         # TensorFlow reads buckets; its settings cannot be changed once it has been loaded.
         tensorflow_loading.load_tensorflow()
-    if workdir is None or not (epath.Path(workdir) / run_folder.CONFIG_FILE).exists():
+    if not (epath.Path(workdir) / run_folder.CONFIG_FILE).exists():
         return None
     return run_folder.load_config(epath.Path(workdir))
 

@@ -176,10 +176,17 @@ def local_contrast(image):
 
 
 def gaussian_blur(image, sigma_px: float):
-    """Returns images [N, p, p, 1] after a Gaussian filter; pixels beyond the patch count as 0."""
-    kernel = ops.cast(gaussian_kernel(sigma_px), image.dtype)
-    blurred = ops.conv(image, ops.reshape(kernel, (-1, 1, 1, 1)), padding="same")
-    return ops.conv(blurred, ops.reshape(kernel, (1, -1, 1, 1)), padding="same")
+    """Returns images [N, p, p, 1] after a Gaussian filter; pixels beyond the patch count as 0.
+
+    The filter is a matrix product along each axis. A convolution with one channel and a long kernel
+    is slower, and oneDNN in TensorFlow 2.21 aborts the process for it on AMD Zen 5.
+    """
+    position_px = ops.arange(image.shape[1], dtype="int32")
+    distance_px = ops.abs(position_px[:, None] - position_px[None, :])
+    weights = ops.cast(_gaussian_weights(sigma_px, image.shape[1]), image.dtype)
+    # Computed in the graph: as constants, these matrices would be larger than the generator.
+    matrix = ops.take(weights, distance_px)
+    return ops.matmul(ops.matmul(matrix, image[..., 0]), matrix)[..., None]
 
 
 def tissue_share(image, mask, tissue_fraction):
@@ -204,12 +211,15 @@ def tissue_share(image, mask, tissue_fraction):
     return ops.sum(mask * tissue, axis=(-3, -2, -1)) / ops.sum(mask, axis=(-3, -2, -1))
 
 
-def gaussian_kernel(sigma_px: float) -> np.ndarray:
-    """Returns a normalised, truncated one-dimensional Gaussian, float32 [2 * radius + 1]."""
-    radius = int(_GAUSSIAN_TRUNCATE_SIGMAS * sigma_px + 0.5)
-    offsets = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (offsets / sigma_px) ** 2)
-    return (kernel / kernel.sum()).astype("float32")
+def _gaussian_weights(sigma_px: float, size_px: int) -> np.ndarray:
+    """Returns the weight at each distance from 0 to `size_px` - 1 px, float32 [size_px].
+
+    The weights of all distances on both sides sum to 1 before those beyond `size_px` are cut off.
+    """
+    radius_px = int(_GAUSSIAN_TRUNCATE_SIGMAS * sigma_px + 0.5)
+    weights = np.exp(-0.5 * (np.arange(radius_px + 1) / sigma_px) ** 2)
+    weights /= weights[0] + 2 * weights[1:].sum()
+    return np.pad(weights, (0, size_px))[:size_px].astype("float32")
 
 
 def boundary_map(mask, sigma_px: float):

@@ -101,6 +101,14 @@ def test_inner_rim_is_one_pixel_wide_and_open_at_the_patch_edge(patch):
     assert not rim[1, 0, 21:].any()
 
 
+@pytest.mark.parametrize("sigma_px", [0.5, 2, 32, 100])
+def test_gaussian_blur_is_scipys(sigma_px):
+    image = np.random.default_rng(0).random((2, 128, 128, 1), dtype=np.float32)
+    found = np.asarray(masks.gaussian_blur(image, sigma_px))
+    expected = scipy.ndimage.gaussian_filter(image, sigma_px, axes=(1, 2), mode="constant")
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 def test_boundary_map_is_the_gaussian_of_the_rim(patch):
     _, mask = patch
     found = np.asarray(masks.boundary_map(mask, sigma_px=2.5))

@@ -8,19 +8,20 @@ BEFORE = "opposite class before training"
 GAP_PX = 4
 
 
-def display_window(image: np.ndarray) -> tuple[float, float]:
-    """Returns the grey levels displayed as black and white, computed from the patch itself.
+def display_window(*images: np.ndarray) -> tuple[float, float]:
+    """Returns the grey levels displayed as black and white in pictures of all the images.
 
     Args:
-        image: [p, p] or [p, p, 1] in [0, 1].
+        images: a patch and its infills, so that a bright infill does not saturate; any shapes, in
+            [0, 1].
 
     Returns:
-        (black, white): the 1st and 99.5th percentile, slightly widened so that an infill brighter
-        than its context does not saturate.
+        (black, white): the lowest 1st and the highest 99.5th percentile, slightly widened.
     """
-    black, white = np.percentile(image, [1, 99.5])
+    percentiles = [np.percentile(image, [1, 99.5]) for image in images]
+    black, white = min(low for low, _ in percentiles), max(high for _, high in percentiles)
     margin = 0.1 * (white - black) + 0.01
-    return float(black - margin), float(white + 2 * margin)
+    return float(black - margin), float(white + margin)
 
 
 def to_8_bit(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
@@ -57,7 +58,7 @@ def comparison_rows(
     noise = [noise_of_seed(of_patch, image.shape[1]).numpy() for of_patch in seeds]
     rows = []
     for original, in_mask, speckle, *infilled in zip(image, mask, noise, *infills, strict=True):
-        window = display_window(original)
+        window = display_window(original, *infilled)
         # Noise is scaled to this window; otherwise it would look like a bright disc.
         speckle = window[0] + speckle * (window[1] - window[0])
         corrupted = np.where(in_mask > 0.5, speckle, original)

@@ -193,7 +193,7 @@ def _seed_section(batch, generator: ExportedGenerator, seed: int) -> dict:
         image, mask = (np.repeat(batch[n][i : i + 1], _SEEDS_SHOWN, 0) for n in ("image", "mask"))
         seeds = consecutive_seeds(seed + 100, _SEEDS_SHOWN)
         infills = generator(image, mask, np.ones(_SEEDS_SHOWN, np.int32), seeds)
-        window = pictures.display_window(batch["image"][i])
+        window = pictures.display_window(batch["image"][i], *infills)
         shown = [pictures.to_8_bit(infill[..., 0], window) for infill in infills]
         rows.append(_describe(batch, i, shown))
     return {

@@ -55,7 +55,7 @@ def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLe
     pairs = []
     for number, mask in enumerate(masks[:num_shown]):
         place = _around(mask)
-        window = pictures.display_window(before[place] / WHITE)
+        window = pictures.display_window(before[place] / WHITE, after[place] / WHITE)
         pair = [_view(film[place], (side, side), window) for film in (before, after)]
         _outline(pair[0], mask[place], colours[number])
         name = f"lesion {number + 1}" if num_shown > 1 else "lesion"

@@ -14,6 +14,15 @@ def test_the_window_spans_the_tissue():
     assert 180 < shown.max() < 255
 
 
+def test_the_window_includes_a_bright_infill():
+    image = np.linspace(0.2, 0.4, 32 * 32).reshape(32, 32, 1)
+    infill = image.copy()
+    infill[8:16, 8:16] = 0.9
+    window = pictures.display_window(image, infill)
+    assert window[0] == pictures.display_window(infill)[0]
+    assert pictures.to_8_bit(infill, window).max() < 255
+
+
 def test_a_flat_patch_has_a_window():
     flat = np.full((32, 32, 1), 0.5)
     black, white = pictures.display_window(flat)

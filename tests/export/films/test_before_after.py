@@ -47,7 +47,8 @@ def test_the_change_is_shown_with_the_lesions_surroundings():
     side = (changed.shape[0] - GAP_PX) // 2
     before_crop, after_crop = changed[:side, left:], changed[side + GAP_PX :, left:]
     centre = slice(side // 2 - 20, side // 2 + 20)
-    assert after_crop[centre, centre].mean() > 250 > before_crop[centre, centre].mean() + 50
+    # The infill is brighter than the film and does not saturate.
+    assert 250 > after_crop[centre, centre].mean() > before_crop[centre, centre].mean() + 50
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (440, 270)])

@@ -25,6 +25,9 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
         film_size: height and width in pixels that films are rescaled to.
         patches_per_class: number of patches of each class, over all splits.
+        mask_margin_px: width of the margin added to every lesion mask, in pixels of the rescaled
+            film, 0 to 100. Outlines are drawn tightly, so without a margin the soft edge of a
+            removed mass remains, and an inserted one has no room for its own.
         background_share: share of the non-malignant patches that touch no lesion, 0 to 1.
         seed: seed of the drawn corners and of simulated lesions.
         official_split: use TCIA's own split; only for the source 'cbis_ddsm'. TCIA's training
@@ -42,6 +45,7 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
     patch_size: int = 256
     film_size: tuple[int, int] = (1375, 750)
     patches_per_class: int = 100_000
+    mask_margin_px: int = 0
     background_share: float = 0.5
     seed: int = 0
     official_split: bool = False
@@ -80,6 +84,7 @@ class DdsmPatchesConfig(tfds.core.BuilderConfig):
         self.film_size = tuple(self.film_size)  # JSON has no tuples
         for name, low, high in (
             ("patches_per_class", 1, 10**8),
+            ("mask_margin_px", 0, 100),
             ("seed", 0, 2**63 - 1),
             ("simulated_lesions", 0, 100),
             ("num_patients", 1, 10**6),

@@ -20,6 +20,7 @@ class PatchSettings(Protocol):
 
     patch_size: int
     film_size: tuple[int, int]
+    mask_margin_px: int
     seed: int
 
 
@@ -95,7 +96,7 @@ def film_examples(
         counts: malignant, benign and background patches to draw; fewer if the film has fewer
             corners that follow the rules of `patches`. If benign and background patches are both
             requested, one kind replaces missing patches of the other.
-        config: patch size, film size and seed.
+        config: patch size, film size, margin of the masks, and seed.
 
     Returns:
         The report, and the examples: pairs of a unique, stable key and the features; `image`
@@ -111,7 +112,10 @@ def film_examples(
     except UnreadableFilmError as error:
         raise UnreadableFilmError(f"{film.film_id}: {error}") from None
     lesions = [
-        dataclasses.replace(lesion, mask=patches.rescale(lesion.mask, factor))
+        dataclasses.replace(
+            lesion,
+            mask=patches.with_margin(patches.rescale(lesion.mask, factor), config.mask_margin_px),
+        )
         for lesion in mammogram.lesions
     ]
     # A lesion that the source could not use may be anywhere on the film.

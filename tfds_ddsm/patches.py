@@ -68,6 +68,15 @@ def rescale(image: np.ndarray, factor: float) -> np.ndarray:
     return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
 
 
+def with_margin(mask: np.ndarray, margin_px: int) -> np.ndarray:
+    """Returns a mask, bool [height, width], with all pixels up to `margin_px` from it added."""
+    if not margin_px:
+        return mask
+    offsets = np.arange(-margin_px, margin_px + 1)
+    disc = np.hypot(offsets[:, None], offsets) <= margin_px
+    return cv2.dilate(mask.astype(np.uint8), disc.astype(np.uint8)).astype(bool)
+
+
 def touched(mask: np.ndarray, factor: float) -> np.ndarray:
     """Returns the pixels of the rescaled film that a mask covers at least partly."""
     return _rescale_mask(mask, _rescaled_shape(mask.shape, factor), 0)

@@ -24,6 +24,7 @@ from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
         ("patches_per_class", "many", "patches_per_class"),
         ("background_share", 1.5, "background_share must be a number from 0 to 1; received 1.5."),
         ("background_share", float("nan"), "background_share"),
+        ("mask_margin_px", -1, "mask_margin_px must be an integer from 0 to 100; received -1."),
         ("seed", -1, "seed"),
         ("num_patients", 0, "num_patients"),
         ("difficulty", "hard", "difficulty"),

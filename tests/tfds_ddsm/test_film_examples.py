@@ -14,6 +14,7 @@ FILM = Film("P_1_LEFT_CC", "P_1", "LEFT", "CC", "unknown", 2, 1)
 class Settings:
     patch_size: int = SIZE
     film_size: tuple[int, int] = (200, 150)
+    mask_margin_px: int = 0
     seed: int = 0
 
 
@@ -92,6 +93,23 @@ def test_every_example_is_cut_from_the_rescaled_film_by_the_rules():
 
 def described(example):
     return Description(**{f.name: example[f.name] for f in dataclasses.fields(Description)})
+
+
+def test_masks_and_rules_include_the_margin():
+    source = OneFilm([Lesion("mass", True, disc(120, 60, 9))])
+    _, examples = draw((5, 0, 60), source, mask_margin_px=4)
+    # The film is rescaled to half its size.
+    rows, columns = np.ogrid[:200, :150]
+    distance_px = np.hypot(rows - 60, columns - 30)
+    for key, example in examples.items():
+        row, column = example["corner"]
+        place = np.s_[row : row + SIZE, column : column + SIZE]
+        mask = example["mask"][..., 0] > 0
+        if "malignant" in key:
+            assert mask[distance_px[place] < 4.5 + 4 - 1].all()
+            assert not mask[distance_px[place] > 4.5 + 4 + 1].any()
+        else:
+            assert (distance_px[place] > 4.5 + 4 - 1).all()
 
 
 def test_a_patch_has_the_description_of_its_largest_lesion():

@@ -1,13 +1,13 @@
-"""Evaluates generators trained by `benchmarks.jax_training`, and prints a row per recipe.
+"""Evaluates generators trained with different recipes, and prints a row per recipe.
 
     python -m benchmarks.ablation RUNS --dataset=ddsm_patches/mass64 --patch_size=64 \
         --data_dir=DIR --quality_features=VGG16.npz --max_patches=300
 
-RUNS contains a folder RECIPE_sSEED for each run, with its generator.weights.h5 and run.json. Test
-patches are infilled as the opposite class, in the same way as for the synthetic set. A cell shows
-the mean and standard deviation over the seeds. The first row has the values for real patches of
-other patients. RUNS/ablation.json keeps the measures of each run, so that a stopped command
-resumes; a run whose weights or settings have changed is evaluated again.
+RUNS contains a folder RECIPE_sSEED for each run: a workdir of `cigan`, or a folder written by
+`benchmarks.jax_training`. Test patches are infilled as the opposite class, in the same way as for
+the synthetic set. A cell shows the mean and standard deviation over the seeds. The first row has
+the values for real patches of other patients. RUNS/ablation.json keeps the measures of each run, so
+that a stopped command resumes; a run whose weights or settings have changed is evaluated again.
 """
 
 import hashlib
@@ -16,9 +16,10 @@ import pathlib
 from collections import defaultdict
 
 import numpy as np
+from etils import epath
 
 from benchmarks import preset_quality
-from cigan_tf import command_line, file_io, flags, input_pipeline
+from cigan_tf import command_line, file_io, flags, input_pipeline, run_folder
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -27,6 +28,7 @@ from cigan_tf.models import CiGAN
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.generator import Generator
 from cigan_tf.patch_format import CLASS_NAMES
+from cigan_tf.training import checkpoints
 
 _COLUMNS = {
     "kernel_distance": "KID",
@@ -43,7 +45,7 @@ def main(runs: str) -> None:
     folders = sorted(path.parent for path in root.glob("*_s*/run.json"))
     if not folders:
         raise UserError(
-            f"The folder of the runs must contain RECIPE_sSEED/run.json. Received: {runs}."
+            f"The folder of the runs must contain folders RECIPE_sSEED. Received: {runs}."
         )
     num_patches = preset_quality.MAX_PATCHES.value
     features = preset_quality.remembering(
@@ -55,40 +57,47 @@ def main(runs: str) -> None:
     before = json.loads(kept.read_text()) if kept.exists() else {}
     judged = {}
     for folder in folders:
-        of = _fingerprint(folder, config, num_patches)
+        model, steps = _trained(folder)
+        of = _fingerprint(model, config, num_patches)
         if before.get(folder.name, {}).get("of") == of:
             judged[folder.name] = before[folder.name]
             continue
-        record = json.loads((folder / "run.json").read_text())
-        generate = _generator(folder, Config.from_json(json.dumps(record["config"]))).generate
-        infills = infill_quality.infilled_patches(config, generate, num_patches)
+        infills = infill_quality.infilled_patches(config, model.generate, num_patches)
         measures = infill_measures.compare(
             real, infills, features, probability, config.training.seed
         )
-        judged[folder.name] = {"of": of, "steps": record["steps"], "measures": measures}
+        judged[folder.name] = {"of": of, "steps": steps, "measures": measures}
         file_io.write_whole(kept, json.dumps(before | judged) + "\n")
         print(f"evaluated {folder.name}", flush=True)
     _print_table(judged)
 
 
-def _fingerprint(folder: pathlib.Path, config: Config, num_patches: int) -> str:
-    """Returns a SHA-256 of everything on which the measures of a run depend."""
-    digest = hashlib.sha256(json.dumps([config.to_json(), num_patches]).encode())
-    for name in ("run.json", "generator.weights.h5"):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
-
-
-def _generator(folder: pathlib.Path, config: Config) -> CiGAN:
-    patch_size = config.model.patch_size
-    generator = Generator(patch_size)
-    generator.load_weights(folder / "generator.weights.h5")
-    return CiGAN(
+def _trained(folder: pathlib.Path) -> tuple[CiGAN, int]:
+    """Returns the model of a run and its number of steps."""
+    if (folder / run_folder.CONFIG_FILE).exists():
+        trained = run_folder.load_config(epath.Path(folder))
+        generator, steps = checkpoints.restore_generator(epath.Path(folder), trained)
+    else:
+        record = json.loads((folder / "run.json").read_text())
+        trained, steps = Config.from_json(json.dumps(record["config"])), record["steps"]
+        generator = Generator(trained.model.patch_size)
+        generator.load_weights(folder / "generator.weights.h5")
+    model = CiGAN(
         generator,
-        Discriminator(patch_size),
-        match_rim=config.model.match_rim,
-        rim_reach_px=config.model.rim_reach_px,
+        Discriminator(trained.model.patch_size),
+        match_rim=trained.model.match_rim,
+        rim_reach_px=trained.model.rim_reach_px,
     )
+    return model, steps
+
+
+def _fingerprint(model: CiGAN, config: Config, num_patches: int) -> str:
+    """Returns a SHA-256 of everything on which the measures of a run depend."""
+    infilling = model.match_rim, model.rim_reach_px
+    digest = hashlib.sha256(json.dumps([config.to_json(), num_patches, infilling]).encode())
+    for weight in model.generator.get_weights():
+        digest.update(weight.tobytes())
+    return digest.hexdigest()
 
 
 def _print_table(judged: dict[str, dict]) -> None:

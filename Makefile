@@ -30,7 +30,8 @@ CLASSIFIER = vgg16
 MASS_EXPERIMENT = runs/mass_experiment
 MASS_PATCHES_PER_CLASS = 8000
 MASS_PATCHES = {"name": "mass64", "source": "cbis_ddsm", "official_split": true, \
-  "patch_size": 64, "film_size": [344, 188], "patches_per_class": $(MASS_PATCHES_PER_CLASS)}
+  "patch_size": 64, "film_size": [344, 188], "patches_per_class": $(MASS_PATCHES_PER_CLASS), \
+  "mask_margin_px": 2}
 MASS_CLASSIFIER_vgg16 = $(if $(VGG16_WEIGHTS),--classifier_weights=$(VGG16_WEIGHTS))
 MASS_CLASSIFIER_resnet50 = --classifier_network=resnet50 --classifier_weights=random \
   --classifier_trainable=all --classifier_learning_rate=1e-3

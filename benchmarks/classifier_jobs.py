@@ -60,7 +60,7 @@ def _seconds(jobs: int, num_classifiers: int) -> float:
         seconds = time.perf_counter() - start
     if finished.returncode:
         raise UserError(
-            f"A training command ended with code {finished.returncode}: {finished.stderr}"
+            f"A training command exited with code {finished.returncode}: {finished.stderr}"
         )
     return seconds
 

@@ -17,7 +17,7 @@ records; a line below the table says whether they do. The arm `dask` runs Beam o
 `pip install 'cigan[bench]'`. It runs only on request, because Beam's runner for Dask lacks features
 that this pipeline needs (see `_on_dask`).
 
-The last line has upper limits: the rates of single steps on one core.
+The last line has upper bounds: the rates of single steps on one core.
 """
 
 import csv

@@ -356,7 +356,7 @@ def _shares_table(parts: dict, windowed: dict) -> list[str]:
         "",
         f"Share of each network in both steps with windows, each timed separately: {shares}.",
         "",
-        f"Lower limit: the arithmetic of whole patches is {parts['plain_flop'] / 1e12:.2f} TFLOP. "
+        f"Lower bound: the arithmetic of whole patches is {parts['plain_flop'] / 1e12:.2f} TFLOP. "
         f"At this machine's speed for matrix products ({parts['ceiling_flops'] / 1e9:.0f} GFLOP/s, "
         f"float32), it would take {ceiling_s:.2f} s; both steps with windows take "
         f"{total / ceiling_s:.2f} times as long.",

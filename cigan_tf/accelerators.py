@@ -12,7 +12,7 @@ _FIRST_WITHOUT_XLA = (10, 0)
 
 
 def refuse_xla_where_it_aborts(hardware: HardwareConfig) -> None:
-    """Raises UserError for jit_compile on a GPU that XLA of this TensorFlow cannot compile for."""
+    """Raises UserError for jit_compile on a GPU that XLA in this TensorFlow cannot compile for."""
     if not hardware.jit_compile:
         return
     for gpu in tf.config.list_physical_devices("GPU"):
@@ -20,7 +20,7 @@ def refuse_xla_where_it_aborts(hardware: HardwareConfig) -> None:
         capability = details.get("compute_capability") or (0, 0)
         if tuple(capability) >= _FIRST_WITHOUT_XLA:
             raise UserError(
-                f"XLA of TensorFlow {tf.__version__} cannot compile for the GPU "
+                f"XLA in TensorFlow {tf.__version__} cannot compile for the GPU "
                 f"{details.get('device_name', gpu.name)!r} (compute capability "
                 f"{'.'.join(map(str, capability))}); omit --jit_compile."
             )

@@ -26,7 +26,7 @@ _RECIPES_AS_TYPED = (pathlib.Path(), pathlib.Path("cigan_tf/flagfiles"))
 def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
     """Parses the flags, runs `main` and exits.
 
-    A failure is reported in one line, with the exit code that `errors` defines for it.
+    A failure is reported on one line, with the exit code that `errors` defines for it.
 
     Args:
         main: called with the positional arguments.

@@ -52,7 +52,7 @@ class DataConfig:
         "smaller shares are subsets of larger ones.",
     )
     batch_size: int = setting(
-        8, "Patches per step, over all replicas; an even number, half of them of each class."
+        8, "Patches per step over all replicas: an even number, half of each class."
     )
     random_flips: bool = setting(
         False, "Randomly mirror and transpose patch and mask: 8 orientations of every lesion."
@@ -77,7 +77,7 @@ class DataConfig:
         )
         require(
             self.batch_size >= 2 and self.batch_size % 2 == 0,
-            "batch_size must be an even number of patches, half of them of each class.",
+            "batch_size must be an even number of patches, half of each class.",
             batch_size=self.batch_size,
         )
 
@@ -220,12 +220,13 @@ class TrainingConfig:
     learning_rate: float = setting(1e-4, "Adam's learning rate for both networks.")
     learning_rate_decay_rate: float = setting(
         1.0,
-        "Factor by which the learning rate decays, continuously, over learning_rate_decay_steps "
-        "updates of a network.",
+        "Factor by which the learning rate is multiplied per learning_rate_decay_steps updates of "
+        "a network; it changes continuously, not in steps. 1: no decay.",
     )
     learning_rate_decay_steps: int = setting(
         500,
-        "Updates of a network over which the learning rate decays by learning_rate_decay_rate.",
+        "Updates of a network after which its learning rate has been multiplied by "
+        "learning_rate_decay_rate.",
     )
     adam_beta_1: float = setting(0.9, "Adam's decay of the first moment.")
     adam_beta_2: float = setting(0.999, "Adam's decay of the second moment.")
@@ -241,14 +242,14 @@ class TrainingConfig:
         "translation, cutout and orientation (DiffAugment, Zhao et al. 2020). Off in the paper.",
     )
     switch_threshold: float = setting(
-        0.3, "Adversarial loss of the network being trained below which its turn ends."
+        0.3, "A network's turn ends when its adversarial loss falls below this value."
     )
     max_steps_per_turn: int = setting(100, "Maximum steps per turn; then the other network trains.")
     seed: int = setting(0, "Seed of all random draws: weights, noise, order of patches.")
     log_every_steps: int = setting(50, "Steps between scalars in TensorBoard.")
     picture_every_steps: int = setting(1000, "Steps between picture grids in TensorBoard.")
     checkpoint_every_steps: int = setting(1000, "Steps between checkpoints.")
-    checkpoints_to_keep: int = setting(3, "Checkpoints kept on disk, the newest ones.")
+    checkpoints_to_keep: int = setting(3, "Number of newest checkpoints kept on disk.")
     best_term: str = setting(
         "",
         "Validation measure that selects the best checkpoint: "

@@ -34,13 +34,17 @@ class ClassifierConfig:
     )
     classifier_steps: int = setting(10_000, "Training steps of a classifier.")
     classifier_batch_size: int = setting(
-        32, "Patches per step; an even number, half of them of each class."
+        32, "Patches per step: an even number, half of each class."
     )
     classifier_learning_rate: float = setting(1e-5, "Adam's initial learning rate.")
     classifier_decay_rate: float = setting(
-        0.9, "Factor applied to the learning rate at every decay."
+        0.9,
+        "Factor by which the learning rate is multiplied after every classifier_decay_steps steps; "
+        "1: no decay.",
     )
-    classifier_decay_steps: int = setting(2000, "Steps between decays.")
+    classifier_decay_steps: int = setting(
+        2000, "Steps between multiplications of the learning rate by classifier_decay_rate."
+    )
     traditional_augmentation: bool = setting(
         False, "Randomly rotate, mirror and scale training patches."
     )
@@ -107,7 +111,7 @@ class ClassifierConfig:
         )
         require(
             self.classifier_batch_size >= 2 and self.classifier_batch_size % 2 == 0,
-            "classifier_batch_size must be an even number of patches, half of them of each class.",
+            "classifier_batch_size must be an even number of patches, half of each class.",
             classifier_batch_size=self.classifier_batch_size,
         )
         require(

@@ -19,7 +19,7 @@ class HardwareConfig:
         "support one_device, with --jobs.",
     )
     tpu: str = setting("", "Name or grpc:// address of the TPU; empty: the local TPU.")
-    peer_timeout_s: int = setting(300, "Seconds to wait for all workers of TF_CONFIG.")
+    peer_timeout_s: int = setting(300, "Seconds to wait for all workers in TF_CONFIG.")
     mixed_precision: str = setting(
         "none", "Precision of the networks: none (float32), bfloat16, float16 (with loss scaling)."
     )

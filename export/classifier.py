@@ -33,8 +33,8 @@ def export(
     Signatures, for any batch size N and the classifier's patch size p:
         serving_default: image float32 [N,p,p,1] in [0,1] -> malignant float32 [N], the probability.
         classify (TensorFlow Serving's Classify call): inputs string [N], each a tf.Example whose
-            feature `image/encoded` is a grey PNG of 8 or 16 bits -> classes string [N,2], scores
-            float32 [N,2].
+            feature `image/encoded` is a greyscale PNG of 8 or 16 bits -> classes string [N,2],
+            scores float32 [N,2].
 
     Args:
         classifier: maps images [N, p, p, 1] in [0, 1] to probabilities of malignancy, [N, 1] or

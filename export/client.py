@@ -85,8 +85,8 @@ class Client:
         """Returns patches as 16-bit PNGs, with their masks infilled as the given class.
 
         Args:
-            image_bytes: N grey PNGs of 8 or 16 bits.
-            mask_bytes: N grey PNGs, bright on the lesion.
+            image_bytes: N greyscale PNGs of 8 or 16 bits.
+            mask_bytes: N greyscale PNGs, bright on the lesion.
             label: int [N], 0 non-malignant, 1 malignant.
             seed: int [N]; the same seed gives the same infill.
 
@@ -185,8 +185,8 @@ def run() -> None:
     flags.DEFINE_string(
         "version", "stable", "Number or label of a version; empty: the newest loaded version."
     )
-    flags.DEFINE_string("image", None, "Patch: a grey PNG of 8 or 16 bits.")
-    flags.DEFINE_string("mask", None, "Lesion mask: a grey PNG, bright on the lesion.")
+    flags.DEFINE_string("image", None, "Patch: an 8- or 16-bit greyscale PNG file.")
+    flags.DEFINE_string("mask", None, "Lesion mask: a greyscale PNG file, bright on the lesion.")
     flags.DEFINE_enum("label", "malignant", CLASS_NAMES, "Class of the infill.")
     flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same infill.")
     flags.DEFINE_string("output", None, "File for the infilled patch, a 16-bit PNG.")

@@ -1,4 +1,4 @@
-"""Console scripts that need an extra of the package; a missing extra is reported in one line."""
+"""Console scripts that need an extra of the package; a missing extra is reported on one line."""
 
 import importlib
 import sys

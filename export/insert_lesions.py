@@ -140,10 +140,10 @@ def run() -> None:
     flags.DEFINE_multi_string(
         "lesion",
         [],
-        "A lesion, ROW,COLUMN,MASK,CLASS; repeat the flag for each lesion. MASK: a grey image of "
-        "the lesion in pixels of the film, bright inside (threshold: the middle of its range); its "
-        "centre is placed at ROW, COLUMN of the film. Or MASK,CLASS for a mask of the film's size. "
-        "CLASS: malignant, or non_malignant to remove a lesion.",
+        "A lesion, ROW,COLUMN,MASK,CLASS; repeat the flag for each lesion. MASK: a greyscale image "
+        "of the lesion in pixels of the film, bright inside (threshold: the middle of its range); "
+        "its centre is placed at ROW, COLUMN of the film. Or MASK,CLASS for a mask of the film's "
+        "size. CLASS: malignant, or non_malignant to remove a lesion.",
     )
     film_flags.define()
     flags.DEFINE_string("output", None, "The DICOM file to write: a name ending in .dcm.")

@@ -33,9 +33,9 @@ def export(
     Signatures, for any batch size N and the generator's patch size p:
         serving_default: image float32 [N,p,p,1] in [0,1], mask float32 [N,p,p,1] in {0,1}, label
             int32 [N] in {0,1}, seed int32 [N] -> infilled float32 [N,p,p,1] in [0,1].
-        infill_png: image_bytes string [N] (8- or 16-bit grey PNG), mask_bytes string [N] (grey
-            PNG, bright on the lesion; the threshold is the middle of its range of grey levels),
-            label int32 [N], seed int32 [N] -> infilled_bytes string [N] (16-bit PNG).
+        infill_png: image_bytes string [N] (8- or 16-bit greyscale PNG), mask_bytes string [N]
+            (greyscale PNG, bright on the lesion; the threshold is the middle of its grey levels'
+            range), label int32 [N], seed int32 [N] -> infilled_bytes string [N] (16-bit PNG).
 
     The run's provenance record is written to assets.extra/provenance.json, with the checkpoint's
     step and a hash of graph and weights. A run without a record is exported without one, with a

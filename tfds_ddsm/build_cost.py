@@ -38,7 +38,7 @@ def measure(
 
     Args:
         examples_of: reads a film and returns its examples, given its share of the plan.
-        shares: all films with their shares of the plan. Films at equal distances in this list are
+        shares: all films with their shares of the plan. Films at equal intervals in this list are
             read.
     """
     tried = shares[:: max(1, len(shares) // _NUM_TRIED)][:_NUM_TRIED]

@@ -62,7 +62,7 @@ def describe(
     Raises:
         ValueError: the folder does not exist, is in an unreadable bucket, or has no source of
             films.
-        StorageError: a file cannot be read now.
+        StorageError: a file is temporarily unreadable.
     """
     storage.check_location(manual_dir, "--manual_dir")
     root = epath.Path(manual_dir).expanduser()

@@ -1,7 +1,8 @@
 """Croissant metadata of a dataset: MLCommons' JSON-LD for catalogues and search engines.
 
-The specification defines no extraction from TFRecord files. A field names its feature like the
-column of a table, so tools can find, check and search the metadata, but cannot read the records.
+The specification does not define how to extract fields from TFRecord files. A field therefore names
+its feature as if it were a column of a table. Tools can find, check and search this metadata, but
+they cannot read the records.
 """
 
 import dataclasses
@@ -64,7 +65,7 @@ class Origin:
         license: name of the films' licence.
         license_url: address of the licence, if it has one.
         homepage: page of the films.
-        creators: the persons who made the films, or else the organization.
+        creators: the people who made the films, or the organisation that did.
         citations: keys in CITATIONS.bib.
     """
 
@@ -116,9 +117,9 @@ def origin_of(config: DdsmPatchesConfig) -> Origin:
 
 
 def describe(info: tfds.core.DatasetInfo, folder: epath.Path, origin: Origin) -> dict[str, Any]:
-    """Returns the metadata of a dataset whose records are written, as JSON values.
+    """Returns the metadata, as JSON values, of a dataset whose records have been written.
 
-    The same records give the same metadata, in every folder and at every time.
+    The same records give the same metadata, regardless of the folder and the time of the call.
 
     Args:
         info: the dataset's features, with their descriptions, and its splits.
@@ -145,13 +146,13 @@ def describe(info: tfds.core.DatasetInfo, folder: epath.Path, origin: Origin) ->
 
 
 def write(info: tfds.core.DatasetInfo, folder: epath.Path, origin: Origin) -> None:
-    """Writes `describe` to the folder of a dataset that is being built."""
+    """Writes the result of `describe` to the folder of a dataset that is being built."""
     text = json.dumps(describe(info, folder, origin), indent=2, ensure_ascii=False)
     (folder / FILE_NAME).write_text(text + "\n")
 
 
 def _summary(readme: str | None) -> str:
-    """Returns the first paragraph, in one line."""
+    """Returns the first paragraph on one line."""
     return " ".join((readme or "").partition("\n\n")[0].split())
 
 

@@ -25,7 +25,7 @@ def skipped_items(reports: Reports, skipped: Sequence[Skipped]) -> list[Skipped]
 
 
 def statistics(reports: Reports, skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """Returns the numbers of every split, as JSON values.
+    """Returns the numbers for every split, as JSON values.
 
     Args:
         reports: by split, one report for every film of the plan.

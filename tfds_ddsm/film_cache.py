@@ -42,7 +42,7 @@ class FilmCache:
     """The finished films of one recipe and one folder of films. Picklable.
 
     The file for a film contains the report as a line of JSON, then for each example a line of JSON
-    and its images. It is reused as long as this package's code, the film's line in the index and
+    and its images. It is reused as long as this package's code, the film's entry in the index and
     the film's own files are unchanged.
 
     Args:

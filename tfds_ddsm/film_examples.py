@@ -26,7 +26,7 @@ class PatchSettings(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FilmReport:
-    """Result of drawing one film's share of the plan.
+    """Result of drawing the patches planned for one film.
 
     Attributes:
         film: the film.
@@ -36,7 +36,7 @@ class FilmReport:
             simulated lesions.
         lesions_without_patch: number of lesions that no patch can show, for instance because they
             are too large, or too close to the film's edge or to a malignant lesion.
-        left_out: the source's reasons for lesions that it could not use.
+        left_out: the source's reasons for leaving out lesions.
         error: why the film could not be read, or ''.
         picture_sha256: hash of the film's pixels (see `picture_sha256`); '' if they could not be
             read.
@@ -61,7 +61,10 @@ class FilmReport:
 def encoded_examples(
     source: Source, film: Film, counts: tuple[int, int, int], config: PatchSettings
 ) -> tuple[FilmReport, Iterator[tuple[str, dict[str, Any]]]]:
-    """Like `film_examples`, with PNG images; the report of an unreadable film has the error."""
+    """Like `film_examples`, but with images as PNG files.
+
+    If the film is unreadable, the error is put into the report instead of being raised.
+    """
     try:
         report, examples = film_examples(source, film, counts, config)
     except UnreadableFilmError as error:
@@ -92,9 +95,9 @@ def film_examples(
 
     Args:
         source: source of the film.
-        film: the film's line in the source's index.
-        counts: malignant, benign and background patches to draw; fewer if the film has fewer
-            corners that follow the rules of `patches`. If benign and background patches are both
+        film: the film's entry in the source's index.
+        counts: numbers of malignant, benign and background patches to draw. Fewer are drawn if the
+            film has fewer valid corners (see `patches`). If benign and background patches are both
             requested, one kind replaces missing patches of the other.
         config: patch size, film size, margin of the masks, and seed.
 

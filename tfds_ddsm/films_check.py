@@ -51,7 +51,7 @@ def read_all(source: FilmsSource) -> Findings:
 
     Raises:
         ValueError: the table cannot be read.
-        StorageError: a file cannot be read now.
+        StorageError: a file is temporarily unreadable.
     """
     findings = Findings()
     table_faults = {fault.reason for fault in source.table.faults}

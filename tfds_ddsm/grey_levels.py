@@ -1,4 +1,4 @@
-"""Converts a film's stored values to grey levels and back: 0..65535, bright is dense tissue.
+"""Converts a film's stored values to grey levels and back: 0..65535; dense tissue is bright.
 
 A digital mammogram has 10 to 16 stored bits and may be signed, inverted (MONOCHROME1), rescaled or
 padded. All code that reads films, for the dataset and for whole films, uses this module: a table

@@ -22,7 +22,7 @@ class UnreadableFilmError(Exception):
 
 
 class StorageError(Exception):
-    """A file that cannot be read now, although it may be intact: the disk or network fails."""
+    """A file that is temporarily unreadable but may be intact: the disk or network fails."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-    """One line of a source's index: the facts of a film known before its pixels are read.
+    """One entry of a source's index: the facts of a film known before its pixels are read.
 
     Attributes:
         film_id: unique within the source, made of letters, digits, '.', '_' and '-' only.
@@ -132,8 +132,8 @@ class Mammogram:
     """A film with its pixels and lesions.
 
     Attributes:
-        film: its line in the index.
-        image: uint16 [height, width], 0..65535; bright is dense tissue.
+        film: its entry in the index.
+        image: uint16 [height, width], 0..65535; dense tissue is bright.
         lesions: every usable lesion marked on any copy of the film.
         left_out: one line for each marked lesion that could not be used, with the reason. Such a
             lesion may be malignant and anywhere on the film, so the film gives no background or
@@ -157,7 +157,7 @@ class Source(Protocol):
 
         Raises:
             UnreadableFilmError: a file of the film is missing or damaged.
-            StorageError: a file cannot be read now; a build should stop.
+            StorageError: a file is temporarily unreadable; a build should stop.
         """
 
     def skipped(self) -> Sequence[Skipped]:

@@ -25,7 +25,7 @@ _MIN_AIR_SHARE = 0.35
 
 
 def stable_uniform(text: str) -> float:
-    """Returns a number in [0, 1) that depends only on `text`, on every machine, permanently."""
+    """Returns a number in [0, 1) that depends only on `text`, not on the process or machine."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -118,7 +118,7 @@ def _area_weights(old: int, new: int, first: int, past: int) -> tuple[slice, spa
         old: length of the axis before resizing.
         new: length of the axis after resizing.
         first: first pixel of the part, before resizing.
-        past: end of the part, not included.
+        past: end of the part, exclusive.
 
     Returns:
         The resized pixels that the part touches, and the share of each that every pixel of the part
@@ -140,7 +140,7 @@ def breast_mask(image: np.ndarray) -> np.ndarray:
     film.
 
     Args:
-        image: uint16 [height, width], bright is dense tissue.
+        image: uint16 [height, width]; dense tissue is bright.
 
     Returns:
         bool [height, width]; all False on a film without contrast.
@@ -161,7 +161,7 @@ def _bright_tissue(small: np.ndarray) -> np.ndarray:
     darkest = float(np.percentile(small, 1))
     air = small < darkest + 0.05 * (tissue - darkest)
     if air.mean() < _MIN_AIR_SHARE:
-        # The breast fills the film: Otsu's darker class is its fatty tissue.
+        # The breast fills the film: the darker class of Otsu's method is its fatty tissue.
         background = darkest
     else:
         small = _without_fog(small, background, 0.5 * (tissue - background))
@@ -170,7 +170,7 @@ def _bright_tissue(small: np.ndarray) -> np.ndarray:
         _cut_strip(view)
     radius = max(1, round(0.015 * small.shape[0]))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    # Outside the film counts as dark, so that a strip along any edge is thin.
+    # Pixels outside the film count as dark, so that a strip along any edge is thin.
     padded = np.pad(bright, 2 * radius).astype(np.uint8)
     opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc)
     return opened[2 * radius : -2 * radius, 2 * radius : -2 * radius].astype(bool)
@@ -189,7 +189,7 @@ def _without_fog(small: np.ndarray, background: float, cap: float) -> np.ndarray
 
 
 def _levels(small: np.ndarray) -> tuple[float, float]:
-    """Returns the grey levels of the film's background and its tissue, by Otsu's two classes."""
+    """Returns the grey levels of background and tissue, which Otsu's method separates."""
     low, high = float(small.min()), float(small.max())
     if low == high:
         return low, high
@@ -202,10 +202,11 @@ def _levels(small: np.ndarray) -> tuple[float, float]:
 
 
 def _cut_strip(bright: np.ndarray) -> None:
-    """Clears the bright strip along the upper edge of `bright` in place: a white edge of the film.
+    """Clears, in place, the strip along the upper edge of `bright` that is a white film edge.
 
-    A row belongs to the strip if it is bright above pixels that are dark a little lower. Above the
-    breast, tissue extends to the edge and is kept.
+    A row belongs to the strip if it is bright in at least half of the columns that are dark a
+    little further down. If nearly all columns are bright there, tissue extends to the edge, and
+    nothing is cleared.
     """
     depth = max(2, round(0.04 * bright.shape[0]))
     dark_below = ~bright[depth]
@@ -234,8 +235,8 @@ def window_sums(mask: np.ndarray, patch_size: int) -> np.ndarray:
         patch_size: side of the window in pixels.
 
     Returns:
-        int32 [height - patch_size + 1, width - patch_size + 1], by the window's corner; empty if
-        the film is smaller than the window.
+        int32 [height - patch_size + 1, width - patch_size + 1], indexed by the window's corner;
+        empty if the film is smaller than the window.
     """
     if min(mask.shape) < patch_size:
         return np.zeros((0, 0), np.int32)
@@ -249,7 +250,7 @@ def window_sums(mask: np.ndarray, patch_size: int) -> np.ndarray:
 
 
 def tissue_fractions(breast: np.ndarray, patch_size: int) -> np.ndarray:
-    """Returns the breast's share of every window, float32, by the window's corner."""
+    """Returns the breast's share of every window, float32, indexed by the window's corner."""
     return (window_sums(breast, patch_size) / patch_size**2).astype(np.float32)
 
 
@@ -334,7 +335,7 @@ def draw_evenly(
 
 
 def share_out(total: int, parts: int) -> list[int]:
-    """Splits `total` into `parts` integers that differ by at most one; the larger are spread out.
+    """Splits `total` into `parts` integers that differ by at most one, the larger ones spread out.
 
     >>> share_out(10, 4)
     [2, 3, 2, 3]
@@ -348,9 +349,9 @@ def plan_patches(
     """Returns the number of patches of each kind for every film, over all splits together.
 
     Malignant patches are divided evenly among the patients with a malignant lesion, then among each
-    patient's malignant lesions. Of the non-malignant patches, `background_share` is background,
-    divided among all patients, then among their films. The rest shows benign lesions and is divided
-    like the malignant patches.
+    patient's malignant lesions. A fraction `background_share` of the non-malignant patches is
+    background, and is divided among all patients, then among their films. The other non-malignant
+    patches show benign lesions and are divided like the malignant patches.
 
     Args:
         films: the source's index.
@@ -373,7 +374,10 @@ def plan_patches(
 
 
 def _share_by_patient(films: Sequence[Film], total: int, weights: Sequence[int]) -> list[int]:
-    """Divides `total` among patients with weight, then among the units of their films' weights."""
+    """Divides `total` evenly among the patients, then by `weights` among each patient's films.
+
+    Patients whose films all have weight 0 get nothing.
+    """
     by_patient: dict[str, list[int]] = {}
     for index, (film, weight) in enumerate(zip(films, weights, strict=True)):
         by_patient.setdefault(film.patient_id, []).extend([index] * weight)

@@ -11,7 +11,7 @@ _ROWS_PER_KIND = 2
 _INCHES = 1.25  # side of a patch, including its part of the gaps
 _GAP_INCHES = 0.07
 _TITLE_INCHES = 0.32
-_MAX_LOOKED_AT = 2000  # of a rare kind, fewer patches are therefore shown
+_MAX_LOOKED_AT = 2000  # so fewer patches of a rare kind may be shown
 _TITLES = {
     "malignant": "malignant",
     "benign": "non-malignant, benign lesion",

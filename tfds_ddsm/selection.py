@@ -22,7 +22,7 @@ class Selection:
         films: by split, the films that give patches.
         plan: by film_id, numbers of malignant, benign and background patches.
         skipped: items skipped by the source's index.
-        allowed_failures: maximum number of films found unreadable later; None: no limit.
+        allowed_failures: maximum number of films that may turn out unreadable; None: no limit.
     """
 
     films: Mapping[str, tuple[Film, ...]]
@@ -80,7 +80,7 @@ def _check_complete(skipped: Sequence[Skipped], allowed: int, config: DdsmPatche
 
 
 def too_many_skipped(example: str, config: DdsmPatchesConfig) -> DatasetError:
-    """Returns the error of a build with too many missing films."""
+    """Returns the error for a build with too many missing films."""
     if config.source == "films":
         return DatasetError(
             f"{example}. Use cigan-check to list all items that cannot be used. Correct them, or "

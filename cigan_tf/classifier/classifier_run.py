@@ -97,7 +97,7 @@ def train_classifier(config: Config, seed: int, workdir: epath.Path, run_dir: ep
 
 
 def score(classifier: keras.Model, images: tf.data.Dataset, facts: dict[str, np.ndarray]) -> Scores:
-    """Returns a classifier's scores of patches.
+    """Returns a classifier's scores for patches.
 
     Args:
         classifier: a trained classifier.

@@ -38,7 +38,7 @@ class ClassifierWriter:
         Args:
             step: training step.
             loss: mean cross-entropy of the training patches since the previous point.
-            validation: scores of the validation patches.
+            validation: scores for the validation patches.
             learning_rate: Adam's learning rate.
             rate: training steps per second.
         """

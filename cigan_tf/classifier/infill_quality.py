@@ -132,7 +132,7 @@ def write_infill_quality(
 
 
 def max_patches_of(patch_size: int) -> int:
-    """Returns the largest number of real patches, and of infills, that are compared."""
+    """Returns the maximum number of real patches, and of infills, that are compared."""
     return min(_MAX_PATCHES, _MAX_PX // patch_size**2)
 
 

@@ -142,7 +142,7 @@ def _read_json(path: epath.Path) -> dict | None:
         if not isinstance(facts, dict):
             raise ValueError("it is not a JSON object")
     except (FileNotFoundError, tf.errors.NotFoundError):
-        # No other errors: a set whose file is damaged, or not readable now, is not missing.
+        # No other errors: a set whose file is damaged or temporarily unreadable is not missing.
         return None
     except ValueError as error:
         raise UserError(
@@ -363,7 +363,7 @@ def _features(patch_size: int) -> tfds.features.FeaturesDict:
                 shape=shape,
                 dtype=np.uint16,
                 encoding_format="png",
-                doc="the infilled patch; bright is dense tissue",
+                doc="the infilled patch; dense tissue is bright",
             ),
             "mask": tfds.features.Image(
                 shape=shape,

@@ -101,7 +101,8 @@ def _trained(config: Config, table: ExperimentTable, records) -> Card:
         lines.append(Line(name, ", ".join(generators) + after))
     lines.append(
         Line(
-            "tested on", f"{counts.patches:,} patches of {_count(counts.patients, 'other patient')}"
+            "tested on",
+            f"{counts.patches:,} patches from {_count(counts.patients, 'other patient')}",
         )
     )
     if not known:
@@ -110,7 +111,7 @@ def _trained(config: Config, table: ExperimentTable, records) -> Card:
     trained = sorted({(of["train_patches"], of["train_patients"]) for of in columns})
     patches, patients = trained[-1]
     up_to = "Up to " if len(trained) > 1 else ""
-    answer = f"{up_to}{patches:,} patches of {_count(patients, 'patient')}"
+    answer = f"{up_to}{patches:,} patches from {_count(patients, 'patient')}"
     return Card("What was trained on what?", answer, "plain", lines)
 
 

@@ -10,7 +10,7 @@ def check_labels(y_true, at_least: int = 0) -> np.ndarray:
 
     Args:
         y_true: labels, 0 (non-malignant) or 1 (malignant), [n], n > 0.
-        at_least: smallest number of patches of each class.
+        at_least: minimum number of patches of each class.
 
     Raises:
         UserError: wrong shape, values other than 0 and 1, or too few patches of a class.

@@ -392,7 +392,7 @@ def _same_patches(scores: Mapping[str, Mapping[int, Scores]]) -> Scores:
 def _difference(first: Scores, run: Scores) -> str:
     """Returns how a run's patches differ from those of the first run, or an empty text."""
     if run.patch.size != first.patch.size:
-        return f"there are scores of {run.patch.size} patches, not of {first.patch.size} as in"
+        return f"there are scores for {run.patch.size} patches, not for {first.patch.size} as in"
     if not np.array_equal(run.patch, first.patch):
         if np.array_equal(np.sort(run.patch), np.sort(first.patch)):
             return "the patches are in a different order than in"

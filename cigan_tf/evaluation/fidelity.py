@@ -186,7 +186,10 @@ def first_half(groups: np.ndarray, seed: int) -> np.ndarray:
     """
     patients, patient_of_patch, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if patients.size < 2:
-        raise UserError(f"two halves need at least two patients; received {patients.size}.")
+        raise UserError(
+            "real patches are compared between two groups of patients, so they must be from at "
+            f"least two patients; received {patients.size}."
+        )
     order = np.random.default_rng(seed).permutation(patients.size)
     until_here = np.cumsum(sizes[order])
     # Cuts where the first part is closest to half; it never includes the last patient.

@@ -1,4 +1,4 @@
-"""Measures of infills; most are also computed for real patches of unseen patients.
+"""Measures of infills; most are also computed for real patches from unseen patients.
 
 They answer five questions. Are infills as close to real lesions as other real lesions are? Does a
 classifier trained on real patches recognise the requested class? Are infills copies of training
@@ -29,7 +29,7 @@ Features = Callable[[np.ndarray], np.ndarray]
 # Patches with their masks -> [n].
 PatchProbability = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
-# Largest number of patches of each kind in the search for training patches, which is the slowest
+# Maximum number of patches of each kind in the search for training patches, which is the slowest
 # part.
 MAX_SEARCHED = 400
 

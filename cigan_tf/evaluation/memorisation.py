@@ -1,8 +1,8 @@
 """Does the generator copy its training set? Compares infills with their nearest training patches.
 
 The correlation with the nearest training patch decides whether an infill is a copy. The audit also
-reports its own accuracy, on planted copies that it must find and on patches of unseen patients that
-it must not count as copies.
+reports its own accuracy, on planted copies that it must find and on patches from unseen patients
+that it must not count as copies.
 """
 
 from collections.abc import Iterable, Mapping
@@ -75,8 +75,8 @@ def calibrate(
     noise of 0.1 SD.
 
     Args:
-        held_out: real patches of patients outside the training split, with masks of about the same
-            sizes as those of the infills: `image`, `mask`, `patient_id`.
+        held_out: real patches from patients outside the training split, with masks of about the
+            same sizes as those of the infills: `image`, `mask`, `patient_id`.
         training: see `nearest_training_patch`.
         seed: seed of the halves and of the planted copies.
 

@@ -24,7 +24,7 @@ def read(folders: Mapping[str, Sequence[epath.Path]]) -> dict[str, dict[str, Any
 
     Raises:
         UserError: the classifiers of the table were trained on different records of the dataset, or
-            the classifiers of a row on patches of different generators.
+            the classifiers of a row on patches from different generators.
     """
     records, fingerprints = {}, {}
     for row, of_row in folders.items():
@@ -34,7 +34,7 @@ def read(folders: Mapping[str, Sequence[epath.Path]]) -> dict[str, dict[str, Any
             if record:
                 fingerprints.setdefault(record["dataset"].get("fingerprint"), folder)
                 generators.setdefault(short_hash(_generator(record)), folder)
-        _refuse_several(generators, "patches of different generators")
+        _refuse_several(generators, "patches from different generators")
         records[row] = next(iter(found.values()))
         if records[row] and (used := _infills_used(of_row)):
             records[row] = {**records[row], "infills_used": used}

@@ -43,7 +43,7 @@ def patches_by_class(malignant: np.ndarray, patient_of_patch: np.ndarray) -> np.
     """Returns each patient's numbers of malignant and non-malignant patches, int [patients, 2].
 
     Raises:
-        UserError: a class has patches of fewer than two patients.
+        UserError: a class has patches from fewer than two patients.
     """
     num_patients = patient_of_patch.max() + 1
     num_patches = np.stack(

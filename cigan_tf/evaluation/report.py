@@ -167,7 +167,7 @@ def _run_facts(workdir: epath.Path) -> list[tuple[str, str]]:
     facts = [("device", f"{', '.join(run['devices'])}, {run['precision']}")]
     if run["num_patients"] is not None:
         patients = f"{run['num_patients']:,} patient" + ("s" if run["num_patients"] != 1 else "")
-        facts.append(("trained on", f"{run['num_patches']:,} patches of {patients}"))
+        facts.append(("trained on", f"{run['num_patches']:,} patches from {patients}"))
     if run["seconds_per_step"] is not None:
         facts.append(("a step", f"{run['seconds_per_step']:.3g} s"))
     return facts

@@ -1,4 +1,4 @@
-"""A classifier's score of each patch of a split, and the CSV file that stores them."""
+"""A classifier's score for each patch of a split, and the CSV file that stores the scores."""
 
 import csv
 import dataclasses
@@ -37,7 +37,7 @@ class Scores:
         subtlety: subtlety of the lesion, 1 (subtle) to 5 (obvious), int64; -1 if unknown.
 
     Raises:
-        UserError: no patches, unequal lengths, several scores of one patch, labels outside {0, 1},
+        UserError: no patches, unequal lengths, several scores for one patch, labels outside {0, 1},
             probabilities that are NaN or outside [0, 1].
     """
 
@@ -98,13 +98,13 @@ def write(path: epath.Path, scores: Scores) -> None:
 
 
 def read(path: epath.Path) -> Scores:
-    """Reads a file like those of `write`.
+    """Reads a file in the format that `write` produces.
 
     The columns may be in any order, and other columns are ignored.
 
     Raises:
         UserError: there is no such file, it is not a CSV table, a column is missing, there are no
-            rows, a row is truncated, or `Scores` refuses the values.
+            rows, a row is truncated, or `Scores` rejects the values.
     """
     try:
         table = io.StringIO(path.read_bytes().decode("utf-8"), newline="")

@@ -17,8 +17,9 @@ def augment_view(view, draws):
     """Returns views with random contrast, brightness, translation, cutout and orientation.
 
     Real and infilled patches are augmented alike, and the gradient passes through to the generator.
-    The discriminator then cannot memorise a small dataset, and the augmentations do not leak into
-    the infills, as they would with augmented training patches.
+    This makes it harder for the discriminator to memorise a small dataset. If only the training
+    patches were augmented, the generator would learn to imitate the augmentations; here it does
+    not need to, because its infills are augmented as well.
 
     Args:
         view: [N, w, w, c], grey levels in [0, 1] in the first channel.

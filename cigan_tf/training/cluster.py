@@ -77,14 +77,14 @@ def wait_for_peers(cluster: Cluster, timeout_s: float) -> None:
         listening = socket.create_server(("", own_port))
     except OSError as error:
         raise UserError(
-            f"This worker cannot listen on its port {own_port} of TF_CONFIG: {error.strerror}. End "
+            f"This worker cannot listen on its port {own_port} in TF_CONFIG: {error.strerror}. End "
             "the process that uses the port, or set another port in every worker's TF_CONFIG."
         ) from None
     with listening:
         while missing := [worker for worker in missing if not _answers(worker)]:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"These workers of TF_CONFIG did not start within {timeout_s:g} s: "
+                    f"These workers in TF_CONFIG did not start within {timeout_s:g} s: "
                     f"{', '.join(missing)}. Start the same command on them, or wait longer with "
                     "--peer_timeout_s."
                 )

@@ -59,7 +59,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     xla = "with XLA" if facts["jit_compile"] else "without XLA"
     size = facts["patch_size"]
     patients = (
-        f"{facts['num_patches']} patches of {facts['num_patients']} patient"
+        f"{facts['num_patches']} patches from {facts['num_patients']} patient"
         + ("s" if facts["num_patients"] != 1 else "")
         if facts["num_patients"] is not None
         else "patients not recorded"

@@ -85,7 +85,7 @@ def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
                 raise UserError(f"Worker {told[1]} has failed: {told[2]}") from None
             if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
                 raise UserError(
-                    "Another worker of TF_CONFIG can no longer be reached; run the same command "
+                    "Another worker in TF_CONFIG can no longer be reached; run the same command "
                     "again on all of them."
                 ) from None
         with contextlib.suppress(tf.errors.OpError, ValueError):

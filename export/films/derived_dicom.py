@@ -2,7 +2,7 @@
 
 The film is a derived image (DICOM PS3.3, C.7.6.1.1.3 and C.12.1.1) with a description of the change
 and the attribute Synthetic Data, in a new study without patient data. From its source it keeps only
-attributes that describe the image: none that identify persons, places or times (PS3.15, Annex E),
+attributes that describe the image: none that identify people, places or times (PS3.15, Annex E),
 and no private elements, which may identify them too. On request it stays with its source's patient
 and study.
 """

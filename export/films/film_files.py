@@ -43,7 +43,7 @@ class FilmFile:
 
     @property
     def pixels(self) -> np.ndarray:
-        """Grey levels, uint16 [height, width]; bright is dense tissue."""
+        """Grey levels, uint16 [height, width]; dense tissue is bright."""
         return self.film.grey
 
     @property
@@ -77,11 +77,11 @@ def read_film(data: bytes, name: str, bits: int | None = None, voi: bool = False
 
 
 def read_mask(data: bytes, name: str) -> np.ndarray:
-    """Reads a lesion mask from a grey image: bool, True above the middle of the image's range.
+    """Reads a lesion mask from a greyscale image: bool, True above the middle of the image's range.
 
     Raises:
-        UserError: the content is damaged, is not a grey image or cannot be decoded at present, or
-            the bright pixels surround a hole.
+        UserError: the content is damaged, is not a greyscale image or cannot be decoded at present,
+            or the bright pixels surround a hole.
     """
     try:
         pixels = image_file.decode(data, name)

@@ -77,7 +77,7 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
 
 
 def _lesion_of(pictures: tf.Tensor) -> tf.Tensor:
-    """Returns masks of 0 and 1 from grey images, bright on the lesion.
+    """Returns masks of 0 and 1 from greyscale images, bright on the lesion.
 
     The threshold is the middle of the range of each image.
 

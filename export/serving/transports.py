@@ -1,4 +1,4 @@
-"""TensorFlow Serving's two interfaces: REST with JSON columns, and gRPC."""
+"""TensorFlow Serving's two interfaces: REST with JSON in columnar format, and gRPC."""
 
 import base64
 import binascii

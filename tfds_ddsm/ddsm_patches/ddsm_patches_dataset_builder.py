@@ -137,7 +137,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     shape=image_shape,
                     dtype=np.uint16,
                     encoding_format="png",
-                    doc="the patch; bright is dense tissue",
+                    doc="the patch; dense tissue is bright",
                 ),
                 "mask": tfds.features.Image(
                     shape=image_shape,
@@ -197,11 +197,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     @_bucket_errors_in_one_line()
     def download_and_prepare(self, *, download_config=None, file_format=None, **kwargs) -> None:
-        """Like TFDS, but one process at a time.
+        """Builds the dataset as TFDS does, but lets only one process at a time build it.
 
         Raises:
-            DatasetError: a dataset with a different recipe was built under the same name, the file
-                format is not supported by training, or a bucket cannot be read, written or used.
+            DatasetError: a dataset with a different recipe exists under the same name, training
+                does not read the file format, the films cannot be used, the disk is too small, or a
+                bucket is not supported or cannot be read or written.
         """
         download_config = download_config or tfds.download.DownloadConfig()
         _check_location(download_config.manual_dir, "manual_dir")
@@ -233,7 +234,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
 
     def _recipe(self, download_config: tfds.download.DownloadConfig) -> dict[str, Any]:
-        """Returns the facts that determine the records, with the cap of a trial build."""
+        """Returns the facts that determine the records, including the limit of a trial build."""
         cap = download_config.max_examples_per_split
         capped = {} if cap is None else {"max_examples_per_split": cap}
         return self.builder_config.recipe() | capped
@@ -270,7 +271,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
 
     def _remove_leftovers(self, is_sole: bool) -> None:
-        """Deletes kept films and the remains of killed builds, when the dataset is complete."""
+        """Deletes the cached films and the remains of killed builds, after a complete build."""
         if self._cache:
             self._cache.remove()
         if is_sole:
@@ -330,7 +331,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _beam_examples(self, source: Source) -> dict[str, Any]:
         """Returns a transform for each split; Beam's workers read the films and write the records.
 
-        Beam is imported here, because it takes seconds that other builds do not need.
+        Beam is imported here, because importing it takes seconds and other builds do not use it.
         """
         from tfds_ddsm import beam_films
 
@@ -399,7 +400,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise DatasetError(str(error)) from error
 
     def _check_failures(self) -> None:
-        """Raises DatasetError if too many films could not be read, over all splits."""
+        """Raises DatasetError if, in all splits together, too many films could not be read."""
         failed = [r for reports in self._reports.values() for r in reports if r.error]
         allowed = self._selection.allowed_failures
         if allowed is not None and len(failed) > allowed:

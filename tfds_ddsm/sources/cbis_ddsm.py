@@ -1,7 +1,9 @@
 """Reads CBIS-DDSM from TCIA or Kaggle: films as DICOM or JPEG, lesions as masks with crops.
 
-Data: Lee et al., "A curated mammography data set for use in computer-aided detection and diagnosis
-research", Scientific Data 4, 2017; doi 10.7937/K9/TCIA.2016.7O02S9CY.
+Data: Lee et al., "Curated Breast Imaging Subset of DDSM", The Cancer Imaging Archive, 2016; doi
+10.7937/K9/TCIA.2016.7O02S9CY.
+Paper: Lee et al., "A curated mammography data set for use in computer-aided detection and diagnosis
+research", Scientific Data 4, 170177, 2017; doi 10.1038/sdata.2017.177.
 """
 
 import dataclasses
@@ -96,7 +98,7 @@ class CbisDdsmSource(Source):
         return skipped
 
     def fingerprint(self, film: Film) -> str:
-        """Returns the film's entry in the index, and size and modification time of its files."""
+        """Returns the film's index entry, and the size and modification time of each file."""
         files = self.catalogue.films[film.film_id]
         paths = [files.path, *(path for lesion in files.lesions for path in lesion.paths)]
         states = [storage.state(self._root / path) for path in paths]
@@ -111,15 +113,16 @@ class CbisDdsmSource(Source):
         return next(iter(splits)) if len(splits) == 1 else None
 
     def read(self, film: Film) -> Mammogram:
-        """Returns the film's pixels and the lesions of all its copies.
+        """Returns the film's pixels and its lesions.
 
-        8-bit films are scaled by 257 to 0..65535. A lesion whose mask is unusable (it does not fit
-        the film, is empty or covers the whole film) is in `left_out`; draw only malignant patches
-        from such a film.
+        A film that is in both a mass and a calcification file has the lesions from both. 8-bit
+        films are scaled by 257 to 0..65535. A lesion whose mask is unusable (it does not fit the
+        film, is empty or covers the whole film) is in `left_out`; draw only malignant patches from
+        such a film.
 
         Raises:
             UnreadableFilmError: a file is damaged, or none of a lesion's files is a mask.
-            StorageError: a file cannot be read now.
+            StorageError: a file is temporarily unreadable.
             ValueError: the film does not belong to this source.
         """
         files = self.catalogue.films.get(film.film_id)
@@ -179,8 +182,8 @@ def _grey(film: FilmPixels, path: str) -> np.ndarray:
 def _pick_mask(candidates: dict[str, np.ndarray], film_shape: tuple[int, int]) -> str | None:
     """Returns the path of the mask, distinguished from the crop by its pixels, or None.
 
-    The mask has two values and covers the whole film; the crop is a grey image of a part of the
-    film. The columns of the CSV files and the order of the files are wrong for many lesions.
+    The mask has two values and covers the whole film; the crop is a greyscale image of a part
+    of the film. The columns of the CSV files and the order of the files are wrong for many lesions.
     """
     masks = [p for p, pixels in candidates.items() if _has_two_values(pixels)]
     if not masks:
@@ -206,11 +209,11 @@ def _fits(shape: tuple[int, int], film_shape: tuple[int, int]) -> bool:
 
 
 def _on_film_grid(mask: np.ndarray, film_shape: tuple[int, int]) -> np.ndarray:
-    """Resizes a mask to the film's shape, by nearest neighbours.
+    """Resizes a mask to the film's shape by nearest-neighbour interpolation.
 
     Raises:
-        UnusableMaskError: different pitches of the digitisers do not explain the difference in
-            size, so the mask is of another film or of a part of this film.
+        UnusableMaskError: the digitisers' different pixel pitches do not explain the difference in
+            size, so the mask belongs to another film or to a part of this film.
     """
     if mask.shape == film_shape:
         return mask

@@ -54,7 +54,7 @@ class FilmFiles:
     """A film of the index with its files.
 
     Attributes:
-        film: the film's line in the index.
+        film: the film's entry in the index.
         path: file of its pixels, relative to the root.
         lesions: every usable lesion, from all copies of the film.
         left_out: one line for each rejected row of the film.

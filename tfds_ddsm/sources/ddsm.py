@@ -165,7 +165,7 @@ class DdsmSource(Source):
         return self._catalogue.skipped
 
     def fingerprint(self, film: Film) -> str:
-        """Returns path, size and modification time of the film's three files."""
+        """Returns the path, size and modification time of each of the film's three files."""
         folder = self._folder(film.film_id)
         names = (f"{film.film_id}.LJPEG", f"{film.film_id}.OVERLAY", _ics_name(film.film_id))
         return f"{[storage.state(folder / name) for name in names]}"
@@ -199,7 +199,7 @@ class DdsmSource(Source):
         Raises:
             UnreadableFilmError: one of the film's three files is missing or damaged, or the
                 calibration of its digitiser is unknown.
-            StorageError: a file cannot be read now.
+            StorageError: a file is temporarily unreadable.
             ValueError: the film does not belong to this source.
         """
         scanner, _, record, marks = self._read_records(film.film_id)

@@ -131,7 +131,7 @@ def stored_values(dataset: pydicom.Dataset) -> np.ndarray:
     Raises:
         ValueError: the file is not a film, no decoder for its transfer syntax is available, or its
             stream cannot be decoded. Damaged attributes raise pydicom's exceptions.
-        StorageError: the machine cannot run the stream's decoder now.
+        StorageError: the machine is temporarily unable to run the stream's decoder.
     """
     _check_is_film(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID

@@ -57,7 +57,7 @@ class FilmsSource(Source):
 
         Raises:
             ValueError: the table is missing.
-            StorageError: it cannot be read now.
+            StorageError: it is temporarily unreadable.
         """
         return hashlib.sha256(self._table_bytes()).hexdigest()
 
@@ -89,7 +89,7 @@ class FilmsSource(Source):
         return films, tuple(skipped)
 
     def _in_bucket(self) -> frozenset[epath.Path]:
-        """Returns the files in a bucket, by a few requests, if the table is long; or else none."""
+        """Returns the files in a bucket, from a few requests, or none if the table is short."""
         if "://" not in os.fspath(self._root) or len(self.table.films) < _LISTED_FROM:
             return frozenset()
         return frozenset(
@@ -146,7 +146,7 @@ class FilmsSource(Source):
         return frozenset(self._splits.values())
 
     def fingerprint(self, film: Film) -> str:
-        """Returns the film's lines in the table, and size and modification time of its files."""
+        """Returns the film's table lines, and the size and modification time of each file."""
         lines = self._lines(film)
         paths = [lines.path, *(lesion.mask for lesion in lines.lesions if lesion.mask)]
         return f"{lines} {[storage.state(self._root / path) for path in paths]}"
@@ -160,7 +160,7 @@ class FilmsSource(Source):
         Raises:
             UnreadableFilmError: a file is damaged, a lesion is not on the film, or a mask cannot be
                 used, for instance because it does not have the film's size.
-            StorageError: a file cannot be read now.
+            StorageError: a file is temporarily unreadable.
             ValueError: the film does not belong to this source.
         """
         pixels = self.read_pixels(film)

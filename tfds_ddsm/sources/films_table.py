@@ -79,7 +79,7 @@ class FilmLines:
     """A film of the table.
 
     Attributes:
-        film: its line in the source's index.
+        film: its entry in the source's index.
         path: the film's file relative to the table's folder.
         split: 'train', 'validation' or 'test'; '' if not given.
         bits: the film's depth; None if not given.
@@ -258,7 +258,7 @@ def _film_lines(
             lesions.append(lesion)
     labels = {row["label"].lower() for _, row in lines}
     if "normal" in labels and len(labels) > 1:
-        raise _LineError(f"{where}: the film {path} is normal in one line and not in another")
+        raise _LineError(f"{where}: the film {path} is normal on one line and not on another")
     try:
         split, bits = _split(values["split"]), _bits(values["bits"])
         film = _film(film_id, values, lesions)

@@ -1,4 +1,4 @@
-"""Decodes films and masks from DICOM, PNG, PGM, TIFF or JPEG files, or refuses them.
+"""Decodes films and masks from DICOM, PNG, PGM, TIFF or JPEG files, or rejects them.
 
 The files may be damaged or hostile, so their size and the height and width that they declare are
 checked before memory is allocated for the pixels. The format is detected from the content, not from
@@ -81,7 +81,7 @@ class FilmPixels:
 
     @functools.cached_property
     def grey(self) -> np.ndarray:
-        """Grey levels, uint16 [height, width]; bright is dense tissue."""
+        """Grey levels, uint16 [height, width]; dense tissue is bright."""
         return self.scale.to_grey(self.stored)
 
     def with_grey(self, grey: np.ndarray) -> "FilmPixels":
@@ -115,8 +115,8 @@ def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = Fal
         voi: whether to apply a DICOM file's VOI LUT or window.
 
     Raises:
-        UnreadableFilmError: the file is damaged, too large, or not a grey image.
-        StorageError: the machine cannot decode it now.
+        UnreadableFilmError: the file is damaged, too large, or not a greyscale image.
+        StorageError: the machine is temporarily unable to decode it.
     """
     with refusing(name):
         stored, header, stated_white, is_inverted = _decode(data)
@@ -144,8 +144,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
         Integers of 8 or 16 bits [height, width], at most `MAX_PIXELS` in all.
 
     Raises:
-        UnreadableFilmError: the file is damaged, too large, or not a grey image.
-        StorageError: the machine cannot decode it now.
+        UnreadableFilmError: the file is damaged, too large, or not a greyscale image.
+        StorageError: the machine is temporarily unable to decode it.
     """
     with refusing(name):
         stored, _, _, is_inverted = _decode(data)
@@ -163,7 +163,7 @@ def refusing(name: str) -> Iterator[None]:
         # The attributes in use are checked by this package. pydicom would print invalid values in
         # full.
         with pydicom.config.disable_value_validation(), warnings.catch_warnings():
-            # These are about odd values; this package refuses those that matter.
+            # These are about odd values; this package rejects those that matter.
             warnings.filterwarnings("ignore", module="pydicom")
             yield
     except StorageError as error:
@@ -206,7 +206,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, pydicom.Dataset | None, int | None
 
 
 def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
-    """Decodes a grey image of 16 or at most 8 bits; the colours of a JPEG become grey.
+    """Decodes a greyscale image of 16 or at most 8 bits; the colours of a JPEG become grey.
 
     Returns:
         The pixels, and whether low values are bright.

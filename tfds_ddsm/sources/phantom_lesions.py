@@ -55,7 +55,7 @@ def insert_lesions(
     """Draws simulated lesions into a film; every second one, starting with the first, is malignant.
 
     Args:
-        image: uint16 [height, width], bright is dense; not changed.
+        image: uint16 [height, width]; dense tissue is bright; not changed.
         tissue: bool [height, width], the breast; lesions are completely inside it.
         occupied: bool [height, width], existing lesions; new ones are at least GAP_MM away.
         num_lesions: number of lesions to draw; those without room are omitted.

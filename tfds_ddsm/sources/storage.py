@@ -41,7 +41,7 @@ def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
 
     Raises:
         UnreadableFilmError: the file is missing or too large, or the path is not that of a file.
-        StorageError: the file cannot be read now, although it may be intact. A build must stop: the
+        StorageError: the file is temporarily unreadable but may be intact. A build must stop: the
             dataset would differ without this film.
     """
     for delay in (*_RETRY_AFTER_SECONDS, None):

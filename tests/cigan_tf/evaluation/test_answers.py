@@ -77,11 +77,11 @@ def audit(share=0.01, recall=1.0, in_training=0.0):
 
 def test_the_training_data_of_the_arms(ask):
     trained, *_ = ask({"baseline": 1.0, "cigan": 1.0})
-    assert trained.answer == "3,721 patches of 3 patients"
+    assert trained.answer == "3,721 patches from 3 patients"
     facts = {line.name: line.value for line in trained.lines}
     assert facts["data"] == "ddsm_patches/small 1.1.0, simulated films, 256 px"
     assert facts["generator"] == "40e32ec66070, 2,700 steps"
-    assert facts["tested on"] == "240 patches of 60 other patients"
+    assert facts["tested on"] == "240 patches from 60 other patients"
     without, *_ = ask({"baseline": 1.0, "cigan": 1.0}, records={"cigan": None})
     assert (without.answer, without.tone) == ("Origin not recorded", "open")
 

@@ -78,7 +78,7 @@ def test_the_page_and_the_tables(experiment):
         assert expected in text
     assert "<script>" not in text
     # The first screen: what was trained, the training data, and whether infills helped.
-    for expected in ("1,234 patches of 2 patients", "beefbeefbeef, 2,700 steps", "Not evaluated"):
+    for expected in ("1,234 patches from 2 patients", "beefbeefbeef, 2,700 steps", "Not evaluated"):
         assert expected in text
     assert re.search(r"<b>(Yes|Not shown): [+−]0\.\d+ AUC, cigan − traditional</b>", text)
     baseline, _, cigan = csv.DictReader(io.StringIO((experiment / "table.csv").read_text()))

@@ -213,7 +213,7 @@ def test_an_arm_is_the_mean_of_its_generators(synthetic_scores):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {name: getattr(s, name)[:-1] for name in vars(s)}, "of 239 patches, not of 240"),
+        (lambda s: {name: getattr(s, name)[:-1] for name in vars(s)}, "239 patches, not for 240"),
         (
             lambda s: {name: getattr(s, name)[::-1] for name in vars(s)},
             "in a different order than in",

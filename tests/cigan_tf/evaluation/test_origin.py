@@ -82,5 +82,7 @@ def test_a_table_of_two_datasets_is_refused(folders):
 
 def test_a_row_of_two_generators_is_refused(folders):
     rows = folders([record()], [record(generator="a"), record(generator="b")])
-    with pytest.raises(UserError, match=r"cigan/0' and .*cigan/1' were trained on patches of diff"):
+    with pytest.raises(
+        UserError, match=r"cigan/0' and .*cigan/1' were trained on patches from diff"
+    ):
         origin.read(rows)

@@ -30,7 +30,7 @@ def test_the_page_is_self_contained(trained_run, exported):
     # The training data, the device and the generator's provenance.
     record = ExportedGenerator(exported).provenance
     assert "CPU, float32" in page
-    assert f"<b>{record['num_patches']} patches of 1 patient</b>" in page
+    assert f"<b>{record['num_patches']} patches from 1 patient</b>" in page
     assert f"<td>{record['dataset']['fingerprint'][:12]}</td>" in page
     assert f"<td>{record['weights_sha256'][:12]}</td>" in page
     assert "<th>Step</th><td>6</td>" in page

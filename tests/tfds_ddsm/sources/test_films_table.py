@@ -144,7 +144,7 @@ def test_an_unusable_line_is_reported_with_its_number(row, reason):
             "line 3: patient_id of the film a.png is 'P2', but 'P1' in films.csv line 3",
         ),
         ([line(view="CC"), line(view="MLO")], "view of the film a.png is 'MLO'"),
-        ([line(), lesion(**BOX)], "a.png is normal in one line and not in another"),
+        ([line(), lesion(**BOX)], "a.png is normal on one line and not on another"),
         ([lesion(**BOX), lesion(label="benign", row_min=3)], "line 3: a box needs"),
     ],
 )

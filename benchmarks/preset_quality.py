@@ -33,10 +33,10 @@ from cigan_tf.evaluation import (
 from cigan_tf.models import CiGAN, presets
 
 MAX_PATCHES = absl_flags.DEFINE_integer(
-    "max_patches", 500, "Largest number of test patches to infill.", lower_bound=20
+    "max_patches", 500, "Maximum number of test patches to infill.", lower_bound=20
 )
 _MAX_TRAINING = absl_flags.DEFINE_integer(
-    "max_training_patches", 1000, "Largest number of patches that the classifier is fitted to."
+    "max_training_patches", 1000, "Maximum number of patches that the classifier is fitted to."
 )
 _PICTURE = absl_flags.DEFINE_string("picture", None, "PNG file for pictures of some infills.")
 _JSON = absl_flags.DEFINE_string("json", "preset_quality.json", "JSON file for all measures.")

@@ -52,7 +52,8 @@ class DataConfig:
         "smaller shares are subsets of larger ones.",
     )
     batch_size: int = setting(
-        8, "Patches per step, over all replicas; an even number, half of them of each class."
+        8,
+        "Number of patches per step over all replicas; an even number, half of them of each class.",
     )
     random_flips: bool = setting(
         False, "Randomly mirror and transpose patch and mask: 8 orientations of every lesion."
@@ -115,7 +116,8 @@ class ModelConfig:
     )
     feature_layers: tuple[str, ...] = setting(
         FEATURE_LAYERS,
-        f"VGG-19 maps that the feature loss compares, some of {','.join(FEATURE_LAYERS)}.",
+        "VGG-19 layers whose feature maps the feature loss compares, one or more of "
+        f"{','.join(FEATURE_LAYERS)}.",
     )
 
     def validate(self) -> None:
@@ -208,9 +210,9 @@ class LossConfig:
 class TrainingConfig:
     """Optimizers, schedule and logging (paper section 2.2, Training details)."""
 
-    pretraining_steps: int = setting(10_000, "Generator steps on the feature loss only.")
+    pretraining_steps: int = setting(10_000, "Number of generator steps on the feature loss only.")
     adversarial_steps: int = setting(
-        100_000, "Steps after pre-training, counted over both networks."
+        100_000, "Number of steps after pre-training, counted over both networks."
     )
     init_from: str = setting(
         "",
@@ -225,7 +227,8 @@ class TrainingConfig:
     )
     learning_rate_decay_steps: int = setting(
         500,
-        "Updates of a network over which the learning rate decays by learning_rate_decay_rate.",
+        "Number of updates of a network over which the learning rate decays by "
+        "learning_rate_decay_rate.",
     )
     adam_beta_1: float = setting(0.9, "Adam's decay of the first moment.")
     adam_beta_2: float = setting(0.999, "Adam's decay of the second moment.")
@@ -243,12 +246,16 @@ class TrainingConfig:
     switch_threshold: float = setting(
         0.3, "Adversarial loss of the network being trained below which its turn ends."
     )
-    max_steps_per_turn: int = setting(100, "Maximum steps per turn; then the other network trains.")
+    max_steps_per_turn: int = setting(
+        100, "Maximum number of steps per turn; then the other network trains."
+    )
     seed: int = setting(0, "Seed of all random draws: weights, noise, order of patches.")
-    log_every_steps: int = setting(50, "Steps between scalars in TensorBoard.")
-    picture_every_steps: int = setting(1000, "Steps between picture grids in TensorBoard.")
-    checkpoint_every_steps: int = setting(1000, "Steps between checkpoints.")
-    checkpoints_to_keep: int = setting(3, "Checkpoints kept on disk, the newest ones.")
+    log_every_steps: int = setting(50, "Number of steps between scalars in TensorBoard.")
+    picture_every_steps: int = setting(
+        1000, "Number of steps between picture grids in TensorBoard."
+    )
+    checkpoint_every_steps: int = setting(1000, "Number of steps between checkpoints.")
+    checkpoints_to_keep: int = setting(3, "Number of checkpoints kept on disk, the newest ones.")
     best_term: str = setting(
         "",
         "Validation measure that selects the best checkpoint: "
@@ -257,14 +264,14 @@ class TrainingConfig:
     )
     held_out_per_kind: int = setting(
         16,
-        "Validation patches of each kind (malignant lesion, benign lesion, no lesion) for "
-        "measuring best_term.",
+        "Number of validation patches of each kind (malignant lesion, benign lesion, no lesion) "
+        "for measuring best_term.",
     )
     evaluated_patches: int = setting(
         0,
-        "Validation patches infilled as the opposite class at every checkpoint, for the curves "
-        "held_out/kid and held_out/class_auc, with the features of --quality_features; 0: none. "
-        "200 patches of 64 px take 10 to 15 s on 2 CPU cores.",
+        "Number of validation patches to infill as the opposite class at every checkpoint, for the "
+        "curves held_out/kid and held_out/class_auc, with the features of --quality_features; 0: "
+        "none. 200 patches of 64 px take 10 to 15 s on 2 CPU cores.",
     )
     on_nonfinite: str = setting(
         "stop",

@@ -75,7 +75,7 @@ def _raise_failure(worker, receiver) -> None:
         raise Preempted("Stopped by SIGTERM; run the same command to resume.")
     if worker.exitcode:
         raise UserError(
-            f"A training process ended with code {worker.exitcode}; see its output above. Code -9 "
+            f"A training process exited with code {worker.exitcode}; see its output above. Code -9 "
             "may mean that memory ran out: pass a smaller --jobs. Run the same command to resume."
         )
 

@@ -23,8 +23,8 @@ from cigan_tf import command_line
 from cigan_tf import flags as cigan_flags
 from cigan_tf.errors import UserError
 
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed commands of each kind.")
-_ARM = flags.DEFINE_string("timed_arm", "baseline", "The arm whose classifiers are trained.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Number of timed runs of each command.")
+_ARM = flags.DEFINE_string("timed_arm", "baseline", "Arm whose classifiers are trained.")
 
 
 def main() -> None:

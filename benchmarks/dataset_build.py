@@ -59,17 +59,29 @@ _ARMS = {
 
 _CSV_DIR = flags.DEFINE_string("csv_dir", None, "Folder with TCIA's four CSV files.", required=True)
 _COPIES = flags.DEFINE_integer(
-    "copies", 8, "Copies of the 8 films; with more, the first and last steps matter less.", 1, 99
+    "copies",
+    8,
+    "Number of copies of the 8 films; with more, the first and last steps matter less.",
+    1,
+    99,
 )
 _ARMS_TO_RUN = flags.DEFINE_multi_enum(
     "arms", [arm for arm in _ARMS if arm != "dask"], list(_ARMS), "Lines of the table."
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 1, "Repetitions of each arm; the arms alternate.", 1)
-_ARM = flags.DEFINE_string("arm", None, "Arm to measure; for the inner processes.")
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 1, "Number of repetitions of each arm; the arms alternate.", 1
+)
+_ARM = flags.DEFINE_string(
+    "arm", None, "Internal: arm to measure; set by this script for its subprocesses."
+)
 _DASK_ADDRESS = flags.DEFINE_string(
     "dask_address", None, "Scheduler of the arm dask; default: two workers are started."
 )
-_FILMS_DIR = flags.DEFINE_string("films_dir", None, "DICOM tree; for the inner processes.")
+_FILMS_DIR = flags.DEFINE_string(
+    "films_dir",
+    None,
+    "Internal: folder of the DICOM tree; set by this script for its subprocesses.",
+)
 
 _PAPER_PATCHES_PER_FILM = 66  # 200,000 patches over the 3,032 films of CBIS-DDSM
 _TFDS_PATCHES_PER_FILM = 22  # 10 for each of 10 lesions and 8 films

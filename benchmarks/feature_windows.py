@@ -22,7 +22,7 @@ from cigan_tf import command_line, input_pipeline
 from cigan_tf.flags import config_from_flags
 from cigan_tf.models.cigan import Turn, build_cigan
 
-_PAIRS = flags.DEFINE_integer("pairs", 150, "Timed steps of each model.")
+_PAIRS = flags.DEFINE_integer("pairs", 150, "Number of timed steps of each model.")
 
 _NUM_BATCHES = 8
 _WARM_UP_PAIRS = 10

@@ -26,9 +26,15 @@ from absl import app, flags
 from benchmarks import process_counters
 
 _CHECKOUT = flags.DEFINE_string("checkout", None, "Folder of another checkout for comparison.")
-_RECORDS = flags.DEFINE_integer("records", 200_000, "Training records of the large dataset.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed repetitions of each arm; the median is shown.")
-_MEASURE = flags.DEFINE_string("measure", None, "Dataset to read; for the inner processes.")
+_RECORDS = flags.DEFINE_integer(
+    "records", 200_000, "Number of training records of the large dataset."
+)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 3, "Number of timed repetitions of each arm; the median is shown."
+)
+_MEASURE = flags.DEFINE_string(
+    "measure", None, "Internal: dataset to read; set by this script for its subprocesses."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the datasets; default: temporary.")
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -43,7 +49,7 @@ def main(_):
     if _MEASURE.value:
         print(json.dumps(_measure(_MEASURE.value, _DATA_DIR.value)))
         return
-    # Not imported in the inner processes, which may run a different checkout.
+    # Not imported in the subprocesses, which may run a different checkout.
     from benchmarks import repeated_records
 
     with contextlib.ExitStack() as stack:

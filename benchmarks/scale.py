@@ -28,11 +28,17 @@ from absl import app, flags
 from benchmarks import process_counters, repeated_records
 
 _NAMES = ("input", "workers", "checkpoint", "infill", "score", "judge", "whole")
-_RECORDS = flags.DEFINE_integer("records", 200_000, "Training records of the largest dataset.")
-_TEST_RECORDS = flags.DEFINE_integer("test_records", 20_000, "Test records of the largest dataset.")
+_RECORDS = flags.DEFINE_integer(
+    "records", 200_000, "Number of training records of the largest dataset."
+)
+_TEST_RECORDS = flags.DEFINE_integer(
+    "test_records", 20_000, "Number of test records of the largest dataset."
+)
 _TABLES = flags.DEFINE_list("tables", list(_NAMES), "Tables to measure.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the datasets; default: temporary.")
-_ROW = flags.DEFINE_string("row", None, "Row to measure, TABLE:NUMBER; for the inner processes.")
+_ROW = flags.DEFINE_string(
+    "row", None, "Internal: row to measure, TABLE:NUMBER; set by this script for its subprocesses."
+)
 
 _PATCH_PX = 32
 # A dataset `times_N` has N / 16 of the requested records.

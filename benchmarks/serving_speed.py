@@ -31,14 +31,20 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import numpy as np
 from absl import app, flags, logging
 
-_PATCH_PX = flags.DEFINE_integer("patch_px", 256, "Side of a patch.")
-_THREADS = flags.DEFINE_list("threads", ["1", "2"], "Threads of an arm; a table for each number.")
-_BATCHES = flags.DEFINE_list("batches", ["1", "8", "32"], "Patches per call.")
-_PATCHES = flags.DEFINE_integer(
-    "patches", 100, "Patches to infill per arm and row, in at least 4 calls."
+_PATCH_PX = flags.DEFINE_integer("patch_px", 256, "Side of a patch in pixels.")
+_THREADS = flags.DEFINE_list(
+    "threads", ["1", "2"], "Numbers of threads of an arm; each has its own table."
 )
-_ARM = flags.DEFINE_string("arm", None, "Arm to measure; for the inner processes.")
-_FOLDER = flags.DEFINE_string("folder", None, "Folder of the models; for the inner processes.")
+_BATCHES = flags.DEFINE_list("batches", ["1", "8", "32"], "Numbers of patches per call.")
+_PATCHES = flags.DEFINE_integer(
+    "patches", 100, "Number of patches to infill per arm and row, in at least 4 calls."
+)
+_ARM = flags.DEFINE_string(
+    "arm", None, "Internal: arm to measure; set by this script for its subprocesses."
+)
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "Internal: folder of the models; set by this script for its subprocesses."
+)
 
 _ARMS = {
     "ours": "SavedModel, this export",

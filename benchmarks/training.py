@@ -30,14 +30,18 @@ from absl import app, flags
 
 from benchmarks import process_counters
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed repetitions of each arm; the median is shown.")
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Number of timed repetitions of each arm; the median is shown."
+)
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 256, "Side of a patch in pixels.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Patches per step.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Number of patches per step.")
 _LESION_PX = flags.DEFINE_integer("lesion_px", 80, "Side of the lesions' bounding boxes.")
 _MARKDOWN = flags.DEFINE_string(
     "markdown", None, "File whose section 'Training speed' receives the table."
 )
-_FIRST_STEP = flags.DEFINE_bool("first_step", False, "Take only one step; for an inner process.")
+_FIRST_STEP = flags.DEFINE_bool(
+    "first_step", False, "Internal: take only one step; set by this script for its subprocess."
+)
 
 _SECTION = "## Training speed\n"
 _ROUNDS_OF_PARTS = 3

@@ -31,7 +31,7 @@ from export.films.film_infill import FilmInfiller
 from export.graph import infill_signatures
 from tfds_ddsm.sources.sample import SampleSource
 
-_RUNS = flags.DEFINE_integer("runs", 7, "Repetitions; the table shows medians.", 1)
+_RUNS = flags.DEFINE_integer("runs", 7, "Number of repetitions; the table shows medians.", 1)
 _CENTRES = ((1500, 400), (1900, 700), (2437, 1085), (2900, 500))
 _DIAMETER_PX = 281
 

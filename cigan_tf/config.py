@@ -115,7 +115,8 @@ class ModelConfig:
     )
     feature_layers: tuple[str, ...] = setting(
         FEATURE_LAYERS,
-        f"VGG-19 maps that the feature loss compares, some of {','.join(FEATURE_LAYERS)}.",
+        "VGG-19 layers whose feature maps the feature loss compares, one or more of "
+        f"{','.join(FEATURE_LAYERS)}.",
     )
 
     def validate(self) -> None:
@@ -208,9 +209,9 @@ class LossConfig:
 class TrainingConfig:
     """Optimizers, schedule and logging (paper section 2.2, Training details)."""
 
-    pretraining_steps: int = setting(10_000, "Generator steps on the feature loss only.")
+    pretraining_steps: int = setting(10_000, "Number of generator steps on the feature loss only.")
     adversarial_steps: int = setting(
-        100_000, "Steps after pre-training, counted over both networks."
+        100_000, "Number of steps after pre-training, counted over both networks."
     )
     init_from: str = setting(
         "",
@@ -244,7 +245,9 @@ class TrainingConfig:
     switch_threshold: float = setting(
         0.3, "A network's turn ends when its adversarial loss falls below this value."
     )
-    max_steps_per_turn: int = setting(100, "Maximum steps per turn; then the other network trains.")
+    max_steps_per_turn: int = setting(
+        100, "Maximum number of steps per turn; then the other network trains."
+    )
     seed: int = setting(0, "Seed of all random draws: weights, noise, order of patches.")
     log_every_steps: int = setting(50, "Steps between scalars in TensorBoard.")
     picture_every_steps: int = setting(1000, "Steps between picture grids in TensorBoard.")
@@ -258,14 +261,14 @@ class TrainingConfig:
     )
     held_out_per_kind: int = setting(
         16,
-        "Validation patches of each kind (malignant lesion, benign lesion, no lesion) for "
-        "measuring best_term.",
+        "Number of validation patches of each kind (malignant lesion, benign lesion, no lesion) "
+        "for measuring best_term.",
     )
     evaluated_patches: int = setting(
         0,
-        "Validation patches infilled as the opposite class at every checkpoint, for the curves "
-        "held_out/kid and held_out/class_auc, with the features of --quality_features; 0: none. "
-        "200 patches of 64 px take 10 to 15 s on 2 CPU cores.",
+        "Number of validation patches to infill as the opposite class at every checkpoint, for the "
+        "curves held_out/kid and held_out/class_auc, with the features of --quality_features; 0: "
+        "none. 200 patches of 64 px take 10 to 15 s on 2 CPU cores.",
     )
     on_nonfinite: str = setting(
         "stop",

@@ -32,7 +32,7 @@ class ClassifierConfig:
         "Initial weights of the classifier: 'imagenet', 'random', or the path of a weights file "
         "(.npz, .h5).",
     )
-    classifier_steps: int = setting(10_000, "Training steps of a classifier.")
+    classifier_steps: int = setting(10_000, "Number of training steps of a classifier.")
     classifier_batch_size: int = setting(
         32, "Patches per step: an even number, half of each class."
     )
@@ -64,16 +64,18 @@ class ClassifierConfig:
         "the share x 1.2, up to 0.9; 'synthetic_x0.8', the weight of synthetic patches x 0.8; "
         "'plus_20_points', 0.5, 0.7, 0.9.",
     )
-    real_share_steps: int = setting(1000, "Steps between increases of the share of real patches.")
+    real_share_steps: int = setting(
+        1000, "Number of steps between increases of the share of real patches."
+    )
     synthetic_pretraining_share: float = setting(
         0.5, "Share of the steps on synthetic patches if synthetic_use is 'pretraining'."
     )
     synthetic_per_real: float = setting(
         1.0,
-        "Infills used per training patch of the generator; the share of synthetic patches in a "
-        "step still follows real_share_reading. A value above 1 needs a set with at least that "
-        "many --infills_per_patch. With a fraction, infills are chosen at random with the "
-        "classifier's seed.",
+        "Number of infills used per training patch of the generator; the share of synthetic "
+        "patches in a step still follows real_share_reading. A value above 1 needs a set with at "
+        "least that many --infills_per_patch. With a fraction, infills are chosen at random with "
+        "the classifier's seed.",
     )
     confirmed_by: str = setting(
         "",
@@ -82,19 +84,22 @@ class ClassifierConfig:
     )
     synthetic_dir: str = setting(
         "",
-        "Synthetic set written by --mode=infill; empty: WORKDIR/synthetic. If synthetic_use is "
-        "'on_the_fly', the exported generator; empty: WORKDIR/saved_model.",
+        "Folder of the synthetic set written by --mode=infill; empty: WORKDIR/synthetic. If "
+        "synthetic_use is 'on_the_fly', folder of the exported generator; empty: "
+        "WORKDIR/saved_model.",
     )
     patient_share: float = setting(
         1.0,
         "Share of the training patients used, chosen by a hash of their ids; smaller shares are "
         "subsets of larger ones.",
     )
-    validation_every_steps: int = setting(500, "Steps between validation AUCs and checkpoints.")
+    validation_every_steps: int = setting(
+        500, "Number of steps between validation AUCs and checkpoints."
+    )
     validation_patches: int = setting(
         2000,
-        "Validation patches scored at each validation, half of each class, drawn over all "
-        "patients; the whole split is scored after training.",
+        "Number of validation patches scored at each validation, half of each class, drawn from "
+        "all patients; the whole split is scored after training.",
     )
 
     def validate(self) -> None:
@@ -206,7 +211,7 @@ class ExperimentConfig:
     )
     arms: tuple[str, ...] = setting((), "Names of the arms to run; empty: all defined arms.")
     classifier_seeds: tuple[int, ...] = setting(
-        (0, 1, 2, 3, 4), "Seeds of every arm: each trains one classifier."
+        (0, 1, 2, 3, 4), "Seeds of every arm; one classifier is trained per seed."
     )
     generators: tuple[str, ...] = setting(
         (),
@@ -215,8 +220,8 @@ class ExperimentConfig:
     )
     infills_per_patch: int = setting(
         1,
-        "Infills of each training patch written by --mode=infill, each with its own seed and mask "
-        "(a malignant patch keeps its mask).",
+        "Number of infills of each training patch written by --mode=infill, each with its own seed "
+        "and mask (a malignant patch keeps its mask).",
     )
     comparisons: tuple[str, ...] = setting(
         (), "Pairs of arms to test, each 'ARM:OTHER'; empty: all pairs."
@@ -228,7 +233,7 @@ class ExperimentConfig:
         "'random', or from a file (.npz, .h5); or 'classifier', those of the experiment's own "
         "classifier.",
     )
-    bootstrap_resamples: int = setting(2000, "Resamples of the test patients.")
+    bootstrap_resamples: int = setting(2000, "Number of bootstrap resamples of the test patients.")
 
     def validate(self, classifier: ClassifierConfig) -> None:
         """Raises UserError if a value or an arm is invalid."""
@@ -242,13 +247,14 @@ class ExperimentConfig:
             len(self.classifier_seeds) > 0
             and len(set(self.classifier_seeds)) == len(self.classifier_seeds)
             and all(0 <= seed < 2**31 for seed in self.classifier_seeds),
-            "classifier_seeds must be one or more different integers in [0, 2**31).",
+            "classifier_seeds must be one or more distinct integers in [0, 2**31).",
             classifier_seeds=self.classifier_seeds,
         )
         require(
             len(self.generator_workdirs) == len(self.generators)
             and all(re.fullmatch(_NAME, name) for name in self.generator_workdirs),
-            "generators must be folders with different names of letters, digits, '_', '-', '.'.",
+            "generators must be folders with distinct names that contain only letters, digits, "
+            "'_', '-' and '.', and start with a letter or digit.",
             generators=",".join(self.generators),
         )
         arms = self.named_arms(classifier)
@@ -343,7 +349,8 @@ def _parse_arm(text: str, classifier: ClassifierConfig) -> tuple[str, Classifier
     name, colon, rest = text.partition(":")
     require(
         bool(colon) and re.fullmatch(_NAME, name) is not None,
-        "An arm is 'NAME: setting=value ...'; the name may contain letters, digits, '_', '-', '.'.",
+        "An arm is 'NAME: setting=value ...'; the name may contain letters, digits, '_', '-' and "
+        "'.', and starts with a letter or digit.",
         arm=text,
     )
     fields = {field.name: field.type for field in dataclasses.fields(ClassifierConfig)}

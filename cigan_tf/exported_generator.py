@@ -85,7 +85,7 @@ class ExportedGenerator:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """SHA-256 of the SavedModel's graph and weights, in hexadecimal digits."""
+        """SHA-256 of the SavedModel's graph and weights, as a hexadecimal string."""
         return weights_sha256(self.path)
 
     def _batches(self, count: int):
@@ -128,7 +128,7 @@ def open_generator(source: str | os.PathLike) -> ExportedGenerator | PresetGener
 
 
 def weights_sha256(path: epath.Path) -> str:
-    """Returns the SHA-256 of a SavedModel's graph and weights, in hexadecimal digits."""
+    """Returns the SHA-256 of a SavedModel's graph and weights, as a hexadecimal string."""
     digest = hashlib.sha256()
     for file in [path / _GRAPH_FILE, *file_io.matching(path / "variables", "*")]:
         digest.update(file.read_bytes())

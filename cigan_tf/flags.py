@@ -1,4 +1,4 @@
-"""All flags of `main.py`: one for each field of the configuration, and those of the command."""
+"""All flags of `main.py`: one for each field of the configuration, and the command's own."""
 
 import dataclasses
 
@@ -36,7 +36,9 @@ RESUME_CHANGED = flags.DEFINE_bool(
     "Resume the run in --workdir even if its settings or the records of its dataset have changed.",
 )
 SAVED_MODEL = flags.DEFINE_string(
-    "saved_model", None, "Exported generator; default: the newest in WORKDIR/saved_model."
+    "saved_model",
+    None,
+    "Folder of the exported generator; default: the newest version in WORKDIR/saved_model.",
 )
 WRITE_PNG = flags.DEFINE_bool(
     "write_png", False, "Also write every patch and mask as PNG files, with --mode=infill."
@@ -45,8 +47,8 @@ WRITE_PNG = flags.DEFINE_bool(
 JOBS = flags.DEFINE_integer(
     "jobs",
     1,
-    "Classifiers trained in parallel, each in its own process with its own GPU or its share of the "
-    "cores.",
+    "Number of classifiers trained in parallel, each in its own process with its own GPU or its "
+    "share of the cores.",
     lower_bound=1,
 )
 CELL_INDEX = flags.DEFINE_integer(
@@ -90,7 +92,7 @@ def is_given(name: str) -> bool:
 
 
 def chosen_cells(config: Config) -> list[Cell]:
-    """Returns the experiment's cells, or only the one with the number --cell_index."""
+    """Returns the experiment's cells, or only cell number --cell_index if the flag is given."""
     cells = config.experiment.cells(config.classifier)
     index = CELL_INDEX.value
     if index is None:

@@ -28,10 +28,12 @@ class HardwareConfig:
     )
     steps_per_execution: int = setting(
         0,
-        "Maximum training steps per call into TensorFlow (Keras' steps_per_execution); 0: 20 on a "
-        "GPU or TPU, 1 on a CPU.",
+        "Maximum number of training steps per call into TensorFlow (Keras' steps_per_execution); "
+        "0: 20 on a GPU or TPU, 1 on a CPU.",
     )
-    agree_every_steps: int = setting(10, "Steps between the workers' checks for a request to stop.")
+    agree_every_steps: int = setting(
+        10, "Number of steps between the workers' checks for a request to stop."
+    )
     deterministic: bool = setting(
         False,
         "Make runs bit-for-bit reproducible on one device, also across restarts; slower on GPUs.",

@@ -53,7 +53,7 @@ def dataset_record(config: Config) -> dict[str, Any]:
 
 
 def fingerprint(builder) -> str:
-    """Returns a SHA-256, in hexadecimal digits, of the records of an open dataset.
+    """Returns the SHA-256 of the records of an open dataset, as a hexadecimal string.
 
     It covers the length and checksum of each record, from the index of records. It does not depend
     on the dataset's folder.

@@ -1,4 +1,4 @@
-"""Random draws from explicit seeds, without changes to the process's random state."""
+"""Random draws from explicit seeds; the process's random state stays unchanged."""
 
 import contextlib
 import random
@@ -11,10 +11,11 @@ from tensorflow.python.eager import context
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds Keras' initializers and tf.data's shuffles that are created inside the context.
+    """Seeds the Keras initializers and tf.data shuffles that are created inside the context.
 
     Initializers without a seed draw one from Python's generator when they are created; tf.data
-    combines TensorFlow's global seed with each given seed. The context restores the states of both.
+    combines TensorFlow's global seed with each shuffle's own seed. On exit, Python's
+    random state and TensorFlow's global seed are restored.
     """
     of_python = random.getstate()
     # TensorFlow does not expose its global seed. It creates its generator with the first seed.

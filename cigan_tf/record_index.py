@@ -1,9 +1,9 @@
 """Index of a split: the position of each record and the facts used to select records.
 
-With the index, a record is read by its number, and the records of a class or patient, or those with
-a lesion, are found without reading any. The index is stored in `record_index/` next to the records,
-or in the user's cache if that folder cannot be written. It is rebuilt if a file of the split has
-changed.
+The index makes it possible to read a record by its number, and to find the records of a class or
+patient, or those with a lesion, without reading any records. It is stored in `record_index/` next
+to the records, or in the user's cache if that folder is not writable. It is rebuilt if a file of
+the split has changed.
 """
 
 import dataclasses
@@ -51,16 +51,18 @@ class RecordIndex:
         files: paths of the split's TFRecord files.
         file_number: number of the file with the record, int32 [n].
         start: first byte of the record in its file, int64 [n].
-        length: length of its data in bytes, uint64 [n].
-        checksum: checksum of its data, from the file, uint32 [n].
+        length: length of the record's data in bytes, uint64 [n].
+        checksum: checksum of the record's data, as stored in the file, uint32 [n].
         label: 0 non-malignant, 1 malignant, int64 [n].
-        lesion_type: the dataset's number for the type, 0 without a lesion, int64 [n].
+        lesion_type: the dataset's number for the type, 0 if there is no lesion, int64 [n].
         simulated: whether the lesion is simulated, bool [n].
         patient_id: bytes [n].
         film_id: bytes [n].
-        infill: in a synthetic set, the number of the infill of its patch, from 0; int64 [n].
-        masks: the concatenated PNG masks of all lesions, uint8 [bytes]. A mask has a hundredth of
-            its patch's bytes, and patches without a lesion need the masks of other records.
+        infill: in a synthetic set, which of its patch's infills the record is, counting from 0;
+            int64 [n].
+        masks: the concatenated PNG masks of all lesions, uint8 [bytes]. They are in the index
+            because patches without a lesion need the masks of other records. They are small: a
+            mask has about a hundredth of the bytes of its patch.
         mask_end: end of each record's mask in `masks`, int64 [n].
     """
 
@@ -92,12 +94,12 @@ class RecordIndex:
         return [f"{names[number]}__{place}".encode() for number, place in pairs]
 
     def mask_png(self) -> list[bytes]:
-        """Returns the PNG mask of each record, empty without a lesion."""
+        """Returns the PNG mask of each record, empty for records without a lesion."""
         content, ends = self.masks.tobytes(), self.mask_end.tolist()
         return [content[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def headers(self) -> Iterator[tuple[str, bytes]]:
-        """Yields each file with the length and checksum of its records, 12 bytes per record."""
+        """Yields each file with 12 bytes per record: `length` (uint64) and `checksum` (uint32)."""
         pairs = np.empty(len(self.length), [("length", "<u8"), ("checksum", "<u4")])
         pairs["length"], pairs["checksum"] = self.length, self.checksum
         for number, file in enumerate(self.files):

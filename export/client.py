@@ -190,7 +190,9 @@ def run() -> None:
     flags.DEFINE_enum("label", "malignant", CLASS_NAMES, "Class of the infill.")
     flags.DEFINE_integer("seed", 0, "Seed; the same seed gives the same infill.")
     flags.DEFINE_string("output", None, "File for the infilled patch, a 16-bit PNG.")
-    flags.DEFINE_float("timeout_s", 30.0, "Seconds to wait for a response, including retries.")
+    flags.DEFINE_float(
+        "timeout_s", 30.0, "Number of seconds to wait for a response, including retries."
+    )
     command_line.run(main)
 
 

@@ -126,7 +126,7 @@ def page_server(
     """
     for name in names:
         if not re.fullmatch(r"[^/\s:]+(:\d{1,5})?", name):
-            raise UserError(f"origin must be NAME or NAME:PORT of a host. Received: {name!r}.")
+            raise UserError(f"origin must be a host name, or NAME:PORT. Received: {name!r}.")
     visitors = Visitors(infill, max_visitors)
     try:
         sockets = netutil.bind_sockets(port, address or None)

@@ -49,7 +49,7 @@ def insert_lesions(
             been checked, because it loads TensorFlow.
         output: the DICOM file to write.
         seed: seed of the first infill.
-        bits: depth of the film; None: given by the file, or estimated with a warning.
+        bits: bit depth of the film; None: taken from the file, or estimated with a warning.
         voi: whether to apply a DICOM film's VOI LUT or window.
         keep_patient: whether the new film stays with the source's patient and study.
         overwrite: whether existing files may be replaced.
@@ -151,7 +151,8 @@ def run() -> None:
     flags.DEFINE_integer(
         "bits",
         None,
-        "Depth of the film, if its values use fewer bits than its file: 12 for values up to 4095.",
+        "Bit depth of the film, if its values use fewer bits than its file: 12 for values up to "
+        "4095.",
         8,
         16,
     )

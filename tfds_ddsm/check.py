@@ -32,8 +32,8 @@ _MANUAL_DIR = flags.DEFINE_string(
 _PATCHES_PER_CLASS = flags.DEFINE_integer(
     "patches_per_class",
     None,
-    "Patches per class, over all splits, in the config to build; default: those of the config "
-    "named after the source.",
+    "Number of patches per class, over all splits, in the config to build; default: that of the "
+    "config named after the source.",
     lower_bound=1,
 )
 

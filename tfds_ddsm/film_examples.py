@@ -140,7 +140,7 @@ def film_examples(
 
 
 def picture_sha256(image: np.ndarray) -> str:
-    """Returns a hash of the pixels and shape of an image, in hexadecimal digits."""
+    """Returns a hash of the pixels and shape of an image, as a hexadecimal string."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 

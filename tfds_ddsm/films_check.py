@@ -13,7 +13,7 @@ _LINES = "lines that cannot be used"
 _MISSING = "films whose file or mask is missing"
 _UNREADABLE = "films that cannot be read, or whose lesions do not fit"
 _PATIENTS = "films with the image of another patient's film"
-_NO_LOCATION = "malignant films without the lesion's location, which give no patch"
+_NO_LOCATION = "malignant films without the lesion's location, which yield no patches"
 
 
 @dataclasses.dataclass
@@ -22,11 +22,11 @@ class Findings:
 
     Attributes:
         films: films that can be used.
-        problems: for each kind of problem, a line for each case.
-        depths: number of films by depth in bits.
+        problems: for each kind of problem, a message for each case.
+        depths: number of films by bit depth.
         sizes: number of films by height and width.
-        warnings: assumptions about films whose files do not state their depth.
-        guessed_depths: the assumed depths.
+        warnings: assumptions about films whose files do not state their bit depth.
+        guessed_depths: the assumed bit depths.
     """
 
     films: list[Film] = dataclasses.field(default_factory=list)
@@ -38,7 +38,7 @@ class Findings:
 
     @property
     def has_faults(self) -> bool:
-        """Whether a build would stop."""
+        """Whether a build would stop with an error."""
         return any(title != _NO_LOCATION for title in self.problems)
 
     def add(self, title: str, line: str) -> None:

@@ -358,8 +358,8 @@ def _differing(path: epath.Path, given: dict) -> list[str]:
         saved = _compared(json.loads(path.read_text()))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{str(path)!r} has no valid settings ({type(error).__name__}: {error}); delete its "
-            "folder, or pass another --workdir."
+            f"{str(path)!r} has no valid settings ({type(error).__name__}: {error}); delete the "
+            f"folder {str(path.parent)!r}, or pass another --workdir."
         ) from None
     given = _compared(given)
     return [name for name in given | saved if saved.get(name) != given.get(name)]

@@ -81,10 +81,10 @@ def write_infill_quality(
     generator = ExportedGenerator(saved_model)
     if generator.sha256 != synthetic.record["weights_sha256"]:
         raise UserError(
-            f"The generator {str(generator.path)!r}, with weights {generator.sha256[:12]}, did not "
-            "make the synthetic set of the arms, which is from a generator with weights "
-            f"{synthetic.record['weights_sha256'][:12]}; pass that generator as --saved_model, or "
-            "write the synthetic set again."
+            "The generator to evaluate must be the one that made the synthetic set of the arms "
+            f"(hash of its weights: {synthetic.record['weights_sha256'][:12]}); pass it as "
+            "--saved_model, or write the synthetic set again. Received: "
+            f"{str(generator.path)!r} (hash of its weights: {generator.sha256[:12]})."
         )
     run_dir = run_folder.cell_dir(
         workdir, Cell(real_alone[0], None, config.experiment.classifier_seeds[0])
@@ -137,7 +137,7 @@ def max_patches_of(patch_size: int) -> int:
 
 
 def as_trained(config: Config, record: Mapping[str, Any]) -> Config:
-    """Returns a configuration with the training split and patient share given in a record.
+    """Returns a configuration with the training split and patient share from a record.
 
     Args:
         config: names the dataset.

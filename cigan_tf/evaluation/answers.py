@@ -66,7 +66,8 @@ def cards(
         config: configuration of the experiment.
         table: numbers of the experiment.
         records: result of `origin.read`.
-        qualities: content of infill_quality.json by generator; '' for a generator without a name.
+        qualities: contents of infill_quality.json, keyed by the name of the generator; '' for a
+            generator without a name.
     """
     return [
         _trained(config, table, records),
@@ -160,10 +161,10 @@ def _helped(config: Config, table: ExperimentTable) -> Card:
 
 
 def _asked(config: Config, comparisons: list[Comparison]) -> Comparison:
-    """Returns the comparison that the question is about.
+    """Returns the comparison that answers the question.
 
-    This is the comparison of the first arm with infills and the best arm without infills, or else
-    the last comparison.
+    The first arm with infills is compared with the best arm without infills. If no such pair was
+    tested, the last comparison is returned.
     """
     arms = config.experiment.named_arms(config.classifier)
 
@@ -198,7 +199,7 @@ def _good(qualities) -> Card:
 
 
 def _told(infills: Mapping, real: Mapping | None) -> str:
-    """Names the fault if infills are easier to tell from real patches than real patches are."""
+    """Names the fault if infills are easier to tell from real patches than other real ones are."""
     highest = max(_HARD_TO_TELL_AUC, real["value"] if real else 0)
     return (
         f"they differ from real lesions, AUC {infills['value']:.2f}"

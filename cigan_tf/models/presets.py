@@ -60,7 +60,7 @@ class Preset:
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 of the weights files, in hexadecimal digits."""
+        """SHA-256 of the weights files, as a hexadecimal string."""
         return _weights_sha256(self.folder)
 
 

@@ -63,13 +63,13 @@ class FiniteCheck:
 
 @dataclasses.dataclass
 class CollapseMonitor:
-    """Measures differences between infills and lengths of turns; warns once per sign of collapse.
+    """Measures how much infills differ and how long turns are; warns once of each sign of collapse.
 
     Args:
         settings: threshold and step limit of the turns.
         steps, turns: the model's counters at the last measurement; before the first measurement,
             those at the start or resumption of the run.
-        warned: the signs that the user was warned of.
+        warned: the signs of which the user has already been warned.
         looks_at_chance: number of consecutive checks in which the discriminator was at chance.
     """
 
@@ -100,7 +100,7 @@ class CollapseMonitor:
         return signs
 
     def warnings(self, signs: dict[str, float], turn: Turn) -> list[str]:
-        """Returns a line for each new sign of collapse.
+        """Returns a message for each new sign of collapse.
 
         Args:
             signs: result of `measure`, plus the discriminator's loss and accuracies from the last

@@ -91,7 +91,7 @@ class FilmPage:
             self.say("Open a film to start. Sample films: pip install 'cigan[sample]'.")
 
     def say(self, text: str, is_error: bool = False) -> None:
-        """Shows a line of text above the controls."""
+        """Shows a message above the controls."""
         colour = "var(--alert)" if is_error else "var(--ink)"
         self.controls.status.update(text=text, styles={"color": colour})
 
@@ -206,8 +206,8 @@ class FilmPage:
         scale = self._infill.scale(film.pixels.shape)
         covered_px = self._infill.patch_size / scale
         self.say(
-            f"{film.name}: {height} x {width} pixels. The generator's patch covers "
-            f"{covered_px:.0f} x {covered_px:.0f} of them. {film.warning or ''}".strip()
+            f"{film.name}: {height} x {width} pixels. The generator's patch covers an area of "
+            f"{covered_px:.0f} x {covered_px:.0f} pixels. {film.warning or ''}".strip()
         )
 
     def _connect(self) -> None:
@@ -254,7 +254,7 @@ class FilmPage:
         self._work(f"Opening {widget.filename} ...", work)
 
     def _work(self, saying: str, method: Callable[[], None]) -> None:
-        """Shows a line, then calls a method once the browser's whole message has been processed.
+        """Shows a message, then calls a method once the browser's whole message has been processed.
 
         Bokeh holds the document's lock meanwhile: this page's next message waits, but other pages
         keep working.

@@ -445,7 +445,7 @@ def test_the_visitor_away_longest_is_removed_at_the_limit(infill):
 
 
 def test_an_invalid_origin_is_refused(infill):
-    with pytest.raises(UserError, match="origin must be NAME or NAME:PORT"):
+    with pytest.raises(UserError, match="origin must be a host name, or NAME:PORT"):
         page_server(infill, "127.0.0.1", 0, ["http://films.example.org/"])
 
 

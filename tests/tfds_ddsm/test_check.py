@@ -166,7 +166,7 @@ def test_faults_of_own_films_are_listed_and_fail_the_check(tmp_path, capsys):
         "line 10: at least half of the lesion (rows 10 to 19, columns 500 to 514), and",
         "line 11: the mask must have the film's 60 x 40 pixels; received 30 x 20",
         "1 films with the image of another patient's film:\n  same.png (P2) and good.png (P1)",
-        "1 malignant films without the lesion's location, which give no patch:",
+        "1 malignant films without the lesion's location, which yield no patches:",
         "films.csv line 12: the malignant lesion has no location",
         "A build stops at lines and films that cannot be used",
     ):

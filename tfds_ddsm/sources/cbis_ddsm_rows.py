@@ -184,7 +184,8 @@ def _parse(cells: dict[str, str], where: str, official_split: str) -> Row | Reje
         mask_folder, mask_series = _folders(cells, "roi mask file path", lesion_id)
         if crop_folder != mask_folder:
             raise _BadCellError(
-                f"crop and mask must be in one folder; received {crop_folder} and {mask_folder}"
+                f"crop and mask must be in the same folder; received {crop_folder} and "
+                f"{mask_folder}"
             )
     except _BadCellError as error:
         return RejectedRow(where, str(error), film_id)

@@ -2,9 +2,9 @@
 
 Data: Heath et al., "The Digital Database for Screening Mammography", IWDM 2000, 212-218.
 
-The films were scanned with digitisers of four different characteristic curves. Grey levels of two
-films can be compared only after conversion to optical density. The curves are from USF's
-calibration pages, http://www.eng.usf.edu/cvprg/Mammography/DDSM/calibrate/.
+The films were scanned with digitisers that have four different characteristic curves. Grey levels
+from different digitisers can be compared only after conversion to optical density. The curves are
+from USF's calibration pages, http://www.eng.usf.edu/cvprg/Mammography/DDSM/calibrate/.
 """
 
 import collections
@@ -87,7 +87,7 @@ class _Catalogue:
 
 @dataclasses.dataclass(frozen=True)
 class DdsmSource(Source):
-    """The films of the original DDSM with the lesions of their overlays.
+    """The films of the original DDSM, with the lesions from their overlays.
 
     Attributes:
         manual_dir: folder with the case folders (`case1459`, ...), at any depth.
@@ -193,8 +193,9 @@ class DdsmSource(Source):
         """Returns the film on the common grey scale and its lesions.
 
         The class is the overlay's PATHOLOGY, never the folder: `cancers` contains benign lesions
-        too. A lesion with unproven pathology, of another type or with an unusable outline is in
-        `left_out`; draw only malignant patches from such a film.
+        too. A lesion is in `left_out` if its pathology is neither malignant nor benign, its type is
+        neither mass nor calcification, or its outline is missing or unusable; draw only malignant
+        patches from a film with such a lesion.
 
         Raises:
             UnreadableFilmError: one of the film's three files is missing or damaged, or the
@@ -229,7 +230,7 @@ class DdsmSource(Source):
         return epath.Path(found)
 
     def _read_records(self, film_id: str) -> tuple[str, int, FilmRecord, tuple[Mark, ...]]:
-        """Returns scanner, density, the film's line in the .ics file, and its overlay's marks."""
+        """Returns the scanner, the density, the film's .ics entry, and the marks of its overlay."""
         folder = self._folder(film_id)
         view = film_id.split(".")[1]
         ics_path = folder / _ics_name(film_id)
@@ -282,8 +283,8 @@ def _read_text(path: epath.Path) -> str:
 def _read_samples(path: epath.Path, record: FilmRecord) -> np.ndarray:
     """Returns the digitiser's grey levels, uint16 [LINES, PIXELS_PER_LINE] of the .ics file.
 
-    In the headers of some streams, lines and samples are swapped although the samples are in the
-    film's order; a reshape corrects that.
+    Some streams have a header in which the numbers of lines and of samples per line are swapped,
+    although the samples are in the film's order; a reshape corrects this.
     """
     shape = (record.num_lines, record.pixels_per_line)
     data = storage.read_bytes(path, _MAX_LJPEG_BYTES)

@@ -29,7 +29,7 @@ _LISTED_FROM = 1000
 
 @dataclasses.dataclass(frozen=True)
 class FilmsSource(Source):
-    """The films listed in a table, with the lesions of its lines.
+    """The films listed in a table, with the lesions given in its rows.
 
     Attributes:
         manual_dir: folder with films.csv; the table's paths are relative to it.
@@ -53,7 +53,7 @@ class FilmsSource(Source):
             raise ValueError(f"{path}: the text is not UTF-8; save it as 'CSV UTF-8'.") from None
 
     def table_sha256(self) -> str:
-        """Returns the current SHA-256 of films.csv, in hexadecimal digits.
+        """Returns the current SHA-256 of films.csv, as a hexadecimal string.
 
         Raises:
             ValueError: the table is missing.
@@ -69,7 +69,7 @@ class FilmsSource(Source):
 
     @functools.cached_property
     def _found(self) -> tuple[Mapping[str, FilmLines], tuple[Skipped, ...]]:
-        """The films that give patches, judging by file names, and the skipped items."""
+        """The films that yield patches, judging by file names, and the skipped items."""
         films, in_bucket = {}, self._in_bucket()
         skipped = [
             Skipped("film" if fault.film_id else "CSV row", fault.film_id, fault.reason)
@@ -82,14 +82,17 @@ class FilmsSource(Source):
             if missing:
                 skipped.append(Skipped("film", film_id, f"{missing[0]} is missing"))
             elif _hides_malignant(lines) and not lines.film.num_malignant:
-                reason = f"{_hides_malignant(lines)[0]}; the film gives no patch"
+                reason = f"{_hides_malignant(lines)[0]}; the film yields no patches"
                 skipped.append(Skipped("lesion", film_id, reason))
             else:
                 films[film_id] = lines
         return films, tuple(skipped)
 
     def _in_bucket(self) -> frozenset[epath.Path]:
-        """Returns the files in a bucket, from a few requests, or none if the table is short."""
+        """Lists the files in a bucket if the table is long; otherwise returns none.
+
+        A listing needs only a few requests; looking for each file would need one per file.
+        """
         if "://" not in os.fspath(self._root) or len(self.table.films) < _LISTED_FROM:
             return frozenset()
         return frozenset(
@@ -101,10 +104,10 @@ class FilmsSource(Source):
         return epath.Path(self.manual_dir).expanduser()
 
     def index(self) -> Sequence[Film]:
-        """Returns every film that gives patches, sorted by film_id, without reading pixels.
+        """Returns every film that yields patches, sorted by film_id, without reading pixels.
 
         Raises:
-            ValueError: no film can be used; see also `table`.
+            ValueError: the table is missing or invalid, or none of its films can be used.
         """
         films = self.usable_films()
         if not films:
@@ -114,21 +117,22 @@ class FilmsSource(Source):
         return films
 
     def usable_films(self) -> Sequence[Film]:
-        """Returns the films of the index, possibly none."""
+        """Returns the same films as `index`, but no error if there are none."""
         return [lines.film for lines in self._found[0].values()]
 
     def skipped(self) -> Sequence[Skipped]:
-        """Returns invalid lines, films with missing files, and lesions of unknown location.
+        """Returns invalid rows, films with missing files, and lesions of unknown location.
 
-        Such a lesion is listed if it is malignant and no other malignant lesion of its film has a
-        location: the film then gives no patch.
+        A lesion of unknown location is listed only if it is malignant and no other malignant lesion
+        of its film has a location; such a film yields no patches.
         """
         return self._found[1]
 
     def split_of(self, film: Film) -> str:
-        """Returns the split of the film's patient: from the table or, if it has none, by a hash.
+        """Returns the split of the film's patient.
 
-        If the table has no validation patients, a tenth of its training patients is validation.
+        It is taken from the table or, if the table gives none, from a hash of patient_id. If the
+        table has no validation patients, a tenth of its training patients are used for validation.
         """
         by_hash = patches.split_of(film.patient_id)
         named = self._splits.get(film.patient_id)
@@ -146,7 +150,7 @@ class FilmsSource(Source):
         return frozenset(self._splits.values())
 
     def fingerprint(self, film: Film) -> str:
-        """Returns the film's table lines, and the size and modification time of each file."""
+        """Returns the film's rows in the table, and the size and modification time of its files."""
         lines = self._lines(film)
         paths = [lines.path, *(lesion.mask for lesion in lines.lesions if lesion.mask)]
         return f"{lines} {[storage.state(self._root / path) for path in paths]}"
@@ -158,8 +162,8 @@ class FilmsSource(Source):
         film's other patches are non-malignant wherever that lesion is.
 
         Raises:
-            UnreadableFilmError: a file is damaged, a lesion is not on the film, or a mask cannot be
-                used, for instance because it does not have the film's size.
+            UnreadableFilmError: a file is damaged, a lesion lies outside the film, or a mask cannot
+                be used, for instance because its size differs from the film's.
             StorageError: a file is temporarily unreadable.
             ValueError: the film does not belong to this source.
         """
@@ -170,12 +174,12 @@ class FilmsSource(Source):
         return self.with_lesions(film, pixels.grey)
 
     def read_pixels(self, film: Film) -> image_file.FilmPixels:
-        """Returns the film without its lesions; raises like `read`."""
+        """Returns the film without its lesions; raises the same errors as `read`."""
         lines = self._lines(film)
         return image_file.read_film(self._root / lines.path, lines.bits)
 
     def with_lesions(self, film: Film, image: np.ndarray) -> Mammogram:
-        """Returns the film with its lesions, from masks or shapes; raises like `read`."""
+        """Returns the film with lesions from masks or shapes; raises the same errors as `read`."""
         lines = self._lines(film)
         lesions = tuple(
             Lesion(
@@ -209,8 +213,8 @@ class FilmsSource(Source):
             mask = lesion_mask.binary(pixels)
             if _is_white_outside(mask):
                 raise lesion_mask.UnusableMaskError(
-                    "the mask is set along all edges of the film: invert it, so that the lesion is "
-                    "bright on dark"
+                    "the mask appears to be inverted, because it is bright along all edges of the "
+                    "film; invert it, so that the lesion is bright on a dark background"
                 )
             return mask
         except (lesion_shapes.OutsideFilmError, lesion_mask.UnusableMaskError) as error:
@@ -219,7 +223,7 @@ class FilmsSource(Source):
 
 
 def _hides_malignant(lines: FilmLines) -> tuple[str, ...]:
-    """Returns a line for each malignant lesion of unknown location."""
+    """Returns a message for each malignant lesion of unknown location."""
     return tuple(
         f"{lesion.where}: the malignant lesion has no location"
         for lesion in lines.lesions

@@ -1,6 +1,6 @@
-"""Parses films.csv, the table of a user's own films: a line per lesion or per film without one.
+"""Parses films.csv, the table of a user's own films: a row per lesion, or per film without lesions.
 
-A film with an invalid line is skipped, because a lesion on that line could otherwise be treated as
+A film with an invalid row is skipped, because a lesion in that row could otherwise be treated as
 healthy tissue.
 """
 
@@ -23,7 +23,7 @@ LABELS = ("malignant", "benign", "normal")
 _REQUIRED = ("film", "patient_id", "label")
 _BOX = ("row_min", "row_max", "col_min", "col_max")
 _CIRCLE = ("center_row", "center_col", "radius")
-# These must be equal in all lines of a film.
+# These must be equal in all rows of a film.
 _OF_FILM = ("patient_id", "laterality", "view", "split", "scanner", "density", "bits")
 _DESCRIPTION = ("assessment", "subtlety", "mass_shape", "mass_margins")
 COLUMNS = (
@@ -70,7 +70,7 @@ class LesionLine:
 
     @property
     def has_place(self) -> bool:
-        """Whether the table gives the lesion's location on the film."""
+        """Whether the table contains the lesion's location on the film."""
         return bool(self.shape or self.mask)
 
 
@@ -82,7 +82,7 @@ class FilmLines:
         film: its entry in the source's index.
         path: the film's file relative to the table's folder.
         split: 'train', 'validation' or 'test'; '' if not given.
-        bits: the film's depth; None if not given.
+        bits: the film's bit depth; None if not given.
         lesions: in the table's order.
     """
 
@@ -95,11 +95,11 @@ class FilmLines:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """An invalid line.
+    """An invalid row.
 
     Attributes:
-        film_id: the film skipped because of this line; '' if the line names none.
-        reason: file, line and error.
+        film_id: the film skipped because of this row; '' if the row names none.
+        reason: file, line number and error.
     """
 
     film_id: str
@@ -113,7 +113,7 @@ class FilmsTable:
     Attributes:
         films: by film_id, sorted.
         faults: in the table's order.
-        num_lines: lines below the header.
+        num_lines: number of rows below the header.
         unused_columns: unknown columns.
     """
 
@@ -124,7 +124,7 @@ class FilmsTable:
 
 
 class _LineError(ValueError):
-    """An invalid line; the message does not include file and line."""
+    """An invalid row; the message does not include the file and line number."""
 
 
 def parse_table(text: str) -> FilmsTable:
@@ -171,7 +171,7 @@ def parse_table(text: str) -> FilmsTable:
 
 
 def _rows(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Returns the header, and the numbers and cells of all lines that are not blank."""
+    """Returns the header, and the line number and cells of every row that is not blank."""
     first = text.split("\n", 1)[0]
     delimiter = ";" if ";" in first and "," not in first else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -224,10 +224,10 @@ def _film_ids(paths: Iterable[str]) -> dict[str, str]:
 def _film_lines(
     film_id: str, path: str, lines: Sequence[tuple[str, Mapping[str, str]]]
 ) -> FilmLines:
-    """Joins the lines of one film.
+    """Joins the rows of one film.
 
     Raises:
-        _LineError: a line is invalid, or lines contradict each other.
+        _LineError: a row is invalid, or rows contradict each other.
     """
     of_film = {}
     for where, row in lines:
@@ -245,8 +245,8 @@ def _film_lines(
         raise _LineError(f"{where}: the film {path} has no patient_id")
     if not _ID.fullmatch(values["patient_id"]):
         raise _LineError(
-            f"{where}: patient_id must have 1 to 64 letters, digits, '.', '_' and '-'; received "
-            f"{values['patient_id']!r}"
+            f"{where}: patient_id must consist of 1 to 64 letters, digits, '.', '_' or '-'; "
+            f"received {values['patient_id']!r}"
         )
     lesions = []
     for line_where, row in lines:
@@ -254,11 +254,11 @@ def _film_lines(
             lesion = _lesion(line_where, row)
         except _LineError as error:
             raise _LineError(f"{line_where}: {error}") from None
-        if lesion and lesion not in lesions:  # a repeated line is one lesion
+        if lesion and lesion not in lesions:  # a repeated row is one lesion
             lesions.append(lesion)
     labels = {row["label"].lower() for _, row in lines}
     if "normal" in labels and len(labels) > 1:
-        raise _LineError(f"{where}: the film {path} is normal on one line and not on another")
+        raise _LineError(f"{where}: the film {path} is normal in one row but not in another")
     try:
         split, bits = _split(values["split"]), _bits(values["bits"])
         film = _film(film_id, values, lesions)
@@ -305,10 +305,10 @@ def _bits(text: str) -> int | None:
 
 
 def _lesion(where: str, row: Mapping[str, str]) -> LesionLine | None:
-    """Returns the lesion of a line, or None if its film is normal."""
+    """Returns the lesion of a row, or None if its film is normal."""
     if row[_BEYOND_HEADER]:
         raise _LineError(
-            "a line must not have more cells than the header; received the extra cell "
+            "a row must not have more cells than the header; received the extra cell "
             f"{row[_BEYOND_HEADER][:40]!r}: enclose text that contains commas in quotation marks"
         )
     label = row["label"].lower()
@@ -380,7 +380,7 @@ def _polygon(text: str) -> Polygon:
         points.append((_number(numbers[0], "polygon row"), _number(numbers[1], "polygon column")))
     if len(set(points)) < 3:
         raise _LineError(
-            f"polygon must have at least 3 different points; received {len(set(points))}"
+            f"polygon must have at least 3 distinct points; received {len(set(points))}"
         )
     return Polygon(tuple(points))
 

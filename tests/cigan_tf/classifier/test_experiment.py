@@ -286,7 +286,7 @@ def test_another_generator_than_that_of_the_arms_is_not_judged(
 ):
     synthetic = SyntheticSet(synthetic_folder, 32)
     synthetic.record = {**synthetic.record, "weights_sha256": "0" * 64}
-    with pytest.raises(UserError, match="did not make the synthetic set of the arms"):
+    with pytest.raises(UserError, match="must be the one that made the synthetic set of the arms"):
         infill_quality.write_infill_quality(
             discs_config, tmp_path, discs_generator, synthetic, calibration=None
         )

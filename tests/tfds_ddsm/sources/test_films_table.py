@@ -76,7 +76,7 @@ def test_a_film_with_cells_beyond_the_header_is_skipped():
     assert not table.films
     (fault,) = table.faults
     assert fault.film_id == "a.png"
-    assert "films.csv line 3: a line must not have more cells than the header" in fault.reason
+    assert "films.csv line 3: a row must not have more cells than the header" in fault.reason
     assert "received the extra cell '2 3'" in fault.reason
 
 
@@ -102,7 +102,10 @@ def test_backslashes_and_dots_in_paths():
     [
         (line(label="cancer"), "label must be one of malignant, benign, normal; received 'cancer'"),
         (line(patient_id=""), "the film a.png has no patient_id"),
-        (line(patient_id="../P 1"), "patient_id must have 1 to 64 letters, .* received '../P 1'"),
+        (
+            line(patient_id="../P 1"),
+            "patient_id must consist of 1 to 64 letters, .* received '../P 1'",
+        ),
         (line(film=""), "film must be the path of a file below"),
         (line(film="/etc/passwd"), "received '/etc/passwd'"),
         (line(film="a/../../b.png"), "film must be the path of a file below"),
@@ -119,7 +122,7 @@ def test_backslashes_and_dots_in_paths():
             "row_min must be a number of pixels .*; received 'nan'",
         ),
         (lesion(**BOX | {"row_max": "1e9"}), "row_max must be a number of pixels"),
-        (lesion(polygon="1,2 3,4"), "at least 3 different points; received 2"),
+        (lesion(polygon="1,2 3,4"), "at least 3 distinct points; received 2"),
         (lesion(polygon="1 2 3"), "'row,col row,col ...'; received the point '1'"),
         (lesion(**BOX, origin="left"), "origin must be top or bottom; received 'left'"),
         (line(split="dev"), "split must be one of train, validation, test; received 'dev'"),
@@ -144,7 +147,7 @@ def test_an_unusable_line_is_reported_with_its_number(row, reason):
             "line 3: patient_id of the film a.png is 'P2', but 'P1' in films.csv line 3",
         ),
         ([line(view="CC"), line(view="MLO")], "view of the film a.png is 'MLO'"),
-        ([line(), lesion(**BOX)], "a.png is normal on one line and not on another"),
+        ([line(), lesion(**BOX)], "a.png is normal in one row but not in another"),
         ([lesion(**BOX), lesion(label="benign", row_min=3)], "line 3: a box needs"),
     ],
 )

@@ -52,7 +52,7 @@ class DataConfig:
         "smaller shares are subsets of larger ones.",
     )
     batch_size: int = setting(
-        8, "Patches per step over all replicas: an even number, half of each class."
+        8, "Patches per step over all replicas: an even number, half from each class."
     )
     random_flips: bool = setting(
         False, "Randomly mirror and transpose patch and mask: 8 orientations of every lesion."
@@ -77,7 +77,7 @@ class DataConfig:
         )
         require(
             self.batch_size >= 2 and self.batch_size % 2 == 0,
-            "batch_size must be an even number of patches, half of each class.",
+            "batch_size must be an even number of patches, half from each class.",
             batch_size=self.batch_size,
         )
 

@@ -34,7 +34,7 @@ class ClassifierConfig:
     )
     classifier_steps: int = setting(10_000, "Number of training steps of a classifier.")
     classifier_batch_size: int = setting(
-        32, "Patches per step: an even number, half of each class."
+        32, "Patches per step: an even number, half from each class."
     )
     classifier_learning_rate: float = setting(1e-5, "Adam's initial learning rate.")
     classifier_decay_rate: float = setting(
@@ -98,7 +98,7 @@ class ClassifierConfig:
     )
     validation_patches: int = setting(
         2000,
-        "Number of validation patches scored at each validation, half of each class, drawn from "
+        "Number of validation patches scored at each validation, half from each class, drawn from "
         "all patients; the whole split is scored after training.",
     )
 
@@ -116,7 +116,7 @@ class ClassifierConfig:
         )
         require(
             self.classifier_batch_size >= 2 and self.classifier_batch_size % 2 == 0,
-            "classifier_batch_size must be an even number of patches, half of each class.",
+            "classifier_batch_size must be an even number of patches, half from each class.",
             classifier_batch_size=self.classifier_batch_size,
         )
         require(
@@ -265,7 +265,7 @@ class ExperimentConfig:
             names = pair.split(":")
             require(
                 len(names) == 2 and names[0] != names[1] and set(names) <= set(arms),
-                f"comparisons must be pairs ARM:OTHER of the arms {', '.join(arms)}.",
+                f"comparisons must be pairs ARM:OTHER of two arms among {', '.join(arms)}.",
                 comparisons=pair,
             )
 

@@ -248,8 +248,8 @@ def at_points(
 ) -> tuple[tf.data.Dataset, dict[str, np.ndarray]]:
     """Returns the validation patches that are scored during the training of a classifier.
 
-    They are `config.classifier.validation_patches` patches, half of each class if the split has so
-    many, drawn with the experiment's seed: one patch of every patient before a second patch of any.
+    They are `config.classifier.validation_patches` patches, half from each class if the split has
+    so many, drawn with the experiment's seed: one patch of every patient before a second of any.
     They are the same for all classifiers of an experiment.
 
     Args:

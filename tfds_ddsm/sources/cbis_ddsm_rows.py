@@ -51,7 +51,8 @@ class Row:
         laterality: 'LEFT' or 'RIGHT'.
         view: 'CC' or 'MLO'.
         lesion_type: 'mass' or 'calcification'.
-        abnormality_id: number of the lesion on this copy of the film; not always from 1.
+        abnormality_id: number of the lesion on this copy of the film; the numbers of a film do not
+            always start at 1.
         malignant: proven by pathology; False for benign with or without callback.
         density: BI-RADS density of the breast, 1 to 4; -1 if not recorded.
         description: how the radiologist described the lesion.

@@ -45,7 +45,7 @@ def main(runs: str) -> None:
     folders = sorted(path.parent for path in root.glob("*_s*/run.json"))
     if not folders:
         raise UserError(
-            f"The folder of the runs must contain folders RECIPE_sSEED. Received: {runs}."
+            f"The folder of the runs must contain RECIPE_sSEED/run.json. Received: {runs}."
         )
     num_patches = preset_quality.MAX_PATCHES.value
     features = preset_quality.remembering(
@@ -57,7 +57,7 @@ def main(runs: str) -> None:
     before = json.loads(kept.read_text()) if kept.exists() else {}
     judged = {}
     for folder in folders:
-        model, steps = _trained(folder)
+        model, steps = _trained(folder, config)
         of = _fingerprint(model, config, num_patches)
         if before.get(folder.name, {}).get("of") == of:
             judged[folder.name] = before[folder.name]
@@ -72,7 +72,7 @@ def main(runs: str) -> None:
     _print_table(judged)
 
 
-def _trained(folder: pathlib.Path) -> tuple[CiGAN, int]:
+def _trained(folder: pathlib.Path, config: Config) -> tuple[CiGAN, int]:
     """Returns the model of a run and its number of steps."""
     if (folder / run_folder.CONFIG_FILE).exists():
         trained = run_folder.load_config(epath.Path(folder))
@@ -82,6 +82,11 @@ def _trained(folder: pathlib.Path) -> tuple[CiGAN, int]:
         trained, steps = Config.from_json(json.dumps(record["config"])), record["steps"]
         generator = Generator(trained.model.patch_size)
         generator.load_weights(folder / "generator.weights.h5")
+    if trained.model.patch_size != config.model.patch_size:
+        raise UserError(
+            f"patch_size must be that of the runs. Received: {config.model.patch_size}, and "
+            f"{trained.model.patch_size} in {str(folder)!r}."
+        )
     model = CiGAN(
         generator,
         Discriminator(trained.model.patch_size),

@@ -1,8 +1,9 @@
 """Trains ciGAN's networks on one accelerator with Keras' JAX backend, without TensorFlow.
 
 The networks, masks and losses are those of `cigan_tf`. The training loop is compiled, and the
-patches are in the device's memory. The preset `cbis_mass_128` was trained in this way. There are
-two commands, of which the first needs TensorFlow and the dataset:
+patches are in the device's memory. The preset `cbis_mass_128` was trained in this way, before it
+was fine-tuned with `cigan`. There are two commands, of which the first needs TensorFlow and the
+dataset:
 
     python -m benchmarks.jax_training pack PATCHES.npz --flagfile=FLAGS --dataset=DATASET ...
     KERAS_BACKEND=jax python -m benchmarks.jax_training train PATCHES.npz OUT

@@ -184,7 +184,7 @@ def gaussian_blur(image, sigma_px: float):
     position_px = ops.arange(image.shape[1], dtype="int32")
     distance_px = ops.abs(position_px[:, None] - position_px[None, :])
     weights = ops.cast(_gaussian_weights(sigma_px, image.shape[1]), image.dtype)
-    # Computed in the graph: as constants, these matrices would be larger than the generator.
+    # Computed in the graph: as constants, these matrices would add megabytes to a SavedModel.
     matrix = ops.take(weights, distance_px)
     return ops.matmul(ops.matmul(matrix, image[..., 0]), matrix)[..., None]
 

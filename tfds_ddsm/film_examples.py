@@ -125,7 +125,9 @@ def film_examples(
     hidden = np.full(image.shape, bool(mammogram.left_out))
     for lesion, rescaled in zip(mammogram.lesions, lesions, strict=True):
         if not rescaled.mask.any():  # too small for the rescaled film, but still present
-            hidden |= patches.touched(lesion.mask, factor)
+            hidden |= patches.with_margin(
+                patches.touched(lesion.mask, factor), config.mask_margin_px
+            )
     draws, without_patch = _draw(film, image, lesions, hidden, counts, config)
     report = FilmReport(
         film=film,

@@ -70,9 +70,9 @@ def rescale(image: np.ndarray, factor: float) -> np.ndarray:
 
 def with_margin(mask: np.ndarray, margin_px: int) -> np.ndarray:
     """Returns a mask, bool [height, width], with all pixels up to `margin_px` from it added."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not margin_px or not rows.size:
+    if not margin_px or not mask.any():
         return mask
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     # Only around the lesion, which is small compared with the film.
     place = tuple(
         slice(max(0, along[0] - margin_px), along[-1] + margin_px + 1) for along in (rows, columns)

@@ -194,7 +194,7 @@ def _restore_newest(directory: epath.Path, restore: Callable) -> bool:
                 )
                 continue
             raise UserError(
-                f"The checkpoint {path} cannot be read ({first_line(error)}). It may be "
+                f"The checkpoint {path} cannot be read at present ({first_line(error)}). It may be "
                 "intact; no checkpoint was removed. Run the same command again when it is readable."
             ) from None
         except (ValueError, AssertionError) as error:

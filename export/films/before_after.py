@@ -28,8 +28,8 @@ _SURROUNDINGS = 3
 def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLesion]) -> bytes:
     """Returns the film before and after, side by side, with close-ups of its lesions.
 
-    The infilled regions are outlined in the film before infilling. Its grey-level window is used
-    for both films.
+    The infilled regions are outlined in the film before infilling. Both whole films have its
+    grey-level window; a close-up has a window for both of its views.
 
     Args:
         before: uint16 [height, width], the film.
@@ -55,7 +55,9 @@ def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLe
     pairs = []
     for number, mask in enumerate(masks[:num_shown]):
         place = _around(mask)
-        window = pictures.display_window(before[place] / WHITE, after[place] / WHITE)
+        window = pictures.display_window(
+            *(film[place][::2, ::2] / WHITE for film in (before, after))
+        )
         pair = [_view(film[place], (side, side), window) for film in (before, after)]
         _outline(pair[0], mask[place], colours[number])
         name = f"lesion {number + 1}" if num_shown > 1 else "lesion"

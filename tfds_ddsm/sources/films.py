@@ -117,7 +117,7 @@ class FilmsSource(Source):
         return films
 
     def usable_films(self) -> Sequence[Film]:
-        """Returns the same films as `index`, but no error if there are none."""
+        """Returns the same films as `index`, without an error if there are none."""
         return [lines.film for lines in self._found[0].values()]
 
     def skipped(self) -> Sequence[Skipped]:

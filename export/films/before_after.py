@@ -55,9 +55,8 @@ def before_after(before: np.ndarray, after: np.ndarray, lesions: Sequence[FilmLe
     pairs = []
     for number, mask in enumerate(masks[:num_shown]):
         place = _around(mask)
-        window = pictures.display_window(
-            *(film[place][::2, ::2] / WHITE for film in (before, after))
-        )
+        views = [film[place][::2, ::2] / WHITE for film in (before, after)]
+        window = pictures.display_window(*views)
         pair = [_view(film[place], (side, side), window) for film in (before, after)]
         _outline(pair[0], mask[place], colours[number])
         name = f"lesion {number + 1}" if num_shown > 1 else "lesion"

@@ -77,7 +77,7 @@ class DataConfig:
         )
         require(
             self.batch_size >= 2 and self.batch_size % 2 == 0,
-            "batch_size must be an even number of patches, half from each class.",
+            "batch_size must be a positive even number of patches, half from each class.",
             batch_size=self.batch_size,
         )
 

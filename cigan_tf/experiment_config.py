@@ -116,7 +116,7 @@ class ClassifierConfig:
         )
         require(
             self.classifier_batch_size >= 2 and self.classifier_batch_size % 2 == 0,
-            "classifier_batch_size must be an even number of patches, half from each class.",
+            "classifier_batch_size must be a positive even number, half of it from each class.",
             classifier_batch_size=self.classifier_batch_size,
         )
         require(

@@ -164,6 +164,11 @@ def test_malformed_requests_are_refused_by_name_and_do_no_harm(server, floats, p
     assert server.peak_mb < settled_mb + 16
 
 
-def test_an_empty_batch_is_valid(server, floats):
+def test_an_empty_batch_gives_an_empty_answer_or_an_error(server, floats):
     nothing = {name: value[:0] for name, value in floats.items()}
-    assert server.run("serving_default", nothing)["infilled"].shape == (0, SIDE, SIDE, 1)
+    try:
+        assert server.run("serving_default", nothing)["infilled"].shape == (0, SIDE, SIDE, 1)
+    except RefusedError as error:
+        # With oneDNN, which TensorFlow 2.21 enables on some processors.
+        assert "input depth" in str(error)
+    assert len(server.run("serving_default", floats)["infilled"]) == len(floats["label"])

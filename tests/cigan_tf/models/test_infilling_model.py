@@ -104,7 +104,9 @@ def test_a_saved_model_continues_as_if_it_had_not_been_saved(tmp_path, dtype):
     model = make_model(dtype, generator_ema=0.9, max_steps_per_turn=1, learning_rate=1e-3)
     model.fit(batches(), steps_per_epoch=2, shuffle=False, verbose=0)
     predicted = model.predict({**patches(), "seed": np.arange(4)}, verbose=0)
-    np.testing.assert_allclose(predicted, infills(model), atol=1e-5)
+    # Processors with bfloat16 instructions round after fused operations, which differ here.
+    tolerance = 1e-5 if dtype == "float32" else 0.02
+    np.testing.assert_allclose(predicted, infills(model), atol=tolerance)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(infills(loaded), infills(model))

@@ -84,7 +84,8 @@ def test_pictures_at_the_start_during_training_and_at_the_end(events):
     # Three kinds with four patches each, in four columns.
     assert first.shape == (12 * 32 + 11 * 4, 4 * 32 + 3 * 4, 1)
     original, infilled = np.s_[:, :32], np.s_[:, 72:]
-    np.testing.assert_array_equal(first[original], last[original])
+    # The grey window depends on the infills, too.
+    assert np.corrcoef(first[original].ravel(), last[original].ravel())[0, 1] > 0.99
     assert np.abs(first[infilled].astype(int) - last[infilled]).max() > 0
 
 

@@ -76,7 +76,9 @@ def training_record(config: Config) -> dict[str, Any]:
     Returns:
         `package_version`, `commit` (of the checkout, with `-dirty` if files differ from it; None
         without a checkout), `dataset` (see `dataset_record`), `train_split`, `patient_share`,
-        `patients` (sorted ids of the training patients), `num_patches`, `seed`.
+        `patients` (sorted ids of the training patients), their number `num_patients`,
+        `num_patches`, `seed`. If a run starts from a preset, the preset's patients are later added
+        to `patients`, not to `num_patients`.
 
     Raises:
         UserError: the dataset cannot be used, or does not have the split.
@@ -93,6 +95,7 @@ def training_record(config: Config) -> dict[str, Any]:
         "train_split": data.train_split,
         "patient_share": data.train_patient_share,
         "patients": sorted(counts),
+        "num_patients": len(counts),
         "num_patches": sum(counts.values()),
         "seed": config.training.seed,
     }

@@ -34,7 +34,7 @@ def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
         "jit_compile": hardware.jit_compile,
         "dataset": known.get("dataset", {}).get("name", data.dataset),
         "train_split": data.train_split,
-        "num_patients": len(known["patients"]) if known else None,
+        "num_patients": known.get("num_patients"),
         "num_patches": known.get("num_patches"),
         "patch_size": config.model.patch_size,
         "film_size": known.get("dataset", {}).get("film_size"),

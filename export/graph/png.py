@@ -52,7 +52,8 @@ def encode(grey):
 
 def _of_each(function, elements, dtype):
     """Returns the function's result for each element, in parallel up to the number of threads."""
-    return tf.map_fn(function, elements, fn_output_signature=dtype, parallel_iterations=_AT_ONCE)
+    at_once = None if tf.executing_eagerly() else _AT_ONCE
+    return tf.map_fn(function, elements, fn_output_signature=dtype, parallel_iterations=at_once)
 
 
 def _header_checks(png, name: str, side: int) -> list:

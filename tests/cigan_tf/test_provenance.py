@@ -94,6 +94,9 @@ def test_a_training_record_names_the_patients(tiny_config, replace):
     assert record["seed"] == 5
     assert record["package_version"]
     assert record["commit"] is None or len(record["commit"].removesuffix("-dirty")) == 40
+    assert record["num_patients"] == len(record["patients"])
+    begun = provenance.begun_from(record, {"patients": ["of_the_preset"]})
+    assert len(begun["patients"]) == begun["num_patients"] + 1
     fewer = provenance.training_record(replace(tiny_config, train_patient_share=1e-6))
     assert fewer["patients"] == []
     assert fewer["num_patches"] == 0

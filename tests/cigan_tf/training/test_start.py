@@ -8,7 +8,12 @@ from cigan_tf import run_folder
 from cigan_tf.config import Config
 from cigan_tf.training import start
 
-RECORD = {"dataset": {"name": "ddsm_patches/x"}, "patients": ["a", "b"], "num_patches": 70}
+RECORD = {
+    "dataset": {"name": "ddsm_patches/x"},
+    "patients": ["a", "b", "of_the_preset"],
+    "num_patients": 2,
+    "num_patches": 70,
+}
 
 
 def facts(replace, monkeypatch, devices=("CPU",), nvidia=False, **settings):

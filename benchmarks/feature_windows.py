@@ -3,8 +3,9 @@
     python -m benchmarks.feature_windows --flagfile=cigan_tf/flagfiles/scratch.flags \
         --data_dir=runs/data
 
-Two models that differ only in --windowed_feature_loss take the same steps alternately, so that
-variations in the machine's speed affect both. The result is the median of the ratios.
+Two models that differ only in --windowed_feature_loss take turns, each with the same batches, so
+that changes in the machine's speed affect both. Each pair of steps gives the ratio of their times;
+the result is the median ratio, with its 95 % interval.
 """
 
 import dataclasses

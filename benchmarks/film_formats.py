@@ -2,10 +2,11 @@
 
     python -m benchmarks.film_formats [--damaged=1000]
 
-For the first table, films of each transfer syntax, depth and photometric interpretation are
-written, a square in them is infilled, and the resulting film is read again. For the second,
-pydicom's test files are read. For the third, DICOM files are damaged in their attributes, lengths
-and streams, and read.
+For the first table, a film of each transfer syntax, depth and photometric interpretation is written
+and read, a square in it is filled, and the resulting film is written and read again. For the
+second, pydicom's test files are read, and the pixels are compared with those that pydicom reads.
+For the third, damaged copies of DICOM films are read: truncated, with a part missing or repeated,
+or with bytes changed in the attributes, the lengths or the pixels' stream.
 """
 
 import collections

@@ -13,8 +13,8 @@ generator.weights.h5 (the moving average, if there is one), discriminator.weight
 which has the settings, steps, seconds and loss terms.
 
 This training differs from `cigan_tf.training`: JAX draws the batches and the noise; exposure is not
-changed at random (max_random_gamma); all arithmetic is float32; the learning rate does not decay; a
-run stops if a gradient is not finite, and cannot be resumed.
+varied at random (max_random_gamma is ignored); all arithmetic is float32; the learning rate does
+not decay; a run stops if a gradient is not finite, and cannot be resumed.
 """
 
 import argparse
@@ -111,7 +111,11 @@ def _load(path: pathlib.Path):
 
 
 def train(path: pathlib.Path, out: pathlib.Path, seconds: float, seed: int | None = None) -> None:
-    """Trains for the configured steps or the given seconds, and writes both networks' weights."""
+    """Trains, and writes the weights of both networks.
+
+    Trains for the configured number of steps or the given number of seconds, whichever ends first;
+    this is checked every `_STEPS_AT_ONCE` steps.
+    """
     import jax
     import jax.numpy as jnp
     import keras
@@ -225,7 +229,7 @@ class _Steps:
         return self._jax.tree.map(jnp.array, state)
 
     def step(self, bank, state, _):
-        """Trains the network of the turn: 0 pre-training, 1 discriminator, 2 generator."""
+        """Trains the network whose turn it is: 0 pre-training, 1 discriminator, 2 generator."""
         jax, jnp, settings = self._jax, self._np, self._config.training
         key = jax.random.fold_in(jax.random.key(settings.seed), state["step"])
         of_batch, of_losses = jax.random.split(key)

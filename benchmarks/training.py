@@ -6,7 +6,7 @@ One generator step and one discriminator step are timed at 256 px and batch size
 noise, and the masks are ellipses in boxes of 80 px, the size of the median lesion; they are the
 same for all arms. Each arm is a separate process that sleeps while another one is timed. The arms
 alternate, and their medians are compared. The input pipeline is timed on patches of the real sample
-films. The time to the end of the first step begins with the start of the interpreter.
+films. The time to the end of the first step is measured from the start of the interpreter.
 """
 
 import contextlib
@@ -146,7 +146,7 @@ class _PyTorchArm(_Arm):
         self._batch = (image, mask, class_maps)
 
     def step(self, network: str) -> float:
-        """Trains one network once and returns the seconds."""
+        """Trains one network for one step and returns the time taken, in seconds."""
         train = getattr(self._model, f"{network}_step")
         start = time.perf_counter()
         train(*self._batch)
@@ -174,14 +174,14 @@ class _OursArm(_Arm):
         self._model.make_train_function()
 
     def step(self, network: str) -> float:
-        """Trains one network once and returns the seconds."""
+        """Trains one network for one step and returns the time taken, in seconds."""
         from benchmarks.step_time import step_seconds
         from cigan_tf.models.cigan import Turn
 
         return step_seconds(self._model, self._batches, Turn[network.upper()])
 
     def parts(self) -> dict[str, float]:
-        """Returns the seconds of VGG-19, generator and discriminator, for both steps together."""
+        """Returns the seconds of each network, timed separately, for both steps together."""
         import tensorflow as tf
 
         model, batch = self._model, self._batch

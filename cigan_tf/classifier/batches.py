@@ -60,15 +60,16 @@ def training_batches(
         seed: seed of the order, the mixing, the augmentation and the infills made on the fly.
         synthetic: the set of infilled patches, or the generator that makes them during training;
             None if the arm uses no synthetic patches.
-        used: True for the patches of the set to be used, bool [num_patches]; None: all patches.
+        used: bool [num_patches], True for each patch of the synthetic set that may be used; None:
+            all patches.
         first_step: number of steps already taken.
 
     Returns:
         (image float32 [N, p, p, 1] in [0, 1], label float32 [N, 1] in {0, 1}) for each remaining
-        step. A patch of either class is real with the probability of its step.
+        step. Each patch, whatever its class, is real with the probability set for its step.
 
     Raises:
-        UserError: a class is missing, or its patches are from fewer than two patients.
+        UserError: a class is missing, or the patches of a class come from fewer than two patients.
     """
     settings = config.classifier
     on_the_fly = isinstance(synthetic, OnTheFly)
@@ -249,7 +250,7 @@ def at_points(
     """Returns the validation patches that are scored during the training of a classifier.
 
     They are `config.classifier.validation_patches` patches, half from each class if the split has
-    so many, drawn with the experiment's seed: one patch of every patient before a second of any.
+    that many, drawn with the experiment's seed: one patch of every patient before a second of any.
     They are the same for all classifiers of an experiment.
 
     Args:
@@ -286,7 +287,7 @@ def decoded_images(config: Config, encoded: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def refuse_shared_patients(config: Config) -> None:
-    """Raises UserError if a patient is in two of the three splits that an experiment uses."""
+    """Raises UserError if a patient is in more than one of the three splits of an experiment."""
     builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
     data = config.data
     seen: dict[str, str] = {}

@@ -27,8 +27,8 @@ def run(function: Callable, arguments: tuple, jobs: int) -> None:
         jobs: number of processes, at least 1.
 
     Raises:
-        UserError: there are more jobs than GPUs; the function raised a UserError; a process was
-            killed.
+        UserError: the machine has GPUs, but fewer than `jobs`; the function raised a UserError; a
+            process was killed.
         Preempted: this process or one of the others received SIGTERM or Ctrl-C.
     """
     environments = _environments(jobs)
@@ -56,7 +56,7 @@ def run(function: Callable, arguments: tuple, jobs: int) -> None:
 
 
 def _call(sender, task: bytes) -> None:
-    """Calls the function in its process, and sends an error that the user must see."""
+    """Calls the function, and sends the parent process any error that the user must see."""
     with tensorflow_loading.without_notes():
         function, arguments = pickle.loads(task)  # imports TensorFlow if the function needs it
     try:

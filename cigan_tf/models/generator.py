@@ -12,7 +12,7 @@ KERNELS = (128, 128, 64, 64, 32, 32, 32, 32)
 
 @keras.saving.register_keras_serializable("cigan_tf")
 class Generator(keras.Model):
-    """Refines features at every scale from 4x4 to the patch, given context, mask and class.
+    """Refines features at every scale from 4x4 to the patch size, given context, mask and class.
 
     Args:
         patch_size: side of a patch in pixels, a power of two from 32 to 512.

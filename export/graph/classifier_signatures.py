@@ -54,7 +54,7 @@ def declare_classify(folder: pathlib.Path) -> None:
 
 
 def warmup_inputs(side: int) -> tuple[dict[str, np.ndarray], list[bytes]]:
-    """Returns inputs for `serving_default` and examples for `classify`, both a grey patch."""
+    """Returns one grey patch as inputs for `serving_default` and as examples for `classify`."""
     grey = np.full((1, side, side, 1), 0.5, np.float32)
     (encoded,) = png.encode(grey).numpy()
     example = tf.train.Example()

@@ -51,7 +51,10 @@ def encode(grey):
 
 
 def _of_each(function, elements, dtype):
-    """Returns the function's result for each element, in parallel up to the number of threads."""
+    """Returns the function's result for each element.
+
+    A graph processes as many at once as there are threads, but at most `_AT_ONCE`.
+    """
     at_once = None if tf.executing_eagerly() else _AT_ONCE
     return tf.map_fn(function, elements, fn_output_signature=dtype, parallel_iterations=at_once)
 

@@ -1,7 +1,7 @@
 """The page for trying the generator: a film, outlines on it, infills, downloads.
 
-It uses Bokeh, whose images keep 16 bits with a grey-level window in the browser, whose tools draw
-outlines, and whose package includes all files that a page loads. The page communicates with
+It uses Bokeh: its images keep 16 bits, and the browser applies the grey-level window; its tools
+draw outlines; its package includes all files that a page loads. The page communicates with
 `FilmPage` over Bokeh's web socket; nothing is written to disk.
 """
 
@@ -35,7 +35,7 @@ _WORKER = concurrent.futures.ThreadPoolExecutor(1, "films")
 
 
 def _says_why(method: Callable) -> Callable:
-    """Makes a method show its errors on the page, and log those that are not a UserError."""
+    """Makes a method show its errors on the page, and log those that are not UserErrors."""
 
     @functools.wraps(method)
     def guarded(self, *args):
@@ -57,7 +57,7 @@ class FilmPage:
     """One visitor's page.
 
     Args:
-        document: the page's Bokeh document, which is filled.
+        document: the page's Bokeh document, to which the film and the controls are added.
         infill: the generator for whole films.
 
     Attributes:
@@ -183,7 +183,8 @@ class FilmPage:
     def forget(self) -> None:
         """Releases the film and all results, without changing the document.
 
-        May be called for another visitor's request, which does not hold this document's lock.
+        Can be called while another visitor's request is handled, when this document's lock is not
+        held.
         """
         self._is_forgotten = True
         if self._working.acquire(blocking=False):  # otherwise the work releases them at its end
@@ -256,8 +257,8 @@ class FilmPage:
     def _work(self, saying: str, method: Callable[[], None]) -> None:
         """Shows a message, then calls a method once the browser's whole message has been processed.
 
-        Bokeh holds the document's lock meanwhile: this page's next message waits, but other pages
-        keep working.
+        Bokeh holds the document's lock while the method runs: this page's next message waits, but
+        other pages keep working.
         """
 
         def unless_forgotten() -> None:
@@ -269,7 +270,7 @@ class FilmPage:
             try:
                 await asyncio.get_running_loop().run_in_executor(_WORKER, unless_forgotten)
             finally:
-                if self._is_forgotten:  # meanwhile: nobody will see the result
+                if self._is_forgotten:  # before the method's end: nobody will see the result
                     for widget in (self.controls.upload, self.controls.shape_upload):
                         widget.clear()
                     self.forget()

@@ -19,6 +19,13 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
     # One function for both signatures, so that the file contains the weights only once.
     @tf.function(autograph=False)
     def infill(image, mask, label, seed):
+        # One empty patch more in a batch without patches, because oneDNN refuses such a batch.
+        num_patches = tf.size(seed)
+        more = tf.cast(num_patches == 0, tf.int32)
+        image, mask, label, seed = (
+            tf.pad(tensor, [[0, more]] + [[0, 0]] * (len(tensor.shape) - 1))
+            for tensor in (image, mask, label, seed)
+        )
         # One draw per patch from its own seed, independent of the rest of the batch. The loop is
         # over indices, because shapes may be read before the checks have run: every tensor has a
         # size, but a scalar has no first dimension.
@@ -27,7 +34,7 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
             tf.range(tf.size(seed)),
             fn_output_signature=tf.float32,
         )
-        return infill_with_noise(image, mask, label, noise)
+        return infill_with_noise(image, mask, label, noise)[:num_patches]
 
     def checked_infill(image, mask, label, seed):
         values = input_checks.value_checks(image=image, mask=mask, label=label)

@@ -164,15 +164,7 @@ def test_malformed_requests_are_refused_by_name_and_do_no_harm(server, floats, p
     assert server.peak_mb < settled_mb + 16
 
 
-def test_an_empty_batch_gives_an_empty_answer_or_an_error(server, floats):
+def test_an_empty_batch_gives_an_empty_answer(server, floats):
     nothing = {name: value[:0] for name, value in floats.items()}
-    refusal = None
-    try:
-        answer = server.run("serving_default", nothing)["infilled"]
-    except RefusedError as error:
-        refusal = str(error)
-    if refusal:  # by oneDNN, which TensorFlow 2.21 enables on some processors
-        assert "input depth" in refusal
-    else:
-        assert answer.shape == (0, SIDE, SIDE, 1)
+    assert server.run("serving_default", nothing)["infilled"].shape == (0, SIDE, SIDE, 1)
     assert len(server.run("serving_default", floats)["infilled"]) == len(floats["label"])

@@ -102,11 +102,14 @@ def test_predict_infills_the_same_patches_identically():
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_a_saved_model_continues_as_if_it_had_not_been_saved(tmp_path, dtype):
     model = make_model(dtype, generator_ema=0.9, max_steps_per_turn=1, learning_rate=1e-3)
-    model.fit(batches(), steps_per_epoch=2, shuffle=False, verbose=0)
+    model.fit(batches(), steps_per_epoch=6, shuffle=False, verbose=0)
     predicted = model.predict({**patches(), "seed": np.arange(4)}, verbose=0)
-    # Processors with bfloat16 instructions round after fused operations, which differ here.
-    tolerance = 1e-5 if dtype == "float32" else 0.02
+    # In half precision, the graphs of `predict` and `generate` round differently.
+    tolerance = 1e-5 if dtype == "float32" else 0.01
     np.testing.assert_allclose(predicted, infills(model), atol=tolerance)
+    # Both use the moving average of the weights; a call of the model does not.
+    called = model({**patches(), "seed": np.arange(4)}).numpy()
+    assert np.abs(called - predicted).max() > 2 * tolerance
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(infills(loaded), infills(model))
@@ -115,7 +118,7 @@ def test_a_saved_model_continues_as_if_it_had_not_been_saved(tmp_path, dtype):
     assert loaded.get_config() == model.get_config()
     for each in (model, loaded):
         each.fit(batches(), steps_per_epoch=2, shuffle=False, verbose=0)
-        assert int(each.step.numpy()) == 4
+        assert int(each.step.numpy()) == 8
     assert_same_weights(model, loaded)
     np.testing.assert_array_equal(infills(loaded), infills(model))
 

@@ -84,8 +84,14 @@ def test_pictures_at_the_start_during_training_and_at_the_end(events):
     # Three kinds with four patches each, in four columns.
     assert first.shape == (12 * 32 + 11 * 4, 4 * 32 + 3 * 4, 1)
     original, infilled = np.s_[:, :32], np.s_[:, 72:]
-    # The grey window depends on the infills, too.
-    assert np.corrcoef(first[original].ravel(), last[original].ravel())[0, 1] > 0.99
+    # The originals differ only in their grey window, which depends on the infills, too.
+    for top in range(0, len(first), 32 + 4):
+        dark, bright = (
+            picture[original][top : top + 32].astype(float).ravel() for picture in (first, last)
+        )
+        inside = (dark > 0) & (dark < 255) & (bright > 0) & (bright < 255)
+        scale, offset = np.polyfit(dark[inside], bright[inside], 1)
+        assert np.abs(scale * dark + offset - bright)[inside].max() < 1.5 + scale / 2
     assert np.abs(first[infilled].astype(int) - last[infilled]).max() > 0
 
 

@@ -90,6 +90,7 @@ def _trained(folder: pathlib.Path, config: Config) -> tuple[CiGAN, int]:
     model = CiGAN(
         generator,
         Discriminator(trained.model.patch_size),
+        match_grain=trained.model.match_grain,
         match_rim=trained.model.match_rim,
         rim_reach_px=trained.model.rim_reach_px,
     )
@@ -98,7 +99,7 @@ def _trained(folder: pathlib.Path, config: Config) -> tuple[CiGAN, int]:
 
 def _fingerprint(model: CiGAN, config: Config, num_patches: int) -> str:
     """Returns a SHA-256 of everything on which the measures of a run depend."""
-    infilling = model.match_rim, model.rim_reach_px
+    infilling = model.match_grain, model.match_rim, model.rim_reach_px
     digest = hashlib.sha256(json.dumps([config.to_json(), num_patches, infilling]).encode())
     for weight in model.generator.get_weights():
         digest.update(weight.tobytes())

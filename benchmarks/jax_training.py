@@ -297,11 +297,7 @@ class _Steps:
         context = masks.corrupt(batch["image"], batch["mask"], noise)
         inputs = {"context": context, "mask": batch["mask"], "label": label}
         generated, _ = self._generator.stateless_call(generator, [], inputs, training=True)
-        if self._config.model.match_rim:
-            generated = masks.match_rim(
-                batch["image"], batch["mask"], generated, self._config.model.rim_reach_px
-            )
-        return masks.composite(batch["image"], batch["mask"], generated)
+        return masks.place(batch["image"], batch["mask"], generated, self._config.model)
 
     def _logits(self, discriminator, image, batch, label, key):
         return self._judge(discriminator, self._seen(image, batch, label, key))

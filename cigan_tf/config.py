@@ -91,6 +91,11 @@ class ModelConfig:
         True,
         "Keep the context image's pixels outside the lesion mask; off: use the generator's pixels.",
     )
+    match_grain: bool = setting(
+        False,
+        "Scale the detail of every infill to the grain of the tissue around its mask, so that the "
+        "film's noise continues inside. Off in the paper.",
+    )
     match_rim: bool = setting(
         False,
         "Adjust every infill's grey levels to the tissue at its mask's outer rim, so that no edge "
@@ -107,8 +112,8 @@ class ModelConfig:
     discriminator_view: str = setting(
         "patch",
         "Input of the discriminator: patch, the whole patch (paper); lesion, a window of half the "
-        "patch's width around the lesion, with its local contrast and mask, from which the "
-        "discriminator learns sooner.",
+        "patch's width around the lesion, with its detail and mask, from which the discriminator "
+        "learns sooner.",
     )
     vgg_weights: str = setting(
         "imagenet", f"Weights of the feature loss's VGG-19: {WEIGHT_SOURCES}."
@@ -126,11 +131,9 @@ class ModelConfig:
             "patch_size must be a power of two from 32 to 512.",
             patch_size=self.patch_size,
         )
-        require(
-            self.composite or not self.match_rim,
-            "match_rim needs --composite.",
-            match_rim=self.match_rim,
-        )
+        for name in ("match_grain", "match_rim"):
+            on = getattr(self, name)
+            require(self.composite or not on, f"{name} needs --composite.", **{name: on})
         require(
             0 <= self.rim_reach_px <= self.patch_size and (self.match_rim or not self.rim_reach_px),
             "rim_reach_px must be from 0 to patch_size, and needs --match_rim.",

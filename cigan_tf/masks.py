@@ -18,15 +18,19 @@ MIN_TISSUE_SHARE = 0.9
 _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 
 # Detail is the part of the image that a Gaussian filter with this standard deviation removes. The
-# value does not depend on the patch size, because a film's grain and the threads of its tissue are
-# a few pixels wide.
-_DETAIL_SIGMA_PX = 2.0
-# Wide compared with the detail, so that a lesion smoother than the surrounding tissue stays smooth.
-_CONTRAST_SIGMA_PX = 6.0
-# Keeps the quotient finite if there is no ring.
+# value does not depend on the patch size, because a film's grain is about a pixel wide.
+_DETAIL_SIGMA_PX = 1.0
+# The grain of a film is measured in the tissue within about twice this distance of the mask.
+_GRAIN_REACH_PX = 4.0
+# A grain, as a mean absolute detail, that infills have before they are matched; real films have
+# 0.004 to 0.01. Below the least grain there is only rounding.
+_USUAL_GRAIN = 0.005
+_LEAST_GRAIN = 1e-4
+# In units of the grain; only dust and calcifications exceed it.
+_MOST_DETAIL = 8.0
+# Keep quotients finite where there is no tissue.
 _LEAST_RING_WEIGHT = 1e-12
-# Below this there is only rounding, no texture: 8-bit films have steps of 0.004.
-_LEAST_DEVIATION = 1e-3
+_LEAST_TISSUE_WEIGHT = 1e-3
 
 
 def corrupt(image, mask, noise):
@@ -59,9 +63,89 @@ def input_stack(context, mask, label):
     return ops.concatenate([context, mask, class_maps(label, mask)], axis=-1)
 
 
+def place(image, mask, generated, settings):
+    """Returns the image with the generated patch in its lesion mask.
+
+    Args:
+        image: [N, p, p, 1] in [0, 1].
+        mask: [N, p, p, 1].
+        generated: the generator's output, [N, p, p, 1] in [0, 1].
+        settings: `match_grain`, `match_rim`, `rim_reach_px` and `composite`, as in `ModelConfig`.
+
+    Returns:
+        [N, p, p, 1] in [0, 1].
+    """
+    if settings.match_grain:
+        generated = match_grain(image, mask, generated)
+    if settings.match_rim:
+        generated = match_rim(image, mask, generated, settings.rim_reach_px)
+    return composite(image, mask, generated) if settings.composite else generated
+
+
 def composite(image, mask, generated):
     """Returns the image with its lesion mask infilled; pixels outside do not change."""
     return ops.where(mask > 0.5, generated, image)
+
+
+def match_grain(image, mask, generated):
+    """Returns the generated patch with its detail scaled to the grain of the tissue around the mask.
+
+    Films differ in their grain. The generator decides how much detail a lesion has relative to the
+    surrounding tissue; the film decides how much that is. Only pixels outside the mask are used, so
+    the original lesion has no influence.
+
+    Args:
+        image: [N, p, p, 1] in [0, 1].
+        mask: [N, p, p, 1].
+        generated: [N, p, p, 1] in [0, 1].
+
+    Returns:
+        [N, p, p, 1] in [0, 1]; `generated` unchanged if the mask covers the whole patch.
+    """
+    detail = _detail(generated, ops.ones_like(mask))
+    smooth = generated - detail
+    return ops.clip(smooth + detail * grain(image, mask) / _USUAL_GRAIN, 0.0, 1.0)
+
+
+def relative_detail(image, mask):
+    """Returns each pixel's detail in units of the grain of the tissue around the mask.
+
+    This gives a film's grain the same strength in every patch, and removes smooth shading.
+
+    Args:
+        image: [N, p, p, 1] in [0, 1].
+        mask: [N, p, p, 1].
+
+    Returns:
+        [N, p, p, 1] in [-8, 8].
+    """
+    relative = _detail(image, ops.ones_like(mask)) / (grain(image, mask) + _LEAST_GRAIN)
+    return ops.clip(relative, -_MOST_DETAIL, _MOST_DETAIL)
+
+
+def grain(image, mask):
+    """Returns the mean absolute detail of the tissue around the mask.
+
+    Pixels inside the mask have no influence.
+
+    Args:
+        image: [N, p, p, 1] in [0, 1].
+        mask: [N, p, p, 1].
+
+    Returns:
+        [N, 1, 1, 1] in [0, 1]; a usual value if the mask covers the whole patch.
+    """
+    tissue = 1.0 - mask
+    near = tissue * gaussian_blur(mask, _GRAIN_REACH_PX)
+    strength = near * ops.abs(_detail(image, tissue))
+    total, weight = (ops.sum(part, axis=(1, 2, 3), keepdims=True) for part in (strength, near))
+    return (total + _LEAST_TISSUE_WEIGHT * _USUAL_GRAIN) / (weight + _LEAST_TISSUE_WEIGHT)
+
+
+def _detail(image, seen):
+    """Returns each pixel's difference from the Gaussian mean of the pixels seen around it."""
+    weight = gaussian_blur(seen, _DETAIL_SIGMA_PX) + _LEAST_RING_WEIGHT
+    return image - gaussian_blur(image * seen, _DETAIL_SIGMA_PX) / weight
 
 
 def match_rim(image, mask, generated, reach_px: float = 0.0):
@@ -157,22 +241,6 @@ def square_at(images, corner, side: int):
     rows, columns = (corner[:, axis, None] + ops.arange(side, dtype="int32") for axis in (0, 1))
     square = ops.take_along_axis(images, rows[:, :, None, None], axis=1)
     return ops.take_along_axis(square, columns[:, None, :, None], axis=2)
-
-
-def local_contrast(image):
-    """Returns each pixel's difference from its surroundings, divided by their standard deviation.
-
-    This gives texture the same strength in dark and bright tissue, and removes smooth shading.
-
-    Args:
-        image: [N, p, p, 1] in [0, 1].
-
-    Returns:
-        [N, p, p, 1], about -3 to 3.
-    """
-    detail = image - gaussian_blur(image, _DETAIL_SIGMA_PX)
-    variance = gaussian_blur(detail * detail, _CONTRAST_SIGMA_PX)
-    return detail / ops.sqrt(variance + _LEAST_DEVIATION**2)
 
 
 def gaussian_blur(image, sigma_px: float):

@@ -53,6 +53,8 @@ class CiGAN(InfillingModel):
         generator: a network from the inputs of `Generator` to [N, p, p, 1].
         discriminator: a network from the inputs of `Discriminator` to one logit.
         composite: keep the image's pixels outside the mask.
+        match_grain: scale every infill's detail to the grain of the tissue around its mask
+            (`masks.match_grain`).
         match_rim: adjust every infill's grey levels to the tissue at its mask's rim
             (`masks.match_rim`).
         rim_reach_px: distance from the rim at which half of the adjustment is made; 0: the whole
@@ -78,6 +80,7 @@ class CiGAN(InfillingModel):
         discriminator: keras.Model,
         *,
         composite: bool = True,
+        match_grain: bool = False,
         match_rim: bool = False,
         rim_reach_px: float = 0.0,
         vgg_weights: str = "imagenet",
@@ -89,6 +92,7 @@ class CiGAN(InfillingModel):
             generator,
             discriminator,
             composite=composite,
+            match_grain=match_grain,
             match_rim=match_rim,
             rim_reach_px=rim_reach_px,
             vgg_weights=vgg_weights,

@@ -36,6 +36,7 @@ class InfillingModel(ReplicatedModel):
         discriminator: keras.Model,
         *,
         composite: bool,
+        match_grain: bool,
         match_rim: bool,
         rim_reach_px: float,
         vgg_weights: str,
@@ -48,6 +49,7 @@ class InfillingModel(ReplicatedModel):
         self.generator = generator
         self.discriminator = discriminator
         self.composite = composite
+        self.match_grain = match_grain
         self.match_rim = match_rim
         self.rim_reach_px = rim_reach_px
         self.vgg_weights = vgg_weights
@@ -63,6 +65,7 @@ class InfillingModel(ReplicatedModel):
         ModelConfig(
             patch_size=self.patch_size,
             composite=composite,
+            match_grain=match_grain,
             match_rim=match_rim,
             rim_reach_px=rim_reach_px,
             vgg_weights=vgg_weights,
@@ -151,6 +154,7 @@ class InfillingModel(ReplicatedModel):
             model=ModelConfig(
                 patch_size=self.patch_size,
                 composite=self.composite,
+                match_grain=self.match_grain,
                 match_rim=self.match_rim,
                 rim_reach_px=self.rim_reach_px,
                 discriminator_sees_class=self.discriminator.sees_class,
@@ -177,6 +181,7 @@ class InfillingModel(ReplicatedModel):
             "generator": keras.saving.serialize_keras_object(self.generator),
             "discriminator": keras.saving.serialize_keras_object(self.discriminator),
             "composite": self.composite,
+            "match_grain": self.match_grain,
             "match_rim": self.match_rim,
             "rim_reach_px": self.rim_reach_px,
             "vgg_weights": self.vgg_weights,
@@ -265,9 +270,7 @@ class InfillingModel(ReplicatedModel):
         generated = self.generator(
             {"context": context, "mask": mask, "label": label}, training=training
         )
-        if self.match_rim:
-            generated = masks.match_rim(image, mask, generated, self.rim_reach_px)
-        return masks.composite(image, mask, generated) if self.composite else generated
+        return masks.place(image, mask, generated, self)
 
     def noise(self, shape, step):
         """Returns the noise for the batch of a step, uniform in [0, 1).
@@ -312,6 +315,7 @@ def arguments_of(config: Config, policy) -> dict:
         "generator": generator,
         "discriminator": discriminator,
         "composite": config.model.composite,
+        "match_grain": config.model.match_grain,
         "match_rim": config.model.match_rim,
         "rim_reach_px": config.model.rim_reach_px,
         "vgg_weights": config.model.vgg_weights,

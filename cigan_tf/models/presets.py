@@ -38,7 +38,7 @@ WEIGHTS_FILES = {
 _OF_GENERATOR = ("patch_size", "composite", "match_rim")
 _OF_DISCRIMINATOR = ("discriminator_sees_class", "discriminator_view")
 # Settings of the preset that may be changed when training starts from its weights.
-_OF_OUTPUT = ("rim_reach_px",)
+_OF_OUTPUT = ("match_grain", "rim_reach_px")
 _HUB = "hf://"
 _MOST_CONFIG_BYTES = 2**20
 

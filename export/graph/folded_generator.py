@@ -38,9 +38,7 @@ def fold_infill(generator: Generator, model: ModelConfig) -> Callable[..., tf.Te
 
     def infill(image, mask, label, noise):
         generated = generate(masks.corrupt(image, mask, noise), mask, label)
-        if model.match_rim:
-            generated = masks.match_rim(image, mask, generated, model.rim_reach_px)
-        return masks.composite(image, mask, generated) if model.composite else generated
+        return masks.place(image, mask, generated, model)
 
     return infill
 

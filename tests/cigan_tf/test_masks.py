@@ -5,6 +5,7 @@ import pytest
 import scipy.ndimage
 
 from cigan_tf import masks
+from cigan_tf.config import ModelConfig
 
 
 @pytest.fixture
@@ -157,19 +158,77 @@ def test_lesion_window_is_the_half_patch_around_each_mask():
     np.testing.assert_array_equal(window[1], images[1, 8:, :8])
 
 
-def test_local_contrast_sees_texture_and_neither_brightness_nor_shading():
-    rng = np.random.default_rng(0)
-    texture = 0.02 * rng.standard_normal((1, 64, 64, 1)).astype(np.float32)
+def grainy(strength, seed=0):
+    """Returns a patch with noise of this standard deviation, and a mask in its middle."""
+    noise = np.random.default_rng(seed).standard_normal((1, 64, 64, 1)).astype(np.float32)
+    mask = np.zeros_like(noise)
+    mask[:, 22:42, 20:44] = 1
+    return 0.4 + strength * noise, mask
+
+
+def test_grain_is_the_detail_of_the_tissue_around_the_mask():
+    (fine, mask), (coarse, _) = grainy(0.01), grainy(0.03)
+    of_fine, of_coarse = (masks.grain(image, mask).numpy().item() for image in (fine, coarse))
+    assert 0.006 < of_fine < 0.009
+    assert of_coarse == pytest.approx(3 * of_fine, rel=1e-3)
+    lesion = np.where(mask > 0, 1 - fine, fine)
+    assert masks.grain(lesion, mask).numpy().item() == of_fine
+    everywhere = np.ones_like(mask)
+    assert 0 < masks.grain(fine, everywhere).numpy().item() < 0.01
+
+
+def test_match_grain_continues_the_noise_of_the_film():
+    """The detail is scaled to each film's grain; shading and brightness stay."""
+    generated = 0.2 + 2.0 * (grainy(0.01, seed=1)[0] - 0.4)
     shading = np.linspace(0, 0.3, 64, dtype=np.float32)[None, :, None, None]
-    dark, bright = 0.2 + texture, 0.5 + shading + 2 * texture
+    for strength in (0.005, 0.02):
+        image, mask = grainy(strength)
+        matched, smooth = (
+            masks.match_grain(image, mask, patch).numpy()
+            for patch in (generated + shading, np.full_like(mask, 0.2) + shading)
+        )
+        middle = np.s_[:, 16:48, 16:48]
+        np.testing.assert_allclose(smooth[middle], (0.2 + shading + 0 * mask)[middle], atol=1e-3)
+        # Noise with a standard deviation of 0.02 has more detail than usual, by a factor of 2.9.
+        assert 2.4 * strength < (matched - smooth)[middle].std() < 3.4 * strength
+
+
+def test_match_grain_does_not_change_a_patch_that_is_all_mask():
+    image, mask = grainy(0.02)
+    matched = masks.match_grain(image, np.ones_like(mask), 1 - image)
+    np.testing.assert_allclose(matched, 1 - image, atol=1e-6)
+
+
+def test_relative_detail_sees_texture_and_neither_brightness_nor_shading():
+    texture, mask = grainy(0.02)
+    shading = np.linspace(0, 0.3, 64, dtype=np.float32)[None, :, None, None]
+    dark, bright = texture - 0.2, texture + shading + (texture - 0.4)
     middle = np.s_[:, 20:-20, 20:-20]
-    contrasts = [np.asarray(masks.local_contrast(image))[middle] for image in (dark, bright)]
-    np.testing.assert_allclose(*contrasts, atol=0.05)
-    assert 0.7 < contrasts[0].std() < 1.3
-    smooth = texture.copy()
-    smooth[:, 24:40, 24:40] = 0
-    inside = np.asarray(masks.local_contrast(0.2 + smooth))[:, 28:36, 28:36]
-    assert inside.std() < 0.1
+    details = [masks.relative_detail(image, mask).numpy()[middle] for image in (dark, bright)]
+    np.testing.assert_allclose(*details, atol=0.1)
+    assert 1 < details[0].std() < 1.5
+    smooth = np.where(mask > 0, 0.4, texture)
+    assert np.abs(masks.relative_detail(smooth, mask).numpy()[:, 28:36, 28:36]).max() < 0.01
+
+
+def test_place_applies_what_is_configured(patch):
+    image, mask = patch
+    generated = np.random.default_rng(2).random(image.shape, dtype=np.float32)
+    placed = {
+        name: np.asarray(masks.place(image, mask, generated, ModelConfig(**settings)))
+        for name, settings in (
+            ("paper", {}),
+            ("whole", {"composite": False}),
+            ("grain", {"match_grain": True}),
+            ("both", {"match_grain": True, "match_rim": True}),
+        )
+    }
+    np.testing.assert_array_equal(placed["paper"], masks.composite(image, mask, generated))
+    np.testing.assert_array_equal(placed["whole"], generated)
+    grain = masks.match_grain(image, mask, generated)
+    np.testing.assert_array_equal(placed["grain"], masks.composite(image, mask, grain))
+    both = masks.composite(image, mask, masks.match_rim(image, mask, grain))
+    np.testing.assert_array_equal(placed["both"], both)
 
 
 def test_the_share_of_a_mask_on_tissue():

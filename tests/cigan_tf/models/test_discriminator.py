@@ -34,11 +34,11 @@ def test_the_class_changes_the_answer():
     assert float(benign[0, 0]) != float(malignant[0, 0])
 
 
-def test_the_lesion_view_reads_half_the_patch_and_two_more_channels():
+def test_the_lesion_view_reads_half_the_patch_and_three_more_channels():
     patch, lesion = Discriminator(64), Discriminator(64, view="lesion")
     assert set(lesion.input) == {"image", "mask", "label"}
     first = lesion.get_layer("conv1")
-    assert first.kernel.shape[2] == patch.get_layer("conv1").kernel.shape[2] + 2
+    assert first.kernel.shape[2] == patch.get_layer("conv1").kernel.shape[2] + 3
     rng = np.random.default_rng(0)
     image, mask = rng.random((1, 64, 64, 1), dtype=np.float32), np.zeros((1, 64, 64, 1))
     mask[:, :10, :10] = 1

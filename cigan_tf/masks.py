@@ -88,7 +88,7 @@ def composite(image, mask, generated):
 
 
 def match_grain(image, mask, generated):
-    """Returns the generated patch with its detail scaled to the grain of the tissue around the mask.
+    """Returns the generated patch with its detail scaled to the grain of the surrounding tissue.
 
     Films differ in their grain. The generator decides how much detail a lesion has relative to the
     surrounding tissue; the film decides how much that is. Only pixels outside the mask are used, so

@@ -22,10 +22,11 @@ _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 _DETAIL_SIGMA_PX = 1.0
 # The grain of a film is measured in the tissue within about twice this distance of the mask.
 _GRAIN_REACH_PX = 4.0
-# A grain, as a mean absolute detail, that infills have before they are matched; real films have
-# 0.004 to 0.01. Below the least grain there is only rounding.
+# The grain, as a mean absolute detail, that infills have before they are matched, and the limits of
+# what is measured. Real films have 0.003 to 0.01. Below the least grain there is only rounding, and
+# above the most, something else than a film.
 _USUAL_GRAIN = 0.005
-_LEAST_GRAIN = 1e-4
+_LEAST_GRAIN, _MOST_GRAIN = 1e-4, 0.02
 # In units of the grain; only dust and calcifications exceed it.
 _MOST_DETAIL = 8.0
 # Keep quotients finite where there is no tissue.
@@ -119,7 +120,7 @@ def relative_detail(image, mask):
     Returns:
         [N, p, p, 1] in [-8, 8].
     """
-    relative = _detail(image, ops.ones_like(mask)) / (grain(image, mask) + _LEAST_GRAIN)
+    relative = _detail(image, ops.ones_like(mask)) / grain(image, mask)
     return ops.clip(relative, -_MOST_DETAIL, _MOST_DETAIL)
 
 
@@ -133,13 +134,14 @@ def grain(image, mask):
         mask: [N, p, p, 1].
 
     Returns:
-        [N, 1, 1, 1] in [0, 1]; a usual value if the mask covers the whole patch.
+        [N, 1, 1, 1] in [0.0001, 0.02]; a usual value if the mask covers the whole patch.
     """
     tissue = 1.0 - mask
     near = tissue * gaussian_blur(mask, _GRAIN_REACH_PX)
     strength = near * ops.abs(_detail(image, tissue))
     total, weight = (ops.sum(part, axis=(1, 2, 3), keepdims=True) for part in (strength, near))
-    return (total + _LEAST_TISSUE_WEIGHT * _USUAL_GRAIN) / (weight + _LEAST_TISSUE_WEIGHT)
+    level = (total + _LEAST_TISSUE_WEIGHT * _USUAL_GRAIN) / (weight + _LEAST_TISSUE_WEIGHT)
+    return ops.clip(level, _LEAST_GRAIN, _MOST_GRAIN)
 
 
 def _detail(image, seen):

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+from etils import epath
 
+from cigan_tf import run_folder
 from cigan_tf.errors import UserError
 from cigan_tf.exported_generator import ExportedGenerator
 from cigan_tf.randomness import noise_of_seed
@@ -27,10 +29,15 @@ READERS = {
 
 
 @pytest.fixture(scope="module")
-def exported(trained_run, tmp_path_factory):
-    """The exported generator of the run in every format."""
+def exported(trained_run, replace, tmp_path_factory):
+    """The exported generator of the run in every format, matched to the surrounding tissue."""
     folder = tmp_path_factory.mktemp("formats")
-    return saved_model.export(trained_run, folder, other_formats=tuple(runtime_formats.FILE_NAMES))
+    workdir = folder / "run"
+    shutil.copytree(trained_run, workdir)
+    config = run_folder.load_config(epath.Path(workdir))
+    matched = replace(config, match_grain=True, match_rim=True, rim_reach_px=3)
+    (workdir / run_folder.CONFIG_FILE).write_text(matched.to_json())
+    return saved_model.export(workdir, folder, other_formats=tuple(runtime_formats.FILE_NAMES))
 
 
 def inputs_of(seed):

@@ -48,6 +48,21 @@ def test_the_lesion_view_reads_half_the_patch_and_three_more_channels():
     np.testing.assert_array_equal(*logits)
 
 
+def test_the_lesion_view_shows_a_step_at_the_masks_edge():
+    """The means of detail inside and outside the mask have opposite signs, whatever the grain."""
+    see, _ = Discriminator(64, view="lesion").parts()
+    rng = np.random.default_rng(0)
+    mask = np.zeros((1, 64, 64, 1), np.float32)
+    mask[:, 24:40, 24:40] = 1
+    for step, direction in ((0.02, 1), (-0.02, -1)):
+        image = 0.4 + step * mask + 0.01 * rng.standard_normal(mask.shape).astype(np.float32)
+        view, _ = see({"image": image, "mask": mask, "label": np.array([1])})
+        _, inside, outside, in_mask = np.moveaxis(view.numpy(), -1, 0)
+        assert direction * inside[in_mask == 1].mean() > 0.1
+        assert direction * outside[in_mask == 0].mean() < -0.05
+        assert (inside[in_mask == 0] == 0).all() and (outside[in_mask == 1] == 0).all()
+
+
 @pytest.mark.parametrize("patch_size", [32, 256])
 def test_the_lesion_view_fits_every_patch(patch_size):
     patch = np.ones((2, patch_size, patch_size, 1), np.float32)

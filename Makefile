@@ -8,7 +8,7 @@ DATA_DIR = runs/data
 # `make quickstart` fine-tunes a preset; with RECIPE=scratch it trains from random weights.
 RECIPE = quickstart
 RUN = runs/$(RECIPE)
-PATCHES_quickstart = "patch_size": 128, "patches_per_class": 1000
+PATCHES_quickstart = "patch_size": 128, "patches_per_class": 1000, "mask_margin_px": 4
 PATCHES_scratch = "patch_size": 64, "patches_per_class": 4000
 SAMPLE_PATCHES = {"name": "$(RECIPE)", "source": "sample", "film_size": [688, 375], \
   "background_share": 0.75, "simulated_lesions": 8, "difficulty": 0.15, $(PATCHES_$(RECIPE))}

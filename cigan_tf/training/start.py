@@ -1,4 +1,4 @@
-"""The first lines that a run prints: device, data, steps, and warnings about device and scale."""
+"""The first lines that a run prints: device, data, steps, and warnings about device and dataset."""
 
 import pathlib
 import shutil
@@ -26,19 +26,22 @@ def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
     """
     hardware, data = config.hardware, config.data
     known = record or {}
+    dataset = known.get("dataset", {})
     of_preset = known.get("init_from", {}).get("dataset") or {}
     return {
         "devices": devices(),
         "strategy": hardware.strategy,
         "precision": {"none": "float32"}.get(hardware.mixed_precision, hardware.mixed_precision),
         "jit_compile": hardware.jit_compile,
-        "dataset": known.get("dataset", {}).get("name", data.dataset),
+        "dataset": dataset.get("name", data.dataset),
         "train_split": data.train_split,
         "num_patients": known.get("num_patients"),
         "num_patches": known.get("num_patches"),
         "patch_size": config.model.patch_size,
-        "film_size": known.get("dataset", {}).get("film_size"),
+        "film_size": dataset.get("film_size"),
         "film_size_of_preset": of_preset.get("film_size"),
+        "mask_margin_px": _mask_margin_px(dataset),
+        "mask_margin_px_of_preset": _mask_margin_px(of_preset),
         "batch_size": data.batch_size,
         "total_steps": config.training.total_steps,
         "seconds_per_step": None,
@@ -76,7 +79,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def warnings(facts: dict[str, Any]) -> list[str]:
-    """Returns a line for each sign of a wrong device, or of a scale different from the preset's."""
+    """Returns a line for each sign of a wrong device, or of a dataset unlike the preset's."""
     found = []
     sizes = facts["film_size"], facts["film_size_of_preset"]
     if all(sizes) and sizes[0] != sizes[1]:
@@ -84,6 +87,13 @@ def warnings(facts: dict[str, Any]) -> list[str]:
             "The preset was trained on films rescaled to about {1[0]} x {1[1]} px, but this "
             "dataset's films were rescaled to about {0[0]} x {0[1]} px, so its lesions have a "
             "different scale. Build the dataset with the film_size of the preset.".format(*sizes)
+        )
+    margins = facts["mask_margin_px"], facts["mask_margin_px_of_preset"]
+    if None not in margins and margins[0] != margins[1]:
+        found.append(
+            "The preset was trained on lesion masks with a margin of {1} px, but the masks of this "
+            "dataset have a margin of {0} px. Build the dataset with the mask_margin_px of the "
+            "preset.".format(*margins)
         )
     if facts["devices"] != ["CPU"]:
         return found
@@ -124,6 +134,13 @@ class StepTimer:
         if self._calls == _CALLS_BEFORE_TIMING + _CALLS_TIMED:
             return (time.monotonic() - self._since) / self._steps
         return None
+
+
+def _mask_margin_px(dataset: dict[str, Any]) -> int | None:
+    """Returns the margin of a dataset's masks from its record, or None if it is not recorded."""
+    recipe = dataset.get("recipe")
+    # Datasets from before the field have no margin.
+    return None if recipe is None else recipe.get("mask_margin_px", 0)
 
 
 def _describe_gpu(gpu) -> str:

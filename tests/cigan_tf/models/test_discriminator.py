@@ -60,7 +60,8 @@ def test_the_lesion_view_shows_a_step_at_the_masks_edge():
         _, inside, outside, in_mask = np.moveaxis(view.numpy(), -1, 0)
         assert direction * inside[in_mask == 1].mean() > 0.1
         assert direction * outside[in_mask == 0].mean() < -0.05
-        assert (inside[in_mask == 0] == 0).all() and (outside[in_mask == 1] == 0).all()
+        assert (inside[in_mask == 0] == 0).all()
+        assert (outside[in_mask == 1] == 0).all()
 
 
 @pytest.mark.parametrize("patch_size", [32, 256])

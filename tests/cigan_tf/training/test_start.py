@@ -63,6 +63,25 @@ def test_a_preset_of_another_scale_causes_a_warning(replace, monkeypatch, of_pre
     assert [("688 x 375" in line, "344 x 188" in line) for line in found] == warned * [(True, True)]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "of_preset", "warned"),
+    [
+        ({"mask_margin_px": 2}, {"mask_margin_px": 4}, True),
+        ({}, {"mask_margin_px": 4}, True),
+        ({"mask_margin_px": 4}, {"mask_margin_px": 4}, False),
+        (None, {"mask_margin_px": 4}, False),
+        ({"mask_margin_px": 4}, None, False),
+    ],
+)
+def test_a_preset_with_another_margin_causes_a_warning(
+    replace, monkeypatch, recipe, of_preset, warned
+):
+    monkeypatch.setitem(RECORD, "dataset", RECORD["dataset"] | {"recipe": recipe})
+    monkeypatch.setitem(RECORD, "init_from", {"dataset": {"recipe": of_preset}})
+    found = start.warnings(facts(replace, monkeypatch, ["A100"]))
+    assert ["margin of 4 px" in line for line in found] == warned * [True]
+
+
 def test_an_nvidia_gpu_is_found_by_its_driver(tmp_path):
     assert not start.has_nvidia_gpu(tmp_path)
     (tmp_path / "0000:00:1e.0").mkdir()

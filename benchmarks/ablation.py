@@ -34,6 +34,7 @@ _COLUMNS = {
     "kernel_distance": "KID",
     "coverage": "coverage",
     "texture_auc": "texture AUC",
+    "texture_auc_same_class": "texture AUC, same class",
     "seam_ratio": "seam",
 }
 _REAL = "real patches"

@@ -146,6 +146,8 @@ def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
         )
         for patches in (real, infills)
     )
+    infill_label = np.asarray(infills["label"])
+    of_same_class = two_sample.texture_numbers(infills["composed"], infills["mask"])
     entries = []
     for label, name in enumerate(CLASS_NAMES):
         of_class = all_real.chosen(np.asarray(real["label"]) == label)
@@ -154,12 +156,19 @@ def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
             against, other = of_class.chosen(~first), of_class.chosen(first)
             # As for the real halves, no patient is on both sides.
             apart = ~np.isin(all_infills.patients, against.patients)
-            candidates = np.flatnonzero((np.asarray(infills["label"]) == label) & apart)
+            candidates = np.flatnonzero((infill_label == label) & apart)
             # Distances depend on n: use as many infills as the real half has patches, if available.
             drawn = np.random.default_rng(seed).permutation(len(candidates))
             generated = all_infills.chosen(candidates[drawn[: len(other.features)]])
             of_infills = _compared(generated, against, ("infills", "real"), seed)
             of_real = _compared(other, against, ("real", "other_real"), seed)
+            # These have the surroundings of real patches of the class, so only the infill differs.
+            chosen = np.flatnonzero((infill_label != label) & apart)[: len(other.texture)]
+            same_class = all_infills.chosen(chosen)._replace(texture=of_same_class[chosen])
+            of_infills["texture_auc_same_class"] = _told_apart(
+                "texture", same_class, against, two_sample.texture_classifier(seed), seed
+            ) | {"n": {"infills": len(chosen), "real": len(against.texture)}}
+            of_real["texture_auc_same_class"] = of_real["texture_auc"]
         entries += [
             _entry(measure, name, of_infills[measure], of_real[measure]) for measure in of_infills
         ]
@@ -175,8 +184,6 @@ def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> d
         "texture_auc": ("texture", two_sample.texture_classifier(seed)),
         "feature_auc": ("features", two_sample.feature_classifier()),
     }
-    generated = np.arange(len(side.features) + len(against.features)) < len(side.features)
-    both = _Side(*(np.concatenate(values) for values in zip(side, against, strict=True)))
     measures = {
         "kernel_distance": {"value": kernel.distance, "sd": kernel.sd},
         "frechet_distance": {"value": frechet.distance},
@@ -185,18 +192,20 @@ def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> d
             for measure, value in prdc(against.features, side.features)._asdict().items()
         },
         **{
-            measure: _auc(
-                two_sample.two_sample_test(
-                    getattr(both, what), generated, both.patients, classifier, seed
-                )
-            )
+            measure: _told_apart(what, side, against, classifier, seed)
             for measure, (what, classifier) in tests.items()
         },
     }
     return {measure: {**value, "n": n} for measure, value in measures.items()}
 
 
-def _auc(found: two_sample.TwoSampleTest | None) -> dict:
+def _told_apart(what: str, side: _Side, against: _Side, classifier, seed: int) -> dict:
+    """Returns the AUC of a classifier between two sides, which sees their features or texture."""
+    values, patients = (
+        np.concatenate([getattr(side, name), getattr(against, name)]) for name in (what, "patients")
+    )
+    generated = np.arange(len(patients)) < len(side.patients)
+    found = two_sample.two_sample_test(values, generated, patients, classifier, seed)
     if found is None:  # too few patients for a test
         return {"value": None}
     return {"value": found.auc, **found.interval._asdict()}

@@ -19,6 +19,10 @@ MEASURES = {
         "AUC of infills against real lesions, by texture, brightness and edge",
         "equal to real, 0.5 in its interval",
     ),
+    "texture_auc_same_class": (
+        "the same for infills of the patch's own class, with the surroundings of real lesions",
+        "equal to real, 0.5 in its interval",
+    ),
     "feature_auc": (
         "AUC of infills against real lesions, by features",
         "equal to real, 0.5 in its interval",

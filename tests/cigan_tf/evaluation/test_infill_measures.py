@@ -111,7 +111,8 @@ def test_real_patches_as_infills_reach_the_floor_in_every_measure(quality):
     assert {entry["measure"] for entry in quality["measures"]} == set(quality_table.MEASURES)
     for entry in quality["measures"]:
         infills, real = entry["infills"], entry["real"]
-        if real is None:
+        # Here, `composed` has the requested class, as it has to for the composition.
+        if real is None or entry["measure"] == "texture_auc_same_class":
             continue
         spread = 3 * real["sd"] if "sd" in real else 0.0
         if "low" in real:
@@ -131,7 +132,7 @@ def test_a_degraded_generator_fails(monkeypatch):
         measure: find(quality, measure, "malignant")
         for measure in (
             *("kernel_distance", "frechet_distance", "precision", "recall", "density", "coverage"),
-            *("texture_auc", "agreement", "composition", "seam_score"),
+            *("texture_auc", "texture_auc_same_class", "agreement", "composition", "seam_score"),
         )
     }
     value = {measure: entry["infills"]["value"] for measure, entry in malignant.items()}
@@ -143,9 +144,26 @@ def test_a_degraded_generator_fails(monkeypatch):
     assert value["frechet_distance"] > 10 * real["frechet_distance"]["value"]
     for measure in ("precision", "recall", "density", "coverage", "agreement"):
         assert value[measure] == 0 < real[measure]["value"]
-    assert malignant["texture_auc"]["infills"]["low"] > 0.9
+    for measure in ("texture_auc", "texture_auc_same_class"):
+        assert malignant[measure]["infills"]["low"] > 0.9
     assert malignant["composition"]["infills"]["low"] > real["composition"]["high"]
     assert find(quality, "class_auc")["infills"]["high"] < find(quality, "class_auc")["real"]["low"]
+
+
+@pytest.mark.parametrize(("smooth", "low", "high"), [(False, 0.2, 0.8), (True, 0.95, 1)])
+def test_infills_of_the_same_class_are_compared_with_real_patches_of_that_class(smooth, low, high):
+    infills = make_patches(1, prefix="train")
+    own = np.roll(infills["image"], 1, axis=0)  # real patches of the class not requested
+    if smooth:
+        own = np.where(
+            infills["mask"] > 0, 0.4 + 0.3 * (own.max((1, 2, 3), keepdims=True) > 0.5), own
+        )
+    quality = compare({**infills, "composed": own.astype(np.float32)})
+    for of_class in ("malignant", "non_malignant"):
+        found = find(quality, "texture_auc_same_class", of_class)
+        assert low <= found["infills"]["value"] <= high
+        assert found["infills"]["n"] == {"infills": 12, "real": 12}
+        assert found["real"] == find(quality, "texture_auc", of_class)["real"]
 
 
 def test_infills_easier_than_real_lesions_are_above_their_interval(monkeypatch):
@@ -204,7 +222,7 @@ def test_the_result_is_json_and_the_page_shows_all_measures(quality, tmp_path):
     path = tmp_path / "infill_quality.json"
     path.write_text(json.dumps(quality, allow_nan=False))
     table = quality_table.read(path)
-    assert len(table.rows) == len(quality["measures"]) == 33
+    assert len(table.rows) == len(quality["measures"]) == 35
     assert {entry["measure"] for entry in quality["measures"]} == set(quality_table.MEASURES)
     assert quality["window_px"] == SIZE
 

@@ -1,4 +1,4 @@
-"""Functions of lesion masks: corruption, input stack, compositing, boundary.
+"""Functions of lesion masks: corruption, input stack, placing an infill, grain, windows, boundary.
 
 Pure functions of tensors. Images are float [N, p, p, 1] in [0, 1], lesion masks float
 [N, p, p, 1] in {0, 1}, labels int [N] with 0 non-malignant and 1 malignant.
@@ -22,16 +22,19 @@ _GAUSSIAN_TRUNCATE_SIGMAS = 4.0
 _DETAIL_SIGMA_PX = 1.0
 # The grain of a film is measured in the tissue within about twice this distance of the mask.
 _GRAIN_REACH_PX = 4.0
-# The grain, as a mean absolute detail, that infills have before they are matched, and the limits of
-# what is measured. Real films have 0.003 to 0.01. Below the least grain there is only rounding, and
-# above the most, something else than a film.
+# The grain at which `match_grain` changes nothing, and the limits of what is measured. Real films
+# have 0.003 to 0.01. Below the least grain there is only rounding, and above the most, something
+# other than a film.
 _USUAL_GRAIN = 0.005
 _LEAST_GRAIN, _MOST_GRAIN = 1e-4, 0.02
+# The usual grain counts like this many pixels of tissue, in case there are fewer.
+_USUAL_GRAIN_WEIGHT = 1.0
 # In units of the grain; only dust and calcifications exceed it.
 _MOST_DETAIL = 8.0
-# Keep quotients finite where there is no tissue.
+# Keeps the quotient finite if there is no ring.
 _LEAST_RING_WEIGHT = 1e-12
-_LEAST_TISSUE_WEIGHT = 1e-3
+# Less than a pixel's own weight in the Gaussian filter of the detail, 0.16.
+_LEAST_SEEN_WEIGHT = 0.1
 
 
 def corrupt(image, mask, noise):
@@ -101,11 +104,12 @@ def match_grain(image, mask, generated):
         generated: [N, p, p, 1] in [0, 1].
 
     Returns:
-        [N, p, p, 1] in [0, 1]; `generated` unchanged if the mask covers the whole patch.
+        [N, p, p, 1] in [0, 1]; `generated` unchanged if the mask is empty or covers the whole
+        patch.
     """
     detail = _detail(generated, ops.ones_like(mask))
-    smooth = generated - detail
-    return ops.clip(smooth + detail * grain(image, mask) / _USUAL_GRAIN, 0.0, 1.0)
+    added = detail * (grain(image, mask) / _USUAL_GRAIN - 1.0)
+    return ops.clip(generated + added, 0.0, 1.0)
 
 
 def relative_detail(image, mask):
@@ -127,26 +131,27 @@ def relative_detail(image, mask):
 def grain(image, mask):
     """Returns the mean absolute detail of the tissue around the mask.
 
-    Pixels inside the mask have no influence.
+    Pixels inside the mask have no influence. Air near the mask counts as tissue.
 
     Args:
         image: [N, p, p, 1] in [0, 1].
         mask: [N, p, p, 1].
 
     Returns:
-        [N, 1, 1, 1] in [0.0001, 0.02]; a usual value if the mask covers the whole patch.
+        [N, 1, 1, 1] in [0.0001, 0.02]; a usual value if the mask is empty or covers the whole
+        patch.
     """
-    tissue = 1.0 - mask
-    near = tissue * gaussian_blur(mask, _GRAIN_REACH_PX)
-    strength = near * ops.abs(_detail(image, tissue))
+    outside = 1.0 - mask
+    near = outside * gaussian_blur(mask, _GRAIN_REACH_PX)
+    strength = near * ops.abs(_detail(image, outside))
     total, weight = (ops.sum(part, axis=(1, 2, 3), keepdims=True) for part in (strength, near))
-    level = (total + _LEAST_TISSUE_WEIGHT * _USUAL_GRAIN) / (weight + _LEAST_TISSUE_WEIGHT)
+    level = (total + _USUAL_GRAIN_WEIGHT * _USUAL_GRAIN) / (weight + _USUAL_GRAIN_WEIGHT)
     return ops.clip(level, _LEAST_GRAIN, _MOST_GRAIN)
 
 
 def _detail(image, seen):
     """Returns each pixel's difference from the Gaussian mean of the pixels seen around it."""
-    weight = gaussian_blur(seen, _DETAIL_SIGMA_PX) + _LEAST_RING_WEIGHT
+    weight = ops.maximum(gaussian_blur(seen, _DETAIL_SIGMA_PX), _LEAST_SEEN_WEIGHT)
     return image - gaussian_blur(image * seen, _DETAIL_SIGMA_PX) / weight
 
 

@@ -52,8 +52,9 @@ def judge_infills(
             the mask is that of the patch's lesion, or of another patch if it has no lesion. Each
             class has patches from at least two patients.
         infills: the same for infills, where `label` is the requested class and `patient_id` the
-            patient of the surrounding tissue. Also `context`, the patch before infilling, and
-            `composed`, that patch infilled as its own class, both like `image`.
+            patient of the surrounding tissue. Also `context`, the patch before infilling, whose
+            class is the opposite of `label`, and `composed`, that patch infilled as its own class,
+            both like `image`.
         training: training patches of the generator, in chunks as for
             `nearest_patch.nearest_training_patch`; with `group` if `in_training` is given.
         features: function from patches [n, p, p, 1] to features [n, d]; it receives lesion windows.
@@ -158,20 +159,25 @@ def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
             apart = ~np.isin(all_infills.patients, against.patients)
             candidates = np.flatnonzero((infill_label == label) & apart)
             # Distances depend on n: use as many infills as the real half has patches, if available.
-            drawn = np.random.default_rng(seed).permutation(len(candidates))
-            generated = all_infills.chosen(candidates[drawn[: len(other.features)]])
+            generated = all_infills.chosen(_drawn(candidates, len(other.features), seed))
             of_infills = _compared(generated, against, ("infills", "real"), seed)
             of_real = _compared(other, against, ("real", "other_real"), seed)
             # These have the surroundings of real patches of the class, so only the infill differs.
-            chosen = np.flatnonzero((infill_label != label) & apart)[: len(other.texture)]
-            same_class = all_infills.chosen(chosen)._replace(texture=of_same_class[chosen])
-            of_infills["texture_auc_same_class"] = _told_apart(
-                "texture", same_class, against, two_sample.texture_classifier(seed), seed
-            ) | {"n": {"infills": len(chosen), "real": len(against.texture)}}
-            of_real["texture_auc_same_class"] = of_real["texture_auc"]
-        entries += [
-            _entry(measure, name, of_infills[measure], of_real[measure]) for measure in of_infills
-        ]
+            chosen = _drawn(
+                np.flatnonzero((infill_label != label) & apart), len(other.texture), seed
+            )
+            same_class = _told_apart(
+                (of_same_class[chosen], against.texture),
+                (all_infills.patients[chosen], against.patients),
+                two_sample.texture_classifier(seed),
+                seed,
+            )
+            n = {"infills": len(chosen), "real": len(against.texture)}
+        for measure, value in of_infills.items():
+            entries.append(_entry(measure, name, value, of_real[measure]))
+            if measure == "texture_auc":
+                measured = {**same_class, "n": n}
+                entries.append(_entry(f"{measure}_same_class", name, measured, of_real[measure]))
     return entries
 
 
@@ -181,9 +187,10 @@ def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> d
     kernel = fidelity.kernel_distance(side.features, against.features, seed)
     frechet = fidelity.frechet_distance(side.features, against.features)
     tests = {
-        "texture_auc": ("texture", two_sample.texture_classifier(seed)),
-        "feature_auc": ("features", two_sample.feature_classifier()),
+        "texture_auc": ((side.texture, against.texture), two_sample.texture_classifier(seed)),
+        "feature_auc": ((side.features, against.features), two_sample.feature_classifier()),
     }
+    patients = side.patients, against.patients
     measures = {
         "kernel_distance": {"value": kernel.distance, "sd": kernel.sd},
         "frechet_distance": {"value": frechet.distance},
@@ -192,20 +199,31 @@ def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> d
             for measure, value in prdc(against.features, side.features)._asdict().items()
         },
         **{
-            measure: _told_apart(what, side, against, classifier, seed)
-            for measure, (what, classifier) in tests.items()
+            measure: _told_apart(values, patients, classifier, seed)
+            for measure, (values, classifier) in tests.items()
         },
     }
     return {measure: {**value, "n": n} for measure, value in measures.items()}
 
 
-def _told_apart(what: str, side: _Side, against: _Side, classifier, seed: int) -> dict:
-    """Returns the AUC of a classifier between two sides, which sees their features or texture."""
-    values, patients = (
-        np.concatenate([getattr(side, name), getattr(against, name)]) for name in (what, "patients")
+def _drawn(candidates: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Returns `count` of the candidates, or all if there are fewer, in random order."""
+    return candidates[np.random.default_rng(seed).permutation(len(candidates))[:count]]
+
+
+def _told_apart(values, patients, classifier, seed: int) -> dict:
+    """Returns the AUC of a classifier between infills and real patches.
+
+    Args:
+        values: what the classifier sees, of the infills [n, d] and of the real patches [m, d].
+        patients: their patients, [n] and [m].
+        classifier: as for `two_sample.two_sample_test`.
+        seed: seed of the folds and resamples.
+    """
+    generated = np.repeat([True, False], [len(side) for side in values])
+    found = two_sample.two_sample_test(
+        np.concatenate(values), generated, np.concatenate(patients), classifier, seed
     )
-    generated = np.arange(len(patients)) < len(side.patients)
-    found = two_sample.two_sample_test(values, generated, patients, classifier, seed)
     if found is None:  # too few patients for a test
         return {"value": None}
     return {"value": found.auc, **found.interval._asdict()}

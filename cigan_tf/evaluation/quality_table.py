@@ -20,7 +20,7 @@ MEASURES = {
         "equal to real, 0.5 in its interval",
     ),
     "texture_auc_same_class": (
-        "the same for infills of the patch's own class, with the surroundings of real lesions",
+        "AUC of infills of the same class against real patches, by texture, brightness and edge",
         "equal to real, 0.5 in its interval",
     ),
     "feature_auc": (

@@ -17,9 +17,9 @@ class Discriminator(keras.Model):
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
         sees_class: whether the two class maps are concatenated with the input image, D(c, .).
         view: 'patch', as in the paper: the whole patch, without the mask. 'lesion': a window of
-            half the patch's width around the lesion, with channels for grey levels, for detail
-            relative to the film's grain, inside and outside the mask, and for the mask. The texture
-            fills the window, so the network learns it within a few hundred steps.
+            half the patch's width around the lesion, with four channels: grey levels, detail
+            relative to the film's grain inside the mask, the same outside the mask, and the mask.
+            The texture fills the window, so the network learns it within a few hundred steps.
         dtype: dtype policy of its layers, such as 'mixed_bfloat16'; None: Keras' default.
 
     Inputs:
@@ -100,6 +100,6 @@ class Discriminator(keras.Model):
 def _lesion_view(image, mask):
     """Returns grey levels, detail inside and outside the mask, and mask, [N, p/2, p/2, 4]."""
     detail = masks.relative_detail(image, mask)
-    # Apart, their means show a step at the mask's edge, which a sum of channels cannot.
+    # In one channel, the two signs of a step at the mask's edge would cancel in a mean.
     channels = [image, detail * mask, detail * (1.0 - mask), mask]
     return masks.lesion_window(ops.concatenate(channels, axis=-1), mask)

@@ -132,7 +132,7 @@ def load_weights(preset: Preset, **networks: "keras.Model") -> None:
         except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"{str(path)!r} does not contain the weights of this {name} ({first_line(error)}); "
-                "copy the complete preset again."
+                "copy the complete preset again, or use the package version that wrote it."
             ) from None
         if not all(np.isfinite(weight).all() for weight in network.get_weights()):
             raise UserError(f"{str(path)!r} contains weights that are NaN or infinite.")

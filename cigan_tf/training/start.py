@@ -93,7 +93,7 @@ def warnings(facts: dict[str, Any]) -> list[str]:
         found.append(
             "The preset was trained on lesion masks with a margin of {1} px, but the masks of this "
             "dataset have a margin of {0} px. Build the dataset with the mask_margin_px of the "
-            "preset.".format(*margins)
+            "preset, unless its masks include the soft edge already.".format(*margins)
         )
     if facts["devices"] != ["CPU"]:
         return found

@@ -19,12 +19,9 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
     # One function for both signatures, so that the file contains the weights only once.
     @tf.function(autograph=False)
     def infill(image, mask, label, seed):
-        # One empty patch more in a batch without patches, because oneDNN refuses such a batch.
         num_patches = tf.size(seed)
-        more = tf.cast(num_patches == 0, tf.int32)
         image, mask, label, seed = (
-            tf.pad(tensor, [[0, more]] + [[0, 0]] * (len(tensor.shape) - 1))
-            for tensor in (image, mask, label, seed)
+            input_checks.never_empty(tensor, num_patches) for tensor in (image, mask, label, seed)
         )
         # One draw per patch from its own seed, independent of the rest of the batch. The loop is
         # over indices, because shapes may be read before the checks have run: every tensor has a

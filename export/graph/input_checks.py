@@ -55,5 +55,18 @@ def value_checks(**inputs: tf.Tensor) -> list[tf.Operation]:
     return checks
 
 
+def never_empty(tensor, num_patches):
+    """Returns the tensor with a patch of zeros added if it has none.
+
+    oneDNN refuses a convolution of no patches. Cut the answer to `num_patches` afterwards.
+
+    Args:
+        tensor: [N, ...].
+        num_patches: N.
+    """
+    added = tf.cast(num_patches == 0, tf.int32)
+    return tf.pad(tensor, [[0, added]] + [[0, 0]] * (len(tensor.shape) - 1))
+
+
 def _shape_as_sent(tensor):
     return tf.io.parse_tensor(tf.io.serialize_tensor(tf.shape(tensor)), tf.int32)

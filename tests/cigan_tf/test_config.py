@@ -32,6 +32,7 @@ def test_the_defaults_are_the_papers():
         (Config(model=ModelConfig(patch_size=100)), "patch_size=100"),
         (Config(model=ModelConfig(patch_size=1024)), "patch_size=1024"),
         (Config(model=ModelConfig(vgg_weights="")), "vgg_weights"),
+        (Config(model=ModelConfig(match_grain=True, composite=False)), "match_grain=True"),
         (Config(model=ModelConfig(rim_reach_px=3)), "rim_reach_px=3"),
         (Config(model=ModelConfig(match_rim=True, rim_reach_px=257)), "rim_reach_px=257"),
         (Config(data=DataConfig(batch_size=7)), "batch_size=7"),

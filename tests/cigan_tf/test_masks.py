@@ -170,7 +170,7 @@ def test_grain_is_the_detail_of_the_tissue_around_the_mask():
     (fine, mask), (coarse, _) = grainy(0.006), grainy(0.018)
     of_fine, of_coarse = (masks.grain(image, mask).numpy().item() for image in (fine, coarse))
     assert 0.0035 < of_fine < 0.0055
-    assert of_coarse == pytest.approx(3 * of_fine, rel=1e-3)
+    assert of_coarse == pytest.approx(3 * of_fine, rel=0.02)
     lesion = np.where(mask > 0, 1 - fine, fine)
     assert masks.grain(lesion, mask).numpy().item() == of_fine
     noise = np.random.default_rng(3).random(mask.shape, dtype=np.float32)
@@ -191,14 +191,23 @@ def test_match_grain_continues_the_noise_of_the_film():
         )
         middle = np.s_[:, 16:48, 16:48]
         np.testing.assert_allclose(smooth[middle], (0.2 + shading + 0 * mask)[middle], atol=1e-3)
-        # Noise with a standard deviation of 0.02 has more detail than usual, by a factor of 2.9.
-        assert 2.4 * strength < (matched - smooth)[middle].std() < 3.4 * strength
+        # Noise with a standard deviation of 0.02 has 2.8 times the usual grain.
+        assert 2.1 * strength < (matched - smooth)[middle].std() < 3.4 * strength
 
 
-def test_match_grain_does_not_change_a_patch_that_is_all_mask():
+@pytest.mark.parametrize("covered", [0, 1])
+def test_match_grain_does_not_change_a_patch_that_is_all_mask_or_has_none(covered):
     image, mask = grainy(0.02)
-    matched = masks.match_grain(image, np.ones_like(mask), 1 - image)
-    np.testing.assert_allclose(matched, 1 - image, atol=1e-6)
+    matched = masks.match_grain(image, np.full_like(mask, covered), 1 - image)
+    np.testing.assert_array_equal(matched, 1 - image)
+
+
+def test_the_grain_of_a_little_tissue_stays_near_the_usual_one():
+    image, mask = grainy(0.01)
+    for tissue in (np.s_[:, :1, :1], np.s_[:, :1]):
+        covered = np.ones_like(mask)
+        covered[tissue] = 0
+        assert 0.002 < masks.grain(image, covered).numpy().item() < 0.01
 
 
 def test_relative_detail_sees_texture_and_neither_brightness_nor_shading():

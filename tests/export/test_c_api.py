@@ -164,7 +164,8 @@ def test_malformed_requests_are_refused_by_name_and_do_no_harm(server, floats, p
     assert server.peak_mb < settled_mb + 16
 
 
-def test_an_empty_batch_gives_an_empty_answer(server, floats):
-    nothing = {name: value[:0] for name, value in floats.items()}
+def test_an_empty_batch_gives_an_empty_answer(server, floats, pngs):
+    nothing, no_pngs = ({n: value[:0] for n, value in sent.items()} for sent in (floats, pngs))
     assert server.run("serving_default", nothing)["infilled"].shape == (0, SIDE, SIDE, 1)
+    assert len(server.run("infill_png", no_pngs)["infilled_bytes"]) == 0
     assert len(server.run("serving_default", floats)["infilled"]) == len(floats["label"])

@@ -275,7 +275,11 @@ def test_real_and_infilled_patches_are_augmented_separately_and_steps_differ():
 def test_a_step_with_every_technique_trains_one_network(turn):
     config = Config(
         model=ModelConfig(
-            patch_size=PATCH, vgg_weights="random", discriminator_view="lesion", match_rim=True
+            patch_size=PATCH,
+            vgg_weights="random",
+            discriminator_view="lesion",
+            match_grain=True,
+            match_rim=True,
         ),
         loss=LossConfig(opposite_class_weight=1.0, r1_weight=0.1),
         training=TrainingConfig(

@@ -201,8 +201,9 @@ def test_a_run_takes_unspecified_architecture_settings_from_its_preset(saved, ca
     assert presets.fitting(preset, own) == ("generator",)
     (warning,) = capsys.readouterr().err.splitlines()
     assert "discriminator_view: 'lesion' in the preset, 'patch' given" in warning
-    faded = dataclasses.replace(config, model=dataclasses.replace(config.model, rim_reach_px=3.0))
-    assert presets.fitting(preset, faded) == ("generator", "discriminator")
+    for output in ({"rim_reach_px": 3.0}, {"match_grain": not config.model.match_grain}):
+        own = dataclasses.replace(config, model=dataclasses.replace(config.model, **output))
+        assert presets.fitting(preset, own) == ("generator", "discriminator")
     begun = dataclasses.replace(config, training=TrainingConfig(init_from="hf://far/away"))
     resumed = Config(training=TrainingConfig(init_from="hf://far/away"))
     assert presets.with_architecture(resumed, lambda name: False, begun).model == config.model

@@ -101,7 +101,8 @@ def _trained(folder: pathlib.Path, config: Config) -> tuple[CiGAN, int]:
 def _fingerprint(model: CiGAN, config: Config, num_patches: int) -> str:
     """Returns a SHA-256 of everything on which the measures of a run depend."""
     infilling = model.match_grain, model.match_rim, model.rim_reach_px
-    digest = hashlib.sha256(json.dumps([config.to_json(), num_patches, infilling]).encode())
+    settings = [config.to_json(), num_patches, infilling, list(_COLUMNS)]
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for weight in model.generator.get_weights():
         digest.update(weight.tobytes())
     return digest.hexdigest()

@@ -18,10 +18,11 @@ _CLASSIFY_METHOD = "tensorflow/serving/classify"
 def build_archive(classifier: keras.Model, side: int) -> keras.export.ExportArchive:
     """Returns both signatures, ready for writing; `export.classifier.export` lists them."""
 
+    def score(image):
+        return tf.reshape(classifier(image, training=False), [-1])
+
     def malignant(image):
-        num_patches = tf.shape(image)[0]
-        image = input_checks.never_empty(image, num_patches)
-        return tf.reshape(classifier(image, training=False), [-1])[:num_patches]
+        return input_checks.never_on_empty(score, image)
 
     def serving_default(image):
         shapes = input_checks.shape_checks(image=(image, (side, side, 1)))

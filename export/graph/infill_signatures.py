@@ -16,13 +16,7 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
     side = config.model.patch_size
     infill_with_noise = folded_generator.fold_infill(generator, config.model)
 
-    # One function for both signatures, so that the file contains the weights only once.
-    @tf.function(autograph=False)
-    def infill(image, mask, label, seed):
-        num_patches = tf.size(seed)
-        image, mask, label, seed = (
-            input_checks.never_empty(tensor, num_patches) for tensor in (image, mask, label, seed)
-        )
+    def infill_of_seed(image, mask, label, seed):
         # One draw per patch from its own seed, independent of the rest of the batch. The loop is
         # over indices, because shapes may be read before the checks have run: every tensor has a
         # size, but a scalar has no first dimension.
@@ -31,7 +25,12 @@ def build_archive(generator: Generator, config: Config) -> keras.export.ExportAr
             tf.range(tf.size(seed)),
             fn_output_signature=tf.float32,
         )
-        return infill_with_noise(image, mask, label, noise)[:num_patches]
+        return infill_with_noise(image, mask, label, noise)
+
+    # One function for both signatures, so that the file contains the weights only once.
+    @tf.function(autograph=False)
+    def infill(*inputs):
+        return input_checks.never_on_empty(infill_of_seed, *inputs)
 
     def checked_infill(image, mask, label, seed):
         values = input_checks.value_checks(image=image, mask=mask, label=label)

@@ -1,4 +1,4 @@
-"""Assertions inside the graph that name an invalid input of a signature.
+"""Assertions inside the graph that name an invalid input of a signature, and empty batches.
 
 A server passes received tensors to the graph without checking their shapes, and the graph's
 optimizer trusts the signature: it would fold a check of a fixed dimension to "true" before the
@@ -55,17 +55,20 @@ def value_checks(**inputs: tf.Tensor) -> list[tf.Operation]:
     return checks
 
 
-def never_empty(tensor, num_patches):
-    """Returns the tensor with a patch of zeros added if it has none.
+def never_on_empty(function, *tensors):
+    """Returns the function's result; for a batch without patches, it processes a patch of zeros.
 
-    oneDNN refuses a convolution of no patches. Cut the answer to `num_patches` afterwards.
+    oneDNN refuses a convolution of no patches.
 
     Args:
-        tensor: [N, ...].
-        num_patches: N.
+        function: function of the tensors, with a result of shape [N, ...].
+        tensors: each of shape [N, ...].
     """
-    added = tf.cast(num_patches == 0, tf.int32)
-    return tf.pad(tensor, [[0, added]] + [[0, 0]] * (len(tensor.shape) - 1))
+    # Shapes may be read before the checks have run: every tensor has a size, but a scalar has no
+    # first dimension.
+    added = tf.cast(tf.size(tensors[0]) == 0, tf.int32)
+    padded = (tf.pad(t, [[0, added]] + [[0, 0]] * (len(t.shape) - 1)) for t in tensors)
+    return function(*padded)[added:]
 
 
 def _shape_as_sent(tensor):

@@ -67,6 +67,11 @@ def test_both_signatures_give_the_models_probability(server, classifier):
     assert answer["classes"].tolist() == [[b"non_malignant", b"malignant"]] * 3
 
 
+def test_an_empty_batch_gives_an_empty_answer(server):
+    nothing = np.zeros((0, SIDE, SIDE, 1), np.float32)
+    assert server.run("serving_default", {"image": nothing})["malignant"].shape == (0,)
+
+
 def test_classify_is_declared_as_the_server_requires(server):
     signature = server.signatures["classify"]
     assert signature.method_name == "tensorflow/serving/classify"

@@ -6,19 +6,22 @@
 RUNS contains a folder RECIPE_sSEED for each run: a workdir of `cigan`, or a folder written by
 `benchmarks.jax_training`. Test patches are infilled as the opposite class, in the same way as for
 the synthetic set. A cell shows the mean and standard deviation over the seeds. The first row has
-the values for real patches of other patients. RUNS/ablation.json keeps the measures of each run, so
-that a stopped command resumes; a run whose weights or settings have changed is evaluated again.
+the values for real patches of other patients, and the second for real lesions and tissue that were
+transplanted (`transplants`), placed as --match_grain, --match_rim and --rim_reach_px say.
+RUNS/ablation.json keeps the measures of each run, so that a stopped command resumes; a run whose
+weights or settings have changed is evaluated again.
 """
 
 import hashlib
 import json
 import pathlib
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
 
-from benchmarks import preset_quality
+from benchmarks import preset_quality, transplants
 from cigan_tf import command_line, file_io, flags, input_pipeline, run_folder
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
@@ -38,6 +41,7 @@ _COLUMNS = {
     "seam_ratio": "seam",
 }
 _REAL = "real patches"
+_TRANSPLANTED = "transplants"
 
 
 def main(runs: str) -> None:
@@ -57,19 +61,27 @@ def main(runs: str) -> None:
     kept = root / "ablation.json"
     before = json.loads(kept.read_text()) if kept.exists() else {}
     judged = {}
-    for folder in folders:
-        model, steps = _trained(folder, config)
-        of = _fingerprint(model, config, num_patches)
-        if before.get(folder.name, {}).get("of") == of:
-            judged[folder.name] = before[folder.name]
-            continue
-        infills = infill_quality.infilled_patches(config, model.generate, num_patches)
+
+    def judge(name: str, steps: int | None, of: str, generate: Callable[..., np.ndarray]) -> None:
+        judged[name] = before.get(name, {})
+        if judged[name].get("of") == of:
+            return
+        infills = infill_quality.infilled_patches(config, generate, num_patches)
         measures = infill_measures.compare(
             real, infills, features, probability, config.training.seed
         )
-        judged[folder.name] = {"of": of, "steps": steps, "measures": measures}
+        judged[name] = {"of": of, "steps": steps, "measures": measures}
         file_io.write_whole(kept, json.dumps(before | judged) + "\n")
-        print(f"evaluated {folder.name}", flush=True)
+        print(f"evaluated {name}", flush=True)
+
+    control = transplants.Transplants(config)
+    judge(
+        _TRANSPLANTED, None, _fingerprint(config, num_patches, config.model, []), control.generate
+    )
+    for folder in folders:
+        model, steps = _trained(folder, config)
+        weights = model.generator.get_weights()
+        judge(folder.name, steps, _fingerprint(config, num_patches, model, weights), model.generate)
     _print_table(judged)
 
 
@@ -98,12 +110,12 @@ def _trained(folder: pathlib.Path, config: Config) -> tuple[CiGAN, int]:
     return model, steps
 
 
-def _fingerprint(model: CiGAN, config: Config, num_patches: int) -> str:
-    """Returns a SHA-256 of everything on which the measures of a run depend."""
-    infilling = model.match_grain, model.match_rim, model.rim_reach_px
+def _fingerprint(config: Config, num_patches: int, placing, weights: list[np.ndarray]) -> str:
+    """Returns a SHA-256 of everything on which the measures of infills depend."""
+    infilling = placing.match_grain, placing.match_rim, placing.rim_reach_px
     settings = [config.to_json(), num_patches, infilling, list(_COLUMNS)]
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for weight in model.generator.get_weights():
+    for weight in weights:
         digest.update(weight.tobytes())
     return digest.hexdigest()
 
@@ -111,8 +123,9 @@ def _fingerprint(model: CiGAN, config: Config, num_patches: int) -> str:
 def _print_table(judged: dict[str, dict]) -> None:
     rows = defaultdict(lambda: defaultdict(list))
     for name, run in judged.items():
-        recipe = name.rpartition("_s")[0]
-        rows[recipe]["steps"].append(run["steps"])
+        recipe = name if name == _TRANSPLANTED else name.rpartition("_s")[0]
+        if run["steps"] is not None:
+            rows[recipe]["steps"].append(run["steps"])
         for entry in run["measures"]:
             what = entry["measure"], entry["of_class"]
             rows[recipe][what].append(entry["infills"]["value"])
@@ -129,7 +142,7 @@ def _print_table(judged: dict[str, dict]) -> None:
     }
     print(f"| recipe | {' | '.join(columns.values())} |")
     print("| --- " * (len(columns) + 1) + "|")
-    for recipe in [_REAL, *(name for name in rows if name != _REAL)]:
+    for recipe in sorted(rows, key=lambda recipe: (recipe != _REAL, recipe != _TRANSPLANTED)):
         cells = (_cell(rows[recipe].get(column)) for column in columns)
         print(f"| {recipe.replace('_', ' ')} | {' | '.join(cells)} |")
 

@@ -6,6 +6,8 @@
 Whether the requested class is recognised is measured with a logistic regression on the same
 features, fitted to training patches. It takes minutes, where the training of a classifier takes
 hours, and it is applied to infills and real patches alike.
+
+With --transplants, lesions and tissue of training patches take the place of the preset's infills.
 """
 
 import hashlib
@@ -18,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks import transplants
 from cigan_tf import command_line, file_io, flags, input_pipeline, pictures, provenance
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
@@ -40,6 +43,9 @@ _MAX_TRAINING = absl_flags.DEFINE_integer(
 )
 _PICTURE = absl_flags.DEFINE_string("picture", None, "PNG file for pictures of some infills.")
 _JSON = absl_flags.DEFINE_string("json", "preset_quality.json", "JSON file for all measures.")
+_TRANSPLANTS = absl_flags.DEFINE_bool(
+    "transplants", False, "Evaluate transplants of training patches, as a control."
+)
 
 _SPECIFICITY = 0.9
 _SHOWN_PER_KIND = 4
@@ -51,7 +57,10 @@ def main() -> None:
         raise UserError("Pass the preset to evaluate as --init_from=PRESET. Received: none.")
     config = presets.with_architecture(config, flags.is_given)
     preset = presets.read(config.training.init_from)
-    generate = CiGAN.from_preset(config.training.init_from).generate
+    if _TRANSPLANTS.value:
+        generate = transplants.Transplants(config).generate
+    else:
+        generate = CiGAN.from_preset(config.training.init_from).generate
     seed, test_split = config.training.seed, config.experiment.test_split
     if _PICTURE.value:
         shown = input_pipeline.picture_patches(config, test_split, _SHOWN_PER_KIND)

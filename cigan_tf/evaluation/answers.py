@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from cigan_tf.config import Config
 from cigan_tf.evaluation import origin, table_text
 from cigan_tf.evaluation.experiment_table import Comparison, ExperimentTable
+from cigan_tf.evaluation.nearest_patch import SHIFT_PX
 
 # Largest p, with Holm's correction, at which a difference counts as shown.
 _LEVEL = 0.05
@@ -260,7 +261,8 @@ def _copied(qualities) -> Card:
     ]
     training = max((_searched(quality) for quality in qualities.values()), default=0)
     if training:
-        lines.append(Line("searched", f"{training:,} training patches"))
+        searched = f"{training:,} training patches, shifted by up to {SHIFT_PX} px"
+        lines.append(Line("searched", searched))
     unsearched = sorted({what for of in qualities.values() for what in of.get("not_searched", [])})
     if unsearched:
         lines.append(Line("not searched", ", ".join(unsearched)))

@@ -2,7 +2,8 @@
 
 The correlation with the nearest training patch decides whether an infill is a copy. The audit also
 reports its own accuracy, on planted copies that it must find and on patches from unseen patients
-that it must not count as copies.
+that it must not count as copies. It does not find copies of a lesion that are more than 3 px from
+the lesion's place in the training patch.
 """
 
 from collections.abc import Iterable, Mapping

@@ -111,9 +111,9 @@ class ModelConfig:
     )
     discriminator_view: str = setting(
         "patch",
-        "Input of the discriminator: patch, the whole patch (paper); lesion, a window of half the "
-        "patch's width around the lesion, with its detail and mask, from which the discriminator "
-        "learns sooner.",
+        "Input of the discriminator: patch, the whole patch (paper); lesion, the brightness and "
+        "detail in the lesion mask and in a band around it, from which the discriminator learns "
+        "sooner.",
     )
     vgg_weights: str = setting(
         "imagenet", f"Weights of the feature loss's VGG-19: {WEIGHT_SOURCES}."

@@ -173,7 +173,7 @@ def match_rim(image, mask, generated, reach_px: float = 0.0):
     Returns:
         [N, p, p, 1] in [0, 1]; `generated` unchanged if there is no ring inside the patch.
     """
-    ring = ops.max_pool(mask, pool_size=3, strides=1, padding="same") - mask
+    ring = dilate(mask, 1) - mask
     difference = ring * (image - generated)
     sigmas_px = [2.0**power for power in range(num_scales(image.shape[1]))]
     spread, weight = 0.0, _LEAST_RING_WEIGHT
@@ -189,15 +189,34 @@ def match_rim(image, mask, generated, reach_px: float = 0.0):
     return ops.clip(generated + spread / weight, 0.0, 1.0)
 
 
+def relative_brightness(image, mask):
+    """Returns grey levels relative to their mean on the ring of pixels around the mask.
+
+    Args:
+        image: [N, p, p, 1] in [0, 1].
+        mask: [N, p, p, 1].
+
+    Returns:
+        [N, p, p, 1] in [-1, 1]; the image if there is no ring inside the patch.
+    """
+    ring = dilate(mask, 1) - mask
+    total, count = (ops.sum(part, axis=(1, 2, 3), keepdims=True) for part in (ring * image, ring))
+    return image - total / ops.maximum(count, 1.0)
+
+
+def dilate(mask, by_px: int):
+    """Returns the mask with all pixels within `by_px` rows and columns of it, [N, p, p, 1]."""
+    return ops.max_pool(mask, pool_size=2 * by_px + 1, strides=1, padding="same")
+
+
 def inner_rim(mask):
     """Returns the mask's outermost ring of pixels, one pixel wide, inside the mask.
 
     A mask that extends beyond the patch has no rim at the patch's edge, because there is nothing to
     blend with.
     """
-    # Max-pooling ignores what is beyond the patch, so the mask is not eroded from there.
-    grown_outside = ops.max_pool(1.0 - mask, pool_size=3, strides=1, padding="same")
-    return mask * grown_outside
+    # What is beyond the patch has no influence, so the mask is not eroded from there.
+    return mask * dilate(1.0 - mask, 1)
 
 
 def bounding_box(mask):

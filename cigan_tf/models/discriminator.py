@@ -8,6 +8,13 @@ from cigan_tf.config import DISCRIMINATOR_VIEWS
 
 KERNELS = (32, 64, 128, 256, 512)
 
+# Divisor of the patch's side for the width of the band around the mask. The surroundings belong to
+# the patch's own class, and no infill can change them. From more of them, the discriminator would
+# recognise infills of the opposite class.
+_SEEN_AROUND = 16
+# Differences in grey level of lesions are about 0.1; this gives them the magnitude of the detail.
+_BRIGHTNESS_SCALE = 10.0
+
 
 @keras.saving.register_keras_serializable("cigan_tf")
 class Discriminator(keras.Model):
@@ -16,10 +23,11 @@ class Discriminator(keras.Model):
     Args:
         patch_size: side of a patch in pixels, a power of two from 32 to 512.
         sees_class: whether the two class maps are concatenated with the input image, D(c, .).
-        view: 'patch', as in the paper: the whole patch, without the mask. 'lesion': a window of
-            half the patch's width around the lesion, with four channels: grey levels, detail
-            relative to the film's grain inside the mask, the same outside the mask, and the mask.
-            The texture fills the window, so the network learns it within a few hundred steps.
+        view: 'patch', as in the paper: the whole patch, without the mask. 'lesion': the lesion mask
+            and a band of a sixteenth of the patch's width around it, in a window of half the
+            patch's width. Its four channels are: brightness relative to the mask's rim, detail
+            relative to the film's grain inside the mask, the same in the band, and the mask. The
+            texture fills the window, so the network learns it within a few hundred steps.
         dtype: dtype policy of its layers, such as 'mixed_bfloat16'; None: Keras' default.
 
     Inputs:
@@ -82,8 +90,9 @@ class Discriminator(keras.Model):
     def parts(self) -> tuple[keras.Model, keras.Model]:
         """Returns the network as two parts that share its weights.
 
-        The first part maps the inputs to a list: the view, [N, w, w, c] with grey levels in the
-        first channel, and the label if the network sees the class. The second maps it to the logit.
+        The first part maps the inputs to a list: the view, [N, w, w, c] with grey levels or their
+        differences in the first channel, and the label if the network sees the class. The second
+        maps it to the logit.
         """
         return self._parts()
 
@@ -98,8 +107,10 @@ class Discriminator(keras.Model):
 
 
 def _lesion_view(image, mask):
-    """Returns grey levels, detail inside and outside the mask, and mask, [N, p/2, p/2, 4]."""
+    """Returns brightness, detail inside and outside the mask, and mask, [N, p/2, p/2, 4]."""
+    brightness = _BRIGHTNESS_SCALE * masks.relative_brightness(image, mask)
     detail = masks.relative_detail(image, mask)
+    near = masks.dilate(mask, mask.shape[1] // _SEEN_AROUND)
     # In one channel, the two signs of a step at the mask's edge would cancel in a mean.
-    channels = [image, detail * mask, detail * (1.0 - mask), mask]
+    channels = [brightness * near, detail * mask, detail * (near - mask), mask]
     return masks.lesion_window(ops.concatenate(channels, axis=-1), mask)

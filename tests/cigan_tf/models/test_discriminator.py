@@ -64,6 +64,21 @@ def test_the_lesion_view_shows_a_step_at_the_masks_edge():
         assert (outside[in_mask == 1] == 0).all()
 
 
+def test_the_lesion_view_shows_brightness_relative_to_the_rim_and_hides_the_surroundings():
+    see, _ = Discriminator(64, view="lesion").parts()
+    mask = np.zeros((1, 64, 64, 1), np.float32)
+    mask[:, 24:40, 24:40] = 1
+    for tissue in (0.2, 0.6):
+        image = tissue + 0.05 * mask
+        image[:, :19] = 0.9  # more than 64 / 16 px above the mask
+        view, _ = see({"image": image, "mask": mask, "label": np.array([1])})
+        brightness, _, outside, in_mask = np.moveaxis(view.numpy(), -1, 0)
+        np.testing.assert_allclose(brightness[in_mask == 1], 0.5, atol=1e-5)
+        np.testing.assert_allclose(brightness[in_mask == 0], 0, atol=1e-5)
+        assert (outside[:, :4] == 0).all()
+        assert (outside[:, 4:] != 0).any()
+
+
 @pytest.mark.parametrize("patch_size", [32, 256])
 def test_the_lesion_view_fits_every_patch(patch_size):
     patch = np.ones((2, patch_size, patch_size, 1), np.float32)

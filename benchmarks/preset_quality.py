@@ -89,7 +89,7 @@ def main() -> None:
         memorisation.calibrate(real, patches, seed),
     )
     record = {
-        "preset": config.training.init_from,
+        "infills": "transplants" if _TRANSPLANTS.value else config.training.init_from,
         "features": pathlib.Path(config.experiment.quality_features).name,
         "num_patients": len(np.unique(infills["patient_id"])),
         **quality,

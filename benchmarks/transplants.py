@@ -1,8 +1,9 @@
 """Lesions and tissue of real training patches in place of infills: a control for the measures.
 
-A measure of infills also sees what a generator cannot change: the surroundings, which belong to the
-other class, and how infills are placed. With transplants, the content is real, so a measure shows
-how far it deviates from real patches for these reasons alone.
+A generator should be better than cutting and pasting. The content of transplants is real. Measures
+differ from those of real patches because of the surroundings, which belong to the other class,
+because masks fit only approximately, and because some patches are used several times. The search
+for copies does not find transplants, which are shifted by more than it tries.
 """
 
 import numpy as np
@@ -15,9 +16,9 @@ from cigan_tf.config import Config
 class Transplants:
     """Infills patches with real ones from training patients, without a network.
 
-    A patch of the requested class is chosen whose lesion mask, shifted by whole pixels, overlaps
-    most with the mask to infill. Its detail is scaled to the grain of the tissue around the mask,
-    and it is placed like an infill.
+    The chosen patch of the requested class has the lesion mask that, shifted by whole pixels, has
+    the highest intersection over union with the mask to infill. With `match_grain`, its detail is
+    scaled to the grain of the tissue around the mask. It is placed like an infill.
 
     Args:
         config: names the dataset, its training split, the seed of the draw, and in `model` how
@@ -43,6 +44,7 @@ class Transplants:
         if self._settings.match_grain:
             change = masks.grain(image, mask) - masks.grain(content, content_mask)
             content = content + change * masks.relative_detail(content, content_mask)
+            content = ops.clip(content, 0.0, 1.0)
         if self._settings.match_rim:
             content = masks.match_rim(image, mask, content, self._settings.rim_reach_px)
         return ops.convert_to_numpy(masks.composite(image, mask, content))

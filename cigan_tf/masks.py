@@ -197,16 +197,20 @@ def relative_brightness(image, mask):
         mask: [N, p, p, 1].
 
     Returns:
-        [N, p, p, 1] in [-1, 1]; the image if there is no ring inside the patch.
+        [N, p, p, 1] in [-1, 1]; relative to the mean of the patch if there is no ring inside it.
     """
     ring = dilate(mask, 1) - mask
-    total, count = (ops.sum(part, axis=(1, 2, 3), keepdims=True) for part in (ring * image, ring))
-    return image - total / ops.maximum(count, 1.0)
+    # A tiny weight, so that the whole patch counts only if there is no ring.
+    weight = ring + _LEAST_RING_WEIGHT
+    axes = {"axis": (1, 2, 3), "keepdims": True}
+    return image - ops.sum(weight * image, **axes) / ops.sum(weight, **axes)
 
 
 def dilate(mask, by_px: int):
     """Returns the mask with all pixels within `by_px` rows and columns of it, [N, p, p, 1]."""
-    return ops.max_pool(mask, pool_size=2 * by_px + 1, strides=1, padding="same")
+    for pool_size in ((2 * by_px + 1, 1), (1, 2 * by_px + 1)):
+        mask = ops.max_pool(mask, pool_size=pool_size, strides=1, padding="same")
+    return mask
 
 
 def inner_rim(mask):

@@ -261,7 +261,7 @@ def _copied(qualities) -> Card:
     ]
     training = max((_searched(quality) for quality in qualities.values()), default=0)
     if training:
-        searched = f"{training:,} training patches, shifted by up to {SHIFT_PX} px"
+        searched = f"{training:,} training patches, at shifts of up to {SHIFT_PX} px"
         lines.append(Line("searched", searched))
     unsearched = sorted({what for of in qualities.values() for what in of.get("not_searched", [])})
     if unsearched:

@@ -22,7 +22,7 @@ def augment_view(view, draws):
     not need to, because its infills are augmented as well.
 
     Args:
-        view: [N, w, w, c], grey levels or their differences in the first channel.
+        view: [N, w, w, c], grey levels or relative brightness in the first channel.
         draws: uniform in [0, 1), [N, `NUM_DRAWS`].
 
     Returns:

@@ -25,9 +25,10 @@ class Discriminator(keras.Model):
         sees_class: whether the two class maps are concatenated with the input image, D(c, .).
         view: 'patch', as in the paper: the whole patch, without the mask. 'lesion': the lesion mask
             and a band of a sixteenth of the patch's width around it, in a window of half the
-            patch's width. Its four channels are: brightness relative to the mask's rim, detail
-            relative to the film's grain inside the mask, the same in the band, and the mask. The
-            texture fills the window, so the network learns it within a few hundred steps.
+            patch's width. Its four channels are: brightness relative to the ring of pixels around
+            the mask, detail relative to the film's grain inside the mask, the same in the band, and
+            the mask. The texture fills the window, so the network learns it within a few hundred
+            steps.
         dtype: dtype policy of its layers, such as 'mixed_bfloat16'; None: Keras' default.
 
     Inputs:
@@ -90,9 +91,9 @@ class Discriminator(keras.Model):
     def parts(self) -> tuple[keras.Model, keras.Model]:
         """Returns the network as two parts that share its weights.
 
-        The first part maps the inputs to a list: the view, [N, w, w, c] with grey levels or their
-        differences in the first channel, and the label if the network sees the class. The second
-        maps it to the logit.
+        The first part maps the inputs to a list: the view, [N, w, w, c] with grey levels or
+        relative brightness in the first channel, and the label if the network sees the class. The
+        second maps it to the logit.
         """
         return self._parts()
 

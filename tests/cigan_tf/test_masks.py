@@ -256,3 +256,9 @@ def test_the_share_of_a_mask_on_tissue():
     # Air may have a single grey level.
     image[:, :2] = 0
     np.testing.assert_allclose(masks.tissue_share(image, half, 0.85), 0.5)
+
+
+def test_relative_brightness_of_a_mask_over_the_whole_patch_is_relative_to_the_patch():
+    image = np.random.default_rng(0).random((2, 16, 16, 1), dtype=np.float32)
+    relative = masks.relative_brightness(image, np.ones_like(image)).numpy()
+    np.testing.assert_allclose(relative, image - image.mean(axis=(1, 2), keepdims=True), atol=1e-6)

@@ -166,7 +166,7 @@ def test_is_anything_copied(measures, answer, tone, ask):
     assert (copied.answer, copied.tone) == (answer, tone)
     if copied.lines:
         facts = {line.name: line.value for line in copied.lines}
-        assert facts["searched"] == "3,721 training patches, shifted by up to 3 px"
+        assert facts["searched"] == "3,721 training patches, at shifts of up to 3 px"
         assert "plain, flipped" in facts["planted copies found"]
 
 

@@ -34,18 +34,13 @@ def test_the_class_changes_the_answer():
     assert float(benign[0, 0]) != float(malignant[0, 0])
 
 
-def test_the_lesion_view_reads_half_the_patch_and_three_more_channels():
+def test_the_lesion_view_has_three_more_channels_and_half_the_width():
     patch, lesion = Discriminator(64), Discriminator(64, view="lesion")
     assert set(lesion.input) == {"image", "mask", "label"}
     first = lesion.get_layer("conv1")
     assert first.kernel.shape[2] == patch.get_layer("conv1").kernel.shape[2] + 3
-    rng = np.random.default_rng(0)
-    image, mask = rng.random((1, 64, 64, 1), dtype=np.float32), np.zeros((1, 64, 64, 1))
-    mask[:, :10, :10] = 1
-    far_off = image.copy()
-    far_off[:, 60:, 60:] = 0  # outside the window and the filters' reach
-    logits = [lesion({"image": i, "mask": mask, "label": np.array([1])}) for i in (image, far_off)]
-    np.testing.assert_array_equal(*logits)
+    see, _ = lesion.parts()
+    assert see.output[0].shape == (None, 32, 32, 4)
 
 
 def test_the_lesion_view_shows_a_step_at_the_masks_edge():
@@ -64,19 +59,32 @@ def test_the_lesion_view_shows_a_step_at_the_masks_edge():
         assert (outside[in_mask == 1] == 0).all()
 
 
-def test_the_lesion_view_shows_brightness_relative_to_the_rim_and_hides_the_surroundings():
+def test_the_lesion_view_shows_brightness_relative_to_the_ring_around_the_mask():
     see, _ = Discriminator(64, view="lesion").parts()
     mask = np.zeros((1, 64, 64, 1), np.float32)
     mask[:, 24:40, 24:40] = 1
     for tissue in (0.2, 0.6):
-        image = tissue + 0.05 * mask
-        image[:, :19] = 0.9  # more than 64 / 16 px above the mask
-        view, _ = see({"image": image, "mask": mask, "label": np.array([1])})
-        brightness, _, outside, in_mask = np.moveaxis(view.numpy(), -1, 0)
-        np.testing.assert_allclose(brightness[in_mask == 1], 0.5, atol=1e-5)
-        np.testing.assert_allclose(brightness[in_mask == 0], 0, atol=1e-5)
-        assert (outside[:, :4] == 0).all()
-        assert (outside[:, 4:] != 0).any()
+        inputs = {"image": tissue + 0.05 * mask, "mask": mask, "label": np.array([1])}
+        brightness, _, _, in_mask = np.moveaxis(see(inputs)[0].numpy(), -1, 0)
+        np.testing.assert_allclose(brightness, 0.5 * in_mask, atol=1e-5)
+
+
+@pytest.mark.parametrize("patch_size", [32, 128])
+def test_the_lesion_view_hides_the_surroundings(patch_size):
+    """Only a band of a sixteenth of the patch's width around the mask is visible."""
+    see, _ = Discriminator(patch_size, view="lesion").parts()
+    mask = np.zeros((1, patch_size, patch_size, 1), np.float32)
+    middle = slice(patch_size * 3 // 8, patch_size * 5 // 8)
+    mask[:, middle, middle] = 1
+    image = np.random.default_rng(0).random(mask.shape, dtype=np.float32)
+    view, _ = see({"image": image, "mask": mask, "label": np.array([1])})
+    brightness, inside, outside, in_mask = np.moveaxis(view.numpy()[0], -1, 0)
+    band_px = patch_size // 16
+    first, last = (np.flatnonzero(in_mask.any(axis=0))[edge] for edge in (0, -1))
+    visible = np.zeros_like(in_mask, bool)
+    visible[first - band_px : last + band_px + 1, first - band_px : last + band_px + 1] = True
+    np.testing.assert_array_equal(brightness != 0, visible)
+    np.testing.assert_array_equal(inside + outside != 0, visible)
 
 
 @pytest.mark.parametrize("patch_size", [32, 256])

@@ -2,7 +2,8 @@
 
 A generator should be better than cutting and pasting. The content of transplants is real. Measures
 differ from those of real patches because of the surroundings, which belong to the other class,
-because masks fit only approximately, and because some patches are used several times. The search
+because masks fit only approximately, and because some patches are used several times. The linear
+classifier of the class is fitted to some of the same patches, which favours transplants. The search
 for copies does not find transplants, which are shifted by more than it tries.
 """
 

@@ -123,7 +123,7 @@ def _fingerprint(config: Config, num_patches: int, placing, weights: list[np.nda
 def _print_table(judged: dict[str, dict]) -> None:
     rows = defaultdict(lambda: defaultdict(list))
     for name, run in judged.items():
-        recipe = name if name == _TRANSPLANTED else name.rpartition("_s")[0]
+        recipe = name.rpartition("_s")[0] or name
         if run["steps"] is not None:
             rows[recipe]["steps"].append(run["steps"])
         for entry in run["measures"]:

@@ -7,6 +7,8 @@ classifier of the class is fitted to some of the same patches, which favours tra
 for copies does not find transplants, which are shifted by more than it tries.
 """
 
+import dataclasses
+
 import numpy as np
 from keras import ops
 
@@ -28,11 +30,12 @@ class Transplants:
     """
 
     def __init__(self, config: Config, num_patches: int = 1500):
-        self._settings = config.model
+        self._match_grain = config.model.match_grain
+        # `masks.match_grain` assumes content with the usual grain, which that of films is not.
+        self._placing = dataclasses.replace(config.model, match_grain=False)
         patches = input_pipeline.drawn_patches(config, config.data.train_split, num_patches)
-        self._images = patches["image"].astype(np.float32)
-        self._masks = patches["mask"].astype(np.float32)
-        self._labels = np.asarray(patches["label"])
+        self._images, self._masks = patches["image"], patches["mask"]
+        self._labels = patches["label"]
         self._areas_px = self._masks.sum(axis=(1, 2, 3))
         self._spectra = np.conj(np.fft.rfft2(self._masks[..., 0]))
 
@@ -42,13 +45,11 @@ class Transplants:
         image, mask = (np.asarray(array, np.float32) for array in (image, mask))
         chosen = [self._shifted(*of) for of in zip(mask, np.asarray(label), strict=True)]
         content, content_mask = (np.stack(arrays) for arrays in zip(*chosen, strict=True))
-        if self._settings.match_grain:
+        if self._match_grain:
             change = masks.grain(image, mask) - masks.grain(content, content_mask)
             content = content + change * masks.relative_detail(content, content_mask)
             content = ops.clip(content, 0.0, 1.0)
-        if self._settings.match_rim:
-            content = masks.match_rim(image, mask, content, self._settings.rim_reach_px)
-        return ops.convert_to_numpy(masks.composite(image, mask, content))
+        return ops.convert_to_numpy(masks.place(image, mask, content, self._placing))
 
     def _shifted(self, mask: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the image and mask of the patch that fits best, shifted into place.

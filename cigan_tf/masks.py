@@ -173,7 +173,7 @@ def match_rim(image, mask, generated, reach_px: float = 0.0):
     Returns:
         [N, p, p, 1] in [0, 1]; `generated` unchanged if there is no ring inside the patch.
     """
-    ring = dilate(mask, 1) - mask
+    ring = outer_rim(mask)
     difference = ring * (image - generated)
     sigmas_px = [2.0**power for power in range(num_scales(image.shape[1]))]
     spread, weight = 0.0, _LEAST_RING_WEIGHT
@@ -199,7 +199,7 @@ def relative_brightness(image, mask):
     Returns:
         [N, p, p, 1] in [-1, 1]; relative to the mean of the patch if there is no ring inside it.
     """
-    ring = dilate(mask, 1) - mask
+    ring = outer_rim(mask)
     # A tiny weight, so that the whole patch counts only if there is no ring.
     weight = ring + _LEAST_RING_WEIGHT
     axes = {"axis": (1, 2, 3), "keepdims": True}
@@ -211,6 +211,11 @@ def dilate(mask, by_px: int):
     for pool_size in ((2 * by_px + 1, 1), (1, 2 * by_px + 1)):
         mask = ops.max_pool(mask, pool_size=pool_size, strides=1, padding="same")
     return mask
+
+
+def outer_rim(mask):
+    """Returns the ring of pixels around the mask, one pixel wide, outside the mask."""
+    return dilate(mask, 1) - mask
 
 
 def inner_rim(mask):

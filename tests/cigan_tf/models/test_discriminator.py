@@ -34,13 +34,20 @@ def test_the_class_changes_the_answer():
     assert float(benign[0, 0]) != float(malignant[0, 0])
 
 
-def test_the_lesion_view_has_three_more_channels_and_half_the_width():
+def test_the_lesion_view_reads_half_the_patch_and_three_more_channels():
     patch, lesion = Discriminator(64), Discriminator(64, view="lesion")
     assert set(lesion.input) == {"image", "mask", "label"}
     first = lesion.get_layer("conv1")
     assert first.kernel.shape[2] == patch.get_layer("conv1").kernel.shape[2] + 3
     see, _ = lesion.parts()
     assert see.output[0].shape == (None, 32, 32, 4)
+    rng = np.random.default_rng(0)
+    image, mask = rng.random((1, 64, 64, 1), dtype=np.float32), np.zeros((1, 64, 64, 1))
+    mask[:, :10, :10] = 1
+    far_off = image.copy()
+    far_off[:, 60:, 60:] = 0  # outside the window and the filters' reach
+    logits = [lesion({"image": i, "mask": mask, "label": np.array([1])}) for i in (image, far_off)]
+    np.testing.assert_array_equal(*logits)
 
 
 def test_the_lesion_view_shows_a_step_at_the_masks_edge():

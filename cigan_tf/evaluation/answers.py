@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cigan_tf.config import Config
-from cigan_tf.evaluation import origin, table_text
+from cigan_tf.evaluation import origin, roc, table_text
 from cigan_tf.evaluation.experiment_table import Comparison, ExperimentTable
 from cigan_tf.evaluation.nearest_patch import SHIFT_PX
+from cigan_tf.experiment_config import ClassifierConfig
 
 # Largest p, with Holm's correction, at which a difference counts as shown.
 _LEVEL = 0.05
@@ -117,67 +118,94 @@ def _trained(config: Config, table: ExperimentTable, records) -> Card:
     return Card("What was trained on what?", answer, "plain", lines)
 
 
+class _Difference(NamedTuple):
+    """Difference in AUC between two arms, `arm` minus `other`."""
+
+    arm: str
+    other: str
+    value: float
+    interval: roc.Interval
+    p_holm: float
+    auc_of_other: float
+
+
 def _helped(config: Config, table: ExperimentTable) -> Card:
     question = "Did augmentation help the classifier?"
-    comparisons = table.of_arms
-    if not comparisons:
+    if not table.of_arms:
         return Card(question, "No arms were compared", "open", [])
-    asked = _asked(config, comparisons)
-    shown = asked.bootstrap_p_holm <= _LEVEL
-    difference = asked.bootstrap.difference
-    if shown:
+    differences = [_infills_first(config, pair) for pair in table.of_arms]
+    asked = _asked(config, differences)
+    if asked is None:
         answer, tone = (
-            ("Yes", "good") if difference > 0 else ("No, the classifier became worse", "bad")
+            "No arm with infills was compared with one without, for equal patients",
+            "open",
         )
     else:
-        answer, tone = "Not shown", "open"
-    answer += f": {_signed(difference)} AUC, {asked.arm} − {asked.other}"
-    ends = [end for pair in comparisons for end in (*pair.bootstrap.interval, 0.0)]
+        if asked.p_holm > _LEVEL:
+            answer, tone = "Not shown", "open"
+        elif asked.value > 0:
+            answer, tone = "Yes", "good"
+        else:
+            answer, tone = "No, the classifier became worse", "bad"
+        answer += f": {_signed(asked.value)} AUC, {asked.arm} − {asked.other}"
+        differences = [asked, *(each for each in differences if each is not asked)]
+    ends = [end for each in differences for end in (*each.interval, 0.0)]
     low, high = min(ends), max(ends)
 
-    def bar(pair: Comparison) -> Bar:
+    def bar(of: _Difference) -> Bar:
         span = (high - low) or 1.0
-        return Bar(
-            *(
-                100 * (value - low) / span
-                for value in (*pair.bootstrap.interval, pair.bootstrap.difference, 0.0)
-            )
-        )
+        return Bar(*(100 * (value - low) / span for value in (*of.interval, of.value, 0.0)))
 
-    ordered = [asked, *(pair for pair in comparisons if pair is not asked)]
     lines = [
         Line(
-            f"{pair.arm} − {pair.other}",
-            f"{_signed(pair.bootstrap.difference)} "
-            f"({table_text.interval(pair.bootstrap.interval, '+.3f').replace('-', '−')}), "
-            f"p\N{NO-BREAK SPACE}{table_text.p_value(pair.bootstrap_p_holm)}",
-            bar(pair),
+            f"{each.arm} − {each.other}",
+            f"{_signed(each.value)} "
+            f"({table_text.interval(each.interval, '+.3f').replace('-', '−')}), "
+            f"p\N{NO-BREAK SPACE}{table_text.p_value(each.p_holm)}",
+            bar(each),
         )
-        for pair in ordered[:_PAIRS_SHOWN]
+        for each in differences[:_PAIRS_SHOWN]
     ]
-    if len(ordered) > _PAIRS_SHOWN:
-        left = _count(len(ordered) - _PAIRS_SHOWN, "pair")
+    if len(differences) > _PAIRS_SHOWN:
+        left = _count(len(differences) - _PAIRS_SHOWN, "pair")
         lines.append(Line("others", f"{left}, in the table below"))
     return Card(question, answer, tone, lines)
 
 
-def _asked(config: Config, comparisons: list[Comparison]) -> Comparison:
-    """Returns the comparison that answers the question.
+def _infills_first(config: Config, pair: Comparison) -> _Difference:
+    """Returns a pair's difference, with the arm with infills first if the other has none."""
+    arm, other, found = pair.arm, pair.other, pair.bootstrap
+    if _settings(config, other).needs_synthetic and not _settings(config, arm).needs_synthetic:
+        low, high = found.interval
+        turned = roc.Interval(-high, -low)
+        return _Difference(
+            other, arm, -found.difference, turned, pair.bootstrap_p_holm, found.auc_a
+        )
+    return _Difference(
+        arm, other, found.difference, found.interval, pair.bootstrap_p_holm, found.auc_b
+    )
 
-    The first arm with infills is compared with the best arm without infills. If no such pair was
-    tested, the last comparison is returned.
+
+def _asked(config: Config, differences: list[_Difference]) -> _Difference | None:
+    """Returns the difference that answers the question, or None if no such pair was compared.
+
+    It is the difference between the first arm with infills and the best arm without that was
+    trained on the same share of the patients.
     """
-    arms = config.experiment.named_arms(config.classifier)
 
-    def synthetic(name: str) -> bool:
-        # A row is named after its arm, with the generator in brackets.
-        return arms[name.split(" (")[0]].needs_synthetic
+    def answers(of: _Difference) -> bool:
+        arm, other = _settings(config, of.arm), _settings(config, of.other)
+        same_share = arm.patient_share == other.patient_share
+        return arm.needs_synthetic and not other.needs_synthetic and same_share
 
-    asking = [pair for pair in comparisons if synthetic(pair.arm) and not synthetic(pair.other)]
-    if not asking:
-        return comparisons[-1]
-    of_first = [pair for pair in asking if pair.arm == asking[0].arm]
-    return max(of_first, key=lambda pair: pair.bootstrap.auc_b)
+    asking = [each for each in differences if answers(each)]
+    of_first = [each for each in asking if each.arm == asking[0].arm]
+    return max(of_first, key=lambda each: each.auc_of_other, default=None)
+
+
+def _settings(config: Config, row: str) -> ClassifierConfig:
+    # A row is named after its arm, with the generator in brackets.
+    return config.experiment.named_arms(config.classifier)[row.split(" (")[0]]
 
 
 def _good(qualities) -> Card:
@@ -186,7 +214,7 @@ def _good(qualities) -> Card:
         return Card(question, "Not evaluated", "open", [])
     lines, faults = [], []
     for measure, (name, ideal, fault) in _MEASURES.items():
-        sides = _sides(qualities, measure, "malignant")
+        sides = _sides(qualities, measure, "both" if measure == "class_auc" else "malignant")
         lines += _lines(name, sides, ideal)
         found = [text for infills, real in sides if (text := fault(infills, real))]
         faults += found[:1]
@@ -229,12 +257,19 @@ def _seamed(infills: Mapping, real: Mapping | None) -> str:
     return "" if seamless else f"the edge is visible, seam ratio {infills['value']:.2f}"
 
 
+def _unrecognised(infills: Mapping, real: Mapping | None) -> str:
+    """Names the fault if the class is certainly harder to recognise than that of real patches."""
+    hidden = real is not None and infills["high"] < real["low"]
+    return f"their class is hardly recognised, AUC {infills['value']:.2f}" if hidden else ""
+
+
 # Lines of the card for malignant infills: name, ideal value, and the check for a fault.
 _MEASURES = {
     "feature_auc": ("AUC against real, by features", "0.5 is chance", _told),
     "texture_auc": ("AUC against real, by texture", "0.5 is chance", _told),
     "kernel_distance": ("KID", None, _far),
     "seam_ratio": ("seam ratio", "1 is seamless", _seamed),
+    "class_auc": ("AUC of the requested class", None, _unrecognised),
 }
 
 
@@ -276,7 +311,9 @@ def _copied(qualities) -> Card:
         return Card(question, "None found, but not all training data were searched", "open", lines)
     if least < _LEAST_RECALL:
         return Card(question, f"None found, but the search misses {1 - least:.0%}", "open", lines)
-    return Card(question, f"No copies found, recall {least:.0%}", "good", lines)
+    flagged = any(infills["value"] > 0 for sides in shares.values() for infills, _ in sides)
+    answer = "No more than false alarms" if flagged else "No copies found"
+    return Card(question, f"{answer}, recall {least:.0%}", "good", lines)
 
 
 def _sides(qualities, measure: str, of_class: str) -> list[tuple[Mapping, Mapping | None]]:

@@ -23,7 +23,12 @@ RECORD = {
 
 
 def config(generators=()):
-    arms = ("baseline:", "traditional: traditional_augmentation=true", "cigan: synthetic_use=mixed")
+    arms = (
+        "baseline:",
+        "traditional: traditional_augmentation=true",
+        "cigan: synthetic_use=mixed",
+        "cigan_few: synthetic_use=mixed patient_share=0.25",
+    )
     return Config(
         experiment=ExperimentConfig(arm=arms, classifier_seeds=(0, 1, 2), generators=generators)
     )
@@ -46,11 +51,14 @@ def ask(synthetic_scores):
 
 
 def entry(measure, value, real=None, of_class="malignant", **n):
+    def side(value):
+        return {"value": value, "low": value - 0.05, "high": value + 0.05, "n": n}
+
     return {
         "measure": measure,
         "of_class": of_class,
-        "infills": {"value": value, "n": n},
-        "real": None if real is None else {"value": real, "n": n},
+        "infills": side(value),
+        "real": None if real is None else side(real),
     }
 
 
@@ -61,8 +69,12 @@ def judged(**changes):
         "texture_auc": (0.55, 0.5),
         "kernel_distance": (0.01, 0.012),
         "seam_ratio": (1.1, None),
+        "class_auc": (0.7, 0.75),
     }
-    return [entry(name, *sides) for name, sides in {**values, **changes}.items()]
+    return [
+        entry(name, *sides, "both" if name == "class_auc" else "malignant")
+        for name, sides in {**values, **changes}.items()
+    ]
 
 
 def audit(share=0.01, recall=1.0, in_training=0.0):
@@ -114,6 +126,27 @@ def test_infilled_patches_are_compared_with_the_best_arm_without_them(cigan, ans
         assert (low <= 0 <= high) == (line.bar.low <= line.bar.zero <= line.bar.high)
 
 
+@pytest.mark.parametrize(("cigan", "tone"), [(3.0, "good"), (0.0, "bad")])
+def test_the_order_of_the_arms_does_not_change_the_answer(cigan, tone, ask):
+    _, helped, *_ = ask({"cigan": cigan, "traditional": 1.0})
+    assert helped.answer.endswith("cigan − traditional")
+    assert helped.tone == tone
+    low, high = helped.lines[0].bar.low, helped.lines[0].bar.high
+    assert (low > helped.lines[0].bar.zero) if tone == "good" else (high < helped.lines[0].bar.zero)
+
+
+@pytest.mark.parametrize(
+    "separations",
+    [{"baseline": 0.3, "traditional": 1.0}, {"baseline": 0.3, "cigan_few": 3.0}],
+    ids=["no infills", "another share of the patients"],
+)
+def test_the_question_is_open_without_the_right_pair(separations, ask):
+    _, helped, *_ = ask(separations)
+    assert helped.tone == "open"
+    assert helped.answer == "No arm with infills was compared with one without, for equal patients"
+    assert len(helped.lines) == 1
+
+
 def test_of_many_pairs_three_are_shown(ask):
     arms = {"baseline": 0.3, "traditional": 1.0, "cigan": 1.8, "cigan (a)": 1.0}
     _, helped, *_ = ask(arms)
@@ -141,6 +174,7 @@ def test_a_single_arm_is_not_compared(ask):
         ),
         (judged(seam_ratio=(1.4, None)), "No: the edge is visible, seam ratio 1.40", "bad"),
         (judged(seam_ratio=(0.5, None)), "No: the edge is visible, seam ratio 0.50", "bad"),
+        (judged(class_auc=(0.5, 0.75)), "No: their class is hardly recognised, AUC 0.50", "bad"),
         (judged()[1:], "No fault found, but some measures are missing", "open"),
         (audit(), "Not evaluated", "open"),
     ],
@@ -148,13 +182,15 @@ def test_a_single_arm_is_not_compared(ask):
 def test_are_the_infills_good(measures, answer, tone, ask):
     *_, good, _ = ask({"baseline": 1.0, "cigan": 1.0}, measures)
     assert (good.answer, good.tone) == (answer, tone)
-    assert len(good.lines) == len([e for e in measures if e["of_class"] == "malignant"])
+    is_judged = answer != "Not evaluated"
+    assert len(good.lines) == (len(measures) if is_judged else 0)
 
 
 @pytest.mark.parametrize(
     ("measures", "answer", "tone"),
     [
-        (audit(), "No copies found, recall 100%", "good"),
+        (audit(share=0.0), "No copies found, recall 100%", "good"),
+        (audit(share=0.01), "No more than false alarms, recall 100%", "good"),
         (audit(share=0.3), "Copies of training patches", "bad"),
         (audit(in_training=0.3), "Copies of training patches", "bad"),
         (audit(recall=0.7), "None found, but the search misses 30%", "open"),

@@ -70,6 +70,11 @@ def fingerprint(builder) -> str:
     return digest.hexdigest()
 
 
+def code_version() -> dict[str, str | None]:
+    """Returns `package_version`, and `commit` as in `training_record`."""
+    return {"package_version": __version__, "commit": _commit()}
+
+
 def training_record(config: Config) -> dict[str, Any]:
     """Returns the facts that a training run depends on, except its settings.
 
@@ -89,8 +94,7 @@ def training_record(config: Config) -> dict[str, Any]:
     builder = input_pipeline.open_dataset(data, config.model.patch_size)
     counts = input_pipeline.patches_per_patient(builder, data.train_split, data.train_patient_share)
     return {
-        "package_version": __version__,
-        "commit": _commit(),
+        **code_version(),
         "dataset": dataset_record(config),
         "train_split": data.train_split,
         "patient_share": data.train_patient_share,

@@ -3,21 +3,24 @@
 import collections
 import dataclasses
 import functools
+import math
 import os
 import sys
 from collections.abc import Sequence
 
 from etils import epath
 
-from cigan_tf import file_io, interruption, run_folder
+from cigan_tf import file_io, input_pipeline, interruption, run_folder
 from cigan_tf.classifier import batches, infill_quality, parallel
 from cigan_tf.classifier.classifier_run import train_classifier
 from cigan_tf.classifier.synthetic_set import SyntheticSet
 from cigan_tf.config import Config
 from cigan_tf.errors import StorageError, UserError, storage_errors
 from cigan_tf.evaluation import score_file
+from cigan_tf.evaluation.answers import SIGNIFICANT_P
 from cigan_tf.evaluation.experiment_report import write_report
 from cigan_tf.experiment_config import Cell
+from cigan_tf.patch_format import CLASS_NAMES
 
 
 def run_experiment(
@@ -50,21 +53,54 @@ def _run_experiment(
     config: Config, workdir: epath.Path, saved_model: str | None, jobs: int
 ) -> epath.Path:
     cells = config.experiment.cells(config.classifier)
-    _used_sets(config, workdir)  # refuses equal names before hours of training
+    # Mistakes that would prevent the report are refused before hours of training.
+    _used_sets(config, workdir)
+    _require_significance(config)
+    _require_patients(config)
     train_cells(config, workdir, cells, jobs)
     file_io.write_whole(workdir / run_folder.EXPERIMENT_FILE, config.to_json())
     _judge_generators(config, workdir, saved_model)
     return write_report(workdir)
 
 
+def _require_significance(config: Config) -> None:
+    """Raises UserError if no difference could be significant among so many pairs of arms."""
+    experiment = config.experiment
+    pairs = experiment.pairs(list(experiment.named_arms(config.classifier)))
+    # Holm's correction multiplies the smallest p by the number of pairs.
+    least = math.ceil(2 * len(pairs) / (SIGNIFICANT_P / 2)) - 1
+    if experiment.bootstrap_resamples < least:
+        raise UserError(
+            f"With {experiment.bootstrap_resamples} bootstrap_resamples, no difference between "
+            f"arms could be significant after correction for {len(pairs)} pairs. Choose --arms or "
+            f"--comparisons, or pass at least --bootstrap_resamples={least}."
+        )
+
+
+def _require_patients(config: Config) -> None:
+    """Raises UserError if patients of the test split cannot be resampled."""
+    builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
+    index = input_pipeline.index_of_split(builder, config.experiment.test_split)
+    for label, name in enumerate(CLASS_NAMES):
+        num_patients = len(set(index.patient_id[index.label == label]))
+        if num_patients < 2:
+            raise UserError(
+                "An experiment resamples the test patients, so each class needs patches from at "
+                f"least two of them. Received {num_patients} with a {name.replace('_', '-')} patch "
+                f"in the split {config.experiment.test_split!r} of {config.data.dataset}. Build "
+                "the dataset with more patients in this split, or pass another --test_split."
+            )
+
+
 def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | None) -> None:
-    """Evaluates the generator of each set that classifiers used, after removing earlier results."""
-    infill_quality.remove_infill_quality(workdir)
+    """Evaluates the generator of each set that classifiers used, and removes other results."""
+    used_sets = _used_sets(config, workdir)
+    infill_quality.remove_infill_quality(workdir, keep=used_sets.values())
     calibration = functools.cache(infill_quality.calibrate_copy_search)
     given = saved_model or workdir / "saved_model"
     arms = config.experiment.named_arms(config.classifier).values()
     own_sets = {epath.Path(arm.synthetic_dir).expanduser() for arm in arms if arm.synthetic_dir}
-    for folder, name in _used_sets(config, workdir).items():
+    for folder, name in used_sets.items():
         # A given SavedModel is that of the only set, or of sets that were copied elsewhere; if
         # there are several sets, each has its own SavedModel.
         beside = folder.parent / "saved_model"
@@ -73,13 +109,10 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
         try:
             with storage_errors():
                 synthetic = SyntheticSet(folder, config.model.patch_size)
+                trained = infill_quality.as_trained(config, synthetic.record)
+                calibrate = functools.partial(calibration, trained)
                 infill_quality.write_infill_quality(
-                    config,
-                    workdir,
-                    exported,
-                    synthetic,
-                    calibration(infill_quality.as_trained(config, synthetic.record)),
-                    name,
+                    config, workdir, exported, synthetic, calibrate, name
                 )
         except StorageError:
             raise  # the same command can evaluate the generator later
@@ -87,6 +120,9 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
             # An error in this additional evaluation must not discard hours of training.
             of = f" of {name}" if name else ""
             print(f"warning: the infills{of} are not evaluated: {error}", file=sys.stderr)
+            # Results of an earlier evaluation must not pass for those of this one.
+            for path in run_folder.quality_files(workdir, name):
+                path.unlink(missing_ok=True)
 
 
 def _used_sets(config: Config, workdir: epath.Path) -> dict[epath.Path, str | None]:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
@@ -40,7 +42,7 @@ def write_infill_quality(
     workdir: epath.Path,
     saved_model: str | epath.Path,
     synthetic: SyntheticSet,
-    calibration: memorisation.Calibration,
+    calibrate: Callable[[], memorisation.Calibration],
     generator_name: str | None = None,
 ) -> None:
     """Evaluates the exported generator on the test split, and draws some of its infills.
@@ -48,7 +50,8 @@ def write_infill_quality(
     Test patches are infilled as for the synthetic set (`context_patches.Contexts`): as the opposite
     class, and malignant lesions in masks of malignant test patches. They are classified by the
     first arm without synthetic patches, with the first seed. If `quality_features` is 'classifier',
-    the features are also those of this classifier.
+    the features are also those of this classifier. Files of an earlier evaluation are kept if the
+    generator, classifier, patches, settings and code are the same.
 
     Args:
         config: configuration of an experiment with trained classifiers.
@@ -56,21 +59,16 @@ def write_infill_quality(
             infill_quality/NAME.json and infill_quality/NAME.png.
         saved_model: folder of the exported generator.
         synthetic: the set that the arms were trained on, made by this generator.
-        calibration: result of `calibrate_copy_search` for the generator's training patches
-            (`as_trained`); the same for all generators trained on these patches.
+        calibrate: function that returns the result of `calibrate_copy_search` for the generator's
+            training patches (`as_trained`); the same for all generators trained on these patches.
         generator_name: NAME in the names of the files, or None if the generator has no name.
 
     Raises:
         UserError: the generator, its record, or a classifier trained only on real patches is
-            missing; the generator did not make the synthetic set, or was trained on a test patient.
-            Also for the reasons given in `infill_measures.judge_infills`.
+            missing or damaged; the generator did not make the synthetic set, or was trained on a
+            test patient. Also for the reasons given in `infill_measures.judge_infills`.
     """
     workdir = epath.Path(workdir)
-    quality_file, infills_file = run_folder.quality_files(workdir, generator_name)
-    for path in (quality_file, infills_file):
-        # If the evaluation fails, results of an earlier run must not pass for new ones.
-        path.unlink(missing_ok=True)
-        path.parent.mkdir(exist_ok=True)
     arms = config.experiment.named_arms(config.classifier)
     real_alone = [name for name, settings in arms.items() if not settings.needs_synthetic]
     if not real_alone:
@@ -89,8 +87,24 @@ def write_infill_quality(
     run_dir = run_folder.cell_dir(
         workdir, Cell(real_alone[0], None, config.experiment.classifier_seeds[0])
     )
-    with file_io.local_file(run_dir / CLASSIFIER_FILE) as path:
-        classifier = keras.models.load_model(path)
+    classifier, classifier_sha256 = _read_classifier(run_dir / CLASSIFIER_FILE)
+    tested_on = provenance.dataset_record(config)
+    made_from = {
+        "generator_sha256": generator.sha256,
+        "classifier_sha256": classifier_sha256,
+        "dataset_fingerprint": tested_on["fingerprint"],
+        "test_split": config.experiment.test_split,
+        "features": config.experiment.quality_features,
+        "seed": config.training.seed,
+        **provenance.code_version(),
+    }
+    quality_file, infills_file = run_folder.quality_files(workdir, generator_name)
+    if infills_file.exists() and _made_from(quality_file) == made_from:
+        terminal.say(f"Kept the evaluation in {str(quality_file)!r}: nothing has changed.")
+        return
+    for path in (quality_file, infills_file):
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(exist_ok=True)
     validation = score_file.read(run_dir / score_file.VALIDATION_FILE_NAME)
     threshold = roc.sensitivity_at_specificity(
         validation.label, validation.probability, _SPECIFICITY
@@ -99,7 +113,6 @@ def write_infill_quality(
     max_patches = max_patches_of(config.model.patch_size)
     real = input_pipeline.drawn_patches(config, config.experiment.test_split, max_patches)
     record = provenance.require(generator.provenance, generator.path)
-    tested_on = provenance.dataset_record(config)
     provenance.refuse_leaks(record, real["patient_id"].tolist(), tested_on)
     terminal.say(f"Infilling test patches with {generator.path} ...")
     infills = infilled_patches(config, generator)
@@ -114,10 +127,11 @@ def write_infill_quality(
         ],
         threshold,
         seed,
-        calibration,
+        calibrate(),
         _infilled_training_patches(config, synthetic),
     )
     quality = {
+        "made_from": made_from,
         "features": config.experiment.quality_features,
         "generator": record,
         "not_searched": _not_searched(config, record),
@@ -180,12 +194,39 @@ def calibrate_copy_search(config: Config) -> memorisation.Calibration:
     )
 
 
-def remove_infill_quality(workdir: epath.Path) -> None:
-    """Removes the files that earlier runs wrote for any generator."""
+def remove_infill_quality(workdir: epath.Path, keep: Collection[str | None] = ()) -> None:
+    """Removes the files of earlier evaluations, except those of the named generators."""
     workdir = epath.Path(workdir)
-    for path in run_folder.quality_files(workdir, None):
+    kept = {path for name in keep for path in run_folder.quality_files(workdir, name)}
+    found = file_io.matching(workdir / run_folder.QUALITY_DIR, "*.*")
+    for path in {*run_folder.quality_files(workdir, None), *found} - kept:
         path.unlink(missing_ok=True)
-    (workdir / run_folder.QUALITY_DIR).rmtree(missing_ok=True)
+
+
+def _read_classifier(path: epath.Path) -> tuple[keras.Model, str]:
+    """Returns a classifier and the SHA-256 of its file."""
+    if not path.exists():
+        raise UserError(
+            f"The classifier {str(path)!r} is missing; delete its folder and run the experiment "
+            "again, which trains it again."
+        )
+    with file_io.local_file(path) as local:
+        try:
+            with open(local, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return keras.models.load_model(local), sha256
+        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"The classifier {str(path)!r} cannot be read ({error}); delete its folder and run "
+                "the experiment again, which trains it again."
+            ) from None
+
+
+def _made_from(path: epath.Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text()).get("made_from")
+    except (OSError, ValueError):
+        return None
 
 
 def infilled_patches(

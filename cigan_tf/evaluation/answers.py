@@ -11,7 +11,7 @@ from cigan_tf.evaluation.nearest_patch import SHIFT_PX
 from cigan_tf.experiment_config import ClassifierConfig
 
 # Largest p, with Holm's correction, at which a difference counts as shown.
-_LEVEL = 0.05
+SIGNIFICANT_P = 0.05
 _PAIRS_SHOWN = 3
 # Largest AUC at which infills count as hard to distinguish from real lesions.
 _HARD_TO_TELL_AUC = 0.6
@@ -141,7 +141,7 @@ def _helped(config: Config, table: ExperimentTable) -> Card:
             "open",
         )
     else:
-        if asked.p_holm > _LEVEL:
+        if asked.p_holm > SIGNIFICANT_P:
             answer, tone = "Not shown", "open"
         elif asked.value > 0:
             answer, tone = "Yes", "good"

@@ -111,7 +111,7 @@ def discs_config(discs_dir):
         experiment=ExperimentConfig(
             arm=("baseline:", "cigan: traditional_augmentation=true synthetic_use=mixed"),
             classifier_seeds=(0, 1),
-            bootstrap_resamples=20,
+            bootstrap_resamples=100,
         ),
     )
 

@@ -163,6 +163,35 @@ def test_infills_that_cannot_be_judged_do_not_prevent_the_table(
     assert (folder / "table.csv").exists()
 
 
+def test_an_unchanged_evaluation_is_kept_and_an_outdated_one_is_not(
+    of_two_arms, finished, discs_generator, tmp_path, capsys
+):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    quality = folder / "infill_quality.json"
+    before = quality.stat().st_mtime_ns
+    experiment.run_experiment(of_two_arms, folder, str(discs_generator))
+    assert "Kept the evaluation" in capsys.readouterr().err
+    assert quality.stat().st_mtime_ns == before
+    (folder / "classifiers/baseline/seed_0/classifier.keras").write_bytes(b"not an archive")
+    experiment.run_experiment(of_two_arms, folder, str(discs_generator))
+    assert "classifier.keras' cannot be read" in capsys.readouterr().err
+    assert not quality.exists()
+    assert (folder / "table.csv").exists()
+
+
+def test_an_experiment_that_cannot_answer_is_refused_before_training(discs_config, tmp_path):
+    arms = tuple(f"arm_{number}:" for number in range(9))
+    many = dataclasses.replace(discs_config.experiment, arm=arms, bootstrap_resamples=2000)
+    with pytest.raises(UserError, match=r"36 pairs.*at least --bootstrap_resamples=2879"):
+        experiment.run_experiment(
+            dataclasses.replace(discs_config, experiment=many), tmp_path, None
+        )
+    benign = dataclasses.replace(discs_config.data, dataset="ddsm_patches/one_class")
+    with pytest.raises(UserError, match=r"at least two of them\. Received 0 with a malignant"):
+        experiment.run_experiment(dataclasses.replace(discs_config, data=benign), tmp_path, None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_each_generator_is_judged_and_nothing_earlier_is_kept(
     discs_config, discs_generator, synthetic_folder, monkeypatch, tmp_path
 ):
@@ -181,8 +210,8 @@ def test_each_generator_is_judged_and_nothing_earlier_is_kept(
     monkeypatch.setattr(
         infill_quality,
         "write_infill_quality",
-        lambda config, workdir, saved_model, synthetic, calibration, name: judged.append(
-            (name, saved_model, calibration)
+        lambda config, workdir, saved_model, synthetic, calibrate, name: judged.append(
+            (name, saved_model, calibrate())
         ),
     )
     calibrations = iter(range(9))
@@ -204,8 +233,8 @@ def test_a_set_of_an_arm_is_judged_with_the_generator_next_to_it(monkeypatch, tm
     monkeypatch.setattr(
         infill_quality,
         "write_infill_quality",
-        lambda config, workdir, saved_model, synthetic, calibration, name: judged.append(
-            (str(saved_model), synthetic.folder, calibration, name)
+        lambda config, workdir, saved_model, synthetic, calibrate, name: judged.append(
+            (str(saved_model), synthetic.folder, calibrate(), name)
         ),
     )
     monkeypatch.setattr(experiment, "SyntheticSet", OfShare)
@@ -288,5 +317,5 @@ def test_another_generator_than_that_of_the_arms_is_not_judged(
     synthetic.record = {**synthetic.record, "weights_sha256": "0" * 64}
     with pytest.raises(UserError, match="must be the one that made the synthetic set of the arms"):
         infill_quality.write_infill_quality(
-            discs_config, tmp_path, discs_generator, synthetic, calibration=None
+            discs_config, tmp_path, discs_generator, synthetic, calibrate=None
         )

@@ -9,7 +9,7 @@ the synthetic set. A cell shows the mean and standard deviation over the seeds. 
 the values for real patches of other patients, and the second for real lesions and tissue that were
 transplanted (`transplants`), placed as --match_grain, --match_rim and --rim_reach_px say.
 RUNS/ablation.json keeps the measures of each run, so that a stopped command resumes; a run whose
-weights or settings have changed is evaluated again.
+weights, settings, data or code have changed is evaluated again.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from benchmarks import preset_quality, transplants
-from cigan_tf import command_line, file_io, flags, input_pipeline, run_folder
+from cigan_tf import command_line, file_io, flags, input_pipeline, provenance, run_folder
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
@@ -58,14 +58,24 @@ def main(runs: str) -> None:
     )
     real = input_pipeline.drawn_patches(config, config.experiment.test_split, num_patches)
     probability, _ = preset_quality.linear_classifier(config, features)
+    tested_on = provenance.dataset_record(config)
+    shared = [
+        config.to_json(),
+        num_patches,
+        preset_quality.MAX_TRAINING.value,
+        tested_on["fingerprint"],
+        provenance.code_version(),
+        list(_COLUMNS),
+    ]
     kept = root / "ablation.json"
     before = json.loads(kept.read_text()) if kept.exists() else {}
     judged = {}
 
-    def judge(name: str, steps: int | None, of: str, generate: Callable[..., np.ndarray]) -> None:
+    def is_known(name: str, of: str) -> bool:
         judged[name] = before.get(name, {})
-        if judged[name].get("of") == of:
-            return
+        return judged[name].get("of") == of
+
+    def judge(name: str, steps: int | None, of: str, generate: Callable[..., np.ndarray]) -> None:
         infills = infill_quality.infilled_patches(config, generate, num_patches)
         measures = infill_measures.compare(
             real, infills, features, probability, config.training.seed
@@ -74,14 +84,16 @@ def main(runs: str) -> None:
         file_io.write_whole(kept, json.dumps(before | judged) + "\n")
         print(f"evaluated {name}", flush=True)
 
-    control = transplants.Transplants(config)
-    judge(
-        _TRANSPLANTED, None, _fingerprint(config, num_patches, config.model, []), control.generate
-    )
+    of = _fingerprint(shared, config.model, [])
+    if not is_known(_TRANSPLANTED, of):
+        judge(_TRANSPLANTED, None, of, transplants.Transplants(config).generate)
     for folder in folders:
+        if record := provenance.read(folder / provenance.FILE_NAME):
+            provenance.refuse_leaks(record, real["patient_id"].tolist(), tested_on)
         model, steps = _trained(folder, config)
-        weights = model.generator.get_weights()
-        judge(folder.name, steps, _fingerprint(config, num_patches, model, weights), model.generate)
+        of = _fingerprint(shared, model, model.generator.get_weights())
+        if not is_known(folder.name, of):
+            judge(folder.name, steps, of, model.generate)
     _print_table(judged)
 
 
@@ -103,6 +115,7 @@ def _trained(folder: pathlib.Path, config: Config) -> tuple[CiGAN, int]:
     model = CiGAN(
         generator,
         Discriminator(trained.model.patch_size),
+        composite=trained.model.composite,
         match_grain=trained.model.match_grain,
         match_rim=trained.model.match_rim,
         rim_reach_px=trained.model.rim_reach_px,
@@ -110,11 +123,10 @@ def _trained(folder: pathlib.Path, config: Config) -> tuple[CiGAN, int]:
     return model, steps
 
 
-def _fingerprint(config: Config, num_patches: int, placing, weights: list[np.ndarray]) -> str:
+def _fingerprint(shared: list, placing, weights: list[np.ndarray]) -> str:
     """Returns a SHA-256 of everything on which the measures of infills depend."""
-    infilling = placing.match_grain, placing.match_rim, placing.rim_reach_px
-    settings = [config.to_json(), num_patches, infilling, list(_COLUMNS)]
-    digest = hashlib.sha256(json.dumps(settings).encode())
+    infilling = placing.match_grain, placing.match_rim, placing.rim_reach_px, placing.composite
+    digest = hashlib.sha256(json.dumps([shared, infilling]).encode())
     for weight in weights:
         digest.update(weight.tobytes())
     return digest.hexdigest()

@@ -38,7 +38,7 @@ from cigan_tf.models import CiGAN, presets
 MAX_PATCHES = absl_flags.DEFINE_integer(
     "max_patches", 500, "Maximum number of test patches to infill.", lower_bound=20
 )
-_MAX_TRAINING = absl_flags.DEFINE_integer(
+MAX_TRAINING = absl_flags.DEFINE_integer(
     "max_training_patches", 1000, "Maximum number of patches to fit the classifier to."
 )
 _PICTURE = absl_flags.DEFINE_string("picture", None, "PNG file for pictures of some infills.")
@@ -127,7 +127,7 @@ def linear_classifier(
         window_px = config.model.patch_size
         return features(fidelity.lesion_window(patches["image"], patches["mask"], window_px))
 
-    training = input_pipeline.drawn_patches(config, config.data.train_split, _MAX_TRAINING.value)
+    training = input_pipeline.drawn_patches(config, config.data.train_split, MAX_TRAINING.value)
     validation = input_pipeline.drawn_patches(
         config, config.data.validation_split, MAX_PATCHES.value
     )

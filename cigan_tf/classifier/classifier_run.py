@@ -16,7 +16,15 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from cigan_tf import accelerators, file_io, interruption, provenance, run_folder, terminal
+from cigan_tf import (
+    accelerators,
+    file_io,
+    input_pipeline,
+    interruption,
+    provenance,
+    run_folder,
+    terminal,
+)
 from cigan_tf.classifier import batches, curves, infill_choice
 from cigan_tf.classifier.context_patches import OnTheFly
 from cigan_tf.classifier.network import build_classifier
@@ -244,12 +252,20 @@ def _open_synthetic(
     else:
         synthetic = SyntheticSet(folder, config.model.patch_size)
         _refuse_other_set(synthetic, folder, config, fingerprint)
-    if synthetic.facts["train_patient_share"] > settings.patient_share:
+    builder = input_pipeline.open_dataset(config.data, config.model.patch_size)
+    all_patients, of_arm = (
+        set(input_pipeline.patches_per_patient(builder, config.data.train_split, share))
+        for share in (1.0, settings.patient_share)
+    )
+    # They also include the patients of a preset, and of an earlier share of a resumed run.
+    others = (all_patients - of_arm) & set(synthetic.record["patients"])
+    if others:
         raise UserError(
-            f"The generator or synthetic set in {str(folder)!r} was made with "
-            f"{synthetic.facts['train_patient_share']:g} of the training patients, but the arm's "
-            f"patient_share is {settings.patient_share:g}; pass a --synthetic_dir whose generator "
-            f"was trained with a --train_patient_share of at most {settings.patient_share:g}."
+            f"The generator or synthetic set in {str(folder)!r} was made with {len(others)} "
+            f"training patients that do not belong to the arm's patient_share of "
+            f"{settings.patient_share:g}, including {min(others)!r}. Pass a --synthetic_dir whose "
+            "generator was trained from random weights with a --train_patient_share of at most "
+            f"{settings.patient_share:g}."
         )
     return synthetic
 

@@ -11,13 +11,16 @@ from cigan_tf.errors import UserError
 
 # Digits of a hash that are shown.
 _SHORT = 12
+# Fields that may differ between the classifiers of a row.
+_OF_CODE = ("package_version", "commit")
 
 
 def read(folders: Mapping[str, Sequence[epath.Path]]) -> dict[str, dict[str, Any] | None]:
     """Returns the provenance record of each table row; None for a row without records.
 
     If the classifiers of a row were trained on a synthetic set, the record also has `infills_used`,
-    the mean number of infills per classifier, by class.
+    the mean number of infills per classifier, by class. If they were trained with different
+    versions of the code, `commit` and `package_version` list them all.
 
     Args:
         folders: folders of the classifiers, by row.
@@ -36,6 +39,9 @@ def read(folders: Mapping[str, Sequence[epath.Path]]) -> dict[str, dict[str, Any
                 generators.setdefault(short_hash(_generator(record)), folder)
         _refuse_several(generators, "patches from different generators")
         records[row] = next(iter(found.values()))
+        if records[row]:
+            of_all = [record for record in found.values() if record]
+            records[row] = {**records[row], **{key: _all(of_all, key) for key in _OF_CODE}}
         if records[row] and (used := _infills_used(of_row)):
             records[row] = {**records[row], "infills_used": used}
     _refuse_several(fingerprints, "different records of the dataset")
@@ -98,6 +104,10 @@ def _infills_used(folders: Sequence[epath.Path]) -> dict[str, float] | None:
     used = [json.loads(path.read_text())["used"] for path in paths if path.exists()]
     names = used[0] if used else {}
     return {name: round(sum(run[name] for run in used) / len(used), 1) for name in names} or None
+
+
+def _all(records: Sequence[Mapping[str, Any]], key: str) -> str | None:
+    return ", ".join(dict.fromkeys(record[key] for record in records if record.get(key))) or None
 
 
 def _generator(record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 
 import keras
@@ -238,13 +239,16 @@ def test_another_classifiers_folder_is_refused(finished, discs_config, with_clas
 def test_synthetic_patches_of_more_patients_are_refused(
     discs_config, with_classifier, synthetic_folder, tmp_path
 ):
-    config = with_classifier(
-        discs_config, synthetic_use="mixed", patient_share=0.5, synthetic_dir=str(synthetic_folder)
-    )
-    with pytest.raises(
-        UserError, match=r"made with 1 of the training patients.*patient_share is 0\.5"
-    ):
-        classifier_run.train_classifier(config, 0, tmp_path, tmp_path)
+    # Also if only the generator's initial weights were trained on more patients.
+    folder = shutil.copytree(synthetic_folder, tmp_path / "of_a_preset")
+    facts = next(folder.rglob("synthetic.json"))
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "train_patient_share": 0.5}))
+    for synthetic in (synthetic_folder, folder):
+        config = with_classifier(
+            discs_config, synthetic_use="mixed", patient_share=0.5, synthetic_dir=str(synthetic)
+        )
+        with pytest.raises(UserError, match=r"training patients that do not belong.* of 0\.5"):
+            classifier_run.train_classifier(config, 0, tmp_path, tmp_path)
 
 
 def test_more_infills_of_a_patch_than_there_are_are_refused(

@@ -68,6 +68,14 @@ def test_the_infills_used_are_the_mean_of_a_rows_classifiers(folders):
     assert origin.columns(found["baseline"])["malignant_infills_used"] is None
 
 
+def test_all_versions_of_the_code_are_listed(folders):
+    of_row = [{**record(), "commit": commit} for commit in ("aa1", "bb2", "aa1")]
+    found = origin.read(folders(of_row, [record(generator="a")]))
+    assert origin.columns(found["baseline"])["commit"] == "aa1, bb2"
+    assert origin.columns(found["baseline"])["package_version"] == "0.1.0"
+    assert origin.columns(found["cigan"])["commit"] is None
+
+
 def test_unrecorded_values_are_none(folders):
     found = origin.read(folders([None], [None]))
     assert found == {"baseline": None, "cigan": None}

@@ -142,8 +142,7 @@ def _make_paths_local() -> None:
             local = [_local(name, value) for value in flag.value]
         else:
             continue
-        if local != flag.value:  # assigning marks a flag as given
-            flag.value = local
+        flag.value = local
 
 
 def _local(name: str, value: str) -> str:

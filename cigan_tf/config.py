@@ -207,6 +207,17 @@ class LossConfig:
             feature_reach_px=self.feature_reach_px,
         )
 
+    def require_class(self, discriminator_sees_class: bool) -> None:
+        """Raises UserError if a term needs a discriminator that sees the class."""
+        for name in ("wrong_class_weight", "opposite_class_weight"):
+            weight = getattr(self, name)
+            require(
+                discriminator_sees_class or not weight,
+                f"{name} needs a discriminator that sees the class.",
+                **{name: weight},
+                discriminator_sees_class=discriminator_sees_class,
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
@@ -358,14 +369,7 @@ class Config:
             group.validate()
         self.classifier.validate()
         self.experiment.validate(self.classifier)
-        for name in ("wrong_class_weight", "opposite_class_weight"):
-            weight = getattr(self.loss, name)
-            require(
-                self.model.discriminator_sees_class or not weight,
-                f"{name} needs a discriminator that sees the class.",
-                **{name: weight},
-                discriminator_sees_class=self.model.discriminator_sees_class,
-            )
+        self.loss.require_class(self.model.discriminator_sees_class)
         return self
 
     def to_json(self) -> str:

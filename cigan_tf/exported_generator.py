@@ -9,7 +9,7 @@ import tensorflow as tf
 from etils import epath
 
 from cigan_tf import file_io, provenance
-from cigan_tf.errors import UserError
+from cigan_tf.errors import UserError, first_line, is_storage_error
 from cigan_tf.models import CiGAN, presets
 
 _GRAPH_FILE = "saved_model.pb"
@@ -31,8 +31,8 @@ class ExportedGenerator:
             SavedModel has no record.
 
     Raises:
-        UserError: there is no SavedModel, or it is not a generator, or its record is damaged or
-            belongs to weights other than its own.
+        UserError: there is no SavedModel, or it is damaged or not a generator, or its record is
+            damaged or belongs to weights other than its own.
     """
 
     kind = "SavedModel"
@@ -41,7 +41,7 @@ class ExportedGenerator:
         self.path = _newest_version(epath.Path(path))
         self._batch_size = batch_size
         # The signature's tensors live only as long as the loaded object.
-        self._loaded = tf.saved_model.load(file_io.literal_path(self.path))
+        self._loaded = _load(self.path)
         try:
             self._signature = self._loaded.signatures["serving_default"]
             _, inputs = self._signature.structured_input_signature
@@ -125,6 +125,18 @@ def open_generator(source: str | os.PathLike) -> ExportedGenerator | PresetGener
     if presets.is_preset(source):
         return PresetGenerator(str(source))
     return ExportedGenerator(source)
+
+
+def _load(path: epath.Path):
+    try:
+        return tf.saved_model.load(file_io.literal_path(path))
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        if is_storage_error(error):
+            raise
+        raise UserError(
+            f"The SavedModel {str(path)!r} cannot be read ({first_line(error)}); copy it again, or "
+            "export the run again with cigan-export --workdir=DIR."
+        ) from None
 
 
 def weights_sha256(path: epath.Path) -> str:

@@ -76,6 +76,11 @@ def define_config_flags() -> None:
 
 def config_from_flags() -> Config:
     """Returns the validated configuration given by the command line and its flagfiles."""
+    return unchecked_config().validate()
+
+
+def unchecked_config() -> Config:
+    """Returns the configuration without validating it, for `presets.with_architecture`."""
     return Config(
         **{
             group.name: group.default_factory(
@@ -83,7 +88,7 @@ def config_from_flags() -> Config:
             )
             for group in dataclasses.fields(Config)
         }
-    ).validate()
+    )
 
 
 def is_given(name: str) -> bool:

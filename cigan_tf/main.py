@@ -18,8 +18,10 @@ absl_flags.adopt_module_key_flags(flags)
 
 def main() -> None:
     """Runs the selected mode."""
-    config = flags.config_from_flags()
-    if config.training.init_from:
+    config = flags.unchecked_config()
+    if not config.training.init_from:
+        config.validate()
+    else:
         from cigan_tf.models import presets
 
         config = presets.with_architecture(config, flags.is_given, _begun(flags.WORKDIR.value))

@@ -109,29 +109,33 @@ def quality_files(workdir: epath.Path, generator: str | None) -> tuple[epath.Pat
     return tuple(workdir / QUALITY_DIR / f"{generator}{suffix}" for suffix in (".json", ".png"))
 
 
-def claim(workdir: epath.Path, config: Config, resume_changed: bool = False) -> None:
-    """Saves a run's configuration in its workdir, unless a different one is saved there.
+def refuse_other_run(workdir: epath.Path, config: Config, resume_changed: bool = False) -> None:
+    """Raises UserError if the workdir contains a run with different settings.
 
     Args:
         workdir: folder of the run.
         config: configuration of the run.
-        resume_changed: whether to replace a different configuration.
+        resume_changed: whether the settings may differ.
+    """
+    if resume_changed or not (workdir / CONFIG_FILE).exists():
+        return
+    if differences := _differences(load_config(workdir), config):
+        raise UserError(
+            f"The workdir {str(workdir)!r} contains a run with different settings "
+            f"({'; '.join(differences)}); pass the settings of the run, or --resume_changed "
+            "to resume with the given ones, or another --workdir."
+        )
+
+
+def claim(workdir: epath.Path, config: Config) -> None:
+    """Saves a run's configuration in its workdir.
 
     Raises:
-        UserError: the workdir contains a run with different settings, or cannot be written to.
+        UserError: the workdir cannot be written to.
     """
-    path = workdir / CONFIG_FILE
-    if path.exists():
-        differences = _differences(load_config(workdir), config)
-        if differences and not resume_changed:
-            raise UserError(
-                f"The workdir {str(workdir)!r} contains a run with different settings "
-                f"({'; '.join(differences)}); pass the settings of the run, or --resume_changed "
-                "to resume with the given ones, or another --workdir."
-            )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file_io.write_whole(path, config.to_json())
+        file_io.write_whole(workdir / CONFIG_FILE, config.to_json())
     except OSError as error:
         raise UserError(
             f"The workdir {str(workdir)!r} cannot be written to: {error}. "

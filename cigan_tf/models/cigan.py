@@ -12,7 +12,12 @@ from cigan_tf.errors import UserError
 from cigan_tf.models.augmentation import NUM_DRAWS, augment_view
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.feature_loss import FeatureLoss
-from cigan_tf.models.infilling_model import InfillingModel, arguments_of, as_batch
+from cigan_tf.models.infilling_model import (
+    InfillingModel,
+    arguments_of,
+    as_batch,
+    inner_optimizer,
+)
 from cigan_tf.models.precision import POLICIES, default_policy
 from cigan_tf.models.replicated import AgreedMean
 from cigan_tf.models.vgg_features import build_vgg_features
@@ -37,7 +42,9 @@ class Shown(enum.IntEnum):
 
 # Terms measured in a step, by the names of the metrics.
 TERMS = (*LOSS_TERMS, "discriminator_accuracy_real", "discriminator_accuracy_fake")
-_CHECKED = (*TERMS, "generator_gradient", "discriminator_gradient")
+_CHECKED = (*TERMS, "r1_penalty", "generator_gradient", "discriminator_gradient")
+# Share of the replicas whose half-precision gradients have overflowed; not a metric.
+_OVERFLOW = "overflow"
 
 
 @keras.saving.register_keras_serializable("cigan_tf")
@@ -71,7 +78,7 @@ class CiGAN(InfillingModel):
     int [N] in {0, 1}.
 
     Raises:
-        UserError: a setting does not exist, or its value is invalid.
+        UserError: a setting does not exist, its value is invalid, or the networks do not fit.
     """
 
     def __init__(
@@ -118,7 +125,8 @@ class CiGAN(InfillingModel):
         self.skipped_steps = self.counter("skipped_steps", "int64")
         self._nonfinite_step = self.counter("nonfinite_step", "int64")
         self._nonfinite_term = self.counter("nonfinite_term", "int32")
-        self._term_means = [AgreedMean(name) for name in TERMS]
+        penalised = ("r1_penalty",) if self.loss_config.r1_weight else ()
+        self._term_means = [AgreedMean(name) for name in (*TERMS, *penalised)]
         self.built = True
 
     def compile(
@@ -141,6 +149,10 @@ class CiGAN(InfillingModel):
             jit_compile: compile losses and gradients with XLA.
             steps_per_execution: maximum number of steps per call into TensorFlow.
             run_eagerly: run without graphs, for debugging.
+
+        Raises:
+            UserError: the model has a `generator_ema`, but the generator's optimizer has no moving
+                average.
         """
         # With its default optimizer, super() would add an unused one to every checkpoint.
         super().compile(
@@ -155,6 +167,12 @@ class CiGAN(InfillingModel):
             _scaled_for(network, keras.optimizers.get(optimizer))
             for network, optimizer in zip((self.generator, self.discriminator), given, strict=True)
         )
+        ema = self.training_config.generator_ema
+        if ema and not inner_optimizer(self.generator_optimizer).use_ema:
+            raise UserError(
+                f"The model has generator_ema={ema:g}: give compile a generator_optimizer with "
+                f"use_ema=True and ema_momentum={ema:g}, or create the model with generator_ema=0."
+            )
         self.generator_optimizer.build(self.generator.trainable_variables)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
@@ -234,7 +252,9 @@ class CiGAN(InfillingModel):
 
     def test_step(self, batch):
         """Measures every term on a batch of held-out patches, without training."""
-        self._record(self.measure(as_batch(batch)))
+        batch = as_batch(batch)
+        # The last batch may be smaller than the others.
+        self._record(self.measure(batch), weight=tf.cast(tf.shape(batch["label"])[0], tf.float32))
         return self.get_metrics_result()
 
     def measure(self, batch) -> dict[str, tf.Tensor]:
@@ -264,7 +284,7 @@ class CiGAN(InfillingModel):
             opposite = self._opposite_infill(part, training=True) if adversarially else None
             return self._generator_loss(part, infilled, adversarially, opposite)
 
-        terms = self._update(self.generator, self.generator_optimizer, loss, batch)
+        terms = self._update("generator", loss, batch)
         return terms.get("adversarial_generator_loss", tf.constant(float("inf")))
 
     def _train_discriminator(self, batch):
@@ -274,19 +294,27 @@ class CiGAN(InfillingModel):
             infilled, opposite = self._infill_batch(part), self._opposite_infill(part)
             loss, terms = self._discriminator_loss(part, infilled, opposite)
             if self.loss_config.r1_weight:
-                loss += self._r1_penalty(part)
+                penalty = self._r1_penalty(part)
+                loss, terms = loss + penalty, {**terms, "r1_penalty": penalty}
             return loss, terms
 
-        terms = self._update(self.discriminator, self.discriminator_optimizer, loss, batch)
+        terms = self._update("discriminator", loss, batch)
         return terms["adversarial_discriminator_loss"]
 
-    def _update(self, network, optimizer, loss, batch) -> dict[str, tf.Tensor]:
+    def _update(self, network: str, loss, batch) -> dict[str, tf.Tensor]:
         """Updates a network with the gradient of `loss(part) -> loss, terms` if both are finite.
+
+        Args:
+            network: 'generator' or 'discriminator'.
+            loss: called with each replica's part of the batch.
+            batch: the batch, with the noise.
 
         Returns:
             The terms, averaged over the whole batch.
         """
-        weights = network.trainable_variables
+        optimizer = getattr(self, f"{network}_optimizer")
+        scales_loss = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        weights = getattr(self, network).trainable_variables
 
         def gradients(part):
             # The tape watches only these weights, so it computes no gradients of the other
@@ -298,18 +326,25 @@ class CiGAN(InfillingModel):
                 share = optimizer.scale_loss(whole / self.num_replicas)
             moves = tape.gradient(share, weights)
             finite = _all_finite(moves)
-            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-                # The optimizer lowers its loss scale for gradients that overflow. At a scale of 1
-                # or less, the gradients themselves are infinite.
-                finite |= optimizer.dynamic_scale > 1
-            check = tf.where(finite, 0.0, float("nan"))
-            return moves, {**terms, f"{network.name}_gradient": check}
+            # The optimizer lowers its loss scale for gradients that overflow. At a scale of 1 or
+            # less, the gradients themselves are infinite.
+            overflow = ~finite & (optimizer.dynamic_scale > 1) if scales_loss else False
+            check = tf.where(finite | overflow, 0.0, float("nan"))
+            checks = {f"{network}_gradient": check, _OVERFLOW: tf.cast(overflow, tf.float32)}
+            return moves, terms | checks
 
         moves, terms = self.run_on_parts(gradients, batch)
         terms = self.mean_over_replicas(terms)
+        overflowed = terms.pop(_OVERFLOW) > 0
+
+        def apply(moves):
+            if scales_loss:
+                # The optimizer looks at the gradients of one replica, but sums those of all.
+                moves = [tf.where(overflowed, float("inf"), move) for move in moves]
+            optimizer.apply(moves, weights)
 
         def move():
-            self.on_replicas(lambda moves: optimizer.apply(moves, weights), moves)
+            self.on_replicas(apply, moves)
             self._record(terms)
             return True
 
@@ -320,10 +355,10 @@ class CiGAN(InfillingModel):
         tf.cond(_all_finite(list(terms.values())), move, skip)
         return terms
 
-    def _record(self, terms):
+    def _record(self, terms, weight=None):
         for metric in self.metrics:
             if metric.name in terms:
-                metric.update_state(terms[metric.name])
+                metric.update_state(terms[metric.name], weight)
 
     def _remember_nonfinite(self, terms):
         nonfinite = [name in terms and ~tf.math.is_finite(terms[name]) for name in _CHECKED]

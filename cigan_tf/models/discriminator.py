@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 from cigan_tf import masks
-from cigan_tf.config import DISCRIMINATOR_VIEWS
+from cigan_tf.config import DISCRIMINATOR_VIEWS, ModelConfig
 
 KERNELS = (32, 64, 128, 256, 512)
 
@@ -37,6 +37,9 @@ class Discriminator(keras.Model):
 
     Outputs:
         [N, 1] in (-inf, inf), positive if the patch is classified as real.
+
+    Raises:
+        UserError: the patch size or the view is invalid.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Discriminator(keras.Model):
         name: str = "discriminator",
         **kwargs,
     ):
+        ModelConfig(patch_size, discriminator_view=view).validate()
         policy = keras.dtype_policies.get(dtype)
         inputs = {"image": keras.Input((patch_size, patch_size, 1), name="image")}
         features = inputs["image"]

@@ -4,6 +4,7 @@ import keras
 from keras import layers, ops
 
 from cigan_tf import masks
+from cigan_tf.config import ModelConfig
 
 SMALLEST_SCALE_PX = 4
 # Kernels of the blocks from 4x4 to 256x256; the additional block of 512 px also has 32.
@@ -24,9 +25,13 @@ class Generator(keras.Model):
     Outputs:
         [N, p, p, 1] in (0, 1), the generated patch; `masks.composite` uses only the pixels inside
         the mask.
+
+    Raises:
+        UserError: the patch size is invalid.
     """
 
     def __init__(self, patch_size: int, *, dtype=None, name: str = "generator", **kwargs):
+        ModelConfig(patch_size).validate()
         policy = keras.dtype_policies.get(dtype)
         inputs = {
             "context": keras.Input((patch_size, patch_size, 1), name="context"),

@@ -27,7 +27,7 @@ class InfillingModel(ReplicatedModel):
         preset: the `Preset` that the weights come from, or None.
 
     Raises:
-        UserError: a setting does not exist, or its value is invalid.
+        UserError: a setting does not exist, its value is invalid, or the networks do not fit.
     """
 
     def __init__(
@@ -71,6 +71,13 @@ class InfillingModel(ReplicatedModel):
             vgg_weights=vgg_weights,
             feature_layers=self.feature_layers,
         ).validate()
+        self.loss_config.require_class("label" in discriminator.input)
+        seen_px = discriminator.input["image"].shape[1]
+        if seen_px != self.patch_size:
+            raise UserError(
+                "Both networks must have the same patch size. Received: a generator of "
+                f"{self.patch_size} px and a discriminator of {seen_px} px."
+            )
         self.generator_optimizer = self.discriminator_optimizer = None
         self.preset = None
         self._preset_records = []  # of the initial preset; None if that preset has no record
@@ -344,6 +351,10 @@ def as_batch(inputs) -> dict[str, tf.Tensor]:
 
 def averages_weights(optimizer: keras.optimizers.Optimizer) -> bool:
     """Returns whether an optimizer has a moving average of the weights."""
-    # Loss scaling wraps the optimizer that keeps the average.
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_optimizer(optimizer)
     return inner.use_ema and int(inner.iterations) > 0
+
+
+def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns the optimizer that keeps the moving average; loss scaling wraps it."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -90,10 +90,20 @@ class ReplicatedModel(keras.Model):
                     raise
                 return self.get_metrics_result()
 
+        def one_batch(batch):
+            with self.strategy.scope():
+                self.train_step(_first(batch))
+                return self.get_metrics_result()
+
+        if not self.run_eagerly:
+            one_batch = tf.function(one_batch, reduce_retracing=True, autograph=False)
+
         # Reading the step number waits for the previous step. It is not read if each call has only
         # one step.
-        self.train_function = (
-            several_steps if self.steps_per_execution > 1 else lambda it: self.run_steps(it, 1)
+        steps = several_steps if self.steps_per_execution > 1 else lambda it: self.run_steps(it, 1)
+        # `train_on_batch` gives a Python generator of one batch.
+        self.train_function = lambda batches: (
+            steps(batches) if isinstance(batches, tf.data.Iterator) else one_batch(next(batches))
         )
 
     def make_test_function(self, force=False):
@@ -105,11 +115,20 @@ class ReplicatedModel(keras.Model):
             with self.strategy.scope():
                 return self.test_step(iterator.get_next())
 
+        def one_batch(batch):
+            with self.strategy.scope():
+                return self.test_step(_first(batch))
+
         run = one_step
         if not self.run_eagerly:
-            run = tf.function(run, reduce_retracing=True, autograph=False)
+            run, one_batch = (
+                tf.function(function, reduce_retracing=True, autograph=False)
+                for function in (run, one_batch)
+            )
 
         def several_steps(iterator):
+            if not isinstance(iterator, tf.data.Iterator):  # from `test_on_batch`
+                return one_batch(next(iterator))
             logs = run(iterator)
             for _ in range(self.steps_per_execution - 1):
                 try:
@@ -184,6 +203,11 @@ class ReplicatedModel(keras.Model):
         return {name: part(tensor) for name, tensor in batch.items()}
 
 
+def _first(batch):
+    """Returns x of Keras' (x, y, sample_weight)."""
+    return batch[0] if isinstance(batch, tuple) else batch
+
+
 class _OneDevice:
     """A strategy with one device; it has only the methods that Keras' loops call."""
 
@@ -197,9 +221,15 @@ class _OneDevice:
 class AgreedMean(keras.metrics.Mean):
     """A mean of values that are equal on all replicas, updated and read without communication.
 
+    The mean of no values is NaN, not 0: a term of the network that was not trained is unknown.
+
     Keras' own metrics keep a sum per replica. Reading such a metric, even to write a curve or a
     checkpoint, requires communication between all workers.
     """
+
+    def result(self):
+        """Returns the mean, or NaN if there are no values."""
+        return self.total / self.count
 
     def add_variable(self, shape, initializer, dtype=None, aggregation="sum", name=None):
         """Creates a variable whose copies are equal on all replicas."""

@@ -18,6 +18,7 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 )
 _ADDRESS = re.compile(r"(.+):(\d{1,5})")
+_LARGEST_PORT = 65535
 _RETRY_S = 0.2
 _CONNECT_TIMEOUT_S = 2.0
 
@@ -31,7 +32,11 @@ class Cluster:
 
     def __post_init__(self):
         for worker in self.workers:
-            _require(_ADDRESS.fullmatch(str(worker)), f"the worker {worker!r} is not 'host:port'")
+            address = _ADDRESS.fullmatch(str(worker))
+            _require(
+                address and 0 < int(address[2]) <= _LARGEST_PORT,
+                f"the worker {worker!r} is not 'host:port'",
+            )
 
 
 def from_environment() -> Cluster:

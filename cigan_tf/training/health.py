@@ -19,6 +19,8 @@ _CHANCE_LOSS_MARGIN = 0.01
 _CHANCE_ACCURACY_MARGIN = 0.1
 # Number of consecutive checks, because the condition may hold briefly after every change of turn.
 _LOOKS_AT_CHANCE = 5
+# Number of ended turns after which it is judged whether all of them reached their limit.
+_TURNS_TO_JUDGE = 5
 # Fewer consecutive skipped steps may be a coincidence.
 _MOST_SKIPPED_IN_A_ROW = 10
 
@@ -71,6 +73,8 @@ class CollapseMonitor:
             those at the start or resumption of the run.
         warned: the signs of which the user has already been warned.
         looks_at_chance: number of consecutive checks in which the discriminator was at chance.
+        judged_from: step, turns taken and steps in the turn from which turns are judged; None
+            before the first measurement after pre-training.
     """
 
     settings: TrainingConfig
@@ -78,6 +82,7 @@ class CollapseMonitor:
     turns: int = 0
     warned: set[str] = dataclasses.field(default_factory=set)
     looks_at_chance: int = 0
+    judged_from: tuple[int, int, int] | None = None
 
     def measure(self, infill, batch: dict[str, np.ndarray], model: CiGAN) -> dict[str, float]:
         """Returns the measures by TensorBoard tag.
@@ -97,7 +102,24 @@ class CollapseMonitor:
         if step > self.steps:
             signs["health/turns_per_1000_steps"] = 1000 * (turns - self.turns) / (step - self.steps)
         self.steps, self.turns = step, turns
+        at_limit = self._all_at_limit(step, turns, int(model.steps_in_turn.numpy()))
+        if at_limit is not None:
+            signs["health/all_turns_at_limit"] = float(at_limit)
         return signs
+
+    def _all_at_limit(self, step: int, turns: int, steps_in_turn: int) -> bool | None:
+        """Returns whether every turn since the last judgement reached its limit; None: unknown."""
+        limit = self.settings.max_steps_per_turn
+        if limit == 1 or step < self.settings.pretraining_steps:
+            return None
+        now = step, turns, steps_in_turn
+        if self.judged_from is None:
+            self.judged_from = now
+        num_steps, num_turns, more_in_turn = np.subtract(now, self.judged_from)
+        if num_turns < _TURNS_TO_JUDGE:
+            return None
+        self.judged_from = now
+        return bool(num_steps == num_turns * limit + more_in_turn)
 
     def warnings(self, signs: dict[str, float], turn: Turn) -> list[str]:
         """Returns a message for each new sign of collapse.
@@ -110,8 +132,6 @@ class CollapseMonitor:
         """
         if turn == Turn.PRETRAINING:
             return []
-        # Turns per 1000 steps if every turn ends at its step limit.
-        slowest = 1000 / self.settings.max_steps_per_turn
         accuracies = [signs.get(f"discriminator/accuracy_{of}", 0.0) for of in ("real", "fake")]
         loss = signs.get("loss/adversarial_discriminator_loss")
         if loss is not None:  # the discriminator was trained since the last log
@@ -140,7 +160,7 @@ class CollapseMonitor:
                 "--learning_rate.",
             ),
             "turns": (
-                signs.get("health/turns_per_1000_steps", np.inf) <= slowest,
+                signs.get("health/all_turns_at_limit", 0.0) > 0,
                 f"every turn ends at its limit of {self.settings.max_steps_per_turn} steps: "
                 "neither network's loss falls below the threshold of "
                 f"{self.settings.switch_threshold:g}.",

@@ -18,6 +18,7 @@ from cigan_tf.training import health, start, tensorboard
 from cigan_tf.training.held_out import HeldOutMeasures
 
 PICTURES_PER_KIND = 4
+_WINDOWS_AT_A_TIME = 32
 
 
 class Observer:
@@ -64,9 +65,17 @@ class Chief(Observer):
         held_out: patches from `input_pipeline.picture_patches`.
         workdir: folder of the run.
         config: the run's settings.
+        measures: result of `held_out_measures`.
     """
 
-    def __init__(self, model: CiGAN, held_out: dict, workdir: epath.Path, config: Config):
+    def __init__(
+        self,
+        model: CiGAN,
+        held_out: dict,
+        workdir: epath.Path,
+        config: Config,
+        measures: HeldOutMeasures | None = None,
+    ):
         self._model = model
         self._settings = config.training
         self._held_out = _interleaved_batches(
@@ -75,8 +84,7 @@ class Chief(Observer):
         )
         self._shown = _first_of_each_kind(held_out, PICTURES_PER_KIND)
         self._measure = tf.function(model.measure, reduce_retracing=True, autograph=False)
-        self._infill = tensorboard.model_infill(model)
-        self._measures = _measures(config)
+        self._measures = measures
         self._values = {}
         self._workdir = workdir
         self._facts, self._facts_file = {}, workdir / run_folder.RUN_FILE
@@ -143,7 +151,7 @@ class Chief(Observer):
 
     def show(self, step: int) -> None:
         self._write_pictures(step)
-        signs = self._monitor.measure(self._infill, self._shown, self._model)
+        signs = self._monitor.measure(self._model.generate, self._shown, self._model)
         self._writer.write_scalars(step, signs)
         turn = Turn(int(self._model.turn.numpy()))
         for warning in self._monitor.warnings(self._values | signs, turn):
@@ -161,7 +169,7 @@ class Chief(Observer):
             for name in measured[0]
         }
         if self._measures is not None:
-            means |= self._measures.measure(self._infill)
+            means |= self._measures.measure(self._model.generate)
         self._writer.write_scalars(step, means)
         term = self._settings.selecting_term
         if term is None:
@@ -189,7 +197,7 @@ class Chief(Observer):
         self._writer.close()
 
     def _write_pictures(self, step: int) -> None:
-        self._writer.write_pictures(step, self._infill, self._shown, self._settings.seed)
+        self._writer.write_pictures(step, self._model.generate, self._shown, self._settings.seed)
 
 
 def _interleaved_batches(patches: dict[str, np.ndarray], batch_size: int) -> list[dict]:
@@ -209,11 +217,25 @@ def _interleaved_batches(patches: dict[str, np.ndarray], batch_size: int) -> lis
     ]
 
 
-def _measures(config: Config) -> HeldOutMeasures | None:
+def held_out_measures(config: Config) -> HeldOutMeasures | None:
+    """Returns the measures of infills during training, or None if they are switched off.
+
+    Call it outside the strategy's scope. There, every worker would have to create the variables of
+    the network, but only the chief measures infills.
+    """
     if not config.training.evaluated_patches:
         return None
     network = quality_features.build(config.experiment.quality_features)
-    return HeldOutMeasures(config, lambda windows: network.predict(windows, 32, verbose=0))
+    # `predict` would distribute its batches with the strategy.
+    call = tf.function(network, reduce_retracing=True, autograph=False)
+
+    def features(windows: np.ndarray) -> np.ndarray:
+        parts = range(0, len(windows), _WINDOWS_AT_A_TIME)
+        return np.concatenate(
+            [call(tf.constant(windows[at : at + _WINDOWS_AT_A_TIME])).numpy() for at in parts]
+        )
+
+    return HeldOutMeasures(config, features)
 
 
 def _first_of_each_kind(patches: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:

@@ -10,7 +10,6 @@ from tensorboard.plugins.hparams import api as hparams
 from cigan_tf import pictures
 from cigan_tf.config import Config, LossConfig
 from cigan_tf.models.cigan import CiGAN, Turn
-from cigan_tf.randomness import noise_of_seed
 
 _PICTURE_CAPTION = "Columns: " + ", ".join(pictures.COLUMNS) + "."
 
@@ -109,19 +108,3 @@ def _settings(config: Config) -> dict[str, bool | int | float | str]:
     for group in (config.data, config.model, config.loss, config.training, config.hardware):
         settings.update(dataclasses.asdict(group))
     return {n: ",".join(v) if isinstance(v, tuple) else v for n, v in settings.items()}
-
-
-def model_infill(model: CiGAN):
-    """Returns the model as a function of NumPy arrays, (image, mask, label, seed) -> infilled."""
-
-    @tf.function(reduce_retracing=True)
-    def infill(image, mask, label, noise):
-        return model.infill(image, mask, label, noise)
-
-    def call(image, mask, label, seed):
-        noise = np.stack([noise_of_seed(s, image.shape[1]) for s in seed])
-        inputs = (image, mask, label, noise)
-        with model.averaged_generator():
-            return infill(*(tf.convert_to_tensor(value) for value in inputs)).numpy()
-
-    return call

@@ -35,9 +35,12 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
     """
     workdir = epath.Path(workdir)
     strategy = strategies.build(config)
-    with contextlib.ExitStack() as stack, strategy.scope():
+    chief = strategies.is_chief(strategy)
+    with contextlib.ExitStack() as stack:
         stack.enter_context(strategies.failing_together(strategy))
         interrupted = stack.enter_context(interruption.watch())
+        measures = observers.held_out_measures(config) if chief else None
+        stack.enter_context(strategy.scope())
         patches = input_pipeline.TrainingInput(config)
         held_out = input_pipeline.picture_patches(
             config,
@@ -47,15 +50,17 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         terminal.say("Building the networks and loading VGG-19 ...")
         model = build_cigan(config)
         preset = _start_from_preset(model, workdir, config)
-        chief = strategies.is_chief(strategy)
         if chief:
             stack.enter_context(run_folder.sole_process(workdir))
-            run_folder.claim(workdir, config, resume_changed)
+            run_folder.refuse_other_run(workdir, config, resume_changed)
+        checkpoints = RunCheckpoints(model, workdir, config, writes=chief)
+        # Before anything is written: with changed settings, the checkpoint may not fit.
+        checkpoints.restore()
+        if chief:
+            run_folder.claim(workdir, config)
             record = provenance.write_training(
                 workdir, config, resume_changed, preset and provenance.of_weights(preset.record)
             )
-        checkpoints = RunCheckpoints(model, workdir, config, writes=chief)
-        checkpoints.restore()
         step = int(model.step.numpy())
         agreement = strategies.Agreement(strategy, config.hardware.agree_every_steps)
         if not agreement.all_equal(step):
@@ -66,7 +71,9 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         worker, model.num_batch_parts = strategies.worker(strategy)
         iterator = iter(patches.batches(step, worker, model.num_batch_parts))
         observer = (
-            observers.Chief(model, held_out, workdir, config) if chief else observers.Observer()
+            observers.Chief(model, held_out, workdir, config, measures)
+            if chief
+            else observers.Observer()
         )
         with contextlib.closing(observer):
             if chief:

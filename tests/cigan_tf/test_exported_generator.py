@@ -39,6 +39,14 @@ def test_a_record_of_other_weights_is_refused(generator, exported, tmp_path):
         ExportedGenerator(tmp_path / "1")
 
 
+@pytest.mark.parametrize("file", ["saved_model.pb", "variables/variables.index"])
+def test_a_damaged_saved_model_is_named(exported, file, tmp_path):
+    damaged = shutil.copytree(exported, tmp_path / "1") / file
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cannot be read \(.*export the run again"):
+        ExportedGenerator(tmp_path / "1")
+
+
 def test_the_newest_version_is_taken(exported, tmp_path):
     for version in ("2", "10"):
         shutil.copytree(exported, tmp_path / version)

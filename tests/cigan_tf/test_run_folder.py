@@ -17,35 +17,29 @@ def test_a_run_saves_its_configuration(tmp_path):
 
 def test_a_run_may_be_resumed_with_more_steps(tmp_path):
     run_folder.claim(tmp_path, Config())
-    longer = Config(training=TrainingConfig(adversarial_steps=200_000))
-    run_folder.claim(tmp_path, longer)
-    assert run_folder.load_config(tmp_path) == longer
+    run_folder.refuse_other_run(tmp_path, Config(training=TrainingConfig(adversarial_steps=7)))
+    run_folder.refuse_other_run(tmp_path / "without_a_run", Config())
 
 
 def test_another_configuration_is_refused_with_its_differences(tmp_path):
     run_folder.claim(tmp_path, Config())
+    changed = Config(loss=LossConfig(feature_weight=1.0))
     with pytest.raises(UserError, match=r"feature_weight: 10.0 in the run, 1.0 given") as error:
-        run_folder.claim(tmp_path, Config(loss=LossConfig(feature_weight=1.0)))
+        run_folder.refuse_other_run(tmp_path, changed)
     assert "\n" not in str(error.value)
-    assert run_folder.load_config(tmp_path) == Config()
+    assert "--resume_changed" in str(error.value)
+    run_folder.refuse_other_run(tmp_path, changed, resume_changed=True)
 
 
 def test_a_run_may_resume_on_other_hardware_but_not_in_another_precision(tmp_path):
     run_folder.claim(tmp_path, Config())
-    run_folder.claim(
+    run_folder.refuse_other_run(
         tmp_path, Config(hardware=HardwareConfig(strategy="mirrored", jit_compile=True))
     )
     with pytest.raises(UserError, match="mixed_precision"):
-        run_folder.claim(tmp_path, Config(hardware=HardwareConfig(mixed_precision="float16")))
-
-
-def test_another_configuration_is_accepted_on_request(tmp_path):
-    run_folder.claim(tmp_path, Config())
-    changed = Config(loss=LossConfig(feature_weight=1.0))
-    with pytest.raises(UserError, match="--resume_changed"):
-        run_folder.claim(tmp_path, changed)
-    run_folder.claim(tmp_path, changed, resume_changed=True)
-    assert run_folder.load_config(tmp_path) == changed
+        run_folder.refuse_other_run(
+            tmp_path, Config(hardware=HardwareConfig(mixed_precision="float16"))
+        )
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

@@ -36,6 +36,25 @@ def fitted(folder, epochs):
     return model
 
 
+def train_with_one_overflow():
+    """Checks that gradients that overflow on one replica change no weight on any replica."""
+    model = make_model("mixed_float16", pretraining_steps=0, learning_rate=1e-3)
+    loss_of_part = model._discriminator_loss
+
+    def overflowing(*args):
+        loss, terms = loss_of_part(*args)
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return tf.where(replica == 1, loss * 1e38, loss), terms
+
+    before, scale = model.discriminator.get_weights(), 2.0**15
+    model._discriminator_loss = overflowing
+    model.fit(batches(), steps_per_epoch=1, shuffle=False, verbose=0)
+    assert model.take_nonfinite() is None
+    for old, new in zip(before, model.discriminator.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert float(model.discriminator_optimizer.dynamic_scale.numpy()) == scale / 2
+
+
 def main(folder):
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -44,6 +63,7 @@ def main(folder):
     with strategy.scope():
         fitted(folder / "double", 1)
         double = fitted(folder / "double", 2)  # the first epoch is restored
+        train_with_one_overflow()
     assert double.num_replicas == 2
     assert int(single.step.numpy()) == int(double.step.numpy()) == 4
     assert len((folder / "double" / "log.csv").read_text().splitlines()) >= 3

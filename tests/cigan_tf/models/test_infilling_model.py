@@ -12,6 +12,7 @@ from cigan_tf.models import presets
 from cigan_tf.models.cigan import CiGAN
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.generator import Generator
+from cigan_tf.models.infilling_model import as_batch
 from tests import warm_commands
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -133,6 +134,48 @@ def test_other_optimizers_are_saved_and_none_is_needed_to_generate(tmp_path):
     assert float(loaded.discriminator_optimizer.learning_rate) == 0.25
     uncompiled = keras.models.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(infills(uncompiled), infills(model))
+
+
+def test_an_optimizer_without_the_moving_average_is_refused():
+    model = make_model(generator_ema=0.9)
+    with pytest.raises(UserError, match=r"generator_ema=0\.9.*use_ema=True"):
+        model.compile("sgd")
+    model.compile(keras.optimizers.SGD(use_ema=True, ema_momentum=0.5), "sgd")
+
+
+def test_single_batches_can_be_trained_and_evaluated():
+    model = make_model(pretraining_steps=0)
+    trained = model.train_on_batch(patches(), return_dict=True)
+    assert int(model.step.numpy()) == 1
+    assert trained["adversarial_discriminator_loss"] > 0
+    # It was the discriminator's turn.
+    assert np.isnan(trained["feature_loss"])
+    measured = model.test_on_batch(patches(), return_dict=True)
+    assert all(np.isfinite(value) for value in measured.values())
+
+
+def test_a_smaller_last_batch_has_a_smaller_weight():
+    model = make_model()
+    in_batches = list(tf.data.Dataset.from_tensor_slices(patches(3)).batch(2))
+    measured = model.evaluate(
+        tf.data.Dataset.from_tensor_slices(patches(3)).batch(2), verbose=0, return_dict=True
+    )
+    terms = [model.measure(as_batch(batch)) for batch in in_batches]
+    for name, value in measured.items():
+        expected = np.average([float(of[name]) for of in terms], weights=[2, 1])
+        assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_networks_that_do_not_fit_are_refused():
+    generator, blind = Generator(32), Discriminator(32, sees_class=False)
+    with pytest.raises(UserError, match="wrong_class_weight needs"):
+        CiGAN(generator, blind, wrong_class_weight=1.0)
+    with pytest.raises(UserError, match="generator of 32 px and a discriminator of 64 px"):
+        CiGAN(generator, Discriminator(64))
+    with pytest.raises(UserError, match="patch_size must be a power of two"):
+        Generator(48)
+    with pytest.raises(UserError, match="discriminator_view must be one of"):
+        Discriminator(32, view="lesoin")
 
 
 def test_a_batch_of_something_else_is_named():

@@ -67,7 +67,7 @@ def test_a_generator_that_ignores_an_input_is_reported_once(batch, infill, said)
 HEALTHY = {
     "health/infill_spread_over_seeds": 0.1,
     "health/infill_spread_over_classes": 0.1,
-    "health/turns_per_1000_steps": 50.0,
+    "health/all_turns_at_limit": 0.0,
     "discriminator/accuracy_real": 0.9,
     "discriminator/accuracy_fake": 0.995,
 }
@@ -78,13 +78,29 @@ HEALTHY = {
     [
         (None, 0.0, None),
         ("discriminator/accuracy_real", 1.0, "always right"),
-        ("health/turns_per_1000_steps", 10.0, "limit of 100 steps"),
+        ("health/all_turns_at_limit", 1.0, "limit of 100 steps"),
     ],
 )
 def test_other_signs(sign, value, said):
     monitor = health.CollapseMonitor(TrainingConfig())
     warnings = monitor.warnings({**HEALTHY, sign: value}, Turn.DISCRIMINATOR)
     assert [said in warning for warning in warnings] == ([] if said is None else [True])
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps_turns_in_turn", "expected"),
+    [
+        # The end of pre-training at step 10 is not a turn of a network.
+        ({}, [(5, 0, 5), (10, 1, 0), (14, 3, 0), (23, 7, 1)], [None, None, None, True]),
+        ({}, [(10, 1, 0), (22, 7, 0), (34, 14, 1)], [None, True, False]),
+        ({"max_steps_per_turn": 1}, [(10, 1, 0), (30, 21, 0)], [None, None]),
+    ],
+    ids=["all at the limit", "one ended by the threshold", "a limit of one step"],
+)
+def test_turns_that_all_end_at_their_limit_are_found(settings, steps_turns_in_turn, expected):
+    limits = {"max_steps_per_turn": 2, "pretraining_steps": 10, **settings}
+    monitor = health.CollapseMonitor(TrainingConfig(**limits))
+    assert [monitor._all_at_limit(*counts) for counts in steps_turns_in_turn] == expected
 
 
 AT_CHANCE = {
@@ -170,7 +186,7 @@ def test_a_non_finite_step_changes_nothing_and_is_named(model, batch, turn, term
     warning = check.check("CHECKPOINT")
     assert f"{term} is NaN or infinite at step {step}; skipped 1 of the last 1 steps" in warning
     assert check.check("CHECKPOINT") is None
-    assert all(np.isfinite(float(metric.result())) for metric in model.metrics)
+    assert all(np.isfinite(float(metric.total)) for metric in model.metrics)
 
 
 def test_a_non_finite_gradient_is_named(model, batch, monkeypatch):

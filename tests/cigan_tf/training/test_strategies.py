@@ -26,6 +26,9 @@ def test_two_cpus_and_two_processes_train_the_weights_of_one_device(
         steps_per_execution=2,
         picture_every_steps=6,
         switch_threshold=1e-9,
+        # Only one of the workers measures infills.
+        evaluated_patches=20,
+        quality_features="random",
         # With a small epsilon, Adam would amplify the rounding error of a zero gradient.
         learning_rate=0.1,
         adam_epsilon=1.0,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -187,6 +188,18 @@ def test_a_call_into_tensorflow_ends_at_every_due_event(tiny_config, replace):
 def test_a_workdir_of_another_run_is_refused(tiny_config, replace, trained_run):
     with pytest.raises(UserError, match=r"learning_rate.*--resume_changed"):
         train_lib.train(replace(tiny_config, learning_rate=1e-3), trained_run)
+
+
+def test_settings_that_do_not_fit_the_checkpoint_change_nothing(
+    tiny_config, replace, trained_run, tmp_path
+):
+    workdir = shutil.copytree(trained_run, tmp_path / "run")
+    before = {name: (workdir / name).read_bytes() for name in ("config.json", "provenance.json")}
+    other = replace(tiny_config, discriminator_view="lesion")
+    with pytest.raises(UserError, match="different networks"):
+        train_lib.train(other, workdir, resume_changed=True)
+    for name, content in before.items():
+        assert (workdir / name).read_bytes() == content
 
 
 def test_no_workdir_is_created_for_a_missing_dataset(replace, tmp_path):

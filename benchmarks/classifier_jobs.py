@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -45,11 +46,10 @@ def main() -> None:
 
 def _seconds(jobs: int, num_classifiers: int) -> float:
     """Trains classifiers of the arm in a new folder, and returns the time in seconds."""
-    given = [argument for argument in sys.argv[1:] if not _is_own(argument)]
     seeds = ",".join(map(str, range(num_classifiers)))
     with tempfile.TemporaryDirectory() as workdir:
         chosen = (f"--arms={_ARM.value}", f"--classifier_seeds={seeds}", "--comparisons=")
-        command = [sys.executable, "-m", "cigan_tf.main", *given, *chosen]
+        command = [sys.executable, "-m", "cigan_tf.main", *_other_arguments(), *chosen]
         start = time.perf_counter()
         finished = subprocess.run(
             [*command, "--mode=classify", f"--jobs={jobs}", f"--workdir={workdir}"],
@@ -65,8 +65,15 @@ def _seconds(jobs: int, num_classifiers: int) -> float:
     return seconds
 
 
-def _is_own(argument: str) -> bool:
-    return argument.lstrip("-").partition("=")[0] in (_ROUNDS.name, _ARM.name)
+def _other_arguments() -> Iterator[str]:
+    """Yields the arguments of this command that are flags of `cigan`."""
+    arguments = iter(sys.argv[1:])
+    for argument in arguments:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in (_ROUNDS.name, _ARM.name):
+            yield argument
+        elif not equals:
+            next(arguments, None)  # the value
 
 
 if __name__ == "__main__":

@@ -25,8 +25,11 @@ def build(folder: str, num_records: dict[str, int], **settings) -> None:
     from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
 
     dataset = pathlib.Path(folder, "ddsm_patches", settings["name"])
-    if dataset.exists():
+    made, asked = dataset / "repeated.json", json.dumps([num_records, settings])
+    if made.exists() and made.read_text() == asked:
         return
+    # An earlier command had other settings, or was stopped.
+    shutil.rmtree(dataset, ignore_errors=True)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         Builder(config=DdsmPatchesConfig(**settings), data_dir=folder).download_and_prepare()
     (info,) = dataset.glob("*/dataset_info.json")
@@ -36,6 +39,7 @@ def build(folder: str, num_records: dict[str, int], **settings) -> None:
             _repeat(info.parent, split, num_records[split["name"]])
     info.write_text(json.dumps(content))
     forget_index(folder)
+    made.write_text(asked)
 
 
 def forget_index(folder: str) -> None:

@@ -29,6 +29,8 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import process_counters
+from cigan_tf import file_io
+from cigan_tf.errors import UserError
 
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 5, "Number of timed repetitions of each arm; the median is shown."
@@ -44,6 +46,7 @@ _FIRST_STEP = flags.DEFINE_bool(
 )
 
 _SECTION = "## Training speed\n"
+_END = "<!-- end of the output of benchmarks.training -->"
 _ROUNDS_OF_PARTS = 3
 _INPUT_SECONDS = 5
 _OURS = {
@@ -360,9 +363,10 @@ def _shares_table(parts: dict, windowed: dict) -> list[str]:
         "",
         f"Share of each network in both steps with windows, each timed separately: {shares}.",
         "",
-        f"Lower bound: the arithmetic of whole patches is {parts['plain_flop'] / 1e12:.2f} TFLOP. "
-        f"At this machine's speed for matrix products ({parts['ceiling_flops'] / 1e9:.0f} GFLOP/s, "
-        f"float32), it would take {ceiling_s:.2f} s; both steps with windows take "
+        "For comparison: the arithmetic of both steps on whole patches is "
+        f"{parts['plain_flop'] / 1e12:.2f} TFLOP, and would take {ceiling_s:.2f} s at this "
+        f"machine's speed for matrix products ({parts['ceiling_flops'] / 1e9:.0f} GFLOP/s, "
+        "float32). Both steps with windows, which need less arithmetic, take "
         f"{total / ceiling_s:.2f} times as long.",
     ]
 
@@ -404,11 +408,16 @@ def _cpu() -> str:
 
 
 def write_section(path: pathlib.Path, text: str) -> None:
-    """Replaces the file's section 'Training speed', or adds one; keeps the other sections."""
+    """Replaces the output in the file's section 'Training speed', or adds one; keeps the rest."""
     before = path.read_text() if path.exists() else "# Results\n"
     head, found, rest = before.partition(_SECTION)
-    _, next_section, tail = rest.partition("\n## ") if found else ("", "", "")
-    path.write_text(f"{head.rstrip()}\n\n{_SECTION}\n{text}\n{next_section}{tail}")
+    if found and _END not in rest:
+        raise UserError(
+            f"The section {_SECTION!r} of {path} has no line {_END!r}, which separates the output "
+            "from other text; add it."
+        )
+    _, _, tail = rest.partition(_END)
+    file_io.write_whole(path, f"{head.rstrip()}\n\n{_SECTION}\n{text}\n\n{_END}{tail or chr(10)}")
 
 
 if __name__ == "__main__":

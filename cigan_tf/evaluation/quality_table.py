@@ -57,7 +57,7 @@ MEASURES = {
     "seam_ratio": ("the same, relative to the patch before infilling", "about 1"),
     "composition": (
         "change of grey level by an infill of the same class (composition)",
-        "0; real: another lesion in the same place",
+        "0; real: another patient's patch",
     ),
 }
 

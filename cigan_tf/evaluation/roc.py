@@ -203,7 +203,8 @@ def paired_bootstrap(
     Args:
         y_true: labels in {0, 1}, [n].
         scores_a: finite, [n]; or [k, n] for k classifiers, whose mean AUC is compared.
-        scores_b: like scores_a, for the same patches in the same order.
+        scores_b: like scores_a, for the same patches in the same order; the same object, if only
+            the interval of one classifier is needed.
         groups: the patient of each patch, [n]; each class needs patches from at least two patients.
         num_resamples: B >= 1; 2,000 determine the interval's ends to about 2 % of its width.
         seed: seed of the draws; the same seed gives the same result.
@@ -218,6 +219,7 @@ def paired_bootstrap(
         Davison, Hinkley. Bootstrap Methods and their Application, 1997, section 4.2 (the 1 + in p).
     """
     malignant = checks.check_labels(y_true, at_least=1)
+    is_single = scores_b is scores_a
     scores_a, scores_b = (_several(scores, malignant.size) for scores in (scores_a, scores_b))
     checks.check_length("groups", np.asarray(groups), malignant.size)
     checks.check_share("level", level, ends=False)
@@ -238,7 +240,10 @@ def paired_bootstrap(
         part = aucs[start : start + step]
         draws, redrawn = patient_bootstrap.draw_patients(rng, num_patches, len(part))
         for column, of_draws in enumerate((of_draws_a, of_draws_b)):
-            part[:, column] = np.mean([aucs_of(draws) for aucs_of in of_draws], axis=0)
+            if column and is_single:
+                part[:, 1] = part[:, 0]
+            else:
+                part[:, column] = np.mean([aucs_of(draws) for aucs_of in of_draws], axis=0)
         num_redrawn += redrawn
 
     differences = aucs[:, 0] - aucs[:, 1]

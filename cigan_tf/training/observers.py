@@ -12,6 +12,7 @@ from etils import epath
 
 from cigan_tf import file_io, run_folder, terminal
 from cigan_tf.config import HELD_OUT_TERMS, Config
+from cigan_tf.errors import UserError
 from cigan_tf.models import quality_features
 from cigan_tf.models.cigan import CiGAN, Turn
 from cigan_tf.training import health, start, tensorboard
@@ -225,6 +226,12 @@ def held_out_measures(config: Config) -> HeldOutMeasures | None:
     """
     if not config.training.evaluated_patches:
         return None
+    if config.experiment.quality_features == "classifier":
+        raise UserError(
+            "During training there is no classifier yet: pass --quality_features=imagenet or a "
+            "file with the weights of VGG-16, or --evaluated_patches=0. Received: "
+            "quality_features='classifier'."
+        )
     network = quality_features.build(config.experiment.quality_features)
     # `predict` would distribute its batches with the strategy.
     call = tf.function(network, reduce_retracing=True, autograph=False)

@@ -28,8 +28,9 @@ def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
     known = record or {}
     dataset = known.get("dataset", {})
     of_preset = known.get("init_from", {}).get("dataset") or {}
+    found = devices()
     return {
-        "devices": devices(),
+        "devices": found[:1] if hardware.strategy == "one_device" else found,
         "strategy": hardware.strategy,
         "precision": {"none": "float32"}.get(hardware.mixed_precision, hardware.mixed_precision),
         "jit_compile": hardware.jit_compile,
@@ -44,6 +45,9 @@ def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
         "mask_margin_px_of_preset": _mask_margin_px(of_preset),
         "batch_size": data.batch_size,
         "total_steps": config.training.total_steps,
+        "pretraining_of_preset_steps": (
+            config.training.pretraining_steps if config.training.init_from else 0
+        ),
         "seconds_per_step": None,
     }
 
@@ -94,6 +98,12 @@ def warnings(facts: dict[str, Any]) -> list[str]:
             "The preset was trained on lesion masks with a margin of {1} px, but the masks of this "
             "dataset have a margin of {0} px. Build the dataset with the mask_margin_px of the "
             "preset, unless its masks include the soft edge already.".format(*margins)
+        )
+    if facts["pretraining_of_preset_steps"]:
+        found.append(
+            f"The run starts from a preset, but its first {facts['pretraining_of_preset_steps']} "
+            "steps train on the feature loss only, which blurs its infills. Pass "
+            "--pretraining_steps=0 to keep their texture."
         )
     if facts["devices"] != ["CPU"]:
         return found

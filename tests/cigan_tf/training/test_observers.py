@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from cigan_tf.config import Config, TrainingConfig
+from cigan_tf.errors import UserError
+from cigan_tf.experiment_config import ExperimentConfig
 from cigan_tf.training import observers
 
 
@@ -22,6 +25,15 @@ def test_no_kind_of_patch_drops_out_at_any_batch_size(batch_size):
     for labels in seen:
         counts = [np.count_nonzero(kinds[labels] == kind) for kind in np.unique(kinds)]
         assert max(counts) - min(counts) <= 1
+
+
+def test_measures_need_other_features_than_a_classifiers():
+    config = Config(
+        training=TrainingConfig(evaluated_patches=20),
+        experiment=ExperimentConfig(quality_features="classifier"),
+    )
+    with pytest.raises(UserError, match="During training there is no classifier yet"):
+        observers.held_out_measures(config)
 
 
 def test_a_kind_with_fewer_patches_is_measured_too():

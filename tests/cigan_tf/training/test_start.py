@@ -82,6 +82,19 @@ def test_a_preset_with_another_margin_causes_a_warning(
     assert ["margin of 4 px" in line for line in found] == warned * [True]
 
 
+@pytest.mark.parametrize(("steps", "warned"), [(500, True), (0, False)])
+def test_pretraining_of_a_preset_causes_a_warning(replace, monkeypatch, steps, warned):
+    settings = {"init_from": "cbis_mass_128", "pretraining_steps": steps}
+    found = start.warnings(facts(replace, monkeypatch, ["A100"], **settings))
+    assert ["first 500 steps" in line for line in found] == warned * [True]
+
+
+def test_one_device_of_several_is_named(replace, monkeypatch):
+    two = ["A100", "A100"]
+    assert facts(replace, monkeypatch, two)["devices"] == ["A100"]
+    assert facts(replace, monkeypatch, two, strategy="mirrored")["devices"] == two
+
+
 def test_an_nvidia_gpu_is_found_by_its_driver(tmp_path):
     assert not start.has_nvidia_gpu(tmp_path)
     (tmp_path / "0000:00:1e.0").mkdir()

@@ -333,9 +333,10 @@ class _Steps:
             )
 
         boundary, adversarial = terms_of(infilled, label, keys[1])
+        one, asked = infilled, label
         if config.opposite_class_weight:
-            opposite = self._infill(generator, batch, 1 - label, noise)
-            of_opposite = terms_of(opposite, 1 - label, keys[2])
+            one, asked = self._infill(generator, batch, 1 - label, noise), 1 - label
+            of_opposite = terms_of(one, asked, keys[2])
             boundary, adversarial = (
                 losses.weighted_mean(own, other, config.opposite_class_weight)
                 for own, other in zip((boundary, adversarial), of_opposite, strict=True)
@@ -345,6 +346,12 @@ class _Steps:
             + config.feature_weight * of_features
             + config.boundary_weight * boundary
         )
+        if config.diversity_weight:
+            shifted = jnp.roll(noise, noise.shape[1] // 2, axis=1)
+            again = self._infill(generator, batch, asked, shifted)
+            total += config.diversity_weight * losses.diversity_loss(
+                one, again, batch["mask"], noise.shape[1] / 16
+            )
         return total, jnp.stack([of_features, boundary, adversarial])
 
     def _discriminator_loss(self, discriminator, generator, batch, key):

@@ -166,6 +166,11 @@ class LossConfig:
         "Weight of real patches with the wrong class as additional fakes for the discriminator, "
         "relative to the infills; makes the class more visible (Reed et al. 2016). 0: off (paper).",
     )
+    diversity_weight: float = setting(
+        0.0,
+        "Weight of the diversity loss, which decreases with the difference between infills of the "
+        "same patch and class with different noise (Yang et al. 2019). 0: off (paper).",
+    )
     r1_weight: float = setting(
         0.0,
         "Weight of the R1 penalty, the squared gradient of the discriminator's logit on real "
@@ -196,6 +201,7 @@ class LossConfig:
             "boundary_weight",
             "wrong_class_weight",
             "opposite_class_weight",
+            "diversity_weight",
             "r1_weight",
         ):
             value = getattr(self, name)

@@ -6,6 +6,12 @@ term is a mean over the given batch. Only the train step divides by the number o
 
 from keras import ops
 
+from cigan_tf import masks
+
+# Difference in grey level at which two infills are diverse enough. Most masses are brighter than
+# their surroundings by 0.03 to 0.14.
+_DIVERSE = 0.02
+
 
 def adversarial_generator_loss(fake_logits):
     """Returns the non-saturating loss, -log D(c, S) (Goodfellow et al. 2014, section 3).
@@ -99,6 +105,29 @@ def feature_loss(real_features, infilled_features):
     return sum(
         mean_difference(real, infilled_features[name]) for name, real in real_features.items()
     )
+
+
+def diversity_loss(infilled, other, mask, sigma_px: float):
+    """Returns 1 for equal infills and 0 for infills that differ by 0.02 or more in grey level.
+
+    Differences are averaged over nearby pixels, so different grain is no diversity.
+
+    Args:
+        infilled: [N, p, p, 1] in [0, 1].
+        other: infills of the same patches and classes with other noise.
+        mask: [N, p, p, 1].
+        sigma_px: standard deviation of the averages' Gaussian.
+
+    Returns:
+        Scalar in [0, 1].
+
+    References:
+        Yang et al. Diversity-Sensitive Conditional Generative Adversarial Networks. ICLR 2019.
+    """
+    difference = ops.abs(masks.mean_inside(infilled - other, mask, sigma_px))
+    num_pixels = ops.maximum(ops.sum(mask, axis=(1, 2, 3)), 1.0)
+    spread = ops.sum(difference, axis=(1, 2, 3)) / num_pixels
+    return ops.mean(1.0 - ops.minimum(spread / _DIVERSE, 1.0))
 
 
 def boundary_loss(real, infilled, boundary_map):

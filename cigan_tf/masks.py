@@ -31,8 +31,10 @@ _LEAST_GRAIN, _MOST_GRAIN = 1e-4, 0.02
 _USUAL_GRAIN_WEIGHT = 1.0
 # In units of the grain; only dust and calcifications exceed it.
 _MOST_DETAIL = 8.0
-# Keeps the quotient finite if there is no ring.
-_LEAST_RING_WEIGHT = 1e-12
+# Keeps the logarithm of detail finite in a flat infill; much less than the grain, 1.
+_LEAST_DETAIL_STRENGTH = 0.05
+# Keeps quotients finite if there is no ring or no mask.
+_LEAST_WEIGHT = 1e-12
 # Less than a pixel's own weight in the Gaussian filter of the detail, 0.16.
 _LEAST_SEEN_WEIGHT = 0.1
 
@@ -176,7 +178,7 @@ def match_rim(image, mask, generated, reach_px: float = 0.0):
     ring = outer_rim(mask)
     difference = ring * (image - generated)
     sigmas_px = [2.0**power for power in range(num_scales(image.shape[1]))]
-    spread, weight = 0.0, _LEAST_RING_WEIGHT
+    spread, weight = 0.0, _LEAST_WEIGHT
     if reach_px:
         # The weight of a straight rim at that distance.
         weight += sum(
@@ -201,9 +203,40 @@ def relative_brightness(image, mask):
     """
     ring = outer_rim(mask)
     # A tiny weight, so that the whole patch counts only if there is no ring.
-    weight = ring + _LEAST_RING_WEIGHT
+    weight = ring + _LEAST_WEIGHT
     axes = {"axis": (1, 2, 3), "keepdims": True}
     return image - ops.sum(weight * image, **axes) / ops.sum(weight, **axes)
+
+
+def detail_strength(detail, mask, sigma_px: float):
+    """Returns the logarithm of the mean absolute detail around each pixel, inside the mask.
+
+    Args:
+        detail: result of `relative_detail`, [N, p, p, 1].
+        mask: [N, p, p, 1].
+        sigma_px: standard deviation of the mean's Gaussian.
+
+    Returns:
+        [N, p, p, 1] in [-3, 2.1]: about 0 for detail as strong as the grain around the mask, and 0
+        outside the mask.
+    """
+    mean = mean_inside(ops.abs(detail), mask, sigma_px)
+    return mask * ops.log(mean + _LEAST_DETAIL_STRENGTH)
+
+
+def mean_inside(values, mask, sigma_px: float):
+    """Returns the Gaussian mean of the values inside the mask around each of its pixels.
+
+    Args:
+        values: [N, p, p, 1].
+        mask: [N, p, p, 1].
+        sigma_px: standard deviation of the Gaussian.
+
+    Returns:
+        [N, p, p, 1]; 0 outside the mask.
+    """
+    weight = ops.maximum(gaussian_blur(mask, sigma_px), _LEAST_WEIGHT)
+    return mask * gaussian_blur(values * mask, sigma_px) / weight
 
 
 def dilate(mask, by_px: int):

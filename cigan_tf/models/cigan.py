@@ -42,7 +42,8 @@ class Shown(enum.IntEnum):
 
 # Terms measured in a step, by the names of the metrics.
 TERMS = (*LOSS_TERMS, "discriminator_accuracy_real", "discriminator_accuracy_fake")
-_CHECKED = (*TERMS, "r1_penalty", "generator_gradient", "discriminator_gradient")
+_GRADIENTS = ("generator_gradient", "discriminator_gradient")
+_CHECKED = (*TERMS, "diversity_loss", "r1_penalty", *_GRADIENTS)
 # Share of the replicas whose half-precision gradients have overflowed; not a metric.
 _OVERFLOW = "overflow"
 
@@ -125,8 +126,12 @@ class CiGAN(InfillingModel):
         self.skipped_steps = self.counter("skipped_steps", "int64")
         self._nonfinite_step = self.counter("nonfinite_step", "int64")
         self._nonfinite_term = self.counter("nonfinite_term", "int32")
-        penalised = ("r1_penalty",) if self.loss_config.r1_weight else ()
-        self._term_means = [AgreedMean(name) for name in (*TERMS, *penalised)]
+        weights = {
+            "diversity_loss": self.loss_config.diversity_weight,
+            "r1_penalty": self.loss_config.r1_weight,
+        }
+        used = [name for name, weight in weights.items() if weight]
+        self._term_means = [AgreedMean(name) for name in (*TERMS, *used)]
         self.built = True
 
     def compile(
@@ -281,8 +286,16 @@ class CiGAN(InfillingModel):
 
         def loss(part):
             infilled = self._infill_batch(part, training=True)
-            opposite = self._opposite_infill(part, training=True) if adversarially else None
-            return self._generator_loss(part, infilled, adversarially, opposite)
+            if not adversarially:
+                return self._generator_loss(part, infilled, adversarially)
+            opposite = self._opposite_infill(part, training=True)
+            loss, terms = self._generator_loss(part, infilled, adversarially, opposite)
+            if self.loss_config.diversity_weight:
+                one = infilled if opposite is None else opposite
+                diversity = self._diversity_loss(part, one, is_opposite=opposite is not None)
+                loss += self.loss_config.diversity_weight * diversity
+                terms = {**terms, "diversity_loss": diversity}
+            return loss, terms
 
         terms = self._update("generator", loss, batch)
         return terms.get("adversarial_generator_loss", tf.constant(float("inf")))
@@ -423,6 +436,15 @@ class CiGAN(InfillingModel):
             "boundary_loss": boundary,
             "adversarial_generator_loss": adversarial,
         }
+
+    def _diversity_loss(self, part, infilled, is_opposite: bool):
+        """Returns the diversity loss of infills and of new ones with other noise."""
+        # Half a patch away, the noise is independent, and no additional draws are needed.
+        shifted = {**part, "noise": tf.roll(part["noise"], self.patch_size // 2, axis=1)}
+        again = self._opposite_infill if is_opposite else self._infill_batch
+        return losses.diversity_loss(
+            infilled, again(shifted, training=True), part["mask"], self.patch_size / 16
+        )
 
     def _discriminator_loss(self, batch, infilled, opposite=None):
         """Returns the adversarial loss and the terms; arguments as in `_generator_loss`."""

@@ -14,6 +14,10 @@ KERNELS = (32, 64, 128, 256, 512)
 _SEEN_AROUND = 16
 # Differences in grey level of lesions are about 0.1; this gives them the magnitude of the detail.
 _BRIGHTNESS_SCALE = 10.0
+# The strength of the detail is averaged over a Gaussian of a sixteenth of the patch's width: the
+# network's maxima cannot average. Infills differ from real lesions by about 0.2 in its logarithm.
+_STRENGTH_SIGMAS = 16
+_STRENGTH_SCALE = 5.0
 
 
 @keras.saving.register_keras_serializable("cigan_tf")
@@ -25,10 +29,10 @@ class Discriminator(keras.Model):
         sees_class: whether the two class maps are concatenated with the input image, D(c, .).
         view: 'patch', as in the paper: the whole patch, without the mask. 'lesion': the lesion mask
             and a band of a sixteenth of the patch's width around it, in a window of half the
-            patch's width. Its four channels are: brightness relative to the ring of pixels around
-            the mask, detail relative to the film's grain inside the mask, the same in the band, and
-            the mask. The texture fills the window, so the network learns it within a few hundred
-            steps.
+            patch's width. Its five channels are: brightness relative to the ring of pixels around
+            the mask, detail relative to the film's grain inside the mask, the same in the band, the
+            local strength of the detail inside the mask, and the mask. The texture fills the
+            window, so the network learns it within a few hundred steps.
         dtype: dtype policy of its layers, such as 'mixed_bfloat16'; None: Keras' default.
 
     Inputs:
@@ -112,10 +116,13 @@ class Discriminator(keras.Model):
 
 
 def _lesion_view(image, mask):
-    """Returns brightness, detail inside and outside the mask, and mask, [N, p/2, p/2, 4]."""
+    """Returns brightness, detail inside and outside, its strength, and mask, [N, p/2, p/2, 5]."""
     brightness = _BRIGHTNESS_SCALE * masks.relative_brightness(image, mask)
     detail = masks.relative_detail(image, mask)
     near = masks.dilate(mask, mask.shape[1] // _SEEN_AROUND)
     # In one channel, the two signs of a step at the mask's edge would cancel in a mean.
-    channels = [brightness * near, detail * mask, detail * (near - mask), mask]
+    detail_channels = [detail * mask, detail * (near - mask)]
+    sigma_px = mask.shape[1] / _STRENGTH_SIGMAS
+    strength = _STRENGTH_SCALE * masks.detail_strength(detail, mask, sigma_px)
+    channels = [brightness * near, *detail_channels, strength, mask]
     return masks.lesion_window(ops.concatenate(channels, axis=-1), mask)

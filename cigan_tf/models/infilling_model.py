@@ -71,13 +71,13 @@ class InfillingModel(ReplicatedModel):
             vgg_weights=vgg_weights,
             feature_layers=self.feature_layers,
         ).validate()
-        self.loss_config.require_class("label" in discriminator.input)
-        seen_px = discriminator.input["image"].shape[1]
-        if seen_px != self.patch_size:
-            raise UserError(
-                "Both networks must have the same patch size. Received: a generator of "
-                f"{self.patch_size} px and a discriminator of {seen_px} px."
-            )
+        if isinstance(discriminator, Discriminator):
+            self.loss_config.require_class(discriminator.sees_class)
+            if discriminator.patch_size != self.patch_size:
+                raise UserError(
+                    "Both networks must have the same patch size. Received: a generator of "
+                    f"{self.patch_size} px and a discriminator of {discriminator.patch_size} px."
+                )
         self.generator_optimizer = self.discriminator_optimizer = None
         self.preset = None
         self._preset_records = []  # of the initial preset; None if that preset has no record

@@ -41,13 +41,15 @@ def scalars(model: CiGAN, steps_per_second: float) -> dict[str, float]:
 def weight_of(term: str, loss: LossConfig) -> float:
     """Returns the weight of a loss term by its metric's name.
 
-    The discriminator's loss has only one term, whose weight is 1.
+    The terms of the discriminator's loss have a weight of 1; the R1 penalty contains its own.
     """
     return {
         "feature_loss": loss.feature_weight,
         "boundary_loss": loss.boundary_weight,
         "adversarial_generator_loss": loss.adversarial_weight,
+        "diversity_loss": loss.diversity_weight,
         "adversarial_discriminator_loss": 1.0,
+        "r1_penalty": 1.0,
     }[term]
 
 

@@ -37,6 +37,18 @@ def test_feature_loss_sums_the_layers_means():
     assert float(losses.feature_loss(real, infilled)) == pytest.approx(2.5)
 
 
+def test_the_diversity_loss_decreases_with_the_mean_difference_of_infills():
+    mask = np.zeros((2, 32, 32, 1), np.float32)
+    mask[:, 8:24, 8:24] = 1
+    infilled = np.full_like(mask, 0.5)
+    for difference, expected in ((0.0, 1.0), (0.01, 0.5), (0.02, 0.0), (0.1, 0.0)):
+        loss = losses.diversity_loss(infilled, infilled + difference, mask, 2.0)
+        assert float(loss) == pytest.approx(expected, abs=1e-3)
+    # Different grain is hardly diverse.
+    grain = 0.005 * np.random.default_rng(0).standard_normal(mask.shape).astype(np.float32)
+    assert float(losses.diversity_loss(infilled, infilled + grain, mask, 2.0)) > 0.9
+
+
 def test_boundary_loss_is_the_weighted_mean():
     real, infilled = np.ones((1, 4, 4, 1), np.float32), np.zeros((1, 4, 4, 1), np.float32)
     weight = np.zeros((1, 4, 4, 1), np.float32)

@@ -222,6 +222,28 @@ def test_relative_detail_sees_texture_and_neither_brightness_nor_shading():
     assert np.abs(masks.relative_detail(smooth, mask).numpy()[:, 28:36, 28:36]).max() < 0.01
 
 
+def test_the_strength_of_detail_is_its_local_logarithm():
+    texture, mask = grainy(0.01)
+    detail = masks.relative_detail(texture, mask)
+    strength, twice = (
+        masks.detail_strength(each, mask, 4.0).numpy()[mask > 0] for each in (detail, 2 * detail)
+    )
+    assert abs(np.median(strength)) < 0.2
+    np.testing.assert_allclose(twice - strength, np.log(2), atol=0.05)
+    outside = masks.detail_strength(detail, mask, 4.0).numpy()[mask == 0]
+    assert not outside.any()
+    flat = masks.detail_strength(np.zeros_like(mask), mask, 4.0).numpy()[mask > 0]
+    np.testing.assert_allclose(flat, np.log(0.05), rtol=1e-5)
+
+
+def test_a_mean_inside_the_mask_ignores_what_is_outside():
+    texture, mask = grainy(0.01)
+    values = np.where(mask > 0, np.float32(3), texture)
+    mean = np.asarray(masks.mean_inside(values, mask, 2.0))
+    np.testing.assert_allclose(mean, 3 * mask, rtol=1e-5)
+    assert not np.asarray(masks.mean_inside(values, np.zeros_like(mask), 2.0)).any()
+
+
 def test_place_applies_what_is_configured(patch):
     image, mask = patch
     generated = np.random.default_rng(2).random(image.shape, dtype=np.float32)

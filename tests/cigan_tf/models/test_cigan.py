@@ -244,6 +244,18 @@ def test_the_generator_is_trained_on_infills_of_the_opposite_class():
     assert both == pytest.approx((apart[0] + 3 * apart[1]) / 4, rel=1e-5)
 
 
+def test_the_diversity_of_infills_of_the_opposite_class_is_measured():
+    model = make_model()
+    batch = {**make_batch(), "noise": tf.random.stateless_uniform((4, PATCH, PATCH, 1), (0, 1))}
+    model.loss_config = LossConfig(opposite_class_weight=1.0)
+    opposite = model._opposite_infill(batch)
+    # Noise that repeats after half a patch gives the same infill twice.
+    same = {**batch, "noise": tf.repeat(batch["noise"][:, :1], PATCH, axis=1)}
+    infilled = model._opposite_infill(same)
+    assert float(model._diversity_loss(same, infilled, is_opposite=True)) == pytest.approx(1)
+    assert 0 < float(model._diversity_loss(batch, opposite, is_opposite=True)) < 0.9
+
+
 def test_the_r1_penalty_is_the_gradient_at_real_patches():
     model = make_model()
     model.loss_config = LossConfig(r1_weight=0.5)
@@ -281,7 +293,7 @@ def test_a_step_with_every_technique_trains_one_network(turn):
             match_grain=True,
             match_rim=True,
         ),
-        loss=LossConfig(opposite_class_weight=1.0, r1_weight=0.1),
+        loss=LossConfig(opposite_class_weight=1.0, r1_weight=0.1, diversity_weight=0.5),
         training=TrainingConfig(
             pretraining_steps=0,
             adversarial_steps=4,

@@ -34,13 +34,13 @@ def test_the_class_changes_the_answer():
     assert float(benign[0, 0]) != float(malignant[0, 0])
 
 
-def test_the_lesion_view_reads_half_the_patch_and_three_more_channels():
+def test_the_lesion_view_reads_half_the_patch_and_four_more_channels():
     patch, lesion = Discriminator(64), Discriminator(64, view="lesion")
     assert set(lesion.input) == {"image", "mask", "label"}
     first = lesion.get_layer("conv1")
-    assert first.kernel.shape[2] == patch.get_layer("conv1").kernel.shape[2] + 3
+    assert first.kernel.shape[2] == patch.get_layer("conv1").kernel.shape[2] + 4
     see, _ = lesion.parts()
-    assert see.output[0].shape == (None, 32, 32, 4)
+    assert see.output[0].shape == (None, 32, 32, 5)
     rng = np.random.default_rng(0)
     image, mask = rng.random((1, 64, 64, 1), dtype=np.float32), np.zeros((1, 64, 64, 1))
     mask[:, :10, :10] = 1
@@ -59,7 +59,7 @@ def test_the_lesion_view_shows_a_step_at_the_masks_edge():
     for step, direction in ((0.02, 1), (-0.02, -1)):
         image = 0.4 + step * mask + 0.01 * rng.standard_normal(mask.shape).astype(np.float32)
         view, _ = see({"image": image, "mask": mask, "label": np.array([1])})
-        _, inside, outside, in_mask = np.moveaxis(view.numpy(), -1, 0)
+        _, inside, outside, _, in_mask = np.moveaxis(view.numpy(), -1, 0)
         assert direction * inside[in_mask == 1].mean() > 0.1
         assert direction * outside[in_mask == 0].mean() < -0.05
         assert (inside[in_mask == 0] == 0).all()
@@ -72,7 +72,7 @@ def test_the_lesion_view_shows_brightness_relative_to_the_ring_around_the_mask()
     mask[:, 24:40, 24:40] = 1
     for tissue in (0.2, 0.6):
         inputs = {"image": tissue + 0.05 * mask, "mask": mask, "label": np.array([1])}
-        brightness, _, _, in_mask = np.moveaxis(see(inputs)[0].numpy(), -1, 0)
+        brightness, _, _, _, in_mask = np.moveaxis(see(inputs)[0].numpy(), -1, 0)
         np.testing.assert_allclose(brightness, 0.5 * in_mask, atol=1e-5)
 
 
@@ -85,13 +85,14 @@ def test_the_lesion_view_hides_the_surroundings(patch_size):
     mask[:, middle, middle] = 1
     image = np.random.default_rng(0).random(mask.shape, dtype=np.float32)
     view, _ = see({"image": image, "mask": mask, "label": np.array([1])})
-    brightness, inside, outside, in_mask = np.moveaxis(view.numpy()[0], -1, 0)
+    brightness, inside, outside, strength, in_mask = np.moveaxis(view.numpy()[0], -1, 0)
     band_px = patch_size // 16
     first, last = (np.flatnonzero(in_mask.any(axis=0))[edge] for edge in (0, -1))
     visible = np.zeros_like(in_mask, bool)
     visible[first - band_px : last + band_px + 1, first - band_px : last + band_px + 1] = True
     np.testing.assert_array_equal(brightness != 0, visible)
     np.testing.assert_array_equal(inside + outside != 0, visible)
+    np.testing.assert_array_equal(strength != 0, in_mask != 0)
 
 
 @pytest.mark.parametrize("patch_size", [32, 256])

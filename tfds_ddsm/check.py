@@ -66,9 +66,9 @@ def describe(
     """
     storage.check_location(manual_dir, "--manual_dir")
     root = epath.Path(manual_dir).expanduser()
-    if not root.exists():
+    if not storage.exists(root):
         raise ValueError(f"--manual_dir must be an existing folder; received {manual_dir!r}.")
-    if source is None and (root / TABLE_NAME).exists():
+    if source is None and storage.exists(root / TABLE_NAME):
         source = "films"
     if source == "films":
         own = FilmsSource(root)

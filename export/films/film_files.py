@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pydicom
+from etils import epath
 from scipy import ndimage
 
 from cigan_tf import file_io
@@ -99,11 +100,12 @@ def read_mask(data: bytes, name: str) -> np.ndarray:
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """Returns the content of a file; raises UserError if it cannot be read."""
+    """Returns the content of a film or a mask; raises UserError if it cannot be read."""
     try:
-        return pathlib.Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+        # Only a path on this machine: that of a bucket loses its double slash.
+        return image_file.read_file(epath.Path(pathlib.Path(path).expanduser()))
+    except (UnreadableFilmError, StorageError) as error:
+        raise UserError(f"{error}.") from None
 
 
 def files_of(

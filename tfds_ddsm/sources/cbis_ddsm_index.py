@@ -111,6 +111,7 @@ def build_index(root: epath.Path) -> CbisDdsmIndex:
 
     Raises:
         ValueError: no CSV file or none of the films was found, or a CSV file cannot be read.
+        StorageError: a folder or a CSV file is temporarily unreadable.
     """
     csv_paths, image_paths, counts = _find_files(root)
     if not csv_paths:
@@ -166,9 +167,9 @@ def _find_files(root: epath.Path) -> tuple[dict[str, str], list[str], collection
 
 def _only_version(root: epath.Path, paths: Sequence[str]) -> str:
     """Returns the first copy of a CSV file; raises ValueError if other copies differ from it."""
-    first = sorted(paths)[0]
-    for path in paths:
-        if path != first and (root / path).read_bytes() != (root / first).read_bytes():
+    first, *others = sorted(paths)
+    for path in others:
+        if cbis_ddsm_rows.read_csv(root / path) != cbis_ddsm_rows.read_csv(root / first):
             raise ValueError(f"{root}: {first} and {path} differ; keep only the one from TCIA.")
     return first
 

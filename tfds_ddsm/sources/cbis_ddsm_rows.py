@@ -12,7 +12,8 @@ import re
 
 from etils import epath
 
-from tfds_ddsm.mammogram import Description, grade
+from tfds_ddsm.mammogram import Description, UnreadableFilmError, grade
+from tfds_ddsm.sources import storage
 
 CSV_NAMES = tuple(
     f"{table}_case_description_{split}_set.csv"
@@ -38,6 +39,7 @@ _IS_MALIGNANT = {"MALIGNANT": True, "BENIGN": False, "BENIGN_WITHOUT_CALLBACK": 
 _PATIENT_ID = re.compile(r"P_[0-9]{5}")
 _ABNORMALITY_ID = re.compile(r"[0-9]{1,3}")
 _SERIES_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_MAX_CSV_BYTES = 64 * 2**20  # the largest of the four files has 1 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,7 @@ def read_rows(path: epath.Path) -> tuple[list[Row], list[RejectedRow]]:
 
     Raises:
         ValueError: the file as a whole cannot be read: encoding, quoting or a missing column.
+        StorageError: the file is temporarily unreadable.
     """
     text = _decode(path)
     # newline="" leaves the line ends inside quoted cells to the csv module.
@@ -146,8 +149,21 @@ def read_rows(path: epath.Path) -> tuple[list[Row], list[RejectedRow]]:
     return rows, rejected
 
 
+def read_csv(path: epath.Path) -> bytes:
+    """Returns the content of one of the four files.
+
+    Raises:
+        ValueError: the file is missing or too large.
+        StorageError: it is temporarily unreadable.
+    """
+    try:
+        return storage.read_bytes(path, _MAX_CSV_BYTES)
+    except UnreadableFilmError as error:
+        raise ValueError(f"{error}; download it again from TCIA.") from None
+
+
 def _decode(path: epath.Path) -> str:
-    data = path.read_bytes()
+    data = read_csv(path)
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         return data.decode(encoding)

@@ -245,7 +245,7 @@ class DdsmSource(Source):
             )
         record = case.films[view]
         overlay_path = folder / f"{film_id}.OVERLAY"
-        if not record.has_overlay and not overlay_path.exists():
+        if not record.has_overlay and not storage.exists(overlay_path):
             return scanner, case.density, record, ()
         try:
             marks = ddsm_records.parse_overlay(_read_text(overlay_path))
@@ -266,10 +266,11 @@ def _same_film(film_id: str, folder: epath.Path, other: epath.Path) -> bool:
 def _film_files(film_id: str, folder: epath.Path) -> tuple:
     """Returns values that distinguish two films with the same id, without reading pixels."""
     overlay = folder / f"{film_id}.OVERLAY"
-    num_bytes = (folder / f"{film_id}.LJPEG").stat().length
+    film = folder / f"{film_id}.LJPEG"
     try:
+        num_bytes = storage.retried(film, film.stat).length
         case = ddsm_records.parse_ics(_read_text(folder / _ics_name(film_id)))
-        marks = _read_text(overlay) if overlay.exists() else ""
+        marks = _read_text(overlay) if storage.exists(overlay) else ""
     except UnreadableFilmError:
         return (str(folder),)
     record = case.films.get(film_id.split(".")[1])

@@ -78,7 +78,7 @@ class FilmsSource(Source):
         for film_id, lines in self.table.films.items():
             paths = [lines.path, *(lesion.mask for lesion in lines.lesions if lesion.mask)]
             paths = [self._root / path for path in paths]
-            missing = [path for path in paths if path not in in_bucket and not path.exists()]
+            missing = [p for p in paths if p not in in_bucket and not storage.exists(p)]
             if missing:
                 skipped.append(Skipped("film", film_id, f"{missing[0]} is missing"))
             elif _hides_malignant(lines) and not lines.film.num_malignant:

@@ -1,15 +1,23 @@
 """Walks the folder trees of downloaded data."""
 
 import collections
+import errno
+import functools
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from etils import epath
 
+from tfds_ddsm.mammogram import UnreadableFilmError
+from tfds_ddsm.sources import storage
+
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 _NUM_KINDS = 4
+# Of file systems and desktops: users may often not read them, and they contain no films.
+_SKIPPED_FOLDERS = (".", "lost+found")
 
 
 def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
@@ -17,8 +25,12 @@ def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
 
     Links to folders are followed, because large data sets are often on other disks. Each target
     folder is visited only once, so circular links end. Hidden files are skipped: macOS writes
-    '._1-1.dcm' next to '1-1.dcm' on disks formatted for other systems. A bucket is listed with one
-    request per level of folders, not with one per file.
+    '._1-1.dcm' next to '1-1.dcm' on disks formatted for other systems. On a disk, hidden
+    folders and lost+found are skipped too. A bucket is listed with one request per level of
+    folders, not with one per file.
+
+    Raises:
+        StorageError: a folder is temporarily unreadable; its films would be lost.
     """
     if "://" in os.fspath(root):
         yield from _walk_bucket(root)
@@ -30,10 +42,17 @@ def walk(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
         if real_path in visited:
             continue
         visited.add(real_path)
-        for folder, subfolders, files in top.walk():
-            yield folder, [name for name in files if not name.startswith(".")]
-            # Since Python 3.12, links to folders are listed among the files.
-            pending += [folder / name for name in subfolders + files if _is_link(folder, name)]
+        below = [top]
+        while below:
+            folder = below.pop()
+            try:
+                entries = storage.retried(folder, functools.partial(_entries, folder))
+            except UnreadableFilmError:  # the root is missing, or the folder was just removed
+                continue
+            yield folder, [e.name for e in entries if not e.is_folder and e.name[0] != "."]
+            for entry in entries:
+                if entry.is_folder and not entry.name.startswith(_SKIPPED_FOLDERS):
+                    (pending if entry.is_link else below).append(folder / entry.name)
 
 
 def _walk_bucket(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
@@ -49,8 +68,24 @@ def _walk_bucket(root: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
         yield folder, [n for n in children if not n.startswith(".") and folder / n not in names]
 
 
-def _is_link(folder: epath.Path, name: str) -> bool:
-    return os.path.islink(os.path.join(folder, name))
+class _Entry(NamedTuple):
+    name: str
+    is_folder: bool
+    is_link: bool
+
+
+def _entries(folder: epath.Path) -> list[_Entry]:
+    with os.scandir(folder) as entries:
+        return [_Entry(entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise
 
 
 def kind_of(file_name: str) -> str:

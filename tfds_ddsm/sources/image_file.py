@@ -95,14 +95,24 @@ class FilmPixels:
         return dataclasses.replace(self, stored=stored)
 
 
+def read_file(path: epath.Path) -> bytes:
+    """Returns the content of a film or a mask.
+
+    Raises:
+        UnreadableFilmError: the file is missing or too large.
+        StorageError: it is temporarily unreadable.
+    """
+    return storage.read_bytes(path, MAX_FILE_BYTES)
+
+
 def read_film(path: epath.Path, bits: int | None = None, voi: bool = False) -> FilmPixels:
     """Returns the film in a file; see `decode_film`. Refuses a file that cannot be opened."""
-    return decode_film(storage.read_bytes(path, MAX_FILE_BYTES), str(path), bits, voi)
+    return decode_film(read_file(path), str(path), bits, voi)
 
 
 def read_pixels(path: epath.Path) -> np.ndarray:
     """Returns the stored values of a file; see `decode`. Refuses a file that cannot be opened."""
-    return decode(storage.read_bytes(path, MAX_FILE_BYTES), str(path))
+    return decode(read_file(path), str(path))
 
 
 def decode_film(data: bytes, name: str, bits: int | None = None, voi: bool = False) -> FilmPixels:

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from absl import logging
 from etils import epath
@@ -15,6 +17,8 @@ from tfds_ddsm.mammogram import StorageError, UnreadableFilmError
 # Errors of the file, not of the disk: a retry would give the same result.
 _OF_THE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _RETRY_AFTER_SECONDS = (1, 5, 25)
+
+_Result = TypeVar("_Result")
 
 
 def check_location(path: str | os.PathLike, name: str) -> None:
@@ -44,14 +48,42 @@ def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
         StorageError: the file is temporarily unreadable but may be intact. A build must stop: the
             dataset would differ without this film.
     """
+    return retried(path, lambda: _read_bounded(path, max_bytes))
+
+
+def _read_bounded(path: epath.Path, max_bytes: int) -> bytes:
+    name = os.fspath(path)
+    # A pipe would be waited for, and a device may have no end. A folder is refused when opened.
+    if "://" not in name and stat.S_IFMT(os.stat(name).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        raise UnreadableFilmError(
+            f"{path}: a film must be a regular file; received a device or pipe"
+        )
+    num_bytes = path.stat().length
+    if num_bytes <= max_bytes:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)  # the size may be 0, as below /proc, or outdated
+        num_bytes = max(num_bytes, len(content))
+    if num_bytes > max_bytes:
+        raise UnreadableFilmError(
+            f"{path}: the file must have at most {max_bytes} bytes; received {num_bytes}"
+        )
+    return content
+
+
+def retried(path: epath.Path, access: Callable[[], _Result]) -> _Result:
+    """Returns the result of `access`; calls it again if the disk or the network fails.
+
+    Args:
+        path: the file or folder that is accessed, for messages.
+        access: may raise OSError, or the errors of a bucket.
+
+    Raises:
+        UnreadableFilmError: the file or folder is missing, or is of the wrong kind.
+        StorageError: it is temporarily unreadable but may be intact.
+    """
     for delay in (*_RETRY_AFTER_SECONDS, None):
         try:
-            num_bytes = path.stat().length
-            if num_bytes > max_bytes:
-                raise UnreadableFilmError(
-                    f"{path}: the file must have at most {max_bytes} bytes; received {num_bytes}"
-                )
-            return path.read_bytes()
+            return access()
         except Exception as error:
             if not isinstance(error, (OSError, *_bucket_errors("OpError"))):
                 raise
@@ -63,8 +95,8 @@ def read_bytes(path: epath.Path, max_bytes: int) -> bytes:
             refused = _bucket_errors("PermissionDeniedError", "UnauthenticatedError")
             if delay is None or isinstance(error, (PermissionError, *refused)):
                 raise StorageError(
-                    f"{path} cannot be read ({reason}); run the same command again when the file "
-                    "can be read"
+                    f"{path} cannot be read ({reason}); run the same command again when it can "
+                    "be read"
                 ) from error
         logging.warning("%s: %s; next try in %d s.", path, reason, delay)
         time.sleep(delay)
@@ -96,9 +128,21 @@ def _bucket_errors(*names: str) -> tuple[type[Exception], ...]:
 
 
 def state(path: epath.Path) -> str:
-    """Returns a file's path, size and modification time; only the path if it is missing."""
+    """Returns a file's path, size and modification time; only the path if it is missing.
+
+    Raises:
+        StorageError: the file is temporarily unreadable.
+    """
     try:
-        stat = path.stat()
-    except FileNotFoundError:
+        found = retried(path, path.stat)
+    except UnreadableFilmError:
         return str(path)
-    return f"{path} {stat.length} {stat.mtime}"
+    return f"{path} {found.length} {found.mtime}"
+
+
+def exists(path: epath.Path) -> bool:
+    """Returns whether a file or folder exists; raises StorageError if that cannot be found out."""
+    try:
+        return retried(path, path.exists)
+    except UnreadableFilmError:
+        return False

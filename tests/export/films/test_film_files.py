@@ -208,5 +208,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"absent.dcm' cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"absent.dcm: No such file"):
         film_files.read_file(tmp_path / "absent.dcm")
+
+
+def test_a_file_without_an_end_is_refused(tmp_path):
+    (tmp_path / "film.dcm").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"film.dcm: a film must be a regular file"):
+        film_files.read_file(tmp_path / "film.dcm")

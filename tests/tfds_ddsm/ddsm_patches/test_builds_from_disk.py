@@ -400,17 +400,17 @@ def test_films_are_kept_until_the_dataset_is_complete(tmp_path, tree, monkeypatc
 def test_a_failing_disk_stops_the_build_even_if_films_may_be_skipped(
     tmp_path, tree, monkeypatch, with_beam
 ):
-    read_bytes = type(epath.Path(tree)).read_bytes
+    opened = type(epath.Path(tree)).open
 
-    def fail(path):
+    def fail(path, *args, **options):
         if path.suffix == ".dcm":
             raise OSError(errno.EIO, "Input/output error")
-        return read_bytes(path)
+        return opened(path, *args, **options)
 
     monkeypatch.setattr(storage, "_RETRY_AFTER_SECONDS", (0,))
     runner = {"beam_runner": fn_api_runner.FnApiRunner()} if with_beam else {}
     with monkeypatch.context() as patch:
-        patch.setattr(type(epath.Path(tree)), "read_bytes", fail)
+        patch.setattr(type(epath.Path(tree)), "open", fail)
         with pytest.raises(DatasetError, match=r"cannot be read \(Input/output error\); run"):
             build(tmp_path, tree, runner, allow_skipped=True)
     assert not list(tmp_path.rglob("*.tfrecord*"))

@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import pathlib
 import re
@@ -8,7 +9,7 @@ import pytest
 from etils import epath
 
 from tests.tfds_ddsm.sources import cbis_ddsm_tree
-from tfds_ddsm.mammogram import Description
+from tfds_ddsm.mammogram import Description, StorageError
 from tfds_ddsm.sources import cbis_ddsm_rows
 
 REAL_CSVS = pathlib.Path(__file__).parents[4] / "shared" / "data" / "cbis_ddsm"
@@ -165,6 +166,22 @@ def test_broken_file_raises_one_line(tmp_path, data, message):
     with pytest.raises(ValueError, match=message) as error:
         _read(tmp_path, data)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_is_refused_or_stops_the_build_like_a_film(tmp_path, monkeypatch):
+    path = epath.Path(tmp_path / "mass_case_description_test_set.csv")
+    path.write_text(_text())
+    with monkeypatch.context() as patch:
+        patch.setattr(cbis_ddsm_rows, "_MAX_CSV_BYTES", 100)
+        with pytest.raises(ValueError, match=r"at most 100 bytes; received .*; download it again"):
+            cbis_ddsm_rows.read_rows(path)
+
+    def unreadable(path, mode):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", unreadable)
+    with pytest.raises(StorageError, match=r"set.csv cannot be read \(Permission denied\)"):
+        cbis_ddsm_rows.read_rows(path)
 
 
 @pytest.mark.skipif(not REAL_CSVS.exists(), reason="TCIA's CSV files are not here")

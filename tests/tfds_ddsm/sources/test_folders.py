@@ -1,11 +1,14 @@
 import collections
+import errno
+import os
 import re
 
 import pytest
 import tensorflow as tf
 from etils import epath
 
-from tfds_ddsm.sources import folders
+from tfds_ddsm.mammogram import StorageError
+from tfds_ddsm.sources import folders, storage
 
 
 def _found(root):
@@ -22,17 +25,36 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     (root / "plain" / "1-1.dcm").touch()
     (root / "link").symlink_to(disk)
     (disk / "a" / "back").symlink_to(root)
-    assert _found(root) == [str(root / "link/a/1-1.dcm"), str(root / "plain/1-1.dcm")]
+    (root / "self").symlink_to("self")  # leads to no folder
+    found = [name for name in _found(root) if name != str(root / "self")]
+    assert found == [str(root / "link/a/1-1.dcm"), str(root / "plain/1-1.dcm")]
 
 
 def test_hidden_files_are_left_out(tmp_path):
-    (tmp_path / "._1-1.dcm").touch()
-    (tmp_path / "1-1.dcm").touch()
+    for name in ("._1-1.dcm", "1-1.dcm", ".Trash/1-1.dcm", "lost+found/1-1.dcm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     assert _found(tmp_path) == [str(tmp_path / "1-1.dcm")]
 
 
 def test_a_missing_folder_is_empty(tmp_path):
     assert _found(tmp_path / "absent") == []
+
+
+def test_a_folder_that_cannot_be_listed_stops_the_build(tmp_path, monkeypatch):
+    (tmp_path / "P_1" / "left").mkdir(parents=True)
+    listed, waits = os.scandir, []
+
+    def failing(folder):
+        if os.path.basename(folder) == "left":
+            raise OSError(errno.EIO, "Input/output error")
+        return listed(folder)
+
+    monkeypatch.setattr(folders.os, "scandir", failing)
+    monkeypatch.setattr(storage.time, "sleep", waits.append)
+    with pytest.raises(StorageError, match=r"P_1/left cannot be read \(Input/output error\)"):
+        _found(tmp_path)
+    assert waits == [1, 5, 25]
 
 
 def test_a_bucket_is_listed_once_per_level_of_folders(bucket, monkeypatch):

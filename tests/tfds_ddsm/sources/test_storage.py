@@ -1,4 +1,5 @@
 import errno
+import os
 
 import pytest
 import tensorflow as tf
@@ -15,16 +16,18 @@ class FailingPath:
         self.errors = list(errors)
         self._path = path
 
-    def __str__(self):
+    def __fspath__(self):
         return str(self._path)
+
+    __str__ = __fspath__
 
     def stat(self):
         return self._path.stat()
 
-    def read_bytes(self):
+    def open(self, mode):
         if self.errors:
             raise self.errors.pop()
-        return self._path.read_bytes()
+        return self._path.open(mode)
 
 
 @pytest.fixture
@@ -67,7 +70,16 @@ def test_permanent_errors_are_raised_without_a_retry(tmp_path, path, waits):
             storage.read_bytes(epath.Path(bad), 10**6)
     with pytest.raises(UnreadableFilmError, match="at most 5 bytes; received 6"):
         storage.read_bytes(path, 5)
+    os.mkfifo(tmp_path / "pipe")
+    for endless in ("/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(UnreadableFilmError, match="regular file; received a device or pipe"):
+            storage.read_bytes(epath.Path(endless), 100)
     assert not waits
+
+
+def test_no_more_than_the_limit_is_read_of_a_file_that_states_no_size():
+    with pytest.raises(UnreadableFilmError, match="at most 5 bytes; received 6"):
+        storage.read_bytes(epath.Path("/proc/self/status"), 5)
 
 
 def test_the_state_of_a_file_changes_with_its_content(tmp_path, path):
@@ -75,6 +87,18 @@ def test_the_state_of_a_file_changes_with_its_content(tmp_path, path):
     path.write_bytes(b"pixel")
     assert storage.state(path) != before
     assert storage.state(tmp_path / "absent") == str(tmp_path / "absent")
+
+
+def test_a_file_whose_state_is_unknown_stops_the_build(path, waits, monkeypatch):
+    def stale(self, **options):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(type(path), "stat", stale)
+    monkeypatch.setattr(type(path), "exists", stale)
+    for ask in (storage.state, storage.exists):
+        with pytest.raises(StorageError, match=r"film.dcm cannot be read \(Stale file handle\)"):
+            ask(path)
+    assert waits == [1, 5, 25, 1, 5, 25]
 
 
 def bucket_error(name):

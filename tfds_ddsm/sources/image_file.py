@@ -43,6 +43,15 @@ _PICTURES = (
 _GREY_MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I"}
 # Width, height and maximum value; a comment counts as white space.
 _PGM_HEADER = re.compile(rb"P[25]" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d+)")
+# Encoders write about ten scans; each takes as long to decode as a whole baseline image.
+_MAX_SCANS = 64
+# Metadata that Pillow would parse without a limit. The bytes FF E1 and FF E2 are never pixels.
+_PARSED_SEGMENT = re.compile(rb"(\xff[\xe1\xe2]..)(?:Exif|MPF\0)", re.DOTALL)
+_TIFF_TAG = [("tag", "u2"), ("kind", "u2"), ("count", "u4"), ("value", "u4")]
+_TIFF_KIND_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8])
+_LINKED_TAGS = (34665, 34853, 40965)  # EXIF, GPS, interoperability
+_MAX_TAG_BYTES = 16 * 2**20
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SBIT = re.compile(rb"\0\0\0\x01sBIT(.)", re.DOTALL)
 
 # Exceptions of pydicom and Pillow for damaged files; neither documents a complete list.
@@ -221,10 +230,16 @@ def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
     Returns:
         The pixels, and whether low values are bright.
     """
+    if kind == "JPEG":
+        data = _checked_jpeg(data)
+    elif kind == "TIFF":
+        data = _checked_tiff(data)
     with PIL.Image.open(io.BytesIO(data), formats=(kind,)) as image:
         dicom_pixels.check_size(image.height, image.width)
         if kind == "JPEG":
             return np.asarray(image.convert("L")), False
+        if kind == "TIFF":
+            _check_tiles(image)
         if getattr(image, "n_frames", 1) != 1:
             raise ValueError(f"a file must contain one image; received {image.n_frames}")
         if image.mode not in _GREY_MODES:
@@ -243,6 +258,51 @@ def _decode_picture(data: bytes, kind: str) -> tuple[np.ndarray, bool]:
             )
         pixels = pixels.astype(np.uint16)
     return pixels, is_inverted
+
+
+def _checked_jpeg(data: bytes) -> bytes:
+    """Returns a JPEG without parsed metadata; raises ValueError if it has too many scans."""
+    num_scans = data.count(b"\xff\xda")
+    if num_scans > _MAX_SCANS:
+        raise ValueError(f"a JPEG must have at most {_MAX_SCANS} scans; received {num_scans}")
+    return _PARSED_SEGMENT.sub(rb"\1None", data)
+
+
+def _checked_tiff(data: bytes) -> bytearray:
+    """Returns a TIFF without links to metadata, which Pillow would follow (TIFF 6.0, section 2).
+
+    Raises:
+        ValueError: the file has several images, repeated tags, or tags with too many values.
+    """
+    order, content = "<" if data.startswith(b"II") else ">", bytearray(data)
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (num_tags,) = struct.unpack_from(f"{order}H", data, start)
+    tags = np.frombuffer(content, np.dtype(_TIFF_TAG).newbyteorder(order), num_tags, start + 2)
+    (following,) = struct.unpack_from(f"{order}I", data, start + 2 + tags.nbytes)
+    if following:
+        raise ValueError("a file must contain one image; received 2 or more")
+    if len(np.unique(tags["tag"])) < num_tags:  # Pillow and libtiff would use different ones
+        raise ValueError("the tags of a TIFF must be unique")
+    value_bytes = _TIFF_KIND_BYTES[np.where(tags["kind"] < len(_TIFF_KIND_BYTES), tags["kind"], 0)]
+    num_bytes = int((value_bytes * tags["count"]).sum())
+    if num_bytes > _MAX_TAG_BYTES:
+        raise ValueError(
+            f"the tags of a TIFF must have at most {_MAX_TAG_BYTES} bytes; received {num_bytes}: "
+            "save the image without layers and metadata"
+        )
+    tags["kind"][np.isin(tags["tag"], _LINKED_TAGS)] = 0  # an unknown kind is ignored
+    return content
+
+
+def _check_tiles(image: PIL.Image.Image) -> None:
+    """Raises ValueError if the tiles of a TIFF have more pixels than a film can have."""
+    sizes = image.tag_v2.get(_TILE_LENGTH, 1), image.tag_v2.get(_TILE_WIDTH, 1)
+    padded = [-(-side // size) * size for side, size in zip(image.size[::-1], sizes, strict=True)]
+    if padded[0] * padded[1] > MAX_PIXELS:
+        raise ValueError(
+            f"the tiles of a TIFF must have at most {MAX_PIXELS} pixels in all; received tiles of "
+            f"{sizes[0]} x {sizes[1]} pixels"
+        )
 
 
 def _stated_white(data: bytes, kind: str) -> int | None:

@@ -1,4 +1,6 @@
+import io
 import logging
+import struct
 import zlib
 
 import numpy as np
@@ -110,6 +112,66 @@ def test_a_tiff_of_two_pages_is_refused(tmp_path):
     page.save(tmp_path / "film.tif", save_all=True, append_images=[page])
     with pytest.raises(UnreadableFilmError, match="a file must contain one image; received 2"):
         image_file.read_pixels(epath.Path(tmp_path / "film.tif"))
+
+
+def tiff(*tags, order="<", compression=8):
+    """Returns a TIFF of 100 x 100 pixels with the given tags: number, kind, count and value."""
+    size = [(256, 4, 1, 100), (257, 4, 1, 100), (258, 4, 1, 8), (262, 4, 1, 1)]
+    tags = [*size, (259, 4, 1, compression), (277, 4, 1, 1), *tags]
+    entries = b"".join(struct.pack(f"{order}HHII", *tag) for tag in tags)
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    return mark + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4)
+
+
+def tiles(length, width):
+    return tiff((322, 4, 1, width), (323, 4, 1, length), (324, 4, 1, 8), (325, 4, 1, 9))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tiles(20_000, 20_000), "50000000 pixels in all; received tiles of 20000 x 20000 pixels"),
+        (tiles(16, 2**31), "received tiles of 16 x 2147483648 pixels"),
+        (tiles(256, 256), "decod|libtiff|-2"),  # accepted, but this one is damaged
+        (
+            tiff(*((300 + n, 1, 2**20, 0) for n in range(20)), order=">"),
+            "at most 16777216 bytes; received 20971544: save the image without layers",
+        ),
+        (tiff((322, 4, 1, 16), (322, 4, 1, 20_000)), "the tags of a TIFF must be unique"),
+        (tiff()[:60], "buffer"),
+    ],
+    ids=["large", "wide", "small", "tags", "repeated", "truncated"],
+)
+def test_a_tiff_whose_tiles_or_tags_take_too_much_memory_is_refused(data, message):
+    with pytest.raises(UnreadableFilmError, match=message):
+        image_file.decode(data, "film.tif")
+
+
+def test_a_jpeg_of_too_many_scans_is_refused():
+    PIL.Image.fromarray(PIXELS.astype(np.uint8)).save(
+        buffer := io.BytesIO(), "JPEG", progressive=True
+    )
+    data = buffer.getvalue()
+    with PIL.Image.open(buffer) as image:
+        np.testing.assert_array_equal(image_file.decode(data, "film.jpg"), np.asarray(image))
+    last = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(
+        UnreadableFilmError, match=r"a JPEG must have at most 64 scans; received 10"
+    ):
+        image_file.decode(data[:-2] + 100 * last + data[-2:], "film.jpg")
+
+
+def test_metadata_are_not_parsed(monkeypatch):
+    exif = PIL.Image.Exif()
+    exif[306] = "2018:07:09 12:00:00"
+    picture = PIL.Image.fromarray(PIXELS.astype(np.uint8))
+    picture.save(jpeg := io.BytesIO(), "JPEG", exif=exif)
+    pixels, linked = ((273, 4, 1, 0), (279, 4, 1, 10_000)), (34665, 4, 1, 8)
+    monkeypatch.setattr(PIL.Image.Exif, "load", lambda self, data: pytest.fail("EXIF"))
+    monkeypatch.setattr(PIL.Image.Exif, "get_ifd", lambda self, tag: pytest.fail("EXIF"))
+    assert image_file.decode(jpeg.getvalue(), "film.jpg").shape == PIXELS.shape
+    data = tiff(*pixels, linked, compression=1) + bytes(10_000)
+    assert image_file.decode(data, "film.tif").shape == (100, 100)
 
 
 @pytest.mark.parametrize(

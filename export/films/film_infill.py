@@ -115,6 +115,12 @@ class InfilledLesion:
         return slice(self.row, self.row + height), slice(self.column, self.column + width)
 
 
+def check_count(count: int) -> None:
+    """Raises UserError if a film cannot take this number of lesions at a time."""
+    if not 1 <= count <= MAX_LESIONS:
+        raise UserError(f"A film takes 1 to {MAX_LESIONS} lesions at a time. Received: {count}.")
+
+
 def check_lesions(shape: tuple[int, int], lesions: Sequence[FilmLesion], seed: int) -> None:
     """Raises UserError if no generator could infill the lesions of a film.
 
@@ -123,10 +129,7 @@ def check_lesions(shape: tuple[int, int], lesions: Sequence[FilmLesion], seed: i
         lesions: the lesions to infill.
         seed: seed of the first lesion.
     """
-    if not 1 <= len(lesions) <= MAX_LESIONS:
-        raise UserError(
-            f"A film takes 1 to {MAX_LESIONS} lesions at a time. Received: {len(lesions)}."
-        )
+    check_count(len(lesions))
     if not 0 <= seed < 2**31 - MAX_LESIONS:
         raise UserError(f"seed must be in [0, 2**31 - {MAX_LESIONS}). Received: {seed}.")
     for number, lesion in enumerate(lesions, 1):

@@ -7,7 +7,7 @@ from bokeh.transform import factor_cmap
 from cigan_tf.patch_format import CLASS_NAMES
 
 from ..films.before_after import CLASS_COLOURS
-from ..films.film_infill import FilmLesion
+from ..films.film_infill import FilmLesion, check_count
 from . import outlines
 from .film_view import FilmView
 
@@ -63,12 +63,14 @@ class OutlineLayer:
         self.source.data = {name: [*v, added[name]] for name, v in self.source.data.items()}
 
     def lesions(self, shape: tuple[int, int]) -> list[FilmLesion]:
-        """Returns the lesions of the outlines; raises UserError if one is invalid.
+        """Returns the lesions of the outlines; raises UserError if one is invalid, or too many.
 
         Args:
             shape: height and width of the film.
         """
         drawn = self.source.data
+        if drawn["xs"]:
+            check_count(len(drawn["xs"]))  # before a mask of up to the film's size for each
         return [
             outlines.lesion_of(xs, ys, label == "malignant", shape)
             for xs, ys, label in zip(drawn["xs"], drawn["ys"], drawn["label"], strict=False)

@@ -12,7 +12,7 @@ import pytest
 from bokeh.document import Document
 from bokeh.events import Tap
 
-from export.page import sample_films
+from export.page import outline_layer, sample_films
 from export.page.demo_page import FilmPage
 
 
@@ -101,6 +101,14 @@ def test_changes_of_the_outlines_are_undone_one_by_one(page):
     page.open_sample("P_00173_LEFT_MLO")
     page.outlines.undo()
     assert lesions(page) == []  # outlines of another film are not restored
+
+
+def test_no_mask_is_made_for_more_outlines_than_a_film_takes(page, monkeypatch):
+    monkeypatch.setattr(outline_layer.outlines, "lesion_of", lambda *args: pytest.fail("a mask"))
+    for _ in range(17):
+        page.outlines.add(*outline_layer.outlines.circle(90))
+    page.infill()
+    assert page.controls.status.text == "A film takes 1 to 16 lesions at a time. Received: 17."
 
 
 def test_a_shape_is_placed_from_a_mask_picture(page):

@@ -115,7 +115,7 @@ def test_films_that_may_be_repaired_are_read_again_by_the_next_build(tmp_path, f
 
     repaired = CountingSource()
     read(cache_in(tmp_path), repaired, whole_film)
-    cache_in(tmp_path).forget_incomplete_films()
+    cache_in(tmp_path).begin([(film, COUNTS) for film in (FILM, whole_film)])
     report, examples = read(cache_in(tmp_path), repaired)
     read(cache_in(tmp_path), repaired, whole_film)
 
@@ -146,6 +146,36 @@ def test_a_partial_film_is_not_mistaken_for_a_complete_one(tmp_path, monkeypatch
     assert cache.num_finished() == 1
 
 
+@pytest.mark.parametrize("fields", [{}, {"left_out": ("mask: empty",)}])
+def test_a_truncated_film_is_read_again(tmp_path, fields):
+    cache, source = cache_in(tmp_path), CountingSource(**fields)
+    expected = read(cache, source)
+    (path,) = tmp_path.glob("*/*")
+    whole = path.read_bytes()
+    damaged = [b"", whole[:40], whole[: len(whole) // 2], whole[:-1], whole + b"\n"]
+    damaged += [bytes(len(whole)), whole[: whole.index(b"\n") + 1]]
+    for number, content in enumerate(damaged, start=2):
+        path.write_bytes(content)
+        assert len(read(cache, source)[1]) == len(expected[1])
+        assert source.num_reads == number
+        assert path.read_bytes() == whole
+
+
+def test_only_films_of_the_present_plan_are_counted_and_kept(tmp_path):
+    cache, other = cache_in(tmp_path), dataclasses.replace(FILM, film_id="P_1_RIGHT_CC")
+    read(cache, CountingSource())
+    read(cache, CountingSource(), other)
+    read(cache, CountingSource(), counts=(2, 0, 1))
+    cache.begin([(FILM, (2, 0, 1)), (other, COUNTS)])
+    assert cache.num_finished() == 2
+    assert cache.num_bytes() == sum(path.stat().st_size for path in tmp_path.glob("*/*"))
+    read(cache, CountingSource(files="1001 bytes"), other)  # replaces its film
+    assert cache.num_finished() == 2
+    source = CountingSource()
+    read(cache, source, counts=(2, 0, 1))
+    assert source.num_reads == 0
+
+
 def test_pictures_are_bytes_of_any_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(film_examples.png_file, "encode", lambda image: b"\n[]\n\xff\0")
     _, examples = read(cache_in(tmp_path), CountingSource())
@@ -155,7 +185,7 @@ def test_pictures_are_bytes_of_any_kind(tmp_path, monkeypatch):
 
 def test_removing_leaves_nothing(tmp_path):
     cache = cache_in(tmp_path)
-    cache.forget_incomplete_films()
+    cache.begin([(FILM, COUNTS)])
     cache.remove()
     read(cache, CountingSource())
     cache.remove()

@@ -1,6 +1,7 @@
 """ddsm_patches: 16-bit mammogram patches with lesion masks, for ciGAN."""
 
 import contextlib
+import errno
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -62,12 +63,21 @@ def open_source(config: DdsmPatchesConfig, manual_dir: epath.Path | None) -> Sou
 
 
 @contextlib.contextmanager
-def _bucket_errors_in_one_line() -> Iterator[None]:
+def _disk_errors_in_one_line() -> Iterator[None]:
     try:
         with storage.bucket_errors():
             yield
     except StorageError as error:
         raise DatasetError(str(error)) from error
+    except OSError as error:
+        # TFDS raises another OSError, without the number, from the first one.
+        numbers = {error.errno, getattr(error.__cause__, "errno", None)}
+        if not numbers & {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise DatasetError(
+            "The disk of --data_dir, or your share of it, is full: free some space and run the "
+            "same command again to resume, or pass --data_dir=DIR with a folder on a larger disk."
+        ) from error
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -124,7 +134,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def __init__(self, *, data_dir: epath.PathLike | None = None, **kwargs):
         _check_location(data_dir, "data_dir")
-        with _bucket_errors_in_one_line():
+        with _disk_errors_in_one_line():
             super().__init__(data_dir=data_dir, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -195,7 +205,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         own = [OTHER_LESION] if self.builder_config.source == "films" else []
         return ["none", *LESION_TYPES, *own]
 
-    @_bucket_errors_in_one_line()
+    @_disk_errors_in_one_line()
     def download_and_prepare(self, *, download_config=None, file_format=None, **kwargs) -> None:
         """Builds the dataset as TFDS does, but lets only one process at a time build it.
 
@@ -310,8 +320,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             # Films read by another version follow other rules, or lack features.
             rules = {"version": str(self.version), "features": sorted(self.info.features)}
             recipe = config.recipe() | rules
+            del recipe["allow_skipped"]  # it changes no film's patches
             self._cache = FilmCache(self.data_path.parent, recipe, str(manual_dir))
-            self._cache.forget_incomplete_films()
+            self._cache.begin(self._shares())
         if self._download_config.max_examples_per_split is None:
             read_ahead = None
             if num_workers > 1:

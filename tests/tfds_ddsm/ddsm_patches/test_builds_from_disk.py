@@ -29,7 +29,7 @@ from tensorflow_datasets.core import shuffle
 
 from tests import warm_commands
 from tests.tfds_ddsm.sources import cbis_ddsm_tree, pvrg_encoder
-from tfds_ddsm import beam_films, build_cost, film_examples, patches, record_writing
+from tfds_ddsm import beam_films, build_cost, film_cache, film_examples, patches, record_writing
 from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches import ddsm_patches_dataset_builder
 from tfds_ddsm.sources import storage
@@ -331,6 +331,9 @@ def test_records_that_are_sorted_on_disk_are_in_the_same_order(tmp_path, built, 
 def test_a_build_resumes_where_it_was_interrupted(tmp_path, built, tree, monkeypatch):
     read, films = CbisDdsmSource.read, []
 
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     def read_two(self, film):
         if len(films) == 2:
             raise KeyboardInterrupt
@@ -347,7 +350,15 @@ def test_a_build_resumes_where_it_was_interrupted(tmp_path, built, tree, monkeyp
     monkeypatch.setattr(
         CbisDdsmSource, "read", lambda self, film: films.append(film.film_id) or read(self, film)
     )
-    dataset = build(tmp_path, tree)
+    monkeypatch.setattr(film_cache.os, "fsync", full)
+    with pytest.raises(DatasetError, match=r"^The disk of --data_dir, .* is full: .* to resume"):
+        build(tmp_path, tree)
+    monkeypatch.undo()
+    films.pop()  # read, but not kept
+    monkeypatch.setattr(
+        CbisDdsmSource, "read", lambda self, film: films.append(film.film_id) or read(self, film)
+    )
+    dataset = build(tmp_path, tree, allow_skipped=True)  # changes no film
 
     assert sorted(films) == sorted(LESION_TYPES)  # no film was read twice
     assert_same_records(built, dataset)

@@ -214,11 +214,13 @@ def test_cmmd(tmp_path):
 def test_embed(tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "EMBED_OpenData_clinical.csv").write_text(
-        "empi_anon,acc_anon,side,asses,path_severity,tissueden,numfind\n"
-        "10,100,L,S,1.0,3.0,1\n10,100,R,N,,3.0,1\n"
-        "11,110,,N,,2.0,1\n"
-        "12,120,B,S,4.0,,1\n"
-        "13,130,L,A,,1.0,1\n13,130,L,N,,1.0,2\n14,140,R,N,,1.0,1\n14,140,R,B,,1.0,2\n"
+        "empi_anon,acc_anon,side,asses,bside,path_severity,tissueden,numfind\n"
+        "10,100,L,S,L,1.0,3.0,1\n10,100,R,N,,,3.0,1\n"
+        "11,110,,N,,,2.0,1\n"
+        "12,120,B,S,,4.0,,1\n"
+        "13,130,L,A,,,1.0,1\n13,130,L,N,,,1.0,2\n14,140,R,N,,,1.0,1\n14,140,R,B,,,1.0,2\n"
+        "15,150,B,S,L,0.0,1.0,1\n16,160,L,S,L,6.0,1.0,1\n16,160,L,S,,5.0,1.0,2\n"
+        "17,170,L,S,B,4.0,1.0,1\n17,170,R,A,,,1.0,2\n"
     )
     root = "/mnt/NAS2/mammo/anon_dicom/cohort_1"
     header = (
@@ -236,6 +238,10 @@ def test_embed(tmp_path):
         "h,10,100,2D,L,MLO,,0,()",
         "i,13,130,2D,L,MLO,,0,()",
         "j,14,140,2D,R,CC,,0,()",
+        'k,15,150,2D,L,CC,,1,"((20, 10, 50, 30),)"',
+        "l,15,150,2D,R,CC,,0,()",  # the pathology is of the other breast
+        "m,16,160,2D,L,CC,,0,()",
+        "n,17,170,2D,R,CC,,0,()",
     )
     rows = []
     for line in lines:
@@ -248,12 +254,13 @@ def test_embed(tmp_path):
 
     source, films = run_recipe("EMBED", tmp_path)
 
-    assert [name.rsplit("_", 1)[1] for name in films] == [f"{x}.dcm" for x in "abcdj"]
-    malignant, other_side, negative, benign, _ = films.values()
+    assert [name.rsplit("_", 1)[1] for name in films] == [f"{x}.dcm" for x in "abcdjkn"]
+    malignant, other_side, negative, benign, *_ = films.values()
     lines = csv.DictReader((tmp_path / "films.csv").read_text().splitlines())
     labels = {row["film"][-5]: row["label"] for row in lines}
-    assert {name: labels.get(name) for name in "bcij"} == {
+    assert {name: labels.get(name) for name in "bcijklmn"} == {
         **{"b": "normal", "c": "normal", "i": None, "j": "benign"},
+        **{"k": "malignant", "l": None, "m": None, "n": "benign"},
     }
     assert [box_of(lesion) for lesion in malignant.lesions] == [(20, 50, 10, 30)]
     assert malignant.lesions[0].malignant

@@ -46,7 +46,7 @@ def lesion_of(xs, ys, malignant: bool, shape: tuple[int, int]) -> FilmLesion:
     fixed = np.round((inside - [left + 0.5, top + 0.5]) * 2**_FRACTION_BITS).astype(np.int32)
     mask = np.zeros((bottom - top, right - left), np.uint8)
     cv2.fillPoly(mask, [fixed], 1, shift=_FRACTION_BITS)
-    return FilmLesion(mask.astype(bool), int(top), int(left), malignant)
+    return FilmLesion(mask.view(bool), int(top), int(left), malignant)
 
 
 def outline_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

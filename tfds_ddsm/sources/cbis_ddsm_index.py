@@ -132,7 +132,7 @@ def build_index(root: epath.Path) -> CbisDdsmIndex:
             f"{_what_is_here(image_paths, counts, layouts)}{_example(left_out)}"
         )
     official_splits = collections.defaultdict(set)
-    for row in rows:
+    for row in (*rows, *rejected):  # otherwise a patient of both files would seem to be in one
         official_splits[row.patient_id].add(row.official_split)
     return CbisDdsmIndex(
         films=films,
@@ -193,7 +193,8 @@ def _repeated(row: Row, first: Row) -> RejectedRow:
     """Reports a repeated row; its film loses a lesion only if the two rows disagree."""
     same = (row.malignant, row.lesion_folder) == (first.malignant, first.lesion_folder)
     verb, film_id = ("repeats", "") if same else ("contradicts", row.film_id)
-    return RejectedRow(row.where, f"{verb} {first.where}", film_id)
+    reason = f"{verb} {first.where}"
+    return RejectedRow(row.where, reason, film_id, row.patient_id, row.official_split)
 
 
 def _files_by_folder(

@@ -94,11 +94,15 @@ class RejectedRow:
         where: CSV file and line.
         reason: why it cannot be used.
         film_id: the film with the lesion; '' if the row does not name it, or only repeats a row.
+        patient_id: the patient; '' if the row does not name one.
+        official_split: 'train' or 'test', from the name of the CSV file.
     """
 
     where: str
     reason: str
-    film_id: str = ""
+    film_id: str
+    patient_id: str
+    official_split: str
 
 
 class _BadCellError(Exception):
@@ -186,7 +190,7 @@ def _check_header(path: epath.Path, cells: list[str]) -> list[str]:
 
 
 def _parse(cells: dict[str, str], where: str, official_split: str) -> Row | RejectedRow:
-    film_id = ""
+    film_id = patient_id = ""
     try:
         patient_id = _matching(cells, "patient id", _PATIENT_ID)
         laterality = _one_of(cells, "left or right breast", ("LEFT", "RIGHT"))
@@ -205,7 +209,7 @@ def _parse(cells: dict[str, str], where: str, official_split: str) -> Row | Reje
                 f"{mask_folder}"
             )
     except _BadCellError as error:
-        return RejectedRow(where, str(error), film_id)
+        return RejectedRow(where, str(error), film_id, patient_id, official_split)
     return Row(
         where=where,
         official_split=official_split,

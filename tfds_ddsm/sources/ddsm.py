@@ -320,4 +320,4 @@ def _fill(mark: Mark, shape: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(shape, np.uint8)
     for outline in mark.outlines:
         cv2.fillPoly(mask, [outline], 1)
-    return mask.astype(bool)
+    return mask.view(bool)

@@ -131,23 +131,19 @@ class FilmsSource(Source):
     def split_of(self, film: Film) -> str:
         """Returns the split of the film's patient.
 
-        It is taken from the table or, if the table gives none, from a hash of patient_id. If the
+        It is taken from the table, also from its invalid rows, or, if the table gives none, from a
+        hash of patient_id. If the
         table has no validation patients, a tenth of its training patients are used for validation.
         """
         by_hash = patches.split_of(film.patient_id)
-        named = self._splits.get(film.patient_id)
+        named = self.table.splits.get(film.patient_id)
         if named == "train" and by_hash == "validation" and "validation" not in self._split_names:
             return "validation"
         return named or by_hash
 
     @functools.cached_property
-    def _splits(self) -> dict[str, str]:
-        lines = self.table.films.values()
-        return {of_film.film.patient_id: of_film.split for of_film in lines if of_film.split}
-
-    @functools.cached_property
     def _split_names(self) -> frozenset[str]:
-        return frozenset(self._splits.values())
+        return frozenset(self.table.splits.values())
 
     def fingerprint(self, film: Film) -> str:
         """Returns the film's rows in the table, and the size and modification time of its files."""

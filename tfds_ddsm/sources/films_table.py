@@ -43,6 +43,8 @@ _DENSITIES = dict(zip("ABCD", (1, 2, 3, 4), strict=True))
 _LARGEST_NUMBER = 1e6
 _BEYOND_HEADER = "BEYOND"  # key of a row's first cell without a column; names are lower case
 _MAX_ID = 100
+# Each takes a mask of the film's size. Films of INbreast have up to 300 outlined calcifications.
+_MAX_LESIONS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +83,12 @@ class FilmLines:
     Attributes:
         film: its entry in the source's index.
         path: the film's file relative to the table's folder.
-        split: 'train', 'validation' or 'test'; '' if not given.
         bits: the film's bit depth; None if not given.
         lesions: in the table's order.
     """
 
     film: Film
     path: str
-    split: str
     bits: int | None
     lesions: tuple[LesionLine, ...]
 
@@ -115,12 +115,14 @@ class FilmsTable:
         faults: in the table's order.
         num_lines: number of rows below the header.
         unused_columns: unknown columns.
+        splits: by patient_id, the only split that the table gives, also in invalid rows.
     """
 
     films: Mapping[str, FilmLines]
     faults: tuple[Fault, ...]
     num_lines: int
     unused_columns: tuple[str, ...]
+    splits: Mapping[str, str]
 
 
 class _LineError(ValueError):
@@ -143,7 +145,7 @@ def parse_table(text: str) -> FilmsTable:
             f"{TABLE_NAME}: the columns {', '.join(_REQUIRED)} are required; missing: "
             f"{', '.join(missing)}; received {', '.join(header)[:200] or 'none'}."
         )
-    lines, faults = collections.defaultdict(list), []
+    lines, faults, without_film = collections.defaultdict(list), [], []
     for line, cells in rows:
         where = f"{TABLE_NAME} line {line}"
         row = {name: cells.get(name, "") for name in (*COLUMNS, _BEYOND_HEADER)}
@@ -151,6 +153,7 @@ def parse_table(text: str) -> FilmsTable:
             path = _path_below(row["film"], "film")
         except _LineError as error:
             faults.append(("", f"{where}: {error}"))
+            without_film.append([row])
         else:
             lines[path].append((where, row))
     film_ids = _film_ids(lines)
@@ -160,13 +163,16 @@ def parse_table(text: str) -> FilmsTable:
             films[film_ids[path]] = _film_lines(film_ids[path], path, of_film)
         except _LineError as error:
             faults.append((film_ids[path], str(error)))
-    faults += _in_two_splits(films)
+    by_film = [[row for _, row in of_film] for of_film in lines.values()]
+    splits = _splits([*by_film, *without_film])
+    faults += _in_two_splits(films, splits)
     left_out = {film_id for film_id, _ in faults}
     return FilmsTable(
         films={film_id: films[film_id] for film_id in sorted(films.keys() - left_out)},
         faults=tuple(Fault(film_id, reason) for film_id, reason in faults),
         num_lines=len(rows),
         unused_columns=tuple(name for name in header if name and name not in COLUMNS),
+        splits={patient: min(named) for patient, named in splits.items() if len(named) == 1},
     )
 
 
@@ -256,15 +262,21 @@ def _film_lines(
             raise _LineError(f"{line_where}: {error}") from None
         if lesion and lesion not in lesions:  # a repeated row is one lesion
             lesions.append(lesion)
+        if len(lesions) > _MAX_LESIONS:
+            raise _LineError(
+                f"{line_where}: the film {path} must have at most {_MAX_LESIONS} lesions; received "
+                "more: list those that are close together as one lesion with a mask"
+            )
     labels = {row["label"].lower() for _, row in lines}
     if "normal" in labels and len(labels) > 1:
         raise _LineError(f"{where}: the film {path} is normal in one row but not in another")
     try:
-        split, bits = _split(values["split"]), _bits(values["bits"])
+        _check_split(values["split"])
+        bits = _bits(values["bits"])
         film = _film(film_id, values, lesions)
     except _LineError as error:
         raise _LineError(f"{where}: {error}") from None
-    return FilmLines(film, path, split, bits, tuple(lesions))
+    return FilmLines(film, path, bits, tuple(lesions))
 
 
 def _film(film_id: str, values: Mapping[str, str], lesions: Sequence[LesionLine]) -> Film:
@@ -290,10 +302,9 @@ def _film(film_id: str, values: Mapping[str, str], lesions: Sequence[LesionLine]
     )
 
 
-def _split(text: str) -> str:
+def _check_split(text: str) -> None:
     if text.lower() not in ("", *SPLITS):
         raise _LineError(f"split must be one of {', '.join(SPLITS)}; received {text!r}")
-    return text.lower()
 
 
 def _bits(text: str) -> int | None:
@@ -398,12 +409,28 @@ def _number(text: str, name: str) -> float:
     return value
 
 
-def _in_two_splits(films: Mapping[str, FilmLines]) -> list[tuple[str, str]]:
-    """Returns a fault for every film of a patient whose films are in different splits."""
+def _splits(by_film: Iterable[Sequence[Mapping[str, str]]]) -> dict[str, set[str]]:
+    """Returns the splits given for each patient, also in rows that are invalid otherwise.
+
+    If they did not count, correcting a row or skipping it could move the patient to another split.
+
+    Args:
+        by_film: the rows of each film, any of which may contain the patient and the split.
+    """
     splits = collections.defaultdict(set)
-    for lines in films.values():
-        if lines.split:
-            splits[lines.film.patient_id].add(lines.split)
+    for rows in by_film:
+        of_film = [{row[name] for row in rows} - {""} for name in ("patient_id", "split")]
+        for row in rows:
+            for patient_id in {row["patient_id"]} - {""} or of_film[0]:
+                named = {row["split"]} - {""} or of_film[1]
+                splits[patient_id] |= {split.lower() for split in named} & set(SPLITS)
+    return splits
+
+
+def _in_two_splits(
+    films: Mapping[str, FilmLines], splits: Mapping[str, set[str]]
+) -> list[tuple[str, str]]:
+    """Returns a fault for every film of a patient who is in different splits."""
     return [
         (
             film_id,

@@ -102,7 +102,8 @@ class Polygon:
         """See `Shape`."""
         mask = np.zeros(shape, np.uint8)
         points = np.round([(column, row) for row, column in self.points]).astype(np.int32)
-        return cv2.fillPoly(mask, [points], 1).astype(bool)
+        cv2.fillPoly(mask, [points], 1)
+        return mask.view(bool)
 
 
 def on_film(outline: Shape, film_shape: tuple[int, int], from_bottom: bool = False) -> np.ndarray:

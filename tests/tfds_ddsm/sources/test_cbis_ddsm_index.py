@@ -98,6 +98,15 @@ def test_rejected_row_is_kept_with_its_film(tmp_path):
     assert len(index.rejected_rows) == 2
 
 
+@pytest.mark.parametrize("fields", [{"pathology": "UNPROVEN", "number": 2}, {}])
+def test_the_official_split_of_a_rejected_row_counts(tmp_path, fields):
+    rejected = dataclasses.replace(MASS, split="train", **fields)  # {}: repeats the lesion
+    cbis_ddsm_tree.write_tree(tmp_path, [MASS, rejected])
+    index = _build(tmp_path)
+    assert len(index.rejected_rows) == 1
+    assert index.official_splits == {"P_00016": {"train", "test"}}
+
+
 def test_repeated_row_counts_once(tmp_path):
     changed = dataclasses.replace(OTHER, pathology="MALIGNANT")
     cbis_ddsm_tree.write_tree(tmp_path, [MASS, MASS, OTHER, changed])

@@ -176,6 +176,27 @@ def test_a_patient_in_two_splits_is_left_out_of_both():
     )
 
 
+@pytest.mark.parametrize("invalid", [{"label": "cancer"}, {"film": "/b.png"}, {"view": "C\nC"}])
+def test_the_split_of_an_invalid_line_counts(invalid):
+    second = line(film="b.png", split="Test") | invalid
+    assert parse(line(), second).splits == {"P1": "test"}
+    table = parse(line(split="train"), second, line(film="c.png", patient_id="P2", split="dev"))
+    assert not table.films
+    assert not table.splits
+    # A film's patient and split may be in different rows.
+    assert parse(line(split="test", patient_id=""), line(), line(split="dev")).splits == {
+        "P1": "test"
+    }
+
+
+def test_the_number_of_lesions_of_a_film_is_limited(monkeypatch):
+    monkeypatch.setattr(films_table, "_MAX_LESIONS", 3)
+    boxes = [lesion(**BOX | {"row_max": 5 + number}) for number in range(4)]
+    assert len(parse(*boxes[:3], boxes[0]).films) == 1
+    (fault,) = parse(*boxes).faults
+    assert "line 5: the film a.png must have at most 3 lesions; received more" in fault.reason
+
+
 def test_a_lesion_without_a_position_is_not_counted():
     (film,) = parse(lesion(), lesion(label="benign")).films.values()
     assert (film.film.num_malignant, film.film.num_benign) == (0, 0)

@@ -172,6 +172,7 @@ def _range(
     """Returns the lowest value that a film may store, its depth, and any assumption made."""
     low, high = int(stored.min()), int(stored.max())
     container = _container_bits(stored)
+    file_bits = container if stated_bits is None else stated_bits
     is_shallow = low < 0 and -low <= _MAX_STRAY_DEPTH * high
     share = float(np.mean(stored < 0)) if low < 0 else 0.0
     is_rare = 0 < share <= _MAX_STRAY_SHARE
@@ -182,22 +183,24 @@ def _range(
             raise ValueError(
                 f"bits must be at most {container}, the file's bits per pixel; received {bits}"
             )
-        if bits < container and (is_shallow or (is_rare and high >= 2 ** (bits - 1))):
+        if bits not in (file_bits, container) and (
+            is_shallow or (is_rare and high >= 2 ** (bits - 1))
+        ):
             low = 0  # black
         lowest = -(2 ** (bits - 1)) if low < 0 else 0
         _check_fits(low, high, lowest, bits)
         return lowest, bits, None
-    depth = container if stated_bits is None else stated_bits
+    depth = file_bits
     lowest = -(2 ** (depth - 1)) if stored.dtype.kind == "i" else 0
     _check_fits(low, high, lowest, depth)
     claimed = f"{lowest} to {lowest + 2**depth - 1}"
     held = f"{low} to {high}"
-    if container > MIN_BITS and (is_shallow or (is_rare and depth == container)):
+    if file_bits > MIN_BITS and (is_shallow or (is_rare and depth == container)):
         if not (is_shallow and is_rare):
             raise ValueError(
                 f"stored values are {held}, {share:.2%} of them below 0: pass bits="
                 f"{max(MIN_BITS, high.bit_length())} if black is 0 and the negative values are "
-                f"not part of the image, or bits={container} if black is {-(2 ** (container - 1))}"
+                f"not part of the image, or bits={file_bits} if black is {lowest}"
             )
         held += " (those below 0 count as 0)"
         low = 0
@@ -217,7 +220,7 @@ def _range(
         lowest,
         depth,
         f"stored values are {held}, but the file allows {claimed}: treated as a film of "
-        f"{depth} bits; pass bits={container} or another depth if that is wrong",
+        f"{depth} bits; pass bits={file_bits} or another depth if that is wrong",
     )
 
 

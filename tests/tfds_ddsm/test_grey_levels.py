@@ -236,6 +236,23 @@ def test_few_values_a_little_below_0_are_black(lowest):
     assert of_dicom(stored, film, bits=16).lowest == -32_768
 
 
+def test_only_depths_that_fit_the_file_are_suggested():
+    stored = np.full((20, 20), 1900, np.int16)
+    stored[0] = -50
+    film = dicom_films.film(stored, 12)
+    with pytest.raises(
+        ValueError, match=r"pass bits=11 if black is 0 .* or bits=12 if black is -2"
+    ):
+        of_dicom(stored, film)
+    for bits, lowest in ((11, 0), (12, -2048)):
+        assert of_dicom(stored, film, bits=bits).lowest == lowest
+    stored[0, 2:] = 1900
+    scale = of_dicom(stored, film)
+    assert scale.warning.endswith(
+        "a film of 11 bits; pass bits=12 or another depth if that is wrong"
+    )
+
+
 @pytest.mark.parametrize(("lowest", "count"), [(-50, 200), (-2500, 2)], ids=["many", "deep"])
 def test_values_below_0_that_may_not_belong_to_the_image_are_refused(lowest, count):
     stored = np.full((20, 20), 4000, np.int16)

@@ -3,8 +3,8 @@
     cigan-check --manual_dir=DIR        # or python -m tfds_ddsm.check
 
 For CBIS-DDSM and DDSM, the command reads file names and small text files, but no pixels. For a
-user's own films (films.csv), it reads every film and mask. The exit code is 2 if no dataset can be
-built, or if a build would stop at an error in films.csv or its films.
+user's own films (films.csv), it reads every film and mask. The exit code is 2 if a build would
+stop: at an error in films.csv or its films, a missing CSV file or too many missing films.
 """
 
 import collections
@@ -14,10 +14,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from absl import app, flags
 from etils import epath
 
-from tfds_ddsm import films_check, patches
-from tfds_ddsm.dataset_config import DdsmPatchesConfig
+from tfds_ddsm import films_check, patches, selection
+from tfds_ddsm.dataset_config import DatasetError, DdsmPatchesConfig
 from tfds_ddsm.ddsm_patches.ddsm_patches_dataset_builder import Builder
-from tfds_ddsm.mammogram import LESION_TYPES, SPLITS, Film, StorageError, UnreadableFilmError
+from tfds_ddsm.mammogram import (
+    LESION_TYPES,
+    SPLITS,
+    Film,
+    Skipped,
+    StorageError,
+    UnreadableFilmError,
+)
 from tfds_ddsm.sources import folders, storage
 from tfds_ddsm.sources.cbis_ddsm import CbisDdsmSource
 from tfds_ddsm.sources.cbis_ddsm_index import CbisDdsmIndex
@@ -51,7 +58,7 @@ _NUM_EXAMPLES = 3
 def describe(
     manual_dir: str, patches_per_class: int | None = None, source: str | None = None
 ) -> tuple[str, bool]:
-    """Returns the text to print, and whether a build would stop at an error in a user's own films.
+    """Returns the text to print, and whether a build would stop.
 
     Args:
         manual_dir: the folder.
@@ -77,13 +84,29 @@ def describe(
         lines = _describe_films_table(own, findings, root, count)
         return "\n".join(lines), findings.has_faults
     found = {source} if source else _sources_in(root)
-    describers = {"cbis_ddsm": _describe_cbis_ddsm, "ddsm": _describe_ddsm}
-    lines = []
-    for config_name, describer in describers.items():
+    lines, stops = [], False
+    for config_name, source_class, describer in (
+        ("cbis_ddsm", CbisDdsmSource, _describe_cbis_ddsm),
+        ("ddsm", DdsmSource, _describe_ddsm),
+    ):
         if config_name in found:
+            own = source_class(root)
+            films, skipped = own.index(), own.skipped()
+            unusable = _unusable(own, films) if config_name == "ddsm" else []
             count = patches_per_class or _patches_per_class(config_name)
-            lines += [*describer(root, count), ""]
-    return "\n".join(lines[:-1]), False
+            lines += [f"ddsm_patches/{config_name} from {root}"]
+            lines += describer(own, films, unusable, count)
+            try:
+                selection.check_complete(
+                    len(films) - len(unusable),
+                    [*skipped, *unusable],
+                    Builder.builder_configs[config_name],
+                )
+            except DatasetError as error:
+                lines.append(f"A build stops: {error}")
+                stops = True
+            lines.append("")
+    return "\n".join(lines[:-1]), stops
 
 
 def _patches_per_class(config_name: str) -> int:
@@ -156,11 +179,14 @@ def _describe_splits(films: Sequence[Film], split_of: Mapping[str, str]) -> Iter
             yield f"  {split} has no malignant lesion; the column 'split' can put some there"
 
 
-def _describe_cbis_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[str]:
-    source = CbisDdsmSource(root)
-    catalogue, films = source.catalogue, source.index()
+def _describe_cbis_ddsm(
+    source: CbisDdsmSource,
+    films: Sequence[Film],
+    unusable: Sequence[Skipped],
+    patches_per_class: int,
+) -> Iterator[str]:
+    catalogue = source.catalogue
     layouts = [f"{name} ({count} files)" for name, count in catalogue.num_files_by_layout.items()]
-    yield f"ddsm_patches/cbis_ddsm from {root}"
     yield _line("layout", ", ".join(layouts))
     if "JPEG copy" in catalogue.num_files_by_layout:
         yield _line("", "the JPEG copy has 8 bits per pixel; TCIA's films have 16")
@@ -184,18 +210,16 @@ def _describe_cbis_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[st
     yield from _expected_by_hash(films, patches_per_class)
 
 
-def _describe_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[str]:
-    source = DdsmSource(root)
-    films = source.index()
-    yield f"ddsm_patches/ddsm from {root}"
+def _describe_ddsm(
+    source: DdsmSource, films: Sequence[Film], unusable: Sequence[Skipped], patches_per_class: int
+) -> Iterator[str]:
     yield from _describe_films(films)
     malignant = sum(film.num_malignant for film in films)
     benign = sum(film.num_benign for film in films)
     yield _line("lesions", f"{malignant + benign}: {malignant} malignant, {benign} benign")
-    unusable = [film for film in films if film.scanner == "unknown"]
     yield from _missing(
         f"{len(unusable)} of {len(films)} films cannot be used",
-        [_why_unusable(source, film) for film in unusable],
+        [item.reason for item in unusable],
     )
     skipped = source.skipped()
     yield from _missing(
@@ -203,6 +227,12 @@ def _describe_ddsm(root: epath.Path, patches_per_class: int) -> Iterator[str]:
         [item.reason for item in skipped],
     )
     yield from _expected_by_hash(films, patches_per_class)
+
+
+def _unusable(source: DdsmSource, films: Sequence[Film]) -> list[Skipped]:
+    """Returns the films that a build will fail to read, judging by their text files."""
+    unusable = [film for film in films if film.scanner == "unknown"]
+    return [Skipped("film", film.film_id, _why_unusable(source, film)) for film in unusable]
 
 
 def _why_unusable(source: DdsmSource, film: Film) -> str:

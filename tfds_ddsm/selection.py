@@ -43,12 +43,7 @@ def select(source: Source, config: DdsmPatchesConfig) -> Selection:
         skipped = list(source.skipped())
     except (ValueError, OSError, StorageError) as error:
         raise DatasetError(str(error)) from error
-    num_lost = sum(item.kind in ("film", "CSV row") for item in skipped)
-    # A user's own table can be corrected, unlike a public collection, so no film may be skipped.
-    share = 0 if config.source == "films" else MAX_SKIPPED_SHARE
-    allowed = int(share * (len(films) + num_lost)) - num_lost
-    if not config.allow_skipped:
-        _check_complete(skipped, allowed, config)
+    allowed = check_complete(len(films), skipped, config)
     split_of = {film.film_id: _split_of(source, film, config) for film in films}
     skipped += _patients_in_both(films, split_of)
     films = [film for film in films if split_of[film.film_id]]
@@ -63,20 +58,38 @@ def select(source: Source, config: DdsmPatchesConfig) -> Selection:
         films={split: films for split, films in by_split.items() if films},
         plan=plan,
         skipped=tuple(skipped),
-        allowed_failures=None if config.allow_skipped else allowed,
+        allowed_failures=allowed,
     )
 
 
-def _check_complete(skipped: Sequence[Skipped], allowed: int, config: DdsmPatchesConfig) -> None:
+def check_complete(
+    num_films: int, skipped: Sequence[Skipped], config: DdsmPatchesConfig
+) -> int | None:
+    """Returns the number of films that may turn out unreadable; None: no limit.
+
+    Args:
+        num_films: number of films in the index of the source.
+        skipped: items that the index skips.
+        config: says where the films are from, and whether any may be skipped.
+
+    Raises:
+        DatasetError: too much is missing, and the config does not allow it.
+    """
+    if config.allow_skipped:
+        return None
     missing = [item.reason for item in skipped if item.kind == "CSV file"]
     if missing:
         raise DatasetError(
             f"{missing[0]}; download it from the CBIS-DDSM page of cancerimagingarchive.net, or "
             "set allow_skipped in the config to continue without it."
         )
+    lost = [item for item in skipped if item.kind in ("film", "CSV row")]
+    # A user's own table can be corrected, unlike a public collection, so no film may be skipped.
+    share = 0 if config.source == "films" else MAX_SKIPPED_SHARE
+    allowed = int(share * (num_films + len(lost))) - len(lost)
     if allowed < 0:
-        lost = [item for item in skipped if item.kind in ("film", "CSV row")]
         raise too_many_skipped(lost[0].reason, config)
+    return allowed
 
 
 def too_many_skipped(example: str, config: DdsmPatchesConfig) -> DatasetError:

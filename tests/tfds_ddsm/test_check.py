@@ -15,6 +15,7 @@ MALIGNANT = cbis_ddsm_tree.Abnormality(FILM, FILM == 5, "P_00016", pathology="MA
 BENIGN = dataclasses.replace(
     MALIGNANT, lesion_type="calcification", patient_id="P_00001", pathology="BENIGN", split="train"
 )
+OTHER_SPLITS = ((MALIGNANT, "train"), (BENIGN, "test"))
 
 
 def _words(text):
@@ -34,7 +35,7 @@ def test_complete_tree(tmp_path):
         "malignant non-malignant benign lesion background",
     ):
         assert part in text
-    assert "skipped" not in text
+    assert "are skipped" not in text
     assert "rows cannot be used" not in text
 
 
@@ -58,21 +59,27 @@ def _write_ddsm_case(root):
 def test_ddsm_and_cbis_ddsm_in_one_folder(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path / "cbis", [MALIGNANT])
     _write_ddsm_case(tmp_path / "usf")
-    text, _ = check.describe(str(tmp_path), patches_per_class=100)
+    text, stops = check.describe(str(tmp_path), patches_per_class=100)
+    assert stops
     first, second = map(_words, text.split("\n\n"))
     assert first.startswith(f"ddsm_patches/cbis_ddsm from {tmp_path}")
     assert second.startswith(f"ddsm_patches/ddsm from {tmp_path}")
     assert "films 3 (scanner: 2 howtek_mgh, 1 unknown) patients 1 lesions 1: 1 malignant" in second
     assert "1 of 3 films cannot be used: " in second
     assert "A_1459_1.RIGHT_MLO.OVERLAY" in second
-    assert "skipped" not in second
+    assert "are skipped" not in second
+    assert "A build stops: mass_case_description_train_set.csv is missing" in first
+    assert second.count("A_1459_1.RIGHT_MLO.OVERLAY") == 2
+    assert "A build stops: More than 5% of the films cannot be used, for example " in second
 
 
 def test_films_of_ddsm_that_are_listed_but_absent_are_missing(tmp_path):
     _write_ddsm_case(tmp_path)
     for path in tmp_path.rglob("*.RIGHT_*.LJPEG"):
         path.unlink()
-    text, _ = check.describe(str(tmp_path), patches_per_class=100, source="ddsm")
+    text, stops = check.describe(str(tmp_path), patches_per_class=100, source="ddsm")
+    assert stops
+    assert "A build stops: More than 5% of the films cannot be used, for example " in text
     assert "2 of 3 films are skipped:" in text
     assert "A-1459-1.ics names the film A_1459_1.RIGHT_CC, which has no .LJPEG file" in text
 
@@ -179,7 +186,7 @@ def test_faults_of_own_films_are_listed_and_fail_the_check(tmp_path, capsys):
 
 def test_the_number_of_expected_patches_follows_the_sources_config(tmp_path):
     cbis_ddsm_tree.write_tree(tmp_path, [MALIGNANT, BENIGN])
-    rows = check.describe(str(tmp_path))[0].splitlines()[-3:]
+    rows = check.describe(str(tmp_path))[0].splitlines()[-4:-1]
     assert sum(int(row.split()[1]) for row in rows) == 100_000
 
 
@@ -191,7 +198,7 @@ def test_expected_patches_add_up(tmp_path):
         for patient in patients
     ]
     cbis_ddsm_tree.write_tree(tmp_path, rows)
-    lines = check.describe(str(tmp_path), patches_per_class=1000)[0].splitlines()[-3:]
+    lines = check.describe(str(tmp_path), patches_per_class=1000)[0].splitlines()[-4:-1]
     assert [line.split()[0] for line in lines] == ["train", "validation", "test"]
     counts = np.array([[int(word) for word in line.split()[1:]] for line in lines])
     np.testing.assert_array_equal(counts.sum(axis=0), [1000, 1000, 500, 500])
@@ -240,10 +247,13 @@ def test_mistakes_give_one_line_and_exit_code_2(tmp_path, capsys, arguments, mes
 
 
 def test_command_line(tmp_path):
-    cbis_ddsm_tree.write_tree(tmp_path, [MALIGNANT, BENIGN])
+    others = (
+        dataclasses.replace(row, patient_id="P_00020", split=split) for row, split in OTHER_SPLITS
+    )
+    cbis_ddsm_tree.write_tree(tmp_path, [MALIGNANT, BENIGN, *others])
     done = warm_commands.run("tfds_ddsm.check", f"--manual_dir={tmp_path}")
     assert done.returncode == 0
-    assert "layout        classic (6 files)" in done.stdout
+    assert "layout        classic (12 files)" in done.stdout
     wrong = warm_commands.run("tfds_ddsm.check", "--patches_per_class=none")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr

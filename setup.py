@@ -43,6 +43,8 @@ INSTALL_REQUIRES = [
     "numpy>=2.4,<3",
     "opencv-python-headless>=5.0",
     "pillow>=12.3",
+    # The export writes models.config with it. Follows TensorFlow's upper bound.
+    "protobuf>=6.33,<8",
     "pydicom>=3.0,<4",
     # pydicom's decoders of JPEG-LS and JPEG 2000.
     "pyjpegls>=1.5",
@@ -78,7 +80,8 @@ EXTRAS_REQUIRE = {
     "test": [
         *["dill>=0.4", "pytest>=9.2", "pytest-xdist>=3.8", "pyyaml>=6.0.3"],
         # For the tests of the wheel and the notebook.
-        *["build>=1.6", "setuptools>=77", "ipykernel>=7.4", "nbclient>=0.11"],
+        *["build>=1.6", "setuptools>=77", "ipykernel>=7.4", "nbclient>=0.11", "nbformat>=5.11"],
+        "psutil>=7.2",  # for the test of worker processes
         "ruff>=0.17,<0.18",
         *[*SERVING_REQUIRE, *DEMO_REQUIRE, *RUNTIMES_REQUIRE, "selenium>=4.51"],
     ],

@@ -20,6 +20,7 @@ from etils import epath
 
 from tfds_ddsm.grey_levels import WHITE
 from tfds_ddsm.mammogram import (
+    MAX_PIXELS,
     NOT_RECORDED,
     Film,
     Lesion,
@@ -41,7 +42,7 @@ _ICS_NAME = re.compile(r"[A-Z]-[0-9]{1,6}-[0-9]{1,3}\.ics")
 
 _MAX_TEXT_BYTES = 2**20  # an overlay with many outlines has about 100 KB
 # 16 bits per sample: compression does not enlarge any film.
-_MAX_LJPEG_BYTES = 2 * ljpeg_header.MAX_SAMPLES
+_MAX_LJPEG_BYTES = 2 * MAX_PIXELS
 
 # Optical density at grey level g, by hospital (the first letter of a case) and digitiser:
 # Massachusetts General Hospital (A), Wake Forest and Sacred Heart (B, C), ISMD (D).
@@ -63,12 +64,6 @@ _OPTICAL_DENSITY = {
 # scale, each of their levels is a level of the Lumisys (22.017 = 65535 / (1009.01 * 2.95) apart).
 # Beyond density 3.0 the digitisers record noise.
 _BRIGHTEST_DENSITY, _DARKEST_DENSITY = 0.05, 3.0
-
-
-def film_id_of(file_name: str) -> str | None:
-    """Returns the film's id, like 'A_1459_1.LEFT_CC', or None if the file is not a film."""
-    match = _FILM_NAME.fullmatch(file_name)
-    return match["film_id"] if match and match["kind"] == "LJPEG" else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,7 @@ import dataclasses
 
 import numpy as np
 
-# The largest film, 24 x 30 cm at 42 um, the finest pitch of DDSM's digitisers, has 41 million.
-MAX_SAMPLES = 50_000_000
+from tfds_ddsm.mammogram import MAX_PIXELS
 
 _SOF3, _DHT, _SOI, _SOS, _DRI, _COM = 0xC3, 0xC4, 0xD8, 0xDA, 0xDD, 0xFE
 _SKIPPED = frozenset(range(0xE0, 0xF0)) | {_COM}  # APP0..APP15, irrelevant for the pixels
@@ -141,9 +140,9 @@ def _parse_frame(segment: bytes, offset: int) -> Frame:
             f"byte {offset}: lines and samples per line must be at least 1; received "
             f"{frame.num_lines} x {frame.samples_per_line}"
         )
-    if frame.num_lines * frame.samples_per_line > MAX_SAMPLES:
+    if frame.num_lines * frame.samples_per_line > MAX_PIXELS:
         raise LjpegError(
-            f"byte {offset}: a film must have at most {MAX_SAMPLES} samples; received "
+            f"byte {offset}: a film must have at most {MAX_PIXELS} samples; received "
             f"{frame.num_lines} x {frame.samples_per_line} samples"
         )
     return frame

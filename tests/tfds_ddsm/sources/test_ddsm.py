@@ -499,7 +499,8 @@ def test_file_names_of_the_whole_database():
     """USF's own listing has 2604 of the 2620 cases, including stray files."""
     listing = (DATA / "ddsm_ftp_index.txt").read_text()
     paths = [line.rpartition("/") for line in listing.splitlines() if line.startswith("/")]
-    films = [(folder, ddsm.film_id_of(name)) for folder, _, name in paths if ddsm.film_id_of(name)]
+    matches = [(folder, ddsm._FILM_NAME.fullmatch(name)) for folder, _, name in paths]
+    films = [(folder, m["film_id"]) for folder, m in matches if m and m["kind"] == "LJPEG"]
     names = {(folder, name) for folder, _, name in paths}
 
     volumes = collections.Counter(folder.split("/")[4] for folder, _ in films)

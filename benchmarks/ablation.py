@@ -26,7 +26,7 @@ from cigan_tf import command_line, file_io, flags, input_pipeline, provenance, r
 from cigan_tf.classifier import infill_quality
 from cigan_tf.config import Config
 from cigan_tf.errors import UserError
-from cigan_tf.evaluation import infill_measures
+from cigan_tf.evaluation import fidelity, infill_measures, two_sample
 from cigan_tf.models import CiGAN
 from cigan_tf.models.discriminator import Discriminator
 from cigan_tf.models.generator import Generator
@@ -80,6 +80,7 @@ def main(runs: str) -> None:
         measures = infill_measures.compare(
             real, infills, features, probability, config.training.seed
         )
+        measures.append(_texture_auc_of_both(real, infills, config.training.seed))
         judged[name] = {"of": of, "steps": steps, "measures": measures}
         file_io.write_whole(kept, json.dumps(before | judged) + "\n")
         print(f"evaluated {name}", flush=True)
@@ -95,6 +96,33 @@ def main(runs: str) -> None:
         if not is_known(folder.name, of):
             judge(folder.name, steps, of, model.generate)
     _print_table(judged)
+
+
+def _texture_auc_of_both(real, infills, seed: int) -> dict:
+    """Returns the AUC by texture of all infills against all real patches, of both classes."""
+    first = fidelity.first_half(real["patient_id"], seed)
+    against = real["patient_id"][~first]
+    apart = ~np.isin(infills["patient_id"], against)
+    texture_of_real, texture_of_infills = (
+        two_sample.texture_numbers(patches["image"], patches["mask"]) for patches in (real, infills)
+    )
+
+    def auc(texture: np.ndarray, patients: np.ndarray) -> dict:
+        test = two_sample.two_sample_test(
+            np.concatenate([texture, texture_of_real[~first]]),
+            np.arange(len(texture) + len(against)) < len(texture),
+            np.concatenate([patients, against]),
+            two_sample.texture_classifier(seed),
+            seed,
+        )
+        return {"value": test.auc}
+
+    return {
+        "measure": "texture_auc",
+        "of_class": "both",
+        "infills": auc(texture_of_infills[apart], infills["patient_id"][apart]),
+        "real": auc(texture_of_real[first], real["patient_id"][first]),
+    }
 
 
 def _trained(folder: pathlib.Path, config: Config) -> tuple[CiGAN, int]:
@@ -150,6 +178,7 @@ def _print_table(judged: dict[str, dict]) -> None:
             for measure, title in _COLUMNS.items()
             for of_class in CLASS_NAMES
         },
+        ("texture_auc", "both"): "texture AUC, both classes",
         ("class_auc", "both"): "class AUC",
     }
     print(f"| recipe | {' | '.join(columns.values())} |")

@@ -67,8 +67,8 @@ def _require_significance(config: Config) -> None:
     """Raises UserError if no difference could be significant among so many pairs of arms."""
     experiment = config.experiment
     pairs = experiment.pairs(list(experiment.named_arms(config.classifier)))
-    # Holm's correction multiplies the smallest p by the number of pairs.
-    least = math.ceil(2 * len(pairs) / (SIGNIFICANT_P / 2)) - 1
+    # The smallest p is 2 / (B + 1), and Holm's correction multiplies it by the number of pairs.
+    least = math.ceil(2 * len(pairs) / SIGNIFICANT_P) - 1
     if experiment.bootstrap_resamples < least:
         raise UserError(
             f"With {experiment.bootstrap_resamples} bootstrap_resamples, no difference between "

@@ -51,7 +51,7 @@ def write_infill_quality(
     class, and malignant lesions in masks of malignant test patches. They are classified by the
     first arm without synthetic patches, with the first seed. If `quality_features` is 'classifier',
     the features are also those of this classifier. Files of an earlier evaluation are kept if the
-    generator, classifier, patches, settings and code are the same.
+    generator, synthetic set, classifier, patches, settings and code are the same.
 
     Args:
         config: configuration of an experiment with trained classifiers.
@@ -96,6 +96,7 @@ def write_infill_quality(
         "test_split": config.experiment.test_split,
         "features": config.experiment.quality_features,
         "seed": config.training.seed,
+        "synthetic": synthetic.facts,
         **provenance.code_version(),
     }
     quality_file, infills_file = run_folder.quality_files(workdir, generator_name)
@@ -216,6 +217,11 @@ def _read_classifier(path: epath.Path) -> tuple[keras.Model, str]:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             return keras.models.load_model(local), sha256
         except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            if isinstance(error, OSError) and error.errno:  # the disk, not the file
+                raise UserError(
+                    f"The classifier {str(path)!r} cannot be read ({error}); run the same command "
+                    "again when it can be read."
+                ) from None
             raise UserError(
                 f"The classifier {str(path)!r} cannot be read ({error}); delete its folder and run "
                 "the experiment again, which trains it again."

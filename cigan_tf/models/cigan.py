@@ -126,12 +126,9 @@ class CiGAN(InfillingModel):
         self.skipped_steps = self.counter("skipped_steps", "int64")
         self._nonfinite_step = self.counter("nonfinite_step", "int64")
         self._nonfinite_term = self.counter("nonfinite_term", "int32")
-        weights = {
-            "diversity_loss": self.loss_config.diversity_weight,
-            "r1_penalty": self.loss_config.r1_weight,
-        }
-        used = [name for name, weight in weights.items() if weight]
-        self._term_means = [AgreedMean(name) for name in (*TERMS, *used)]
+        # Also those with a weight of 0: a run can resume from a checkpoint of the same structure
+        # with a weight switched on or off.
+        self.term_means = [AgreedMean(name) for name in (*TERMS, "diversity_loss", "r1_penalty")]
         self.built = True
 
     def compile(
@@ -233,7 +230,11 @@ class CiGAN(InfillingModel):
 
     @property
     def metrics(self):
-        return self._term_means
+        weights = {
+            "diversity_loss": self.loss_config.diversity_weight,
+            "r1_penalty": self.loss_config.r1_weight,
+        }
+        return [mean for mean in self.term_means if weights.get(mean.name, 1)]
 
     def train_step(self, batch):
         """Trains the current network on the batch, or on this worker's part of it."""
@@ -256,11 +257,13 @@ class CiGAN(InfillingModel):
         self._end_step(adversarial_loss)
 
     def test_step(self, batch):
-        """Measures every term on a batch of held-out patches, without training."""
+        """Measures each of `TERMS` on a batch of held-out patches, without training."""
         batch = as_batch(batch)
+        measured = self.measure(batch)
         # The last batch may be smaller than the others.
-        self._record(self.measure(batch), weight=tf.cast(tf.shape(batch["label"])[0], tf.float32))
-        return self.get_metrics_result()
+        self._record(measured, weight=tf.cast(tf.shape(batch["label"])[0], tf.float32))
+        means = self.get_metrics_result()
+        return {name: mean for name, mean in means.items() if name in measured}
 
     def measure(self, batch) -> dict[str, tf.Tensor]:
         """Returns each of `TERMS` for a batch; the noise is the same in every call."""

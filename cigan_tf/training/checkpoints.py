@@ -70,7 +70,7 @@ class RunCheckpoints:
         # Partial means are saved too, so that the points of a curve do not depend on interruptions.
         means = {
             f"{metric.name}_{part}": getattr(metric, part).value
-            for metric in model.metrics
+            for metric in model.term_means
             for part in ("total", "count")
         }
         self._checkpoint = tf.train.Checkpoint(**networks, **means, best_loss=self._best_loss)

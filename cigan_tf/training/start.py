@@ -17,12 +17,13 @@ _CALLS_BEFORE_TIMING = 3
 _CALLS_TIMED = 10
 
 
-def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
+def facts(config: Config, record: dict[str, Any] | None, step: int = 0) -> dict[str, Any]:
     """Returns the facts that the first lines of a run are made from.
 
     Args:
         config: the run's settings.
         record: result of `provenance.write_training`.
+        step: number of steps taken before.
     """
     hardware, data = config.hardware, config.data
     known = record or {}
@@ -46,7 +47,7 @@ def facts(config: Config, record: dict[str, Any] | None) -> dict[str, Any]:
         "batch_size": data.batch_size,
         "total_steps": config.training.total_steps,
         "pretraining_of_preset_steps": (
-            config.training.pretraining_steps if config.training.init_from else 0
+            max(0, config.training.pretraining_steps - step) if config.training.init_from else 0
         ),
         "seconds_per_step": None,
     }
@@ -101,7 +102,7 @@ def warnings(facts: dict[str, Any]) -> list[str]:
         )
     if facts["pretraining_of_preset_steps"]:
         found.append(
-            f"The run starts from a preset, but its first {facts['pretraining_of_preset_steps']} "
+            f"The run starts from a preset, but its next {facts['pretraining_of_preset_steps']} "
             "steps train on the feature loss only, which blurs its infills. Pass "
             "--pretraining_steps=0 to keep their texture."
         )

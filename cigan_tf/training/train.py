@@ -77,7 +77,7 @@ def train(config: Config, workdir: str | os.PathLike, resume_changed: bool = Fal
         )
         with contextlib.closing(observer):
             if chief:
-                observer.begin(start.facts(config, record))
+                observer.begin(start.facts(config, record, step))
             _run_steps(
                 model,
                 iterator,

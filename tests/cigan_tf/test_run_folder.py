@@ -17,7 +17,10 @@ def test_a_run_saves_its_configuration(tmp_path):
 
 def test_a_run_may_be_resumed_with_more_steps(tmp_path):
     run_folder.claim(tmp_path, Config())
-    run_folder.refuse_other_run(tmp_path, Config(training=TrainingConfig(adversarial_steps=7)))
+    longer = Config(training=TrainingConfig(adversarial_steps=200_000))
+    run_folder.refuse_other_run(tmp_path, longer)
+    run_folder.claim(tmp_path, longer)
+    assert run_folder.load_config(tmp_path) == longer
     run_folder.refuse_other_run(tmp_path / "without_a_run", Config())
 
 
@@ -28,7 +31,10 @@ def test_another_configuration_is_refused_with_its_differences(tmp_path):
         run_folder.refuse_other_run(tmp_path, changed)
     assert "\n" not in str(error.value)
     assert "--resume_changed" in str(error.value)
+    assert run_folder.load_config(tmp_path) == Config()
     run_folder.refuse_other_run(tmp_path, changed, resume_changed=True)
+    run_folder.claim(tmp_path, changed)
+    assert run_folder.load_config(tmp_path) == changed
 
 
 def test_a_run_may_resume_on_other_hardware_but_not_in_another_precision(tmp_path):

@@ -132,8 +132,8 @@ class FilmsSource(Source):
         """Returns the split of the film's patient.
 
         It is taken from the table, also from its invalid rows, or, if the table gives none, from a
-        hash of patient_id. If the
-        table has no validation patients, a tenth of its training patients are used for validation.
+        hash of patient_id. If the table has no validation patients, a tenth of its training
+        patients are used for validation.
         """
         by_hash = patches.split_of(film.patient_id)
         named = self.table.splits.get(film.patient_id)

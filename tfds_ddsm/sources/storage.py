@@ -142,7 +142,9 @@ def state(path: epath.Path) -> str:
 
 def exists(path: epath.Path) -> bool:
     """Returns whether a file or folder exists; raises StorageError if that cannot be found out."""
+    # On a disk, `exists` would return False for a path that cannot be read.
+    access = path.exists if "://" in os.fspath(path) else path.stat
     try:
-        return retried(path, path.exists)
+        return retried(path, access) is not False
     except UnreadableFilmError:
         return False

@@ -181,8 +181,8 @@ def test_an_unchanged_evaluation_is_kept_and_an_outdated_one_is_not(
 
 def test_an_experiment_that_cannot_answer_is_refused_before_training(discs_config, tmp_path):
     arms = tuple(f"arm_{number}:" for number in range(9))
-    many = dataclasses.replace(discs_config.experiment, arm=arms, bootstrap_resamples=2000)
-    with pytest.raises(UserError, match=r"36 pairs.*at least --bootstrap_resamples=2879"):
+    many = dataclasses.replace(discs_config.experiment, arm=arms, bootstrap_resamples=1000)
+    with pytest.raises(UserError, match=r"36 pairs.*at least --bootstrap_resamples=1439"):
         experiment.run_experiment(
             dataclasses.replace(discs_config, experiment=many), tmp_path, None
         )

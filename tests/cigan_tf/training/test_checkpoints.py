@@ -58,6 +58,15 @@ def test_everything_the_next_step_depends_on_is_restored(plain_config, tmp_path)
     np.testing.assert_equal(now, was)  # NaN, for a term without values, equals NaN
 
 
+def test_a_loss_weight_may_be_switched_on_when_a_run_resumes(plain_config, replace, tmp_path):
+    _, _, checkpoints = make_run(plain_config, tmp_path)
+    checkpoints.save(3)
+    changed = replace(plain_config, r1_weight=0.1, diversity_weight=0.5)
+    model, _, checkpoints = make_run(changed, tmp_path)
+    checkpoints.restore()
+    assert len(model.metrics) == len(model.term_means)
+
+
 def test_the_frozen_features_are_not_saved(trained_run):
     newest = tf.train.latest_checkpoint(str(trained_run / "checkpoints"))
     shapes = [tuple(shape) for _, shape in tf.train.list_variables(newest)]

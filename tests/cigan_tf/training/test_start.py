@@ -86,7 +86,9 @@ def test_a_preset_with_another_margin_causes_a_warning(
 def test_pretraining_of_a_preset_causes_a_warning(replace, monkeypatch, steps, warned):
     settings = {"init_from": "cbis_mass_128", "pretraining_steps": steps}
     found = start.warnings(facts(replace, monkeypatch, ["A100"], **settings))
-    assert ["first 500 steps" in line for line in found] == warned * [True]
+    assert ["next 500 steps" in line for line in found] == warned * [True]
+    resumed = start.facts(replace(Config(), **settings), RECORD, step=500)
+    assert not any("steps train on" in line for line in start.warnings(resumed))
 
 
 def test_one_device_of_several_is_named(replace, monkeypatch):

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "cigan_tf.tensorflow_loading": ["terminal"],
     "cigan_tf.interruption": ["errors"],
     "cigan_tf.masks": [],
-    "cigan_tf.losses": [],
+    "cigan_tf.losses": ["masks"],
     "cigan_tf.patch_format": [],
     "cigan_tf.infill_inputs": ["errors"],
     "cigan_tf.randomness": [],

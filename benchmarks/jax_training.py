@@ -349,9 +349,7 @@ class _Steps:
         if config.diversity_weight:
             shifted = jnp.roll(noise, noise.shape[1] // 2, axis=1)
             again = self._infill(generator, batch, asked, shifted)
-            total += config.diversity_weight * losses.diversity_loss(
-                one, again, batch["mask"], noise.shape[1] / 16
-            )
+            total += config.diversity_weight * losses.diversity_loss(one, again, batch["mask"])
         return total, jnp.stack([of_features, boundary, adversarial])
 
     def _discriminator_loss(self, discriminator, generator, batch, key):

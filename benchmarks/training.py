@@ -416,8 +416,8 @@ def write_section(path: pathlib.Path, text: str) -> None:
             f"The section {_SECTION!r} of {path} has no line {_END!r}, which separates the output "
             "from other text; add it."
         )
-    _, _, tail = rest.partition(_END)
-    file_io.write_whole(path, f"{head.rstrip()}\n\n{_SECTION}\n{text}\n\n{_END}{tail or chr(10)}")
+    tail = rest.partition(_END)[2] or "\n"
+    file_io.write_whole(path, f"{head.rstrip()}\n\n{_SECTION}\n{text}\n\n{_END}{tail}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from cigan_tf import masks
 # Difference in grey level at which two infills are diverse enough. Most masses are brighter than
 # their surroundings by 0.03 to 0.14.
 _DIVERSE = 0.02
+# Divisor of the patch's side for the standard deviation of the differences' Gaussian.
+_DIVERSITY_SIGMAS = 16
 
 
 def adversarial_generator_loss(fake_logits):
@@ -107,7 +109,7 @@ def feature_loss(real_features, infilled_features):
     )
 
 
-def diversity_loss(infilled, other, mask, sigma_px: float):
+def diversity_loss(infilled, other, mask):
     """Returns 1 for equal infills and 0 for infills that differ by 0.02 or more in grey level.
 
     Differences are averaged over nearby pixels, so different grain is no diversity.
@@ -116,7 +118,6 @@ def diversity_loss(infilled, other, mask, sigma_px: float):
         infilled: [N, p, p, 1] in [0, 1].
         other: infills of the same patches and classes with other noise.
         mask: [N, p, p, 1].
-        sigma_px: standard deviation of the averages' Gaussian.
 
     Returns:
         Scalar in [0, 1].
@@ -124,6 +125,7 @@ def diversity_loss(infilled, other, mask, sigma_px: float):
     References:
         Yang et al. Diversity-Sensitive Conditional Generative Adversarial Networks. ICLR 2019.
     """
+    sigma_px = mask.shape[1] / _DIVERSITY_SIGMAS
     difference = ops.abs(masks.mean_inside(infilled - other, mask, sigma_px))
     num_pixels = ops.maximum(ops.sum(mask, axis=(1, 2, 3)), 1.0)
     spread = ops.sum(difference, axis=(1, 2, 3)) / num_pixels

@@ -121,8 +121,8 @@ def _judge_generators(config: Config, workdir: epath.Path, saved_model: str | No
             of = f" of {name}" if name else ""
             print(f"warning: the infills{of} are not evaluated: {error}", file=sys.stderr)
             # Results of an earlier evaluation must not pass for those of this one.
-            for path in run_folder.quality_files(workdir, name):
-                path.unlink(missing_ok=True)
+            others = {*used_sets.values()} - {name}
+            infill_quality.remove_infill_quality(workdir, keep=others)
 
 
 def _used_sets(config: Config, workdir: epath.Path) -> dict[epath.Path, str | None]:

@@ -213,8 +213,8 @@ def _good(qualities) -> Card:
     if not qualities:
         return Card(question, "Not evaluated", "open", [])
     lines, faults = [], []
-    for measure, (name, ideal, fault) in _MEASURES.items():
-        sides = _sides(qualities, measure, "both" if measure == "class_auc" else "malignant")
+    for (measure, of_class), (name, ideal, fault) in _MEASURES.items():
+        sides = _sides(qualities, measure, of_class)
         lines += _lines(name, sides, ideal)
         found = [text for infills, real in sides if (text := fault(infills, real))]
         faults += found[:1]
@@ -265,11 +265,11 @@ def _unrecognised(infills: Mapping, real: Mapping | None) -> str:
 
 # Lines of the card for malignant infills: name, ideal value, and the check for a fault.
 _MEASURES = {
-    "feature_auc": ("AUC against real, by features", "0.5 is chance", _told),
-    "texture_auc": ("AUC against real, by texture", "0.5 is chance", _told),
-    "kernel_distance": ("KID", None, _far),
-    "seam_ratio": ("seam ratio", "1 is seamless", _seamed),
-    "class_auc": ("AUC of the requested class", None, _unrecognised),
+    ("feature_auc", "malignant"): ("AUC against real, by features", "0.5 is chance", _told),
+    ("texture_auc", "malignant"): ("AUC against real, by texture", "0.5 is chance", _told),
+    ("kernel_distance", "malignant"): ("KID", None, _far),
+    ("seam_ratio", "malignant"): ("seam ratio", "1 is seamless", _seamed),
+    ("class_auc", "both"): ("AUC of the requested class", None, _unrecognised),
 }
 
 

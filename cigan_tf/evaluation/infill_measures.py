@@ -166,7 +166,7 @@ def _comparisons(real, infills, features: Features, seed: int) -> list[dict]:
             chosen = _drawn(
                 np.flatnonzero((infill_label != label) & apart), len(other.texture), seed
             )
-            same_class = _told_apart(
+            same_class = told_apart(
                 (of_same_class[chosen], against.texture),
                 (all_infills.patients[chosen], against.patients),
                 two_sample.texture_classifier(seed),
@@ -199,7 +199,7 @@ def _compared(side: _Side, against: _Side, names: Sequence[str], seed: int) -> d
             for measure, value in prdc(against.features, side.features)._asdict().items()
         },
         **{
-            measure: _told_apart(values, patients, classifier, seed)
+            measure: told_apart(values, patients, classifier, seed)
             for measure, (values, classifier) in tests.items()
         },
     }
@@ -211,7 +211,7 @@ def _drawn(candidates: np.ndarray, count: int, seed: int) -> np.ndarray:
     return candidates[np.random.default_rng(seed).permutation(len(candidates))[:count]]
 
 
-def _told_apart(values, patients, classifier, seed: int) -> dict:
+def told_apart(values, patients, classifier, seed: int) -> dict:
     """Returns the AUC of a classifier between infills and real patches.
 
     Args:

@@ -294,8 +294,9 @@ class CiGAN(InfillingModel):
             opposite = self._opposite_infill(part, training=True)
             loss, terms = self._generator_loss(part, infilled, adversarially, opposite)
             if self.loss_config.diversity_weight:
-                one = infilled if opposite is None else opposite
-                diversity = self._diversity_loss(part, one, is_opposite=opposite is not None)
+                label = part["label"]
+                asked = (infilled, label) if opposite is None else (opposite, 1 - label)
+                diversity = self._diversity_loss(part, *asked)
                 loss += self.loss_config.diversity_weight * diversity
                 terms = {**terms, "diversity_loss": diversity}
             return loss, terms
@@ -440,14 +441,12 @@ class CiGAN(InfillingModel):
             "adversarial_generator_loss": adversarial,
         }
 
-    def _diversity_loss(self, part, infilled, is_opposite: bool):
-        """Returns the diversity loss of infills and of new ones with other noise."""
+    def _diversity_loss(self, part, infilled, label):
+        """Returns the diversity loss of infills of these classes and of new ones."""
         # Half a patch away, the noise is independent, and no additional draws are needed.
-        shifted = {**part, "noise": tf.roll(part["noise"], self.patch_size // 2, axis=1)}
-        again = self._opposite_infill if is_opposite else self._infill_batch
-        return losses.diversity_loss(
-            infilled, again(shifted, training=True), part["mask"], self.patch_size / 16
-        )
+        noise = tf.roll(part["noise"], self.patch_size // 2, axis=1)
+        again = self._infill_batch({**part, "label": label, "noise": noise}, training=True)
+        return losses.diversity_loss(infilled, again, part["mask"])
 
     def _discriminator_loss(self, batch, infilled, opposite=None):
         """Returns the adversarial loss and the terms; arguments as in `_generator_loss`."""

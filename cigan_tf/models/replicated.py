@@ -74,9 +74,7 @@ class ReplicatedModel(keras.Model):
                 tf.while_loop(lambda done: done < num_steps, step, (tf.constant(0),))
                 return self.get_metrics_result()
 
-        run = one_step if self.steps_per_execution == 1 else many_steps
-        if not self.run_eagerly:
-            run = tf.function(run, reduce_retracing=True, autograph=False)
+        run = self._traced(one_step if self.steps_per_execution == 1 else many_steps)
         self.run_steps = lambda iterator, num_steps: run(iterator, tf.constant(num_steps))
 
         def several_steps(iterator):
@@ -90,13 +88,11 @@ class ReplicatedModel(keras.Model):
                     raise
                 return self.get_metrics_result()
 
+        @self._traced
         def one_batch(batch):
             with self.strategy.scope():
-                self.train_step(_first(batch))
+                self.train_step(keras.utils.unpack_x_y_sample_weight(batch)[0])
                 return self.get_metrics_result()
-
-        if not self.run_eagerly:
-            one_batch = tf.function(one_batch, reduce_retracing=True, autograph=False)
 
         # Reading the step number waits for the previous step. It is not read if each call has only
         # one step.
@@ -111,33 +107,33 @@ class ReplicatedModel(keras.Model):
         if self.test_function is not None and not force:
             return
 
+        @self._traced
         def one_step(iterator):
             with self.strategy.scope():
                 return self.test_step(iterator.get_next())
 
+        @self._traced
         def one_batch(batch):
             with self.strategy.scope():
-                return self.test_step(_first(batch))
-
-        run = one_step
-        if not self.run_eagerly:
-            run, one_batch = (
-                tf.function(function, reduce_retracing=True, autograph=False)
-                for function in (run, one_batch)
-            )
+                return self.test_step(keras.utils.unpack_x_y_sample_weight(batch)[0])
 
         def several_steps(iterator):
             if not isinstance(iterator, tf.data.Iterator):  # from `test_on_batch`
                 return one_batch(next(iterator))
-            logs = run(iterator)
+            logs = one_step(iterator)
             for _ in range(self.steps_per_execution - 1):
                 try:
-                    logs = run(iterator)
+                    logs = one_step(iterator)
                 except tf.errors.OutOfRangeError:
                     break
             return logs
 
         self.test_function = several_steps
+
+    def _traced(self, function: Callable) -> Callable:
+        if self.run_eagerly:
+            return function
+        return tf.function(function, reduce_retracing=True, autograph=False)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Nothing is left to build, and Keras would consume a batch to find that out.
@@ -201,11 +197,6 @@ class ReplicatedModel(keras.Model):
             return parts[replica % num_parts]
 
         return {name: part(tensor) for name, tensor in batch.items()}
-
-
-def _first(batch):
-    """Returns x of Keras' (x, y, sample_weight)."""
-    return batch[0] if isinstance(batch, tuple) else batch
 
 
 class _OneDevice:

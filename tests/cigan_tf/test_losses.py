@@ -42,11 +42,11 @@ def test_the_diversity_loss_decreases_with_the_mean_difference_of_infills():
     mask[:, 8:24, 8:24] = 1
     infilled = np.full_like(mask, 0.5)
     for difference, expected in ((0.0, 1.0), (0.01, 0.5), (0.02, 0.0), (0.1, 0.0)):
-        loss = losses.diversity_loss(infilled, infilled + difference, mask, 2.0)
+        loss = losses.diversity_loss(infilled, infilled + difference, mask)
         assert float(loss) == pytest.approx(expected, abs=1e-3)
     # Different grain is hardly diverse.
     grain = 0.005 * np.random.default_rng(0).standard_normal(mask.shape).astype(np.float32)
-    assert float(losses.diversity_loss(infilled, infilled + grain, mask, 2.0)) > 0.9
+    assert float(losses.diversity_loss(infilled, infilled + grain, mask)) > 0.9
 
 
 def test_boundary_loss_is_the_weighted_mean():

@@ -252,8 +252,8 @@ def test_the_diversity_of_infills_of_the_opposite_class_is_measured():
     # Noise that repeats after half a patch gives the same infill twice.
     same = {**batch, "noise": tf.repeat(batch["noise"][:, :1], PATCH, axis=1)}
     infilled = model._opposite_infill(same)
-    assert float(model._diversity_loss(same, infilled, is_opposite=True)) == pytest.approx(1)
-    assert 0 < float(model._diversity_loss(batch, opposite, is_opposite=True)) < 0.9
+    assert float(model._diversity_loss(same, infilled, 1 - same["label"])) == pytest.approx(1)
+    assert 0 < float(model._diversity_loss(batch, opposite, 1 - batch["label"])) < 0.9
 
 
 def test_the_r1_penalty_is_the_gradient_at_real_patches():
